@@ -1,0 +1,73 @@
+"""Settings: the only reader of the environment and of `.env`.
+
+Every field is one environment variable of the same name in capitals, with its bounds; `docs/settings.md` and
+the tests are held against this class.
+"""
+
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class BadSetting(Exception):
+    """A setting that cannot be used: one line naming the variable, its value and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """How one process is set up. The first eight are the original service's names and defaults."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    port: int = Field(3000, ge=1, le=65535, description="TCP port the API listens on")
+    db_host: str = Field("postgres", min_length=1, description="PostgreSQL host, or directory of its socket")
+    db_port: int = Field(5432, ge=1, le=65535, description="PostgreSQL port")
+    db_name: str = Field("leaderboard", min_length=1, description="PostgreSQL database")
+    db_user: str = Field("postgres", min_length=1, description="PostgreSQL role")
+    db_password: SecretStr = Field(SecretStr("password"), description="PostgreSQL password; never logged")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://redis:6379"), description="Redis or Valkey: `redis://`, `rediss://` or `unix://`"
+    )
+
+    host: str = Field("0.0.0.0", min_length=1, description="address the API listens on")  # noqa: S104
+    workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
+    cache_size: int = Field(10_000, ge=10, le=1_000_000, description="best users the cache always holds")
+    max_top_n: int = Field(100_000, ge=1, le=100_000, description="largest n of `/leaderboard/top/{n}`")
+    sync_interval_ms: int = Field(
+        300, ge=50, le=700, description="how often each process brings the cache up to date, in milliseconds"
+    )
+    audit_interval_s: float = Field(
+        60, ge=0, le=86_400, description="seconds between comparisons of the cache with PostgreSQL; 0: never"
+    )
+    stale_reads: Literal["on", "off"] = Field(
+        "on", description="`on`: serve cached answers, marked with `Age`, while PostgreSQL is unreachable"
+    )
+    db_pool_size: int = Field(10, ge=3, le=200, description="PostgreSQL connections of one process, at most")
+    db_timeout_ms: int = Field(3000, ge=100, le=60_000, description="deadline of one PostgreSQL statement")
+    redis_timeout_ms: int = Field(200, ge=10, le=5000, description="deadline of one Redis call")
+    queue_limit: int = Field(
+        10_000, ge=1, le=1_000_000, description="requests that may wait in each queue; beyond it, 503"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
+    log_format: Literal["json", "text"] = Field("json", description="one JSON object or one text line an event")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, url: SecretStr) -> SecretStr:
+        if urlsplit(url.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url
+
+
+def load(env_file: str | None = ".env", **overrides: object) -> Settings:
+    """Read the environment. Raises BadSetting with one line for the first value that cannot be used."""
+    try:
+        return Settings(_env_file=env_file, **overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        secret = Settings.model_fields[name].annotation is SecretStr
+        value = "(hidden)" if secret else repr(first["input"])
+        allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        raise BadSetting(f"{name.upper()}={value}: {allowed[:1].lower()}{allowed[1:]}") from None

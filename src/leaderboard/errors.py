@@ -1,0 +1,93 @@
+"""What can go wrong, in the words of the domain; how HTTP says it stands in `http/problems.py`.
+
+    LeaderboardError
+    ├── InvalidInput           the caller's fault, and nothing was changed
+    │   ├── InvalidField       fields of a record, each with a message
+    │   └── InvalidParameter   a path or query parameter
+    ├── UserNotFound
+    ├── UsernameTaken
+    ├── Unavailable            try again
+    │   ├── Overloaded         more requests are waiting than the bound allows
+    │   ├── TruthUnavailable   PostgreSQL cannot be used now; nothing was changed
+    │   └── OutcomeUnknown     PostgreSQL was lost between a write and its answer: done or not, never half
+    ├── SchemaOutdated         the database wants `leaderboard migrate`
+    └── CacheError             never reaches a caller: reads go to PostgreSQL instead
+        ├── CacheUnavailable   no answer from Redis, or not in time
+        └── CacheRefused       Redis answered that it will not (out of memory, read only, …)
+"""
+
+
+class LeaderboardError(Exception):
+    """The root: anything this service raises on purpose."""
+
+
+class InvalidInput(LeaderboardError):
+    """The caller asked for something that cannot be."""
+
+
+class InvalidField(InvalidInput):
+    """One or more fields of a record are not acceptable.
+
+    `errors` maps each bad field to what is wrong with it and what is allowed.
+    """
+
+    def __init__(self, errors: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in errors.items()))
+        self.errors = errors
+
+
+class InvalidParameter(InvalidInput):
+    """A path parameter is not acceptable; says which, what it was and what is allowed."""
+
+    def __init__(self, name: str, value: str, allowed: str) -> None:
+        shown = value if len(value) <= 40 else value[:40] + "…"
+        super().__init__(f"{name} is {shown!r}, must be {allowed}")
+        self.name = name
+
+
+class UserNotFound(LeaderboardError):
+    """No user has this id."""
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(f"no user has the id {user_id}")
+        self.user_id = user_id
+
+
+class UsernameTaken(LeaderboardError):
+    """Another user has this name."""
+
+    def __init__(self, user_name: str) -> None:
+        super().__init__(f"the username {user_name!r} is taken")
+        self.user_name = user_name
+
+
+class Unavailable(LeaderboardError):
+    """Not now; the same request may succeed later."""
+
+
+class Overloaded(Unavailable):
+    """A queue is full."""
+
+
+class TruthUnavailable(Unavailable):
+    """PostgreSQL could not be asked, and nothing was changed."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection broke while a write was under way: it is done wholly or not at all, but which is unknown."""
+
+
+class SchemaOutdated(LeaderboardError):
+    """The database's schema is older than this program."""
+
+
+class CacheError(LeaderboardError):
+    """The cache cannot be used just now."""
+
+
+class CacheUnavailable(CacheError):
+    """Redis did not answer, or not in time."""
+
+
+class CacheRefused(CacheError):
+    """Redis answered that it will not do this."""

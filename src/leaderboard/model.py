@@ -1,0 +1,75 @@
+"""The nouns: what a user is and where it stands.
+
+The Python names are those of the domain; `rename` holds their spelling in JSON, once, for the answers, the
+cache and the OpenAPI document alike.
+"""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+INT32_MIN = -(2**31)
+INT32_MAX = 2**31 - 1
+NEIGHBOURS = 5
+"""How many users a context shows above, and how many below."""
+
+Rank = Annotated[int, Meta(ge=1, description="1-based position by (score descending, userId ascending)")]
+UserId = Annotated[int, Meta(ge=1, le=INT32_MAX)]
+Score = Annotated[int, Meta(ge=INT32_MIN, le=INT32_MAX)]
+
+_SPELLING = {
+    "user_id": "userId",
+    "user_name": "username",
+    "image_url": "imageUrl",
+    "total_score": "score",
+    "previous_score": "previousScore",
+}
+
+
+class User(msgspec.Struct, frozen=True, rename=_SPELLING):
+    """A user as it is stored."""
+
+    user_id: UserId
+    user_name: str
+    image_url: str | None
+    total_score: Score
+
+
+class Standing(msgspec.Struct, frozen=True, rename=_SPELLING):
+    """A user with its rank."""
+
+    rank: Rank
+    user_id: UserId
+    user_name: str
+    image_url: str | None
+    total_score: Score
+
+
+class Context(msgspec.Struct, frozen=True, rename=_SPELLING):
+    """A user's standing with up to five above and five below, each list best first."""
+
+    user: Standing
+    above: list[Standing]
+    below: list[Standing]
+
+
+class Top(msgspec.Struct, frozen=True, rename=_SPELLING):
+    """The best users, best first."""
+
+    users: list[Standing]
+
+
+class ScoreSet(msgspec.Struct, frozen=True, rename=_SPELLING):
+    """What setting a score did."""
+
+    user_id: UserId
+    user_name: str
+    image_url: str | None
+    total_score: Score
+    previous_score: Score
+
+
+def standing(rank: int, user: User) -> Standing:
+    """`user` at `rank`."""
+    return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)

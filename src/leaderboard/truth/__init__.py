@@ -1,0 +1,1 @@
+"""PostgreSQL and nothing else: the only package that imports its driver and holds SQL."""

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     stale_reads: Literal["on", "off"] = Field(
         "on", description="`on`: serve cached answers, marked with `Age`, while PostgreSQL is unreachable"
     )
-    db_pool_size: int = Field(10, ge=3, le=200, description="PostgreSQL connections of one process, at most")
+    db_pool_size: int = Field(10, ge=5, le=200, description="PostgreSQL connections of one process, at most")
     db_timeout_ms: int = Field(3000, ge=100, le=60_000, description="deadline of one PostgreSQL statement")
     redis_timeout_ms: int = Field(200, ge=10, le=5000, description="deadline of one Redis call")
     queue_limit: int = Field(
@@ -63,7 +63,7 @@ class Settings(BaseSettings):
 def load(env_file: str | None = ".env", **overrides: object) -> Settings:
     """Read the environment. Raises BadSetting with one line for the first value that cannot be used."""
     try:
-        return Settings(_env_file=env_file, **overrides)  # type: ignore[arg-type]
+        return Settings(_env_file=env_file, **overrides)  # type: ignore[arg-type,call-arg]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

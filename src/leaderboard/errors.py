@@ -1,19 +1,20 @@
 """What can go wrong, in the words of the domain; how HTTP says it stands in `http/problems.py`.
 
-    LeaderboardError
-    ├── InvalidInput           the caller's fault, and nothing was changed
-    │   ├── InvalidField       fields of a record, each with a message
-    │   └── InvalidParameter   a path or query parameter
-    ├── UserNotFound
-    ├── UsernameTaken
-    ├── Unavailable            try again
-    │   ├── Overloaded         more requests are waiting than the bound allows
-    │   ├── TruthUnavailable   PostgreSQL cannot be used now; nothing was changed
-    │   └── OutcomeUnknown     PostgreSQL was lost between a write and its answer: done or not, never half
-    ├── SchemaOutdated         the database wants `leaderboard migrate`
-    └── CacheError             never reaches a caller: reads go to PostgreSQL instead
-        ├── CacheUnavailable   no answer from Redis, or not in time
-        └── CacheRefused       Redis answered that it will not (out of memory, read only, …)
+LeaderboardError
+├── InvalidInput           the caller's fault, and nothing was changed
+│   ├── InvalidField       fields of a record, each with a message
+│   └── InvalidParameter   a path or query parameter
+├── UserNotFound
+├── UsernameTaken
+├── Unavailable            try again
+│   ├── Overloaded         more requests are waiting than the bound allows
+│   ├── TruthUnavailable   PostgreSQL cannot be used now; nothing was changed
+│   └── OutcomeUnknown     PostgreSQL was lost between a write and its answer: done or not, never half
+├── TruthRefused           PostgreSQL answered with an error that is not the caller's fault
+├── SchemaOutdated         the database wants `leaderboard migrate`
+└── CacheError             never reaches a caller: reads go to PostgreSQL instead
+    ├── CacheUnavailable   no answer from Redis, or not in time
+    └── CacheRefused       Redis answered that it will not (out of memory, read only, …)
 """
 
 
@@ -75,6 +76,10 @@ class TruthUnavailable(Unavailable):
 
 class OutcomeUnknown(Unavailable):
     """The connection broke while a write was under way: it is done wholly or not at all, but which is unknown."""
+
+
+class TruthRefused(LeaderboardError):
+    """PostgreSQL refused a statement, for instance by a constraint somebody added; nothing was changed."""
 
 
 class SchemaOutdated(LeaderboardError):

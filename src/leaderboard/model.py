@@ -70,6 +70,28 @@ class ScoreSet(msgspec.Struct, frozen=True, rename=_SPELLING):
     previous_score: Score
 
 
-def standing(rank: int, user: User) -> Standing:
+def ranked(rank: int, user: User) -> Standing:
     """`user` at `rank`."""
     return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
+
+
+class AskTop(msgspec.Struct, frozen=True):
+    """Who are the best `n`?"""
+
+    n: int
+
+
+class AskStanding(msgspec.Struct, frozen=True):
+    """Where does this user stand?"""
+
+    user_id: int
+
+
+class AskContext(msgspec.Struct, frozen=True):
+    """Who stands around this user?"""
+
+    user_id: int
+
+
+Question = AskTop | AskStanding | AskContext
+Answer = Top | Standing | Context

@@ -55,3 +55,11 @@ class Moment:
         if isinstance(point, Commit):
             return self.snapshot.sees(point.xid)
         return self.snapshot.covers(point.snapshot)
+
+
+def same_database(epoch: str, other: str) -> bool:
+    """Whether two epochs are of one database, perhaps in different lives of it.
+
+    The first two parts of an epoch, as `truth_epoch()` makes it, name the cluster and the database.
+    """
+    return epoch.split("/")[:2] == other.split("/")[:2]

@@ -1,0 +1,120 @@
+"""The composition root: opens the stores, wires them to each other, and closes them in the reverse order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+
+from leaderboard.cache.store import CacheStore
+from leaderboard.config import Settings
+from leaderboard.errors import CacheError
+from leaderboard.http.routes import Api, Application, build
+from leaderboard.observe import Metrics, set_up_logs
+from leaderboard.service import Leaderboard
+from leaderboard.sync import CacheSync
+from leaderboard.truth.store import TruthStore
+
+_OTHER_CONNECTIONS = 4
+"""Connections that reads must leave: writes of scores, of locked users' scores, of new users, and catching up."""
+
+_log = structlog.get_logger(__name__)
+
+
+def truth_store(settings: Settings) -> TruthStore:
+    """PostgreSQL as the settings name it, not yet open."""
+    connect = {
+        "host": settings.db_host,
+        "port": settings.db_port,
+        "database": settings.db_name,
+        "user": settings.db_user,
+        "password": settings.db_password.get_secret_value(),
+    }
+    return TruthStore(connect, settings.db_pool_size, settings.db_timeout_ms / 1000)
+
+
+def cache_store(settings: Settings) -> CacheStore:
+    """Redis as the settings name it; connects when first used."""
+    return CacheStore(settings.redis_url.get_secret_value(), settings.redis_timeout_ms / 1000, settings.cache_size)
+
+
+class App:
+    """The parts of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.metrics = Metrics()
+        self.truth = truth_store(settings)
+        self.cache = cache_store(settings)
+        self.sync = CacheSync(self.truth, self.cache, self.metrics, settings.sync_interval_ms / 1000)
+        self.board = Leaderboard(
+            self.truth,
+            self.cache,
+            self.sync,
+            self.metrics,
+            queue_limit=settings.queue_limit,
+            truth_lanes=settings.db_pool_size - _OTHER_CONNECTIONS,
+            stale_reads=settings.stale_reads == "on",
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open the stores and keep the cache up to date until the end; finish what was begun before closing."""
+        await self.truth.open()
+        with contextlib.suppress(CacheError):
+            await self.cache.open()
+        timers = [self.sync.run(), self.sync.prune()]
+        if self._settings.audit_interval_s:
+            timers.append(self.sync.audit_regularly(self._settings.audit_interval_s))
+        tasks = [asyncio.create_task(timer) for timer in timers]
+        try:
+            yield
+        finally:
+            await self.board.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.sync.close()
+            await self.cache.close()
+            await self.truth.close()
+
+    def asgi(self) -> Application:
+        """The HTTP application, which runs this app from the server's start to its end."""
+        settings = self._settings
+        api = Api(
+            self.board,
+            self.sync,
+            self.metrics,
+            version=version("leaderboard"),
+            max_top_n=settings.max_top_n,
+            stale_reads=settings.stale_reads == "on",
+        )
+
+        @asynccontextmanager
+        async def lifespan(_app: Any) -> AsyncIterator[None]:
+            async with self.running():
+                orphaned = asyncio.create_task(_end_with_parent())
+                _log.info("ready to serve", port=settings.port, pid=os.getpid())
+                yield
+                orphaned.cancel()
+
+        return build(api, lifespan)
+
+
+def create(settings: Settings) -> Application:
+    """What each of the server's processes calls: the application as the settings say."""
+    set_up_logs(settings.log_level, settings.log_format)
+    return App(settings).asgi()
+
+
+async def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: it would keep the port and answer from there."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells us
+        await asyncio.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)

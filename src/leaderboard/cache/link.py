@@ -1,0 +1,114 @@
+"""One connection to Redis that knows when it has become another one.
+
+A server that was restarted, resumed from a dump or promoted may have forgotten what it had confirmed. Which
+server answered is known only per connection, so this wraps single connections of the driver, not its pool:
+each has a number that changes when it is made anew, and remembers the token found then, which is doubted
+until somebody has caught up. Every call has a deadline. A server that hangs is left alone for a moment.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from leaderboard.cache.script import Script
+from leaderboard.errors import CacheRefused, CacheUnavailable
+
+_PAUSE_AFTER_HANG_S = 0.5
+_PAUSE_AFTER_REFUSAL_S = 0.1
+
+
+class Link:
+    """A connection that is made when first needed; one call at a time."""
+
+    def __init__(
+        self, url: str, timeout_s: float, greet: Callable[["Link"], Awaitable[None]] | None = None
+    ) -> None:
+        """`greet` is called with this link whenever the connection has been made, before anything else."""
+        self._pool = ConnectionPool.from_url(
+            url, protocol=2, socket_timeout=None, socket_connect_timeout=None, client_name="leaderboard"
+        )
+        self._connection: AbstractConnection | None = None
+        self._timeout_s = timeout_s
+        self._greet = greet
+        self._lock = asyncio.Lock()
+        self._paused_until = 0.0
+        self.incarnation = 0
+
+    async def run(
+        self, script: Script, keys: tuple[str, ...], *arguments: str | int | bytes, incarnation: int | None = None
+    ) -> Any:
+        """Run a script and return its reply.
+
+        With `incarnation`, only on the connection of that number. Raises CacheUnavailable, CacheRefused.
+        """
+        async with self._lock:
+            now = asyncio.get_running_loop().time
+            if now() < self._paused_until:
+                raise CacheUnavailable("Redis was unreachable a moment ago")
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    connection = await self._connected(incarnation)
+                    return await _evaluate(connection, script, keys, arguments)
+            except TimeoutError as error:
+                await self._drop()
+                self._paused_until = now() + _PAUSE_AFTER_HANG_S
+                raise CacheUnavailable(f"Redis did not answer within {self._timeout_s * 1000:.0f} ms") from error
+            except ResponseError as error:
+                # A replica answers like this, and may be a primary when next asked.
+                await self._drop()
+                raise CacheRefused(f"Redis refused {script.name}: {error}") from error
+            except (RedisError, OSError) as error:
+                await self._drop()
+                raise CacheUnavailable(f"Redis is unreachable: {error}") from error
+            except asyncio.CancelledError:
+                # The reply may still arrive, and would be taken for the next call's.
+                await self._drop()
+                raise
+
+    async def greet(self, script: Script, keys: tuple[str, ...], *arguments: str | int | bytes) -> Any:
+        """Run a script while the connection is being made; for `greet` only."""
+        if self._connection is None:
+            raise CacheUnavailable("not connected")
+        return await _evaluate(self._connection, script, keys, arguments)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._drop()
+
+    async def _connected(self, incarnation: int | None) -> AbstractConnection:
+        if self._connection is None or not self._connection.is_connected:
+            if incarnation is not None:
+                raise CacheUnavailable("the connection was lost in between")
+            await self._drop()
+            self._connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                await self._connection.connect()
+            except (RedisError, OSError):
+                self._paused_until = asyncio.get_running_loop().time() + _PAUSE_AFTER_REFUSAL_S
+                raise
+            self.incarnation += 1
+            if self._greet is not None:
+                await self._greet(self)
+        elif incarnation is not None and incarnation != self.incarnation:
+            raise CacheUnavailable("the connection was made anew in between")
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+async def _evaluate(
+    connection: AbstractConnection, script: Script, keys: tuple[str, ...], arguments: tuple[str | int | bytes, ...]
+) -> Any:
+    try:
+        await connection.send_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        return await connection.read_response()
+    except NoScriptError:
+        await connection.send_command("EVAL", script.source, len(keys), *keys, *arguments)
+        return await connection.read_response()

@@ -1,0 +1,50 @@
+#!lua
+-- Moves the cache from the state whose token it is given to a newer one. Compare and set: whoever else moved
+-- it, or threw it out, renewed the token. Everything is checked before the first write, because a script that
+-- fails half-way keeps what it has written.
+-- KEYS scores, metadata, state, lease; ARGV nonce of the lease, expected token, new token, epoch, snapshot,
+--   asof, most members to keep, number of removals, members to remove…, then member, score, metadata…
+-- Returns the new count; nil if the token is another one; -1 if the cache is not what its state says.
+local removals = tonumber(ARGV[8])
+local first_change = 9 + removals
+assert((#ARGV - first_change + 1) % 3 == 0, 'changes come in threes')
+for i = first_change, #ARGV, 3 do
+    assert(#ARGV[i] == 10 and tonumber(ARGV[i + 1]), 'a member or a score is malformed')
+end
+
+local state = redis.call('HMGET', KEYS[3], 'token', 'count', 'floor')
+if state[1] ~= ARGV[2] then
+    return false
+end
+local stored = tonumber(state[2])
+if redis.call('ZCARD', KEYS[1]) ~= stored or redis.call('HLEN', KEYS[2]) ~= stored then
+    return -1
+end
+
+for i = 9, first_change - 1 do
+    redis.call('ZREM', KEYS[1], ARGV[i])
+    redis.call('HDEL', KEYS[2], ARGV[i])
+end
+for i = first_change, #ARGV, 3 do
+    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
+    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 2])
+end
+
+local floor = state[3]
+local keep = tonumber(ARGV[7])
+local count = redis.call('ZCARD', KEYS[1])
+if count > keep then
+    for _, member in ipairs(redis.call('ZRANGE', KEYS[1], keep, -1)) do
+        redis.call('HDEL', KEYS[2], member)
+    end
+    redis.call('ZREMRANGEBYRANK', KEYS[1], keep, -1)
+    local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+    floor = string.format('%d,%d', -tonumber(last[2]), tonumber(last[1]))
+    count = keep
+end
+redis.call('HSET', KEYS[3], 'token', ARGV[3], 'epoch', ARGV[4], 'snapshot', ARGV[5], 'asof', ARGV[6],
+    'floor', floor, 'count', count, 'usable', 1)
+if redis.call('GET', KEYS[4]) == ARGV[1] then
+    redis.call('DEL', KEYS[4])
+end
+return count

@@ -1,0 +1,342 @@
+"""Every call to Redis: reading answers, and the steps by which the cache is moved or rebuilt.
+
+Each method is one script, so each is one instant in Redis. Nothing here decides when to do what; `sync.py`
+does.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from leaderboard.cache import keys
+from leaderboard.cache.link import Link
+from leaderboard.cache.script import load_script
+from leaderboard.errors import CacheRefused
+from leaderboard.model import (
+    NEIGHBOURS,
+    Answer,
+    AskContext,
+    AskStanding,
+    AskTop,
+    Context,
+    Question,
+    Standing,
+    Top,
+    User,
+)
+from leaderboard.snapshot import Moment, Snapshot
+
+_FORMAT = "1"
+"""Written before the epoch: a program with another layout of the keys takes them for another database's."""
+
+_BULK_TIMEOUT_FACTOR = 10
+_LOAD_CHUNK = 1000
+
+
+class Refuse(Enum):
+    """Why the cache does not answer a question."""
+
+    TOO_DEEP = "the cache does not reach so far down"
+    NO_SUCH_USER = "the cache holds everyone, and this user is not among them"
+
+
+class Applied(Enum):
+    """What became of a try to move the cache."""
+
+    DONE = "done"
+    OVERTAKEN = "somebody else renewed the token"
+    TORN = "the cache is not what its state says"
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The lowest place down to which the cache is complete."""
+
+    total_score: int
+    user_id: int
+
+    def admits(self, user: User) -> bool:
+        """Whether a user stands here or better."""
+        return (-user.total_score, user.user_id) <= (-self.total_score, self.user_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheState:
+    """What the cache says of itself. Times are Redis's own, in microseconds."""
+
+    now: int
+    leased: bool
+    whole: bool
+    token: bytes
+    moment: Moment
+    floor: Floor | None
+    count: int
+    asof: int
+    usable: bool
+    incarnation: int
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the snapshot was taken, at the least."""
+        return (self.now - self.asof) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Answers to a batch of questions, all from one state of the cache."""
+
+    epoch: str
+    age_s: float
+    answers: list[Answer | Refuse]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The whole cache: its users in its order, and the members that one of the two keys lacks."""
+
+    moment: Moment
+    floor: Floor | None
+    usable: bool
+    users: list[User]
+    torn: list[int]
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename={"user_name": "username", "image_url": "imageUrl"}):
+    user_name: str
+    image_url: str | None
+
+
+class CacheStore:
+    """Redis, by three connections: one for reads, one for catching up, one for what takes longer."""
+
+    def __init__(self, url: str, timeout_s: float, size: int) -> None:
+        self.size = size
+        self.keep = size + max(size // 10, 2 * NEIGHBOURS)
+        """The most users the cache holds: the slack lets scores fall without a rebuild each time."""
+        self._reads = Link(url, timeout_s, self._doubt_what_is_there)
+        self._sync = Link(url, timeout_s)
+        self._bulk = Link(url, timeout_s * _BULK_TIMEOUT_FACTOR)
+        self._doubted: bytes | None = None
+        self._decode = msgspec.json.Decoder(_Metadata).decode
+        self._poll = load_script("poll")
+        self._read = load_script("read")
+        self._apply = load_script("apply")
+        self._invalidate = load_script("invalidate")
+        self._claim = load_script("claim")
+        self._load = load_script("load")
+        self._swap = load_script("swap")
+        self._export = load_script("export")
+        self._clear = load_script("clear")
+
+    async def open(self) -> None:
+        """Connect for reading, so that what is there now is doubted before anybody asks. Raises CacheError."""
+        await self.read((), None)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for link in (self._reads, self._sync, self._bulk):
+            await link.close()
+
+    # Reading
+
+    async def read(self, questions: Sequence[Question], max_age_s: float | None) -> Reading | None:
+        """Answer what the cache can answer; None if its state is in any doubt.
+
+        `max_age_s` None accepts any age, and a state that was put out of use: for when there is no truth to ask.
+        """
+        reply = await self._reads.run(
+            self._read,
+            (keys.SCORES, keys.METADATA, keys.STATE),
+            -1 if max_age_s is None else int(max_age_s * 1e6),
+            NEIGHBOURS,
+            *map(_spell, questions),
+        )
+        if len(reply) < 4 + len(questions):
+            return None
+        now, token, epoch, asof = reply[:4]
+        if max_age_s is not None and token == self._doubted:
+            return None
+        answers = [self._answer(*pair) for pair in zip(questions, reply[4:], strict=True)]
+        return Reading(_epoch(epoch), (now - int(asof)) / 1e6, answers)
+
+    async def _doubt_what_is_there(self, link: Link) -> None:
+        reply = await link.greet(self._poll, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE), "", 0)
+        self._doubted = reply[3] if len(reply) > 1 else None
+
+    def _answer(self, question: Question, reply: Any) -> Answer | Refuse:
+        if reply is None:
+            return Refuse.TOO_DEEP
+        if reply == 0:
+            return Refuse.NO_SUCH_USER
+        first = reply[0]
+        standings = []
+        for offset, (member, score, metadata) in enumerate(_groups(reply[1:], 3)):
+            described = self._decode(metadata)
+            standings.append(
+                Standing(first + offset, int(member), described.user_name, described.image_url, -int(score))
+            )
+        match question:
+            case AskTop():
+                return Top(standings)
+            case AskStanding():
+                return standings[0]
+            case AskContext(user_id):
+                mine = next(i for i, standing in enumerate(standings) if standing.user_id == user_id)
+                return Context(standings[mine], standings[:mine], standings[mine + 1 :])
+
+    # Catching up
+
+    async def poll(self, nonce: str, lease_ms: int) -> CacheState | None:
+        """The state, None if there is none; tries for the lease under `nonce` unless `lease_ms` is 0."""
+        try:
+            reply = await self._sync.run(
+                self._poll, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE), nonce, lease_ms
+            )
+        except CacheRefused as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            await self._sync.run(self._clear, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE))
+            return None
+        if len(reply) == 1:
+            return None
+        now, leased, whole, token, epoch, snapshot, floor, count, asof, usable = reply
+        return CacheState(
+            now,
+            leased == 1,
+            whole == 1,
+            token,
+            Moment(_epoch(epoch), Snapshot.parse(snapshot.decode())),
+            _floor(floor),
+            int(count),
+            int(asof),
+            usable == b"1",
+            self._sync.incarnation,
+        )
+
+    async def apply(
+        self, nonce: str, state: CacheState, moment: Moment, changed: Sequence[User], gone: Sequence[int]
+    ) -> tuple[Applied, int]:
+        """Move the cache from `state` to `moment` and return its new count.
+
+        `changed` and `gone` are what happened in between. The snapshot must have been taken after `state` was
+        polled, whose time becomes `asof`, and the connection must still be the one it was polled on: another
+        server may hold the same token and an older truth.
+        """
+        floor = state.floor
+        staying = [user for user in changed if floor is None or floor.admits(user)]
+        removed = [user.user_id for user in changed if floor is not None and not floor.admits(user)]
+        removed.extend(gone)
+        reply = await self._sync.run(
+            self._apply,
+            (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE),
+            nonce,
+            state.token,
+            secrets.token_hex(8),
+            _stored_epoch(moment),
+            str(moment.snapshot),
+            state.now,
+            self.keep,
+            len(removed),
+            *map(keys.member, removed),
+            *chain.from_iterable(map(_row, staying)),
+            incarnation=state.incarnation,
+        )
+        if reply is None:
+            return Applied.OVERTAKEN, state.count
+        if reply < 0:
+            return Applied.TORN, state.count
+        return Applied.DONE, reply
+
+    async def invalidate(self) -> None:
+        """Put the cache out of use until it is caught up from here, by someone who begins after this."""
+        await self._sync.run(self._invalidate, (keys.STATE,), secrets.token_hex(8))
+
+    # Rebuilding
+
+    async def claim(self, nonce: str, ms: int) -> int | None:
+        """Claim the rebuild for `ms` milliseconds; Redis's time in microseconds, None if someone has it."""
+        reply: int | None = await self._bulk.run(self._claim, (keys.CLAIM,), nonce, ms)
+        return reply
+
+    async def install(
+        self, nonce: str, ms: int, asof: int, moment: Moment, users: Sequence[User], floor: Floor | None
+    ) -> bool:
+        """Load `users` beside the cache and swap them in, not yet in use; False if the claim `nonce` ran out."""
+        loading = keys.loading(nonce)
+        for start in range(0, len(users), _LOAD_CHUNK):
+            rows = chain.from_iterable(map(_row, users[start : start + _LOAD_CHUNK]))
+            if await self._bulk.run(self._load, (*loading, keys.CLAIM), nonce, ms, *rows) is None:
+                return False
+        reply = await self._bulk.run(
+            self._swap,
+            (keys.SCORES, keys.METADATA, keys.STATE, *loading, keys.CLAIM),
+            nonce,
+            len(users),
+            secrets.token_hex(8),
+            _stored_epoch(moment),
+            str(moment.snapshot),
+            asof,
+            "" if floor is None else f"{floor.total_score},{floor.user_id}",
+        )
+        return reply is not None
+
+    # Auditing
+
+    async def export(self) -> Export | None:
+        """The whole cache, None if there is none."""
+        reply = await self._bulk.run(self._export, (keys.SCORES, keys.METADATA, keys.STATE))
+        if reply is None:
+            return None
+        _, epoch, snapshot, floor, usable, ranked, described = reply
+        metadata = dict(_groups(described, 2))
+        users, torn = [], []
+        for member, score in _groups(ranked, 2):
+            found = metadata.pop(member, None)
+            if found is None:
+                torn.append(int(member))
+            else:
+                names = self._decode(found)
+                users.append(User(int(member), names.user_name, names.image_url, -int(score)))
+        torn.extend(int(member) for member in metadata)
+        moment = Moment(_epoch(epoch), Snapshot.parse(snapshot.decode()))
+        return Export(moment, _floor(floor), usable == b"1", users, torn)
+
+
+def _groups(flat: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    return zip(*[iter(flat)] * size, strict=True)
+
+
+def _spell(question: Question) -> str:
+    match question:
+        case AskTop(n):
+            return f"t{n}"
+        case AskStanding(user_id):
+            return f"u{keys.member(user_id)}"
+        case AskContext(user_id):
+            return f"c{keys.member(user_id)}"
+
+
+def _row(user: User) -> tuple[str | int | bytes, ...]:
+    described = msgspec.json.encode(_Metadata(user.user_name, user.image_url))
+    return keys.member(user.user_id), -user.total_score, described
+
+
+def _stored_epoch(moment: Moment) -> str:
+    return f"{_FORMAT}|{moment.epoch}"
+
+
+def _epoch(stored: bytes) -> str:
+    written_by, _, epoch = stored.decode().partition("|")
+    return epoch if written_by == _FORMAT else ""
+
+
+def _floor(stored: bytes) -> Floor | None:
+    if not stored:
+        return None
+    total_score, user_id = stored.split(b",")
+    return Floor(int(total_score), int(user_id))

@@ -1,0 +1,109 @@
+"""The OpenAPI 3.1 document, made from the route table, the structs that are sent and the table of problems."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from leaderboard.http import problems
+from leaderboard.model import INT32_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from leaderboard.http.routes import Call
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_AGE = {
+    "description": "Seconds. Present only while PostgreSQL is unreachable: the answer may be as old as that.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
+def document(calls: "Iterable[Call]", version: str, max_top_n: int) -> dict[str, Any]:
+    """The document as plain data."""
+    calls = [call for call in calls if call.documented]
+    structs: list[Any] = [problems.Problem]
+    for call in calls:
+        structs += [type_ for type_ in (call.answer, call.body) if isinstance(type_, type)]
+    schemas, components = msgspec.json.schema_components(
+        list(dict.fromkeys(structs)), ref_template="#/components/schemas/{name}"
+    )
+    references = dict(zip(dict.fromkeys(structs), schemas, strict=True))
+    kinds = {kind.code: kind for kind in problems.KINDS}
+
+    paths: dict[str, dict[str, Any]] = {}
+    for call in calls:
+        operation: dict[str, Any] = {"summary": call.summary, "operationId": _operation_id(call)}
+        limits = {"n": max_top_n, "id": INT32_MAX}
+        parameters = [
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "integer", "minimum": 1, "maximum": limits[name]},
+            }
+            for name in _PARAMETER.findall(call.path)
+        ]
+        if parameters:
+            operation["parameters"] = parameters
+        if call.body is not None:
+            operation["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": references[call.body]}},
+            }
+        operation["responses"] = _responses(call, references, kinds)
+        paths.setdefault(call.path, {})[call.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Leaderboard",
+            "version": version,
+            "description": "Ranks are exact; every answer reflects every write acknowledged before it was asked for.",
+        },
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+
+
+def _responses(
+    call: "Call", references: dict[Any, Any], kinds: dict[str, problems.Kind]
+) -> dict[str, dict[str, Any]]:
+    responses: dict[str, dict[str, Any]] = {}
+    if isinstance(call.answer, str):
+        content = {call.answer: {"schema": {"type": "object" if call.answer == "application/json" else "string"}}}
+    else:
+        content = {"application/json": {"schema": references[call.answer]}}
+    responses[str(call.status)] = {"description": call.summary, "content": content}
+    if call.path == "/":
+        responses["200"]["content"] = content | {"text/html": {"schema": {"type": "string"}}}
+    if call.status == 201:
+        responses["201"]["headers"] = {
+            "Location": {"description": "Path of the new user", "schema": {"type": "string"}}
+        }
+    elif call.method == "GET" and call.problems:
+        responses["200"]["headers"] = {"Age": _AGE}
+    for status, type_ in call.also.items():
+        responses[str(status)] = {
+            "description": "Not now",
+            "content": {"application/json": {"schema": references[type_]}},
+        }
+    by_status: dict[int, list[problems.Kind]] = {}
+    for code in call.problems:
+        by_status.setdefault(kinds[code].status, []).append(kinds[code])
+    for status, found in sorted(by_status.items()):
+        response: dict[str, Any] = {
+            "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in found),
+            "content": {"application/problem+json": {"schema": references[problems.Problem]}},
+        }
+        names = {name for kind in found for name, _ in kind.headers}
+        if b"retry-after" in names:
+            response["headers"] = {
+                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+            }
+        responses[str(status)] = response
+    return responses
+
+
+def _operation_id(call: "Call") -> str:
+    return call.handler.__name__.lstrip("_")

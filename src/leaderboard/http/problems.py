@@ -1,0 +1,98 @@
+"""The one table from what can go wrong to how HTTP says it, as problem details (RFC 9457)."""
+
+from dataclasses import dataclass
+
+import msgspec
+from starlette.exceptions import HTTPException
+
+from leaderboard import errors
+from leaderboard.http import wire
+
+RETRY_AFTER_S = 1
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of problem. `code` never changes; programs may rely on it."""
+
+    code: str
+    status: int
+    title: str
+    headers: Headers = ()
+
+
+_ALWAYS: Headers = (
+    (b"content-type", b"application/problem+json"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+)
+_LATER: Headers = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
+
+INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")
+NOT_FOUND = Kind("not_found", 404, "There is nothing here")
+METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "This method is not allowed here")
+
+# The first row that an error is an instance of is its kind.
+TABLE: tuple[tuple[type[Exception], Kind], ...] = (
+    (wire.MalformedJson, Kind("malformed_json", 400, "The body is not valid JSON")),
+    (wire.ClientGone, Kind("client_gone", 400, "The request was cut short")),
+    (errors.InvalidField, Kind("invalid_field", 422, "A field is not acceptable")),
+    (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is not acceptable")),
+    (errors.UserNotFound, Kind("user_not_found", 404, "There is no such user")),
+    (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),
+    (wire.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),
+    (wire.UnsupportedMediaType, Kind("unsupported_media_type", 415, "The body must be JSON")),
+    (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _LATER)),
+    (errors.OutcomeUnknown, Kind("outcome_unknown", 503, "The write may or may not have been done", _LATER)),
+    (errors.TruthUnavailable, Kind("unavailable", 503, "The database cannot be reached", _LATER)),
+)
+
+KINDS = (*(kind for _, kind in TABLE), NOT_FOUND, METHOD_NOT_ALLOWED, INTERNAL)
+
+
+class FieldProblem(msgspec.Struct, frozen=True):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of every refusal."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[FieldProblem] | None = None
+
+
+def kind_of(error: Exception) -> Kind:
+    """The row of the table for `error`; INTERNAL for what is in none, which is a bug."""
+    if isinstance(error, HTTPException):
+        return {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(error.status_code, INTERNAL)
+    return next((kind for type_, kind in TABLE if isinstance(error, type_)), INTERNAL)
+
+
+def render(error: Exception) -> tuple[int, Headers, bytes]:
+    """Status, headers and body for `error`. Nothing of an internal error is told."""
+    kind = kind_of(error)
+    headers = (*_ALWAYS, *kind.headers)
+    detail = "see the server's log" if kind is INTERNAL else str(error)
+    if isinstance(error, HTTPException):
+        detail = kind.title
+        headers += tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
+    fields = None
+    if isinstance(error, errors.InvalidField):
+        fields = [FieldProblem(_printable(field), _printable(text)) for field, text in error.errors.items()]
+    problem = Problem(f"/docs#{kind.code}", kind.title, kind.status, kind.code, _printable(detail), fields)
+    return kind.status, headers, msgspec.json.encode(problem)
+
+
+def _printable(text: str) -> str:
+    """`text` without what UTF-8 cannot carry, and not without end: it may quote what a client sent."""
+    shown = text if len(text) <= 500 else text[:500] + "…"
+    return shown.encode("utf-8", "backslashreplace").decode()

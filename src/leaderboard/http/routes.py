@@ -1,0 +1,312 @@
+"""The whole HTTP surface on one page: every call, what it takes, gives and refuses.
+
+The table is what is served, what the OpenAPI document is made from, and what the tests walk through. The hot
+calls are plain ASGI: no middleware and no request objects stand between the server and the service.
+"""
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from leaderboard.http import openapi, problems, wire
+from leaderboard.http.page.pages import Pages
+from leaderboard.model import Context, ScoreSet, Standing, Top, User
+from leaderboard.observe import Metrics
+from leaderboard.service import Leaderboard, Reply
+
+Headers = tuple[tuple[bytes, bytes], ...]
+Application: TypeAlias = ASGIApp
+
+_SAFE: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_JSON: Headers = ((b"content-type", b"application/json"), *_SAFE)
+_TEXT: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *_SAFE)
+_HTML = (b"content-type", b"text/html; charset=utf-8")
+_BOARD_SIZE = 100
+
+_log = structlog.get_logger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+
+class Status(msgspec.Struct, frozen=True):
+    """How this process is."""
+
+    service: str
+    version: str
+    status: str
+    postgres: str
+    redis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """A response."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+Handler = Callable[["Api", Scope, Receive], Awaitable[Out]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One row of the table."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: type | str
+    status: int = 200
+    body: type | None = None
+    problems: tuple[str, ...] = ()
+    also: dict[int, type | str] = field(default_factory=dict)
+    documented: bool = True
+
+
+class Health(Protocol):
+    """What the API asks about the process it is in."""
+
+    truth_up: bool | None
+    cache_up: bool | None
+
+
+class Api:
+    """The board behind HTTP."""
+
+    def __init__(
+        self,
+        board: Leaderboard,
+        health: Health,
+        metrics: Metrics,
+        *,
+        version: str,
+        max_top_n: int,
+        stale_reads: bool,
+    ) -> None:
+        self._board = board
+        self._health = health
+        self.metrics = metrics
+        self._version = version
+        self._max_top_n = max_top_n
+        self._stale_reads = stale_reads
+        self._pages = Pages.load()
+        document = openapi.document(CALLS, version, max_top_n)
+        self._openapi = _encode(document)
+        self._docs = self._pages.docs(document)
+        self._page_headers = (_HTML, *_wire(self._pages.headers))
+
+    # The calls of the board
+
+    async def create_user(self, scope: Scope, receive: Receive) -> Out:
+        name, score, image_url = wire.create_user(await wire.read_body(scope["headers"], receive))
+        user = await self._board.create_user(name, image_url, score)
+        return Out(201, (*_JSON, (b"location", f"/users/{user.user_id}".encode())), _encode(user))
+
+    async def get_user(self, scope: Scope, _receive: Receive) -> Out:
+        return _reply(await self._board.standing(_user_id(scope)))
+
+    async def set_score(self, scope: Scope, receive: Receive) -> Out:
+        user_id = _user_id(scope)
+        score = wire.set_score(await wire.read_body(scope["headers"], receive))
+        return Out(200, _JSON, _encode(await self._board.set_score(user_id, score)))
+
+    async def get_top(self, scope: Scope, _receive: Receive) -> Out:
+        n = wire.positive("n", scope["path_params"]["n"], self._max_top_n)
+        return _reply(await self._board.top(n))
+
+    async def get_context(self, scope: Scope, _receive: Receive) -> Out:
+        return _reply(await self._board.context(_user_id(scope)))
+
+    # The process
+
+    async def root(self, scope: Scope, receive: Receive) -> Out:
+        if _prefers_html(dict(scope["headers"]).get(b"accept", b"").decode("latin-1")):
+            return await self._board_page()
+        return Out(200, (*_JSON, (b"vary", b"accept")), _encode(self._status()))
+
+    async def _board_page(self) -> Out:
+        reply = await self._board.top(_BOARD_SIZE)
+        if not isinstance(reply.answer, Top):
+            raise TypeError(reply.answer)
+        age = None if reply.age_s is None else math.ceil(reply.age_s)
+        page = self._pages.board(reply.answer, age_seconds=age)
+        return Out(200, (*self._page_headers, (b"vary", b"accept")), page)
+
+    async def livez(self, _scope: Scope, _receive: Receive) -> Out:
+        return Out(200, _JSON, b'{"status":"alive"}')
+
+    async def readyz(self, _scope: Scope, _receive: Receive) -> Out:
+        status = self._status()
+        return Out(503 if status.status == "unavailable" else 200, _JSON, _encode(status))
+
+    async def get_metrics(self, _scope: Scope, _receive: Receive) -> Out:
+        return Out(200, _TEXT, self.metrics.render())
+
+    async def openapi(self, _scope: Scope, _receive: Receive) -> Out:
+        return Out(200, _JSON, self._openapi)
+
+    async def docs(self, _scope: Scope, _receive: Receive) -> Out:
+        return Out(200, self._page_headers, self._docs)
+
+    async def asset(self, scope: Scope, _receive: Receive) -> Out:
+        found = self._pages.assets.get(scope["path"])
+        if found is None:
+            raise HTTPException(404)
+        media_type, body = found
+        return Out(200, ((b"content-type", media_type.encode()), *_wire(self._pages.asset_headers)), body)
+
+    def _status(self) -> Status:
+        up = {True: "up", False: "down", None: "unknown"}
+        truth, cache = self._health.truth_up, self._health.cache_up
+        if truth and cache:
+            status = "ok"
+        elif truth or (truth is False and cache and self._stale_reads):
+            status = "degraded"
+        else:
+            status = "unavailable"
+        return Status("leaderboard", self._version, status, up[truth], up[cache])
+
+
+class Endpoint:
+    """One row of the table as an ASGI application: runs its handler, and says in HTTP what went wrong."""
+
+    def __init__(self, api: Api, call: Call) -> None:
+        self._api = api
+        self._call = call
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            out = await self._call.handler(self._api, scope, receive)
+        except Exception as error:  # noqa: BLE001 - every error has an answer, and this is where it gets it
+            out = _refusal(error)
+        await _send(scope, send, out)
+        self._api.metrics.requests.labels(self._call.path, out.status).inc()
+        _log.debug(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=out.status,
+            ms=round((time.perf_counter() - started) * 1000, 2),
+        )
+
+
+_FIELDS = ("malformed_json", "invalid_field", "body_too_large", "unsupported_media_type")
+_WRITE = ("overloaded", "unavailable", "outcome_unknown")
+_READ = ("overloaded", "unavailable")
+_USER = ("invalid_parameter", "user_not_found")
+
+CALLS: tuple[Call, ...] = (
+    Call(
+        "GET", "/leaderboard/top/{n}", Api.get_top, "The best n users", Top, problems=("invalid_parameter", *_READ)
+    ),
+    Call(
+        "GET",
+        "/leaderboard/user/{id}/context",
+        Api.get_context,
+        "A user among the five above and the five below",
+        Context,
+        problems=(*_USER, *_READ),
+    ),
+    Call(
+        "POST",
+        "/users/{id}/score",
+        Api.set_score,
+        "Set a user's score",
+        ScoreSet,
+        body=wire.SetScore,
+        problems=(*_USER, *_FIELDS, *_WRITE),
+    ),
+    Call("GET", "/users/{id}", Api.get_user, "A user and its rank", Standing, problems=(*_USER, *_READ)),
+    Call(
+        "POST",
+        "/users",
+        Api.create_user,
+        "Create a user",
+        User,
+        status=201,
+        body=wire.CreateUser,
+        problems=("username_taken", *_FIELDS, *_WRITE),
+    ),
+    Call("GET", "/", Api.root, "The status; for a browser the board as a page", Status),
+    Call("GET", "/livez", Api.livez, "Whether the process runs; touches nothing else", "application/json"),
+    Call("GET", "/readyz", Api.readyz, "Whether calls can be answered", Status, also={503: Status}),
+    Call("GET", "/metrics", Api.get_metrics, "Metrics for Prometheus", "text/plain"),
+    Call("GET", "/openapi.json", Api.openapi, "This document", "application/json"),
+    Call("GET", "/docs", Api.docs, "This document as a page", "text/html"),
+    Call("GET", "/assets/{name}", Api.asset, "Parts of the pages", "text/css", documented=False),
+)
+
+
+def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]) -> Application:
+    """The ASGI application; `lifespan` is entered when the server starts and left when it stops."""
+    routes = [Route(call.path, Endpoint(api, call), methods=[call.method]) for call in CALLS]
+    router = Router(routes, redirect_slashes=False, lifespan=lifespan)
+
+    async def entry(scope: Scope, receive: Receive, send: Send) -> None:
+        # Has the router raise what it cannot route, rather than answer in a format of its own.
+        scope["app"] = router
+        try:
+            await router(scope, receive, send)
+        except HTTPException as error:
+            await _send(scope, send, _refusal(error))
+
+    return entry
+
+
+def _user_id(scope: Scope) -> int:
+    return wire.positive("id", scope["path_params"]["id"])
+
+
+def _reply(reply: Reply) -> Out:
+    if reply.encoded is None:
+        reply.encoded = _encode(reply.answer)
+    if reply.age_s is None:
+        return Out(200, _JSON, reply.encoded)
+    return Out(200, (*_JSON, (b"age", str(math.ceil(reply.age_s)).encode())), reply.encoded)
+
+
+def _wire(headers: Mapping[str, str]) -> Headers:
+    return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
+
+
+def _refusal(error: Exception) -> Out:
+    if problems.kind_of(error) is problems.INTERNAL:
+        _log.error("a request failed", exc_info=error)
+    return Out(*problems.render(error))
+
+
+async def _send(scope: Scope, send: Send, out: Out) -> None:
+    headers = [*out.headers, (b"content-length", str(len(out.body)).encode())]
+    await send({"type": "http.response.start", "status": out.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else out.body})
+
+
+def _prefers_html(accept: str) -> bool:
+    """Whether `text/html` is asked for and nothing that JSON would satisfy is asked for more."""
+    html = json = 0.0
+    for part in accept.lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if media_type in {"text/html", "application/xhtml+xml"}:
+            html = max(html, quality)
+        elif media_type == "application/json":
+            json = max(json, quality)
+    return html > json

@@ -1,0 +1,195 @@
+"""What travels: request bodies and parameters, checked strictly, and the structs that describe them.
+
+Bodies are read with the standard library's parser, because it alone shows a key that is given twice; the
+structs say which fields there are, and are what the OpenAPI document is made from.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Annotated, Any, NoReturn
+
+import msgspec
+from msgspec import UNSET, Meta
+from starlette.types import Receive
+
+from leaderboard import rules
+from leaderboard.errors import InvalidField, InvalidParameter, LeaderboardError
+from leaderboard.model import INT32_MAX, Score
+
+MAX_BODY = 16 * 1024
+
+_POSITIVE = re.compile(r"[1-9][0-9]{0,9}")
+_TOO_LARGE = 10**30
+"""Stands for an integer of more digits than are worth converting; beyond every range there is."""
+
+
+class MalformedJson(LeaderboardError):
+    """The body is not one JSON value in UTF-8."""
+
+
+class BodyTooLarge(LeaderboardError):
+    """The body is longer than MAX_BODY bytes."""
+
+
+class UnsupportedMediaType(LeaderboardError):
+    """The body is not declared as JSON."""
+
+
+class ClientGone(LeaderboardError):
+    """The client closed the connection before it had sent all of the body."""
+
+
+class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /users`."""
+
+    username: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=128,
+            description="unique; trimmed, in Unicode NFC; no control, bidi-override or unassigned characters",
+        ),
+    ]
+    score: Score = 0
+    imageUrl: Annotated[str, Meta(max_length=2048, description="absolute `https` or `http` URL")] | None = None  # noqa: N815
+
+
+class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /users/{id}/score`."""
+
+    score: Score
+
+
+def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
+    """A path parameter that is an integer from 1 to `greatest`. Raises InvalidParameter."""
+    if not _POSITIVE.fullmatch(text) or int(text) > greatest:
+        raise InvalidParameter(name, text, f"an integer from 1 to {greatest}")
+    return int(text)
+
+
+async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    """The request's body. Raises UnsupportedMediaType, BodyTooLarge, ClientGone."""
+    declared = dict(headers)
+    media_type = declared.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}, must be application/json")
+    length = declared.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > MAX_BODY:
+        raise BodyTooLarge(f"the body has {int(length)} bytes, at most {MAX_BODY} are accepted")
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client went away")
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise BodyTooLarge(f"the body has more than {MAX_BODY} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def create_user(body: bytes) -> tuple[str, int, str | None]:
+    """Name, score and image URL of a user to create. Raises MalformedJson and InvalidField."""
+    fields = _Fields(body, CreateUser)
+    name = fields.take("username", str, rules.clean_username)
+    score = fields.take("score", int, rules.check_score)
+    url = fields.take("imageUrl", str, rules.clean_image_url, nullable=True)
+    fields.check()
+    return name, 0 if score is UNSET else score, None if url is UNSET else url
+
+
+def set_score(body: bytes) -> int:
+    """The score to set. Raises MalformedJson and InvalidField."""
+    fields = _Fields(body, SetScore)
+    score: int = fields.take("score", int, rules.check_score)
+    fields.check()
+    return score
+
+
+_KINDS = MappingProxyType({str: "a string", int: "an integer"})
+
+
+class _Fields:
+    """The members of a JSON object, taken one by one so that everything wrong with them is told at once."""
+
+    def __init__(self, body: bytes, struct: type[msgspec.Struct]) -> None:
+        self._errors: dict[str, str] = {}
+        self._required = {f.name for f in msgspec.structs.fields(struct) if f.required}
+        self._values = _parse(body)
+        known = {field.name for field in msgspec.structs.fields(struct)}
+        for name in self._values:
+            if name not in known:
+                self._errors[name] = f"unknown field; there are {', '.join(sorted(known))}"
+
+    def take(self, name: str, kind: type, rule: Callable[[Any], Any], *, nullable: bool = False) -> Any:
+        """The value of a member that `rule` makes of it; UNSET if it is missing and may be."""
+        value = self._values.get(name, UNSET)
+        if value is UNSET and name in self._required:
+            self._errors[name] = "is required"
+        elif value is UNSET or (value is None and nullable):
+            return value
+        elif type(value) is not kind:
+            self._errors[name] = f"must be {_KINDS[kind]}{' or null' if nullable else ''}, not {_called(value)}"
+        else:
+            try:
+                return rule(value)
+            except ValueError as error:
+                self._errors[name] = str(error)
+        return UNSET
+
+    def check(self) -> None:
+        """Raise InvalidField if anything was wrong."""
+        if self._errors:
+            raise InvalidField(self._errors)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=lambda digits: int(digits) if len(digits) < 30 else _TOO_LARGE,
+        )
+    except UnicodeDecodeError as error:
+        raise MalformedJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise MalformedJson(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise MalformedJson("the body is nested too deep") from None
+    if not isinstance(value, dict):
+        raise InvalidField({"body": f"must be an object, not {_called(value)}"})
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedJson(f"the key {twice!r} is given twice")
+    return members
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise MalformedJson(f"{name} is not JSON")
+
+
+def _called(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case None:
+            return "null"
+        case str():
+            return "a string"
+        case int():
+            return "an integer"
+        case float():
+            return "a number with a fraction or an exponent"
+        case list():
+            return "an array"
+        case _:
+            return "an object"

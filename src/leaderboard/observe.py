@@ -1,0 +1,89 @@
+"""What operators see: metrics, and structured logs on standard error.
+
+Metrics live in a registry of their own, made by the composition root, so that nothing is registered at import.
+"""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Metrics:
+    """Everything that is counted in one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "leaderboard_requests_total", "Requests answered", ["route", "status"], registry=registry
+        )
+        self.answers = Counter(
+            "leaderboard_answers_total", "Reads by where their answer came from", ["source"], registry=registry
+        )
+        self.batch_items = Histogram(
+            "leaderboard_batch_items",
+            "Requests served by one round trip",
+            ["queue"],
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+            registry=registry,
+        )
+        self.cover_seconds = Histogram(
+            "leaderboard_cover_seconds",
+            "How long an answer waited until the cache showed as much",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.changes_applied = Counter(
+            "leaderboard_changes_applied_total", "Users brought up to date in the cache", registry=registry
+        )
+        self.invalidations = Counter(
+            "leaderboard_invalidations_total", "Times the cache was put out of use", registry=registry
+        )
+        self.rebuilds = Counter("leaderboard_rebuilds_total", "Rebuilds of the cache", registry=registry)
+        self.rebuild_seconds = Histogram(
+            "leaderboard_rebuild_seconds", "Duration of a rebuild", buckets=_SECONDS, registry=registry
+        )
+        self.audit_differences = Counter(
+            "leaderboard_audit_differences_total",
+            "Users whom the cache showed otherwise than PostgreSQL; must stay 0",
+            registry=registry,
+        )
+        self.cached_users = Gauge("leaderboard_cached_users", "Users in the cache", registry=registry)
+        self.cache_up = Gauge("leaderboard_cache_up", "Whether Redis answers", registry=registry)
+        self.truth_up = Gauge("leaderboard_truth_up", "Whether PostgreSQL answers", registry=registry)
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+def set_up_logs(level: str, style: Literal["json", "text"]) -> None:
+    """Send one line an event to standard error, from this program and from the libraries it uses."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    finish: list[structlog.typing.Processor]
+    if style == "json":
+        finish = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        finish = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    structlog.configure(
+        processors=[*shared, *finish],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

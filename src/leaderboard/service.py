@@ -1,0 +1,232 @@
+"""The use cases: create a user, set a score, and the reads, from the cache first and from the truth otherwise.
+
+Every call joins a batch (`batching.py`). What was answered from PostgreSQL, a refusal as well, is held back
+until the cache shows as much (`sync.py`), so that no later read anywhere shows an older board.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leaderboard.batching import Batcher, bisect
+from leaderboard.cache.store import CacheStore, Refuse
+from leaderboard.errors import (
+    CacheError,
+    TruthRefused,
+    TruthUnavailable,
+    UsernameTaken,
+    UserNotFound,
+)
+from leaderboard.model import (
+    Answer,
+    AskContext,
+    AskStanding,
+    AskTop,
+    Question,
+    ScoreSet,
+    Top,
+    User,
+    ranked,
+)
+from leaderboard.observe import Metrics
+from leaderboard.snapshot import Commit, Moment, same_database
+from leaderboard.sync import FRESH_S, CacheSync
+from leaderboard.truth.store import NewScore, NewUser, Refusal, Seen, TruthStore, Written
+
+_READS_AT_ONCE = 512
+_WRITES_AT_ONCE = 1000
+_SKIPS_BEFORE_WAITING = 2
+_LOCK_WAIT_S = 2.0
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer to a question, shared by all who asked it together.
+
+    `age_s` is set only when PostgreSQL is unreachable and the answer may be as old as that. `encoded` is the
+    answer as it is sent, filled in by the first who sends it.
+    """
+
+    answer: Answer
+    age_s: float | None = None
+    encoded: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One item of a batch of writes, and the point that the cache must reach before it is acknowledged."""
+
+    outcome: ScoreSet | User | Refusal
+    point: Moment | Commit
+
+
+class Leaderboard:
+    """One board, as its callers see it."""
+
+    def __init__(
+        self,
+        truth: TruthStore,
+        cache: CacheStore,
+        sync: CacheSync,
+        metrics: Metrics,
+        *,
+        queue_limit: int,
+        truth_lanes: int,
+        stale_reads: bool,
+    ) -> None:
+        self._truth = truth
+        self._cache = cache
+        self._sync = sync
+        self._metrics = metrics
+        self._stale_reads = stale_reads
+        self._reads: Batcher[Question, Reply | Refuse | None] = Batcher(
+            "reads", self._read_cache, most=_READS_AT_ONCE, limit=queue_limit, share=True
+        )
+        self._deep: Batcher[Question, Seen[Answer | None]] = Batcher(
+            "reads from PostgreSQL", self._read_truth, most=1, limit=queue_limit, lanes=truth_lanes, share=True
+        )
+        self._scores: Batcher[NewScore, _Done] = Batcher(
+            "scores", self._write_scores, most=_WRITES_AT_ONCE, limit=queue_limit
+        )
+        self._locked_scores: Batcher[NewScore, _Done] = Batcher(
+            "scores of locked users", self._write_locked_score, most=1, limit=queue_limit
+        )
+        self._users: Batcher[NewUser, _Done] = Batcher(
+            "new users", self._write_users, most=_WRITES_AT_ONCE, limit=queue_limit
+        )
+
+    # Reads
+
+    async def top(self, n: int) -> Reply:
+        """The best `n` users, at most; a Top."""
+        return await self._ask(AskTop(n))
+
+    async def standing(self, user_id: int) -> Reply:
+        """A user's Standing. Raises UserNotFound."""
+        return await self._ask(AskStanding(user_id))
+
+    async def context(self, user_id: int) -> Reply:
+        """A user's Context. Raises UserNotFound."""
+        return await self._ask(AskContext(user_id))
+
+    # Writes
+
+    async def create_user(self, user_name: str, image_url: str | None, total_score: int) -> User:
+        """Create a user. Raises UsernameTaken."""
+        done = await self._users.submit(NewUser(user_name, image_url, total_score))
+        await self._sync.cover(done.point)
+        if isinstance(done.outcome, User):
+            return done.outcome
+        raise UsernameTaken(user_name)
+
+    async def set_score(self, user_id: int, total_score: int) -> ScoreSet:
+        """Set a user's score. Raises UserNotFound."""
+        item = NewScore(user_id, total_score)
+        done = await self._scores.submit(item)
+        for _ in range(_SKIPS_BEFORE_WAITING - 1):
+            if done.outcome is Refusal.LOCKED:
+                done = await self._scores.submit(item)
+        if done.outcome is Refusal.LOCKED:
+            done = await self._locked_scores.submit(item)
+        await self._sync.cover(done.point)
+        if isinstance(done.outcome, ScoreSet):
+            return done.outcome
+        raise UserNotFound(user_id)
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        for batcher in (self._reads, self._deep, self._scores, self._locked_scores, self._users):
+            await batcher.close()
+
+    # How reads are answered
+
+    async def _ask(self, question: Question) -> Reply:
+        reply = await self._reads.submit(question)
+        if isinstance(reply, Reply):
+            self._metrics.answers.labels("cache").inc()
+            return reply
+        if reply is Refuse.NO_SUCH_USER:
+            self._metrics.answers.labels("cache").inc()
+            raise _not_found(question)
+        try:
+            seen = await self._deep.submit(question)
+        except TruthUnavailable:
+            if not self._stale_reads:
+                raise
+            return await self._ask_stale(question)
+        self._sync.note_truth(seen.moment)
+        await self._sync.cover(seen.moment)
+        self._metrics.answers.labels("truth").inc()
+        if seen.value is None:
+            raise _not_found(question)
+        return Reply(seen.value)
+
+    async def _read_cache(self, questions: Sequence[Question]) -> list[Reply | Refuse | None]:
+        self._metrics.batch_items.labels("reads").observe(len(questions))
+        try:
+            reading = await self._cache.read(questions, FRESH_S)
+        except CacheError:
+            reading = None
+        if reading is None or reading.epoch != self._sync.epoch:
+            return [None] * len(questions)
+        return [answer if isinstance(answer, Refuse) else Reply(answer) for answer in reading.answers]
+
+    async def _read_truth(self, questions: Sequence[Question]) -> list[Seen[Answer | None]]:
+        return [await self._ask_truth(question) for question in questions]
+
+    async def _ask_truth(self, question: Question) -> Seen[Answer | None]:
+        match question:
+            case AskTop(n):
+                best = await self._truth.best(n)
+                return Seen(Top([ranked(rank, user) for rank, user in enumerate(best.value, 1)]), best.moment)
+            case AskStanding(user_id):
+                return await self._truth.standing(user_id)
+            case AskContext(user_id):
+                return await self._truth.context(user_id)
+
+    async def _ask_stale(self, question: Question) -> Reply:
+        """The cache's last word, with its age, while there is no truth to ask."""
+        unavailable = TruthUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
+        try:
+            reading = await self._cache.read([question], None)
+        except CacheError as error:
+            raise unavailable from error
+        if reading is None or self._sync.epoch is None or not same_database(reading.epoch, self._sync.epoch):
+            raise unavailable
+        answer = reading.answers[0]
+        if answer is Refuse.NO_SUCH_USER:
+            raise _not_found(question)
+        if isinstance(answer, Refuse):
+            raise unavailable
+        self._metrics.answers.labels("stale cache").inc()
+        return Reply(answer, age_s=reading.age_s)
+
+    # How writes are done
+
+    async def _write_scores(self, batch: Sequence[NewScore]) -> list[_Done | Exception]:
+        self._metrics.batch_items.labels("scores").observe(len(batch))
+
+        async def write(part: Sequence[NewScore]) -> list[_Done]:
+            return self._done(await self._truth.set_scores(part))
+
+        return await bisect(batch, write, TruthRefused)
+
+    async def _write_locked_score(self, batch: Sequence[NewScore]) -> list[_Done]:
+        return self._done(await self._truth.set_score_waiting(batch[0], _LOCK_WAIT_S))
+
+    async def _write_users(self, batch: Sequence[NewUser]) -> list[_Done | Exception]:
+        self._metrics.batch_items.labels("users").observe(len(batch))
+
+        async def write(part: Sequence[NewUser]) -> list[_Done]:
+            return self._done(await self._truth.create_users(part))
+
+        return await bisect(batch, write, TruthRefused)
+
+    def _done(self, written: Written[ScoreSet | Refusal] | Written[User | Refusal]) -> list[_Done]:
+        self._sync.note_truth(written.point)
+        return [_Done(outcome, written.point) for outcome in written.outcomes]
+
+
+def _not_found(question: Question) -> UserNotFound:
+    if isinstance(question, AskTop):
+        raise TypeError("the top is never missing")
+    return UserNotFound(question.user_id)

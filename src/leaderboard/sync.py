@@ -1,0 +1,428 @@
+"""Keeps the cache equal to the truth, and tells writers when it shows what they wrote.
+
+The cache is a copy of the best users as of one PostgreSQL snapshot, which it stores beside them. There is one
+way to move it: *catch up*. Read the stored snapshot; ask PostgreSQL in one statement for the users that changed
+since and for its present snapshot; set those users to their present state, in one script that first checks
+that nobody else has moved the cache meanwhile (the token). Applying is by state, so it does not matter how
+often, in which order or by whom it is done, and there is no second way in to race with.
+
+When that is not possible, because the keys are gone or damaged, the log no longer reaches back, or the database
+is in another life (epoch), the cache is *rebuilt*: loaded beside the old one from one snapshot and swapped in.
+A rebuild is installed *out of use*. Only the next catching up, whose snapshot is taken after the swap, puts it
+in use. From that follows what makes acknowledging simple: a state that can be read was caught up by someone who
+looked at the cache beforehand. So a writer that has committed may answer as soon as one of these holds:
+
+  1. the stored snapshot sees the commit: whatever is read from now on shows it;
+  2. there is no cache: whatever will be there was caught up after this, and so shows it;
+  3. the writer has put the cache out of use itself, with a new token: a catching up that was under way fails,
+     and every later one shows it.
+
+The same holds for anybody who was answered from PostgreSQL and must not see an older board afterwards. Case 1
+is the rule, within milliseconds; case 3 is for when that takes longer than `PATIENCE_S`. If Redis cannot be
+reached even for that, this process is cut off, and what others read from Redis goes out of date within
+`FRESH_S` of the last catching up.
+
+Every process catches up, after its own writes and on a timer. A short lease keeps them from doing so at once;
+it is for speed only, and any of them may die at any point.
+"""
+
+import asyncio
+import random
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import structlog
+
+from leaderboard.cache.store import Applied, CacheState, CacheStore, Floor
+from leaderboard.errors import CacheError, TruthUnavailable, Unavailable
+from leaderboard.model import User
+from leaderboard.observe import Metrics
+from leaderboard.snapshot import Commit, Moment
+from leaderboard.truth.store import Changes, TruthStore
+
+FRESH_S = 0.8
+"""A state older than this is not read: it bounds how stale an answer can be when Redis is cut off."""
+
+PATIENCE_S = 0.25
+"""How long a writer waits for the cache before it puts the cache out of use."""
+
+LEASE_MS = 50
+CLAIM_MS = 1500
+LONGEST_CLAIM_MS = 60_000
+LOG_KEPT_S = 10
+PRUNE_EVERY_S = 5
+PRUNE_BATCH = 10_000
+LONGEST_PAUSE_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One user whom the cache and the truth show differently; None where one of them has no such user."""
+
+    user_id: int
+    cached: User | None
+    true: User | None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What comparing the cache with the truth at one snapshot found.
+
+    `compared` is how many users that was; None when there was nothing that could be compared, and `note` why.
+    """
+
+    compared: int | None
+    note: str = ""
+    differences: list[Difference] = field(default_factory=list)
+
+
+class CacheSync:
+    """Catches up, rebuilds and audits the cache of one board, for one process among several."""
+
+    def __init__(self, truth: TruthStore, cache: CacheStore, metrics: Metrics, interval_s: float) -> None:
+        self._truth = truth
+        self._cache = cache
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._nonce = secrets.token_hex(8)
+        self._limit = 2 * cache.size
+        self._seen: Moment | None = None
+        self._waiting: dict[Moment | Commit, list[asyncio.Future[None]]] = {}
+        self._turn = asyncio.Lock()
+        self._giving_up = asyncio.Lock()
+        self._pump: asyncio.Task[None] | None = None
+        self._rebuilding: asyncio.Task[bool] | None = None
+        self._claim_ms = CLAIM_MS
+        self._rebuilt_at = float("-inf")
+        self._rebuilds_in_a_row = 0
+        self.cached_users = 0
+        self.epoch: str | None = None
+        self.truth_up: bool | None = None
+        self.cache_up: bool | None = None
+
+    # For those who answer
+
+    async def cover(self, point: Moment | Commit) -> None:
+        """Return when nobody can read from the cache any more what was before `point`."""
+        if self._seen is not None and self._seen.reflects(point):
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(point, []).append(future)
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._work_off(), name="catching up for writers")
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.shield(future)
+        except TimeoutError:
+            async with self._giving_up:
+                if not future.done():
+                    await self._put_out_of_use("catching up took too long")
+        self._metrics.cover_seconds.observe(time.perf_counter() - started)
+
+    def note_truth(self, moment: Moment | Commit) -> None:
+        """Learn from an answer of PostgreSQL which life of the database this is, and that it is there."""
+        self.epoch = moment.epoch
+        self._truth_is(up=True)
+
+    # For the process
+
+    async def run(self) -> None:
+        """Catch up on a timer, until cancelled."""
+        while True:
+            try:
+                await self.tick()
+            except Unavailable as error:
+                self._truth_is(up=False, error=error)
+            except CacheError as error:
+                self._cache_is(up=False, error=error)
+            except Exception:
+                _log.exception("catching up failed")
+            await asyncio.sleep(self._interval_s * random.uniform(0.8, 1.2))
+
+    async def prune(self) -> None:
+        """Keep the change log short, until cancelled."""
+        while True:
+            await asyncio.sleep(PRUNE_EVERY_S * random.uniform(0.8, 1.2))
+            try:
+                while await self._truth.prune_log(LOG_KEPT_S, PRUNE_BATCH) == PRUNE_BATCH:
+                    pass
+            except Unavailable:
+                continue
+            except Exception:
+                _log.exception("pruning the change log failed")
+
+    async def audit_regularly(self, interval_s: float) -> None:
+        """Compare the cache with the truth on a timer, until cancelled; rebuild after a difference."""
+        while True:
+            await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))
+            try:
+                found = await self.audit()
+            except (CacheError, Unavailable):
+                continue
+            except Exception:
+                _log.exception("the audit failed")
+                continue
+            if found.differences:
+                self._metrics.audit_differences.inc(len(found.differences))
+                shown = [str(difference) for difference in found.differences[:5]]
+                _log.error("the cache differed from PostgreSQL", users=len(found.differences), first=shown)
+                await self.discard("an audit found differences")
+
+    async def close(self) -> None:
+        """End what is under way."""
+        for task in (self._pump, self._rebuilding):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    # Catching up
+
+    async def tick(self) -> None:
+        """One turn of the timer: catch up unless somebody just did. Raises TruthUnavailable, CacheError."""
+        async with self._turn:
+            state = await self._cache.poll(self._nonce, lease_ms=0)
+            if self.epoch is None or (state is not None and state.moment.epoch != self.epoch):
+                self.note_truth(await self._truth.now())
+            if state is not None and state.usable and state.whole and state.age_s < self._interval_s / 2:
+                self._settle(state)
+                return
+            await self._look()
+
+    async def catch_up_now(self) -> Moment:
+        """Make the cache show the present, rebuilding it if need be, and return the moment it is at.
+
+        For a person at a command line: raises CacheError or TruthUnavailable rather than going on without.
+        """
+        present = await self._truth.now()
+        self.note_truth(present)
+        deadline = time.monotonic() + 30
+        while self._seen is None or not self._seen.reflects(present):
+            if time.monotonic() > deadline:
+                raise CacheError("the cache could not be brought up to date within 30 s")
+            async with self._turn:
+                await self._look()
+            if self._rebuilding is not None:
+                await self._rebuilding
+            await asyncio.sleep(random.uniform(0.001, 0.003))
+        return self._seen
+
+    async def discard(self, reason: str) -> None:
+        """Put the cache out of use and rebuild it."""
+        await self._put_out_of_use(reason)
+        self._rebuild_soon(reason)
+
+    async def _work_off(self) -> None:
+        while self._waiting:
+            async with self._turn:
+                try:
+                    await self._look()
+                except CacheError as error:
+                    self._cache_is(up=False, error=error)
+                    await self._put_out_of_use("it could not be caught up")
+                except TruthUnavailable as error:
+                    self._truth_is(up=False, error=error)
+                    await self._put_out_of_use("PostgreSQL cannot be asked")
+                except Exception:
+                    _log.exception("catching up failed")
+                    await self._put_out_of_use("catching up failed")
+            if self._waiting:
+                await asyncio.sleep(random.uniform(0.001, 0.003))
+
+    async def _look(self) -> None:
+        """Look at the cache and do what it calls for."""
+        state = await self._cache.poll(self._nonce, LEASE_MS)
+        if state is None:
+            self._release_all()
+            self._rebuild_soon("there was none")
+        elif not state.whole:
+            await self.discard("its keys disagreed")
+        else:
+            self._settle(state)
+            if state.leased:
+                await self._catch_up(state)
+
+    async def _catch_up(self, state: CacheState) -> None:
+        floor_score = None if state.floor is None else state.floor.total_score
+        changes = await self._truth.catch_up(state.moment.snapshot, floor_score, self._limit)
+        self.note_truth(changes.moment)
+        if changes.moment.epoch != state.moment.epoch:
+            await self.discard("PostgreSQL has been restarted or replaced")
+        elif not changes.usable:
+            if not changes.log_valid and await self._truth.reset_log():
+                _log.warning("emptied a change log that came with a dump from another server")
+            await self.discard("too much changed to catch up")
+        else:
+            await self._move(state, changes)
+
+    async def _move(self, state: CacheState, changes: Changes) -> None:
+        applied, count = await self._cache.apply(self._nonce, state, changes.moment, changes.changed, changes.gone)
+        if applied is Applied.TORN:
+            await self.discard("its keys disagreed")
+        elif applied is Applied.DONE:
+            self._seen = changes.moment
+            self._cache_is(up=True)
+            self._metrics.changes_applied.inc(len(changes.changed) + len(changes.gone))
+            self.cached_users = count
+            self._metrics.cached_users.set(count)
+            self._release_covered()
+            if state.floor is not None and count < self._cache.size:
+                self._rebuild_soon("too few were left")
+
+    # Those who wait
+
+    def _settle(self, state: CacheState) -> None:
+        self._seen = state.moment
+        self.cached_users = state.count
+        if state.usable:
+            self._cache_is(up=True)
+        self._release_covered()
+
+    def _release_covered(self) -> None:
+        covered = [point for point in self._waiting if self._seen is not None and self._seen.reflects(point)]
+        for point in covered:
+            _release(self._waiting.pop(point))
+
+    def _release_all(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for futures in waiting.values():
+            _release(futures)
+
+    async def _put_out_of_use(self, reason: str) -> None:
+        """Release those who wait now, the cache being out of use; or cut off, which is bounded by FRESH_S."""
+        waiting, self._waiting = self._waiting, {}
+        try:
+            await self._cache.invalidate()
+            self._metrics.invalidations.inc()
+            _log.debug("cache put out of use", reason=reason)
+        except CacheError as error:
+            self._cache_is(up=False, error=error)
+        finally:
+            for futures in waiting.values():
+                _release(futures)
+
+    # Rebuilding
+
+    def _rebuild_soon(self, reason: str) -> None:
+        if self._rebuilding is None or self._rebuilding.done():
+            self._rebuilding = asyncio.create_task(self._rebuild(reason), name="rebuilding the cache")
+
+    async def _rebuild(self, reason: str) -> bool:
+        """Rebuild after a pause that grows when it is needed again and again; whether it was done."""
+        if time.monotonic() - self._rebuilt_at > 2 * LONGEST_PAUSE_S:
+            self._rebuilds_in_a_row = 0
+        elif self._rebuilds_in_a_row > 1:
+            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.05 * 2 ** min(self._rebuilds_in_a_row, 10)))
+        try:
+            return await self.rebuild(reason)
+        except CacheError as error:
+            self._cache_is(up=False, error=error)
+        except TruthUnavailable as error:
+            self._truth_is(up=False, error=error)
+        except Exception:
+            _log.exception("rebuilding the cache failed")
+        return False
+
+    async def rebuild(self, reason: str) -> bool:
+        """Rebuild now and put the result in use; False if somebody else is at it.
+
+        Raises TruthUnavailable and CacheError.
+        """
+        started = time.perf_counter()
+        nonce = secrets.token_hex(8)
+        asof = await self._cache.claim(nonce, self._claim_ms)
+        if asof is None:
+            return False
+        best = await self._truth.best(self._cache.keep + 1)
+        self.note_truth(best.moment)
+        users = best.value
+        floor = None
+        if len(users) > self._cache.keep:
+            users = users[: self._cache.keep]
+            floor = Floor(users[-1].total_score, users[-1].user_id)
+        if not await self._cache.install(nonce, self._claim_ms, asof, best.moment, users, floor):
+            self._claim_ms = min(2 * self._claim_ms, LONGEST_CLAIM_MS)
+            _log.warning("a rebuild of the cache outlived its claim", next_claim_ms=self._claim_ms)
+            return False
+        self._rebuilt_at = time.monotonic()
+        self._rebuilds_in_a_row += 1
+        async with self._turn:
+            await self._look()
+        seconds = time.perf_counter() - started
+        self._metrics.rebuilds.inc()
+        self._metrics.rebuild_seconds.observe(seconds)
+        _log.info("cache rebuilt", reason=reason, users=len(users), seconds=round(seconds, 3))
+        return True
+
+    # Auditing
+
+    async def audit(self) -> Audit:
+        """Compare every cached user with the truth at one snapshot. Raises TruthUnavailable and CacheError."""
+        export = await self._cache.export()
+        if export is None:
+            return Audit(None, "there is no cache; all reads go to PostgreSQL")
+        floor = export.floor
+        changes, best = await self._truth.audit(
+            export.moment.snapshot, None if floor is None else floor.total_score, self._limit, self._cache.keep + 1
+        )
+        if changes.moment.epoch != export.moment.epoch:
+            return Audit(None, "the cache is of another life of the database and about to be rebuilt")
+        if not changes.usable:
+            return Audit(
+                None, "too much changed since the cache was brought up to date; it is about to be rebuilt"
+            )
+        copy = {user.user_id: user for user in export.users}
+        for user_id in changes.gone:
+            copy.pop(user_id, None)
+        for user in changes.changed:
+            copy.pop(user.user_id, None)
+            if floor is None or floor.admits(user):
+                copy[user.user_id] = user
+        cached = sorted(copy.values(), key=_place)
+        if len(cached) > self._cache.keep:
+            cached = cached[: self._cache.keep]
+            floor = Floor(cached[-1].total_score, cached[-1].user_id)
+        true = best[: self._cache.keep] if floor is None else [user for user in best if floor.admits(user)]
+        return Audit(len(cached), differences=_differences(cached, true, export.torn))
+
+    # What is up
+
+    def _truth_is(self, *, up: bool, error: Exception | None = None) -> None:
+        if up != self.truth_up:
+            if not up:
+                _log.error("PostgreSQL lost", error=str(error))
+            elif self.truth_up is not None:
+                _log.info("PostgreSQL back")
+            self.truth_up = up
+            self._metrics.truth_up.set(up)
+
+    def _cache_is(self, *, up: bool, error: Exception | None = None) -> None:
+        if up != self.cache_up:
+            if not up:
+                _log.warning("cache lost, reading from PostgreSQL", error=str(error))
+            elif self.cache_up is not None:
+                _log.info("cache back")
+            self.cache_up = up
+            self._metrics.cache_up.set(up)
+
+
+def _release(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+
+
+def _place(user: User) -> tuple[int, int]:
+    return -user.total_score, user.user_id
+
+
+def _differences(cached: list[User], true: list[User], torn: list[int]) -> list[Difference]:
+    of_cache = {user.user_id: user for user in cached}
+    of_truth = {user.user_id: user for user in true}
+    differing = {
+        user_id for user_id in of_cache | of_truth if of_cache.get(user_id) != of_truth.get(user_id)
+    } | set(torn)
+    return [Difference(user_id, of_cache.get(user_id), of_truth.get(user_id)) for user_id in sorted(differing)]

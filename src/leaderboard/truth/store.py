@@ -1,0 +1,380 @@
+"""Every question to PostgreSQL and every change in it, one statement each.
+
+An answer carries the moment it was read at (`Seen`), a change the commit that made it, so that the caller can
+wait until the cache shows as much. The driver's many ways to fail leave here as the three that matter: the
+truth cannot be asked, nobody knows whether a write was done, or a bug.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import asyncpg
+
+from leaderboard.errors import OutcomeUnknown, Overloaded, TruthRefused, TruthUnavailable
+from leaderboard.model import NEIGHBOURS, Context, ScoreSet, Standing, User
+from leaderboard.snapshot import Commit, Moment, Snapshot
+from leaderboard.truth import importer, migrate
+from leaderboard.truth.sql import load_queries
+
+T_co = TypeVar("T_co", covariant=True)
+_Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+_LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
+_NOT_NOW = (
+    asyncpg.CannotConnectNowError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidPasswordError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedTableError,
+)
+_TRIES_ON_DEADLOCK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Seen(Generic[T_co]):
+    """An answer and the moment of truth it was read at."""
+
+    value: T_co
+    moment: Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a view lacks: users as they are now, and the ids of those that are gone.
+
+    Not `usable`: the log no longer reaches back to the view, or says too much changed; the view rebuilds.
+    Not `log_valid`: the log came with a dump from another server and wants `reset_log`.
+    """
+
+    moment: Moment
+    usable: bool
+    log_valid: bool
+    changed: list[User]
+    gone: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[T_co]):
+    """What a batch of writes did, item by item, and the point that a view must reach to show it."""
+
+    outcomes: Sequence[T_co]
+    point: Moment | Commit
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A user to create."""
+
+    user_name: str
+    image_url: str | None
+    total_score: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewScore:
+    """A score to set."""
+
+    user_id: int
+    total_score: int
+
+
+class Refusal(Enum):
+    """Why one item of a batch was not written."""
+
+    UNKNOWN = "unknown user"
+    LOCKED = "somebody else holds the row"
+    TAKEN = "name taken"
+
+
+class TruthStore:
+    """PostgreSQL, by a pool of connections that is opened on first use and survives the server's absence."""
+
+    def __init__(self, connect: Mapping[str, Any], pool_size: int, timeout_s: float) -> None:
+        self._connect = dict(connect, server_settings={"application_name": "leaderboard", "jit": "off"})
+        self._pool_size = pool_size
+        self._timeout_s = timeout_s
+        self._pool: asyncpg.Pool | None = None
+        self._read = load_queries("read")
+        self._write = load_queries("write")
+        self._log = load_queries("log")
+
+    async def open(self) -> None:
+        """Prepare the pool; connects only when first asked something."""
+        self._pool = await asyncpg.create_pool(
+            **self._connect,
+            min_size=0,
+            max_size=self._pool_size,
+            timeout=self._timeout_s,
+            command_timeout=self._timeout_s,
+            max_inactive_connection_lifetime=300,
+            reset=_nothing_to_reset,
+        )
+
+    async def close(self) -> None:
+        """Close the connections, forcibly after a second."""
+        if self._pool is None:
+            return
+        try:
+            await asyncio.wait_for(self._pool.close(), 1)
+        except TimeoutError:
+            self._pool.terminate()
+
+    # Questions
+
+    async def now(self) -> Moment:
+        """The present moment."""
+        async with self._reading() as connection:
+            return _moment(await _one_row(connection, self._read["now"]))
+
+    async def best(self, n: int) -> Seen[list[User]]:
+        """The best `n` users, best first."""
+        async with self._reading() as connection:
+            row = await _one_row(connection, self._read["best"], n)
+        return Seen(_users(row)[0], _moment(row))
+
+    async def standing(self, user_id: int) -> Seen[Standing | None]:
+        """One user's standing, or None if there is no such user."""
+        async with self._reading() as connection:
+            row = await _one_row(connection, self._read["standing"], user_id)
+        return Seen(_standing(row) if row["rank"] is not None else None, _moment(row))
+
+    async def context(self, user_id: int) -> Seen[Context | None]:
+        """One user's context, or None if there is no such user."""
+        async with self._reading() as connection:
+            rows = await connection.fetch(self._read["context"], user_id, NEIGHBOURS)
+        moment = _moment(rows[0])
+        if rows[0]["rank"] is None:
+            return Seen(None, moment)
+        standings = [_standing(row) for row in rows]
+        mine = next(i for i, standing in enumerate(standings) if standing.user_id == user_id)
+        return Seen(Context(standings[mine], standings[:mine], standings[mine + 1 :]), moment)
+
+    # Changes
+
+    async def set_scores(self, batch: Sequence[NewScore]) -> Written[ScoreSet | Refusal]:
+        """Set scores in one transaction; each outcome is a ScoreSet, or UNKNOWN or LOCKED.
+
+        Several scores of one user are chained: each sees the one before as previous, the last one stays.
+        Rows that somebody else holds are skipped.
+        """
+        last = {item.user_id: item.total_score for item in batch}
+        rows = await self._change(self._write["set_scores"], list(last), list(last.values()))
+        return self._scores_written(batch, rows)
+
+    async def set_score_waiting(self, item: NewScore, lock_wait_s: float) -> Written[ScoreSet | Refusal]:
+        """Set one score after waiting for its row. Raises Overloaded when it is held longer than `lock_wait_s`."""
+        try:
+            rows = await self._change(
+                self._write["set_scores"], [item.user_id], [item.total_score], lock=(item.user_id, lock_wait_s)
+            )
+        except asyncpg.LockNotAvailableError as error:
+            raise Overloaded(f"another transaction holds the user {item.user_id}") from error
+        return self._scores_written([item], rows)
+
+    def _scores_written(
+        self, batch: Sequence[NewScore], rows: Sequence[asyncpg.Record]
+    ) -> Written[ScoreSet | Refusal]:
+        found = {row["user_id"]: row for row in rows}
+        previous = {row["user_id"]: row["previous_score"] for row in rows}
+        outcomes: list[ScoreSet | Refusal] = []
+        for item in batch:
+            row = found[item.user_id]
+            if row["previous_score"] is None:
+                outcomes.append(Refusal.LOCKED if row["known"] else Refusal.UNKNOWN)
+                continue
+            outcomes.append(
+                ScoreSet(
+                    item.user_id, row["user_name"], row["image_url"], item.total_score, previous[item.user_id]
+                )
+            )
+            previous[item.user_id] = item.total_score
+        return Written(outcomes, _point(rows))
+
+    async def create_users(self, batch: Sequence[NewUser]) -> Written[User | Refusal]:
+        """Create users in one transaction; each outcome is the User, or TAKEN."""
+        first: dict[str, NewUser] = {}
+        for item in batch:
+            first.setdefault(item.user_name, item)
+        rows = await self._change(
+            self._write["create_users"],
+            list(first),
+            [item.image_url for item in first.values()],
+            [item.total_score for item in first.values()],
+        )
+        ids = {row["user_name"]: row["user_id"] for row in rows if row["user_id"] is not None}
+        outcomes: list[User | Refusal] = []
+        for item in batch:
+            # Only the first of several with one name can have got it.
+            if first[item.user_name] is item and item.user_name in ids:
+                outcomes.append(User(ids[item.user_name], item.user_name, item.image_url, item.total_score))
+            else:
+                outcomes.append(Refusal.TAKEN)
+        point = _point(rows)
+        if isinstance(point, Moment) and batch:
+            # A name can be refused because of a user that is newer than the statement's snapshot.
+            point = await self.now()
+        return Written(outcomes, point)
+
+    # The change log
+
+    async def catch_up(self, since: Snapshot, floor_score: int | None, limit: int) -> Changes:
+        """What a view at `since` that holds scores from `floor_score` up lacks now; gives up at `limit` rows."""
+        async with self._reading() as connection:
+            return await self._catch_up(connection, since, floor_score, limit)
+
+    async def audit(
+        self, since: Snapshot, floor_score: int | None, limit: int, n: int
+    ) -> tuple[Changes, list[User]]:
+        """`catch_up` and the best `n`, both at the same moment."""
+        async with (
+            self._reading() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            changes = await self._catch_up(connection, since, floor_score, limit)
+            return changes, _users(await _one_row(connection, self._read["best"], n))[0]
+
+    async def prune_log(self, keep_s: float, batch: int) -> int | None:
+        """Delete up to `batch` log rows older than `keep_s`; None when there is nothing to do for now."""
+        async with self._reading() as connection:
+            deleted: int | None = await connection.fetchval(self._log["prune"], keep_s, batch)
+        return deleted
+
+    async def reset_log(self) -> bool:
+        """Empty a log that came from another server; says whether it had."""
+        async with self._reading() as connection:
+            return await connection.fetchrow(self._log["reset"]) is not None
+
+    async def _catch_up(
+        self, connection: _Connection, since: Snapshot, floor_score: int | None, limit: int
+    ) -> Changes:
+        row = await _one_row(connection, self._log["catch_up"], str(since), limit, floor_score)
+        changed, gone = _users(row)
+        return Changes(_moment(row), row["usable"], row["log_valid"], changed, gone)
+
+    # Administration, each on a connection of its own
+
+    async def migrate(self, report: Callable[[str], None]) -> int:
+        """Bring the schema up to date; see `migrate.migrate`."""
+        async with self._alone(server_settings={"statement_timeout": "0"}) as connection:
+            return await migrate.migrate(connection, report)
+
+    async def check_schema(self) -> None:
+        """Raise SchemaOutdated if the database lacks a migration of this program."""
+        async with self._alone() as connection:
+            await migrate.check(connection)
+
+    @asynccontextmanager
+    async def importing(self) -> AsyncIterator[importer.Importer]:
+        """An importer with a connection of its own."""
+        async with self._alone() as connection:
+            yield importer.Importer(connection)
+
+    # Connections
+
+    @asynccontextmanager
+    async def _alone(self, **options: Any) -> AsyncIterator[asyncpg.Connection]:
+        async with _translated():
+            connection = await asyncpg.connect(**self._connect | options, timeout=self._timeout_s)
+            try:
+                yield connection
+            finally:
+                await connection.close(timeout=1)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[_Connection]:
+        async with _translated(), asyncio.timeout(self._timeout_s), self._pooled() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _pooled(self) -> AsyncIterator[_Connection]:
+        if self._pool is None:
+            raise TruthUnavailable("the pool is not open")
+        async with self._pool.acquire() as connection:
+            yield connection
+
+    async def _change(
+        self, sql: str, *arguments: Any, lock: tuple[int, float] | None = None
+    ) -> list[asyncpg.Record]:
+        """Run a writing statement, again on a deadlock. Once it is sent, a lost connection means: who knows.
+
+        `lock` names a user to lock beforehand and the seconds to wait for that, in the same transaction.
+        """
+        for attempt in range(_TRIES_ON_DEADLOCK):
+            sent = False
+            try:
+                async with _translated(), asyncio.timeout(self._timeout_s), self._pooled() as connection:
+                    sent = True
+                    if lock is None:
+                        return await connection.fetch(sql, *arguments)
+                    async with connection.transaction():
+                        await connection.execute(self._write["lock_user"], lock[0], f"{lock[1] * 1000:.0f}ms")
+                        return await connection.fetch(sql, *arguments)
+            except asyncpg.DeadlockDetectedError:
+                if attempt == _TRIES_ON_DEADLOCK - 1:
+                    raise
+            except TruthUnavailable as error:
+                if sent and isinstance(error.__cause__, (*_LOST, TimeoutError)):
+                    raise OutcomeUnknown("PostgreSQL was lost before it confirmed the write") from error
+                raise
+        raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise TruthUnavailable("PostgreSQL did not answer in time") from error
+    except (*_LOST, *_NOT_NOW) as error:
+        raise TruthUnavailable(f"PostgreSQL cannot be used: {error}") from error
+    except (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError):
+        raise
+    except asyncpg.PostgresError as error:
+        raise TruthRefused(f"PostgreSQL refused: {error}") from error
+
+
+async def _nothing_to_reset(_connection: asyncpg.Connection) -> None:
+    """No statement here leaves session state, so the driver's clean-up would be a round trip for nothing."""
+
+
+async def _one_row(connection: _Connection, sql: str, *arguments: Any) -> asyncpg.Record:
+    """The row of a statement that always returns one."""
+    row = await connection.fetchrow(sql, *arguments)
+    if row is None:
+        raise TruthUnavailable("a row that belongs to the schema is missing; was log_state emptied by hand?")
+    return row
+
+
+def _moment(row: asyncpg.Record) -> Moment:
+    if row["epoch"] is None:
+        raise TruthUnavailable("this PostgreSQL server is a standby; only a primary can serve as truth")
+    return Moment(row["epoch"], Snapshot.parse(row["snapshot"]))
+
+
+def _point(rows: Sequence[asyncpg.Record]) -> Moment | Commit:
+    moment = _moment(rows[0])
+    xid = next((row["xid"] for row in rows if row["xid"] is not None), None)
+    return moment if xid is None else Commit(moment.epoch, int(xid))
+
+
+def _standing(row: asyncpg.Record) -> Standing:
+    return Standing(row["rank"], row["user_id"], row["user_name"], row["image_url"], row["total_score"])
+
+
+def _users(row: asyncpg.Record) -> tuple[list[User], list[int]]:
+    """The users of four arrays that run in step, and the ids that have no user."""
+    users, gone = [], []
+    columns = (row["user_ids"], row["user_names"], row["image_urls"], row["total_scores"])
+    for user_id, user_name, image_url, total_score in zip(*columns, strict=True):
+        if total_score is None:
+            gone.append(user_id)
+        else:
+            users.append(User(user_id, user_name, image_url, total_score))
+    return users, gone

@@ -14,6 +14,7 @@ import structlog
 from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings
 from leaderboard.errors import CacheError
+from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, Application, build
 from leaderboard.observe import Metrics, set_up_logs
 from leaderboard.service import Leaderboard
@@ -47,7 +48,7 @@ class App:
     """The parts of one process."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self.metrics = Metrics()
         self.truth = truth_store(settings)
         self.cache = cache_store(settings)
@@ -69,8 +70,8 @@ class App:
         with contextlib.suppress(CacheError):
             await self.cache.open()
         timers = [self.sync.run(), self.sync.prune()]
-        if self._settings.audit_interval_s:
-            timers.append(self.sync.audit_regularly(self._settings.audit_interval_s))
+        if self.settings.audit_interval_s:
+            timers.append(self.sync.audit_regularly(self.settings.audit_interval_s))
         tasks = [asyncio.create_task(timer) for timer in timers]
         try:
             yield
@@ -85,11 +86,14 @@ class App:
 
     def asgi(self) -> Application:
         """The HTTP application, which runs this app from the server's start to its end."""
-        settings = self._settings
+        settings = self.settings
         api = Api(
             self.board,
             self.sync,
             self.metrics,
+            pages=Pages.load(
+                origin=f"http://localhost:{settings.port}", image_sources=settings.page_images.split()
+            ),
             version=version("leaderboard"),
             max_top_n=settings.max_top_n,
             stale_reads=settings.stale_reads == "on",

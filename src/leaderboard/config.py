@@ -4,11 +4,14 @@ Every field is one environment variable of the same name in capitals, with its b
 the tests are held against this class.
 """
 
-from typing import Literal
+import re
+from typing import Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
 
 
 class BadSetting(Exception):
@@ -49,14 +52,27 @@ class Settings(BaseSettings):
     queue_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="requests that may wait in each queue; beyond it, 503"
     )
+    page_images: str = Field(
+        "",
+        description="where the web page may load users' images from, such as `https:` or `https://img.example.com/`;"
+        " several are separated by spaces; empty: nowhere, initials are shown",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object or one text line an event")
+
+    @field_validator("page_images")
+    @classmethod
+    def _image_sources(cls, sources: str) -> str:
+        for source in sources.split():
+            if not _IMAGE_SOURCE.fullmatch(source):
+                raise ValueError("empty, or sources like https: or https://img.example.com/")
+        return sources
 
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, url: SecretStr) -> SecretStr:
         if urlsplit(url.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("must start with redis://, rediss:// or unix://")
+            raise ValueError("a URL that starts with redis://, rediss:// or unix://")
         return url
 
 
@@ -69,5 +85,19 @@ def load(env_file: str | None = ".env", **overrides: object) -> Settings:
         name = str(first["loc"][0])
         secret = Settings.model_fields[name].annotation is SecretStr
         value = "(hidden)" if secret else repr(first["input"])
-        allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        raise BadSetting(f"{name.upper()}={value}: {allowed[:1].lower()}{allowed[1:]}") from None
+        allowed = str(first["ctx"]["error"]) if first["type"] == "value_error" else allowed_values(name)
+        raise BadSetting(f"{name.upper()}={value}: must be {allowed}") from None
+
+
+def allowed_values(name: str) -> str:
+    """What the setting of this name may be, in words."""
+    field = Settings.model_fields[name]
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(get_args(field.annotation))
+    bounds = {
+        kind: getattr(limit, kind) for limit in field.metadata for kind in ("ge", "le") if hasattr(limit, kind)
+    }
+    if bounds:
+        kind = "an integer" if field.annotation is int else "a number"
+        return f"{kind} from {bounds['ge']} to {bounds['le']}"
+    return "a text that is not empty"

@@ -53,6 +53,7 @@ LONGEST_CLAIM_MS = 60_000
 LOG_KEPT_S = 10
 PRUNE_EVERY_S = 5
 PRUNE_BATCH = 10_000
+SHORT_LIFE_S = 1.0
 LONGEST_PAUSE_S = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -97,7 +98,7 @@ class CacheSync:
         self._rebuilding: asyncio.Task[bool] | None = None
         self._claim_ms = CLAIM_MS
         self._rebuilt_at = float("-inf")
-        self._rebuilds_in_a_row = 0
+        self._short_lives = 0
         self.cached_users = 0
         self.epoch: str | None = None
         self.truth_up: bool | None = None
@@ -308,14 +309,14 @@ class CacheSync:
 
     def _rebuild_soon(self, reason: str) -> None:
         if self._rebuilding is None or self._rebuilding.done():
+            if time.monotonic() - self._rebuilt_at > SHORT_LIFE_S:
+                self._short_lives = 0
             self._rebuilding = asyncio.create_task(self._rebuild(reason), name="rebuilding the cache")
 
     async def _rebuild(self, reason: str) -> bool:
-        """Rebuild after a pause that grows when it is needed again and again; whether it was done."""
-        if time.monotonic() - self._rebuilt_at > 2 * LONGEST_PAUSE_S:
-            self._rebuilds_in_a_row = 0
-        elif self._rebuilds_in_a_row > 1:
-            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.05 * 2 ** min(self._rebuilds_in_a_row, 10)))
+        """Rebuild, after a pause that grows with each cache that did not live long; whether it was done."""
+        if self._short_lives > 1:
+            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.05 * 2 ** min(self._short_lives, 10)))
         try:
             return await self.rebuild(reason)
         except CacheError as error:
@@ -348,7 +349,7 @@ class CacheSync:
             _log.warning("a rebuild of the cache outlived its claim", next_claim_ms=self._claim_ms)
             return False
         self._rebuilt_at = time.monotonic()
-        self._rebuilds_in_a_row += 1
+        self._short_lives += 1
         async with self._turn:
             await self._look()
         seconds = time.perf_counter() - started

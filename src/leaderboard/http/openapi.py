@@ -42,6 +42,7 @@ def document(calls: "Iterable[Call]", version: str, max_top_n: int) -> dict[str,
                 "in": "path",
                 "required": True,
                 "schema": {"type": "integer", "minimum": 1, "maximum": limits[name]},
+                "example": {"n": 10, "id": 1}[name],
             }
             for name in _PARAMETER.findall(call.path)
         ]
@@ -59,10 +60,11 @@ def document(calls: "Iterable[Call]", version: str, max_top_n: int) -> dict[str,
         "info": {
             "title": "Leaderboard",
             "version": version,
-            "description": "Ranks are exact; every answer reflects every write acknowledged before it was asked for.",
+            "description": "Ranks are exact; an answer reflects every write acknowledged before it was asked for.",
         },
         "paths": paths,
         "components": {"schemas": components},
+        "x-problems": {kind.code: {"status": kind.status, "title": kind.title} for kind in problems.KINDS},
     }
 
 

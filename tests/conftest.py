@@ -75,10 +75,10 @@ def serve(settings: Settings) -> Iterator[Callable[..., ApiProcess]]:
     """Starts API processes; overrides of settings are keyword arguments."""
     started: list[ApiProcess] = []
 
-    def start(**overrides: object) -> ApiProcess:
+    def start(wait_for: str = "ok", **overrides: object) -> ApiProcess:
         process = ApiProcess(settings.model_copy(update=overrides))
         started.append(process)
-        return process.start()
+        return process.start(wait_for)
 
     yield start
     for process in started:

@@ -54,22 +54,32 @@ class ApiProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.url, timeout=30)
 
-    def start(self) -> Self:
+    def run(self, *command: str) -> None:
+        """Run another `leaderboard` command with the same settings."""
+        subprocess.run(
+            [sys.executable, "-m", "leaderboard", *command],
+            env={"PATH": os.environ["PATH"], **environment(self.settings)},
+            check=True,
+        )
+
+    def start(self, wait_for: str = "ok") -> Self:
+        """Start it and wait until its status is as expected."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "leaderboard", "serve"],
             env={"PATH": os.environ["PATH"], **environment(self.settings)},
             start_new_session=True,
         )
-        eventually(self.ready, 20, "the API is ready")
+        eventually(lambda: self.status() == wait_for, 20, f"the API is {wait_for}")
         return self
 
-    def ready(self) -> bool:
+    def status(self) -> str:
+        """What `/readyz` says, "" while nobody answers."""
         assert self.process is not None
         assert self.process.poll() is None, "the API has ended"
         try:
-            return httpx.get(f"{self.url}/readyz").json()["status"] == "ok"
+            return str(self.client.get("/readyz").json()["status"])
         except httpx.TransportError:
-            return False
+            return ""
 
     def stop(self) -> None:
         """SIGTERM, and wait."""

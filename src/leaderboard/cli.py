@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 import tempfile
@@ -152,10 +153,10 @@ def dev(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if ephemeral else data_dir
         with _step("starting PostgreSQL"):
-            postgres = stack.enter_context(embedded.EmbeddedPostgres(folder / "postgres"))
+            postgres = stack.enter_context(embedded.EmbeddedPostgres(folder))
             postgres.create_database("leaderboard")
         with _step("starting Valkey"):
-            valkey = stack.enter_context(embedded.EmbeddedValkey(folder / "valkey"))
+            valkey = stack.enter_context(embedded.EmbeddedValkey(folder))
         for note in filter(None, (postgres.note, valkey.note)):
             print(note)
         settings = _settings(
@@ -199,10 +200,8 @@ def _check_port(settings: Settings) -> None:
         with socket.create_server((settings.host, settings.port)):
             pass
     except OSError as error:
-        _fail(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port",
-            _FAILED,
-        )
+        reason = os.strerror(error.errno or 0)
+        _fail(f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another with --port", _FAILED)
 
 
 def _import(settings: Settings, file: str, on_conflict: importing.OnConflict) -> importing.ImportReport:

@@ -341,9 +341,9 @@ class EmbeddedPostgres(_Server):
             self._initialise()
         pid_file, _ = self._trace()
         pid = _first_number(pid_file)
-        if pid is not None and _command_line(pid):
-            # A dead server's pid has become somebody else's, for which PostgreSQL would refuse to start. Its
-            # parent's pid it calls stale, and still looks whether a backend of the dead server is alive.
+        if pid is not None:
+            # The dead server's pid may be somebody else's now, or a zombie's: PostgreSQL would refuse to start.
+            # Its parent's pid it calls stale, and still looks whether a backend of the dead server is alive.
             pid_file.write_text(pid_file.read_text().replace(str(pid), str(os.getpid()), 1))
 
     def _initialise(self) -> None:

@@ -21,7 +21,7 @@ from leaderboard.errors import InvalidField, InvalidInput
 from leaderboard.rules import SCORE_ALLOWED, check_score, clean_image_url, clean_username
 from leaderboard.truth.importer import CHUNK, Importer, OnConflict, Repeated, Row, Written
 
-__all__ = ["ImportReport", "OnConflict", "Progress", "Rejected", "UnusableFile", "import_file", "read_rows"]
+__all__ = ["CsvUsers", "ImportReport", "OnConflict", "Progress", "Rejected", "UnusableFile", "import_file"]
 
 STDIN = "-"
 _COLUMNS = ("username", "score", "imageUrl")
@@ -101,7 +101,8 @@ async def import_file(
     with _opened(path) as source, _RejectedFile(path, rejected) as rejects:
         await importer.begin()
         good: list[Row] = []
-        for row in read_rows(source.text):
+        users = CsvUsers(source.text)
+        for row in users:
             read += 1
             if isinstance(row, Rejected):
                 rejects.add(row)
@@ -121,45 +122,51 @@ async def import_file(
         report = replace(report, imported=so_far.imported, updated=so_far.updated, skipped=so_far.skipped)
         progress(Progress("writing", so_far.rows, so_far.rows, importer.rows, report))
 
-    await importer.write(on_conflict, written)
+    await importer.write(on_conflict, users.has_images, written)
     return report
 
 
-def read_rows(text: TextIO) -> Iterator[Row | Rejected]:
-    """The rows of a CSV text with a header line, good or Rejected, one at a time; blank lines are left out.
+class CsvUsers:
+    """The rows of a CSV text with a header line, one at a time, each good or Rejected; blank lines are left out.
 
     `text` is opened with `newline=""` and `errors="surrogateescape"`. Raises UnusableFile when the header is
-    not as it must be, or reading fails midway.
+    not as it must be, or later, when reading fails.
     """
-    lines = _Lines(text)
-    reader = csv.reader(lines, strict=True)
-    header = _read_header(reader)
-    name_at, score_at = header.index("username"), header.index("score")
-    image_at = header.index("imageUrl") if "imageUrl" in header else None
-    while True:
-        line = lines.number + 1
-        lines.start_row()
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            upto = f" up to line {lines.number}" if lines.number > line else ""
-            yield Rejected(line, f"not valid CSV{upto}: {error}")
-            continue
-        if fields is None:
-            return
-        if not fields:
-            continue
-        if len(fields) != len(header):
-            cells = dict(zip(header, fields, strict=False))
-            reason = f"has {len(fields)} fields, the header has {len(header)}"
-            yield Rejected(line, reason, *(cells.get(column, "") for column in _COLUMNS))
-            continue
-        name, score = fields[name_at], fields[score_at]
-        image_url = fields[image_at] if image_at is not None else ""
-        try:
-            yield line, clean_username(name), _parse_score(score), _parse_image_url(image_url)
-        except ValueError:
-            yield Rejected(line, _reason(name, score, image_url), name, score, image_url)
+
+    def __init__(self, text: TextIO) -> None:
+        self._lines = _Lines(text)
+        self._reader = csv.reader(self._lines, strict=True)
+        self._header = _read_header(self._reader)
+        self.has_images = "imageUrl" in self._header
+
+    def __iter__(self) -> Iterator[Row | Rejected]:
+        lines, reader, header = self._lines, self._reader, self._header
+        name_at, score_at = header.index("username"), header.index("score")
+        image_at = header.index("imageUrl") if self.has_images else None
+        while True:
+            line = lines.number + 1
+            lines.start_row()
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                upto = f" up to line {lines.number}" if lines.number > line else ""
+                yield Rejected(line, f"not valid CSV{upto}: {error}")
+                continue
+            if fields is None:
+                return
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                cells = dict(zip(header, fields, strict=False))
+                reason = f"has {len(fields)} fields, the header has {len(header)}"
+                yield Rejected(line, reason, *(cells.get(column, "") for column in _COLUMNS))
+                continue
+            name, score = fields[name_at], fields[score_at]
+            image_url = fields[image_at] if image_at is not None else ""
+            try:
+                yield line, clean_username(name), _parse_score(score), _parse_image_url(image_url)
+            except ValueError:
+                yield Rejected(line, _reason(name, score, image_url), name, score, image_url)
 
 
 class _Lines:

@@ -30,6 +30,7 @@ import asyncio
 import random
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -135,11 +136,13 @@ class CacheSync:
         """Catch up on a timer, until cancelled."""
         while True:
             try:
-                await self.tick()
+                try:
+                    await self.tick()
+                except CacheError as error:
+                    self._cache_is(up=False, error=error)
+                    self.note_truth(await self._truth.now())
             except Unavailable as error:
                 self._truth_is(up=False, error=error)
-            except CacheError as error:
-                self._cache_is(up=False, error=error)
             except Exception:
                 _log.exception("catching up failed")
             await asyncio.sleep(self._interval_s * random.uniform(0.8, 1.2))
@@ -235,9 +238,11 @@ class CacheSync:
 
     async def _look(self) -> None:
         """Look at the cache and do what it calls for."""
+        # Those who come while Redis is being asked may have committed after it looked.
+        waiting = list(self._waiting)
         state = await self._cache.poll(self._nonce, LEASE_MS)
         if state is None:
-            self._release_all()
+            self._release(waiting)
             self._rebuild_soon("there was none")
         elif not state.whole:
             await self.discard("its keys disagreed")
@@ -283,18 +288,17 @@ class CacheSync:
         self._release_covered()
 
     def _release_covered(self) -> None:
-        covered = [point for point in self._waiting if self._seen is not None and self._seen.reflects(point)]
-        for point in covered:
-            _release(self._waiting.pop(point))
+        self._release([point for point in self._waiting if self._seen is not None and self._seen.reflects(point)])
 
-    def _release_all(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for futures in waiting.values():
-            _release(futures)
+    def _release(self, points: Iterable[Moment | Commit]) -> None:
+        for point in points:
+            for future in self._waiting.pop(point, ()):
+                if not future.done():
+                    future.set_result(None)
 
     async def _put_out_of_use(self, reason: str) -> None:
         """Release those who wait now, the cache being out of use; or cut off, which is bounded by FRESH_S."""
-        waiting, self._waiting = self._waiting, {}
+        waiting = list(self._waiting)
         try:
             await self._cache.invalidate()
             self._metrics.invalidations.inc()
@@ -302,8 +306,7 @@ class CacheSync:
         except CacheError as error:
             self._cache_is(up=False, error=error)
         finally:
-            for futures in waiting.values():
-                _release(futures)
+            self._release(waiting)
 
     # Rebuilding
 
@@ -408,12 +411,6 @@ class CacheSync:
                 _log.info("cache back")
             self.cache_up = up
             self._metrics.cache_up.set(up)
-
-
-def _release(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
 
 
 def _place(user: User) -> tuple[int, int]:

@@ -32,7 +32,7 @@ class OnConflict(StrEnum):
 
     SKIP = "skip"
     UPDATE = "update"
-    """Give the user the row's score and image."""
+    """Give the user the row's score, and the row's image if the input has images."""
     FAIL = "fail"
     """Write nothing at all, of no row."""
 
@@ -100,8 +100,10 @@ class Importer:
                 self.rows -= 1
         await self._connection.execute(self._sql["delete_repeated"])
 
-    async def write(self, on_conflict: OnConflict, report: Callable[[Written], None]) -> None:
+    async def write(self, on_conflict: OnConflict, has_images: bool, report: Callable[[Written], None]) -> None:
         """Put the rows into `users` in the order of their lines; `report` is told after every chunk.
+
+        `has_images`: whether UPDATE is to set images too, and remove those of users whose row has none.
 
         With SKIP and UPDATE each chunk is committed, and a second run completes an interrupted one. With FAIL
         all is one transaction: raises NamesTaken, and nothing is written, if any name exists.
@@ -112,7 +114,7 @@ class Importer:
         line = rows = imported = 0
         while rows < self.rows:
             last, count = await self._next_chunk(line)
-            imported += await self._commit_chunk(line, last, on_conflict)
+            imported += await self._commit_chunk(line, last, on_conflict, has_images)
             line, rows = last, rows + count
             existing = rows - imported
             if on_conflict is OnConflict.UPDATE:
@@ -120,14 +122,14 @@ class Importer:
             else:
                 report(Written(rows, imported, skipped=existing))
 
-    async def _commit_chunk(self, line: int, last: int, on_conflict: OnConflict) -> int:
+    async def _commit_chunk(self, line: int, last: int, on_conflict: OnConflict, has_images: bool) -> int:
         """Returns how many users are new."""
         for attempt in range(1, _TRIES + 1):
             try:
                 async with self._durable_transaction():
                     added: int = await self._connection.fetchval(self._sql["insert_chunk"], line, last)
                     if on_conflict is OnConflict.UPDATE:
-                        await self._connection.execute(self._sql["update_chunk"], line, last)
+                        await self._connection.execute(self._sql["update_chunk"], line, last, has_images)
                     return added
             except asyncpg.DeadlockDetectedError:
                 if attempt == _TRIES:

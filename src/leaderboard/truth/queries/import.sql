@@ -68,16 +68,17 @@ INSERT INTO users (user_name, image_url, total_score)
 SELECT user_name, image_url, total_score FROM incoming WHERE line > $1 AND line <= $2 ORDER BY user_name
 
 -- name: update_chunk
--- $1, $2: after which line, up to which. Runs after `insert_chunk`, so that a name which somebody else creates
--- meanwhile is found by one or the other. Locked in the order of names, like everything here.
+-- $1, $2: after which line, up to which; $3: whether to set images too. Runs after `insert_chunk`, so that a
+-- name which somebody else creates meanwhile is found by one or the other. Locked in the order of names.
 WITH other AS MATERIALIZED (
     SELECT u.user_id, i.total_score, i.image_url
     FROM incoming AS i JOIN users AS u ON u.user_name = i.user_name
     WHERE i.line > $1 AND i.line <= $2
-      AND (u.total_score, u.image_url) IS DISTINCT FROM (i.total_score, i.image_url)
+      AND (u.total_score <> i.total_score OR ($3 AND u.image_url IS DISTINCT FROM i.image_url))
     ORDER BY i.user_name
     FOR NO KEY UPDATE OF u
 )
-UPDATE users AS u SET total_score = o.total_score, image_url = o.image_url
+UPDATE users AS u
+SET total_score = o.total_score, image_url = CASE WHEN $3 THEN o.image_url ELSE u.image_url END
 FROM other AS o
 WHERE u.user_id = o.user_id

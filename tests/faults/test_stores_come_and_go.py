@@ -1,0 +1,206 @@
+"""Redis and PostgreSQL absent, lost, emptied and back: the calls work as far as they can, and all heals alone."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from leaderboard.config import Settings
+from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.system import ApiProcess, eventually, redis, sql
+
+Serve = Callable[..., ApiProcess]
+
+
+@pytest.fixture
+def own_valkey(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """A Valkey that a test may stop, started."""
+    with EmbeddedValkey(tmp_path, binary=request.config.getoption("--redis-binary")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that a test may stop, started."""
+    binaries = request.config.getoption("--postgres-bin")
+    with EmbeddedPostgres(tmp_path, bin_dir=binaries, durable=False) as server:
+        yield server
+
+
+def answers_from(api: ApiProcess, source: str) -> float:
+    lines = api.client.get("/metrics").text.splitlines()
+    name = f'leaderboard_answers_total{{source="{source}"}} '
+    return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+
+def reads_come_from(api: ApiProcess, source: str) -> bool:
+    before = answers_from(api, source)
+    api.top(3)
+    return answers_from(api, source) > before
+
+
+def status(api: ApiProcess) -> dict[str, str]:
+    return dict(api.client.get("/readyz").json())
+
+
+def every_call_works(api: ApiProcess, expected_size: int) -> int:
+    """Create, set and read; returns the new user's id."""
+    created = api.create(f"user {expected_size}", 5)
+    assert created.status_code == 201, created.text
+    user_id = int(created.json()["userId"])
+    assert api.set(user_id, 1000 + user_id).json()["previousScore"] == 5
+    assert api.top(1)[0][1:] == (user_id, f"user {expected_size}", 1000 + user_id)
+    assert api.client.get(f"/leaderboard/user/{user_id}/context").json()["user"]["rank"] == 1
+    assert api.client.get(f"/users/{user_id}").json()["score"] == 1000 + user_id
+    assert api.client.get("/users/999999").status_code == 404
+    return user_id
+
+
+def test_without_redis_every_call_works_and_it_is_used_when_it_comes(
+    settings: Settings, serve: Serve, own_valkey: EmbeddedValkey
+) -> None:
+    own_valkey.stop()
+    api = serve(redis_url=SecretStr(own_valkey.url), wait_for="degraded")
+    every_call_works(api, 1)
+    assert status(api)["redis"] == "down"
+
+    own_valkey.start()
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    assert status(api)["status"] == "ok"
+    every_call_works(api, 2)
+
+    own_valkey.kill()
+    every_call_works(api, 3)
+    own_valkey.start()
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    every_call_works(api, 4)
+
+
+@pytest.mark.parametrize("key", ["{leaderboard}:scores", "{leaderboard}:users:metadata", "{leaderboard}:state"])
+@pytest.mark.parametrize("how", ["delete", "another type"])
+def test_a_lost_key_is_noticed_at_once_and_healed(settings: Settings, serve: Serve, key: str, how: str) -> None:
+    api = serve()
+    every_call_works(api, 1)
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    by_hand = redis(settings)
+    by_hand.delete(key)
+    if how == "another type":
+        by_hand.set(key, "what is this")
+    every_call_works(api, 2)
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    every_call_works(api, 3)
+
+
+@pytest.mark.parametrize("command", ["FLUSHALL", "ZREM", "HDEL"])
+def test_an_emptied_or_torn_cache_is_noticed_at_once_and_healed(
+    settings: Settings, serve: Serve, command: str
+) -> None:
+    api = serve()
+    user_id = every_call_works(api, 1)
+    every_call_works(api, 2)
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    member = f"{user_id:010d}"
+    redis(settings).execute_command(
+        *{
+            "FLUSHALL": ("FLUSHALL",),
+            "ZREM": ("ZREM", "{leaderboard}:scores", member),
+            "HDEL": ("HDEL", "{leaderboard}:users:metadata", member),
+        }[command]
+    )
+    assert user_id in [standing[1] for standing in api.top(10)]
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    assert user_id in [standing[1] for standing in api.top(10)]
+
+
+def test_a_full_redis_costs_no_answer(settings: Settings, serve: Serve, own_valkey: EmbeddedValkey) -> None:
+    api = serve(redis_url=SecretStr(own_valkey.url))
+    every_call_works(api, 1)
+    full = redis(api.settings)
+    full.config_set("maxmemory", 1)
+    every_call_works(api, 2)
+    full.config_set("maxmemory", 0)
+    eventually(lambda: reads_come_from(api, "cache"), 10, "the cache is used again")
+    every_call_works(api, 3)
+
+
+def test_without_postgres_writes_are_refused_and_reads_tell_their_age(
+    settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
+) -> None:
+    api = serve_on(serve, own_postgres, settings)
+    user_id = every_call_works(api, 1)
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    shown = api.top(10)
+
+    own_postgres.kill()
+    refused = api.set(user_id, 1)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["code"] in {"unavailable", "outcome_unknown"}
+    assert api.create("nobody").status_code == 503
+
+    answer = eventually(lambda: with_age(api, "/leaderboard/top/10"), 5, "answers tell their age")
+    assert int(answer.headers["age"]) >= 1
+    assert [standing["userId"] for standing in answer.json()["users"]] == [standing[1] for standing in shown]
+    context = api.client.get(f"/leaderboard/user/{user_id}/context")
+    assert (context.status_code, context.json()["user"]["userId"]) == (200, user_id)
+    assert "age" in context.headers
+    assert status(api) == status(api) | {"status": "degraded", "postgres": "down", "redis": "up"}
+
+    own_postgres.start()
+    eventually(lambda: status(api)["status"] == "ok", 10, "PostgreSQL is back")
+    every_call_works(api, 2)
+    assert "age" not in api.client.get("/leaderboard/top/10").headers
+
+
+def test_stale_reads_can_be_switched_off(settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres) -> None:
+    api = serve_on(serve, own_postgres, settings, stale_reads="off")
+    every_call_works(api, 1)
+    own_postgres.kill()
+    eventually(lambda: api.client.get("/leaderboard/top/10").status_code == 503, 5, "reads are refused")
+    assert api.client.get("/readyz").status_code == 503
+    assert api.client.get("/livez").status_code == 200
+
+
+def test_a_service_that_starts_before_its_database_serves_as_soon_as_it_is_there(
+    settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
+) -> None:
+    api = serve_on(serve, own_postgres, settings)
+    api.stop()
+    own_postgres.stop()
+    api.start(wait_for="unavailable")
+    assert api.client.get("/leaderboard/top/1").status_code == 503
+    own_postgres.start()
+    eventually(lambda: status(api)["status"] == "ok", 10, "PostgreSQL is there")
+    every_call_works(api, 1)
+
+
+def serve_on(serve: Serve, server: EmbeddedPostgres, settings: Settings, **overrides: object) -> ApiProcess:
+    """An API process on a migrated database of another PostgreSQL."""
+    server.create_database("leaderboard")
+    mine = {
+        "db_port": server.port,
+        "db_name": "leaderboard",
+        "db_password": SecretStr(server.password),
+        **overrides,
+    }
+    ApiProcess(settings.model_copy(update=mine)).run("migrate")
+    return serve(**mine)
+
+
+def with_age(api: ApiProcess, path: str) -> httpx.Response | None:
+    answer = api.client.get(path)
+    assert answer.status_code == 200, answer.text
+    return answer if "age" in answer.headers else None
+
+
+def test_out_of_band_changes_show_within_a_second(settings: Settings, serve: Serve) -> None:
+    api = serve()
+    user_id = every_call_works(api, 1)
+    sql(settings, "UPDATE users SET total_score = 7, user_name = 'renamed' WHERE user_id = $1", user_id)
+    eventually(lambda: api.top(1) == [(1, user_id, "renamed", 7)], 1)
+    sql(settings, "INSERT INTO users (user_name, total_score) VALUES ('by hand', 8)")
+    eventually(lambda: api.top(1)[0][2] == "by hand", 1)
+    sql(settings, "TRUNCATE users")
+    eventually(lambda: api.top(1) == [], 2)

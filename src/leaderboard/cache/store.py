@@ -34,7 +34,7 @@ from leaderboard.snapshot import Moment, Snapshot
 _FORMAT = "1"
 """Written before the epoch: a program with another layout of the keys takes them for another database's."""
 
-_BULK_TIMEOUT_FACTOR = 10
+_BULK_TAKES_LONGER = 10
 _LOAD_CHUNK = 1000
 
 
@@ -120,7 +120,7 @@ class CacheStore:
         """The most users the cache holds: the slack lets scores fall without a rebuild each time."""
         self._reads = Link(url, timeout_s, self._doubt_what_is_there)
         self._sync = Link(url, timeout_s)
-        self._bulk = Link(url, timeout_s * _BULK_TIMEOUT_FACTOR)
+        self._bulk = Link(url, timeout_s * _BULK_TAKES_LONGER)
         self._doubted: bytes | None = None
         self._decode = msgspec.json.Decoder(_Metadata).decode
         self._poll = load_script("poll")
@@ -245,6 +245,7 @@ class CacheStore:
             *map(keys.member, removed),
             *chain.from_iterable(map(_row, staying)),
             incarnation=state.incarnation,
+            longer=_BULK_TAKES_LONGER if len(changed) + len(gone) > _LOAD_CHUNK else 1,
         )
         if reply is None:
             return Applied.OVERTAKEN, state.count

@@ -1,17 +1,14 @@
 """The OpenAPI 3.1 document, made from the route table, the structs that are sent and the table of problems."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
 from leaderboard.http import problems
+from leaderboard.http.call import Call
 from leaderboard.model import INT32_MAX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from leaderboard.http.routes import Call
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _AGE = {
@@ -20,7 +17,7 @@ _AGE = {
 }
 
 
-def document(calls: "Iterable[Call]", version: str, max_top_n: int) -> dict[str, Any]:
+def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, Any]:
     """The document as plain data."""
     calls = [call for call in calls if call.documented]
     structs: list[Any] = [problems.Problem]
@@ -69,7 +66,7 @@ def document(calls: "Iterable[Call]", version: str, max_top_n: int) -> dict[str,
 
 
 def _responses(
-    call: "Call", references: dict[Any, Any], kinds: dict[str, problems.Kind]
+    call: Call, references: dict[Any, Any], kinds: dict[str, problems.Kind]
 ) -> dict[str, dict[str, Any]]:
     responses: dict[str, dict[str, Any]] = {}
     if isinstance(call.answer, str):
@@ -107,5 +104,5 @@ def _responses(
     return responses
 
 
-def _operation_id(call: "Call") -> str:
+def _operation_id(call: Call) -> str:
     return call.handler.__name__.lstrip("_")

@@ -7,10 +7,9 @@ from starlette.exceptions import HTTPException
 
 from leaderboard import errors
 from leaderboard.http import wire
+from leaderboard.http.call import Headers
 
 RETRY_AFTER_S = 1
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)

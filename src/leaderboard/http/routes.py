@@ -6,9 +6,8 @@ calls are plain ASGI: no middleware and no request objects stand between the ser
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -18,13 +17,13 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from leaderboard.http import openapi, problems, wire
+from leaderboard.http.call import Call, Headers, Out
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.model import Context, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard, Reply
 
-Headers = tuple[tuple[bytes, bytes], ...]
 Application: TypeAlias = ASGIApp
 
 _SAFE: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
@@ -44,34 +43,6 @@ class Status(msgspec.Struct, frozen=True):
     status: str
     postgres: str
     redis: str
-
-
-@dataclass(frozen=True, slots=True)
-class Out:
-    """A response."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-Handler = Callable[["Api", Scope, Receive], Awaitable[Out]]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One row of the table."""
-
-    method: str
-    path: str
-    handler: Handler
-    summary: str
-    answer: type | str
-    status: int = 200
-    body: type | None = None
-    problems: tuple[str, ...] = ()
-    also: dict[int, type | str] = field(default_factory=dict)
-    documented: bool = True
 
 
 class Health(Protocol):

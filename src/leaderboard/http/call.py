@@ -1,0 +1,38 @@
+"""What a row of the route table is, and what its handler returns."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Receive, Scope
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """A response."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One row of the table.
+
+    `answer` and `body` are structs, or a media type where there is none; `problems` are codes of the table of
+    problems; `also` are other statuses with bodies of their own.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Any, Scope, Receive], Awaitable[Out]]
+    summary: str
+    answer: type | str
+    status: int = 200
+    body: type | None = None
+    problems: tuple[str, ...] = ()
+    also: dict[int, type | str] = field(default_factory=dict)
+    documented: bool = True

@@ -1,6 +1,7 @@
 """Real servers for every test that wants one: started once a run, a fresh database and an empty cache a test."""
 
 import asyncio
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -25,18 +26,30 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmbeddedPostgres]:
-    folder = tmp_path_factory.mktemp("postgres")
+def session_folder() -> Iterator[Path]:
+    """A folder that other accounts may enter, as PostgreSQL's must when root runs the tests."""
+    with tempfile.TemporaryDirectory(prefix="leaderboard-tests-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def data_dir(session_folder: Path) -> Path:
+    """A folder for the servers of one test."""
+    return session_folder / uuid.uuid4().hex
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedPostgres]:
+    folder = session_folder / "shared"
     binaries = request.config.getoption("--postgres-bin")
     with EmbeddedPostgres(folder, bin_dir=binaries, durable=False, settings={"max_connections": "200"}) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def valkey(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    folder = tmp_path_factory.mktemp("valkey")
+def valkey(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedValkey]:
+    folder = session_folder / "shared"
     with EmbeddedValkey(folder, binary=request.config.getoption("--redis-binary")) as server:
         yield server
 

@@ -31,6 +31,7 @@ _PORTS = range(20_000, 30_000)
 # The caller's PG*, LD_* and locale variables must not reach the servers: their messages are read below.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 # C.UTF-8 comes with PostgreSQL 17 and newer, before that with some systems; the first that works is taken.
+_PATIENCE_FOR_ORPHANS_S = 1.5
 _LOCALES = (
     ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
     ("--locale=C.UTF-8",),
@@ -183,15 +184,21 @@ class _Server(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         # Close-on-exec, so the servers do not hold it; however this process ends, the kernel drops it.
         lock = (self.folder / "lock").open("a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read()
-            lock.close()
-            raise EmbeddedError(
-                f"{self.folder} is in use by process {owner}: end that one first, or use another data folder"
-            ) from None
+        # The forked workers of an owner that was killed hold it too, until they have noticed.
+        deadline = time.monotonic() + _PATIENCE_FOR_ORPHANS_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    lock.seek(0)
+                    owner = lock.read()
+                    lock.close()
+                    raise EmbeddedError(
+                        f"{self.folder} is in use by process {owner}: end that one first, or use another data folder"
+                    ) from None
+                time.sleep(0.05)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -15,17 +15,17 @@ Serve = Callable[..., ApiProcess]
 
 
 @pytest.fixture
-def own_valkey(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedValkey]:
+def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
     """A Valkey that a test may stop, started."""
-    with EmbeddedValkey(tmp_path, binary=request.config.getoption("--redis-binary")) as server:
+    with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
         yield server
 
 
 @pytest.fixture
-def own_postgres(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL that a test may stop, started."""
     binaries = request.config.getoption("--postgres-bin")
-    with EmbeddedPostgres(tmp_path, bin_dir=binaries, durable=False) as server:
+    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
         yield server
 
 

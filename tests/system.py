@@ -6,9 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar
 
 import asyncpg
 import httpx
@@ -89,6 +93,16 @@ class ApiProcess:
         """SIGKILL to all its processes, as a machine that loses power would."""
         self._end(signal.SIGKILL)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """As a machine that is starved of CPU: its connections stay open, and it goes on where it was."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+
     def _end(self, number: signal.Signals) -> None:
         if self.process is not None:
             if number == signal.SIGKILL:
@@ -115,8 +129,88 @@ class ApiProcess:
         return [flat(user) for user in answer.json()["users"]]
 
 
-def flat(standing: dict[str, Any]) -> tuple[int, int, str, int]:
+Place = tuple[int, int, str, int]
+"""Rank, id, name and score."""
+
+
+def flat(standing: dict[str, Any]) -> Place:
     return standing["rank"], standing["userId"], standing["username"], standing["score"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A read: the best `number` ("top"), or the user of that id, alone ("user") or among others ("context")."""
+
+    kind: Literal["top", "user", "context"]
+    number: int
+
+    @property
+    def path(self) -> str:
+        paths = {"top": "/leaderboard/top/{}", "user": "/users/{}", "context": "/leaderboard/user/{}/context"}
+        return paths[self.kind].format(self.number)
+
+    def ask(self, client: httpx.Client) -> list[Place] | None:
+        """The places in the answer, best first; None if there is no such user."""
+        response = client.get(self.path)
+        if response.status_code == 404 and self.kind != "top":
+            return None
+        assert response.status_code == 200, f"{self}: {response.status_code} {response.text}"
+        answer = response.json()
+        match self.kind:
+            case "top":
+                return [flat(user) for user in answer["users"]]
+            case "user":
+                return [flat(answer)]
+            case "context":
+                assert answer["user"]["userId"] == self.number
+                assert len(answer["above"]) <= 5
+                assert len(answer["below"]) <= 5
+                return [flat(user) for user in (*answer["above"], answer["user"], *answer["below"])]
+
+
+class SlowNetwork:
+    """The way to a server on this machine, as over a far network: what the server says arrives `delay_s` late."""
+
+    def __init__(self, port: int, delay_s: float) -> None:
+        self._to = port
+        self._delay_s = delay_s
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open = [self._listener]
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in self._open:
+            # Wakes the thread that waits for it, which close() does not.
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for end in self._open:
+            end.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._to))
+                self._open += [client, server]
+                for source, target, delay_s in ((client, server, 0.0), (server, client, self._delay_s)):
+                    thread = threading.Thread(target=self._carry, args=(source, target, delay_s))
+                    self._threads.append(thread)
+                    thread.start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, delay_s: float) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                time.sleep(delay_s)
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
 
 def sql(settings: Settings, statement: str, *arguments: Any) -> list[asyncpg.Record]:
@@ -140,12 +234,10 @@ def sql(settings: Settings, statement: str, *arguments: Any) -> list[asyncpg.Rec
 
 def in_thread(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, whether or not the caller is in an event loop."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
 
 
-def redis(settings: Settings) -> "Redis[bytes]":
+def redis(settings: Settings) -> Redis:
     """A plain client of the cache's server."""
     return Redis.from_url(settings.redis_url.get_secret_value())

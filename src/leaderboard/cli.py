@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -53,6 +54,8 @@ cli = typer.Typer(
 
 def main() -> None:
     """Run the command; every expected failure is one line on standard error."""
+    # As the first process of a container, nothing else would end it before the server takes the signal over.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         cli()
     except BadSetting as error:

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     host: str = Field("0.0.0.0", min_length=1, description="address the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
-    cache_size: int = Field(10_000, ge=10, le=1_000_000, description="best users the cache always holds")
+    cache_size: int = Field(10_000, ge=10, le=100_000, description="best users the cache always holds")
     max_top_n: int = Field(100_000, ge=1, le=100_000, description="largest n of `/leaderboard/top/{n}`")
     sync_interval_ms: int = Field(
         300, ge=50, le=700, description="how often each process brings the cache up to date, in milliseconds"
@@ -71,8 +71,13 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, url: SecretStr) -> SecretStr:
-        if urlsplit(url.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("a URL that starts with redis://, rediss:// or unix://")
+        try:
+            parts = urlsplit(url.get_secret_value())
+            usable = parts.scheme in {"redis", "rediss", "unix"} and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("a URL such as redis://host:6379, rediss://… or unix://…, its port from 1 to 65535")
         return url
 
 
@@ -80,6 +85,8 @@ def load(env_file: str | None = ".env", **overrides: object) -> Settings:
     """Read the environment. Raises BadSetting with one line for the first value that cannot be used."""
     try:
         return Settings(_env_file=env_file, **overrides)  # type: ignore[arg-type,call-arg]
+    except UnicodeDecodeError:
+        raise BadSetting(f"{env_file}: must be text in UTF-8") from None
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -94,10 +101,9 @@ def allowed_values(name: str) -> str:
     field = Settings.model_fields[name]
     if get_origin(field.annotation) is Literal:
         return "one of " + ", ".join(get_args(field.annotation))
-    bounds = {
-        kind: getattr(limit, kind) for limit in field.metadata for kind in ("ge", "le") if hasattr(limit, kind)
-    }
+    limits = field.metadata
+    bounds = {kind: getattr(limit, kind) for limit in limits for kind in ("ge", "le") if hasattr(limit, kind)}
     if bounds:
         kind = "an integer" if field.annotation is int else "a number"
         return f"{kind} from {bounds['ge']} to {bounds['le']}"
-    return "a text that is not empty"
+    return "a text" if not any(hasattr(limit, "min_length") for limit in limits) else "a text that is not empty"

@@ -196,7 +196,7 @@ class _Server(ABC):
                     owner = lock.read()
                     lock.close()
                     raise EmbeddedError(
-                        f"{self.folder} is in use by process {owner}: end that one first, or use another data folder"
+                        f"{self.folder} is in use by process {owner}: end that first, or use another data folder"
                     ) from None
                 time.sleep(0.05)
         lock.truncate(0)

@@ -23,7 +23,8 @@ async def test_20_000_changes_around_the_last_cached_rank(settings: Settings) ->
     async with board.running():
         sql(
             settings,
-            "INSERT INTO users (user_name, total_score) SELECT 'user ' || n, n / 2 FROM generate_series(1, $1) AS n",
+            "INSERT INTO users (user_name, total_score)"
+            " SELECT 'user ' || n, n / 2 FROM generate_series(1, $1) AS n",
             USERS,
         )
         for change in range(CHANGES):

@@ -5,7 +5,17 @@ import asyncio
 import pytest
 
 from leaderboard.app import App
-from leaderboard.model import INT32_MAX, INT32_MIN, AskContext, AskStanding, AskTop, Context, Question, Standing, Top
+from leaderboard.model import (
+    INT32_MAX,
+    INT32_MIN,
+    AskContext,
+    AskStanding,
+    AskTop,
+    Context,
+    Question,
+    Standing,
+    Top,
+)
 from tests.system import sql
 
 pytestmark = pytest.mark.anyio

@@ -120,7 +120,9 @@ class CacheStore:
         """The most users the cache holds: the slack lets scores fall without a rebuild each time."""
         self._reads = Link(url, timeout_s, self._doubt_what_is_there)
         self._sync = Link(url, timeout_s)
-        self._bulk = Link(url, timeout_s * _BULK_TAKES_LONGER)
+        self._longer = _BULK_TAKES_LONGER * max(1, size // 10_000)
+        """What touches all of the cache takes as many times longer than a read."""
+        self._bulk = Link(url, timeout_s * self._longer)
         self._doubted: bytes | None = None
         self._decode = msgspec.json.Decoder(_Metadata).decode
         self._poll = load_script("poll")
@@ -245,7 +247,7 @@ class CacheStore:
             *map(keys.member, removed),
             *chain.from_iterable(map(_row, staying)),
             incarnation=state.incarnation,
-            longer=_BULK_TAKES_LONGER if len(changed) + len(gone) > _LOAD_CHUNK else 1,
+            longer=self._longer if len(changed) + len(gone) > _LOAD_CHUNK else 1,
         )
         if reply is None:
             return Applied.OVERTAKEN, state.count

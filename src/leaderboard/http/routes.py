@@ -4,7 +4,9 @@ The table is what is served, what the OpenAPI document is made from, and what th
 calls are plain ASGI: no middleware and no request objects stand between the server and the service.
 """
 
+import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -81,7 +83,7 @@ class Api:
     # The calls of the board
 
     async def create_user(self, scope: Scope, receive: Receive) -> Out:
-        name, score, image_url = wire.create_user(await wire.read_body(scope["headers"], receive))
+        name, score, image_url = wire.create_user(await wire.read_json(scope["headers"], receive))
         user = await self._board.create_user(name, image_url, score)
         return Out(201, (*_JSON, (b"location", f"/users/{user.user_id}".encode())), _encode(user))
 
@@ -89,9 +91,9 @@ class Api:
         return _reply(await self._board.standing(_user_id(scope)))
 
     async def set_score(self, scope: Scope, receive: Receive) -> Out:
-        user_id = _user_id(scope)
-        score = wire.set_score(await wire.read_body(scope["headers"], receive))
-        return Out(200, _JSON, _encode(await self._board.set_score(user_id, score)))
+        body = await wire.read_json(scope["headers"], receive)
+        answer = await self._board.set_score(_user_id(scope), wire.set_score(body))
+        return Out(200, _JSON, _encode(answer))
 
     async def get_top(self, scope: Scope, _receive: Receive) -> Out:
         n = wire.positive("n", scope["path_params"]["n"], self._max_top_n)
@@ -103,7 +105,8 @@ class Api:
     # The process
 
     async def root(self, scope: Scope, receive: Receive) -> Out:
-        if _prefers_html(dict(scope["headers"]).get(b"accept", b"").decode("latin-1")):
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
+        if _prefers_html(accept.decode("latin-1")):
             return await self._board_page()
         return Out(200, (*_JSON, (b"vary", b"accept")), _encode(self._status()))
 
@@ -111,9 +114,8 @@ class Api:
         reply = await self._board.top(BOARD_SIZE)
         if not isinstance(reply.answer, Top):
             raise TypeError(reply.answer)
-        age = None if reply.age_s is None else math.ceil(reply.age_s)
-        page = self._pages.board(reply.answer, age_seconds=age)
-        return Out(200, (*self._page_headers, (b"vary", b"accept")), page)
+        page = self._pages.board(reply.answer, age_seconds=_age(reply))
+        return Out(200, (*self._page_headers, (b"vary", b"accept"), *_age_header(reply)), page)
 
     async def livez(self, _scope: Scope, _receive: Receive) -> Out:
         return Out(200, _JSON, b'{"status":"alive"}')
@@ -137,6 +139,12 @@ class Api:
             raise HTTPException(404)
         media_type, body = found
         return Out(200, ((b"content-type", media_type.encode()), *_wire(self._pages.asset_headers)), body)
+
+    def note(self, scope: Scope, route: str, status: int, started: float) -> None:
+        """Count an answered request, and log it at debug."""
+        self.metrics.requests.labels(route, status).inc()
+        milliseconds = round((time.perf_counter() - started) * 1000, 2)
+        _log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
 
     def _status(self) -> Status:
         up = {True: "up", False: "down", None: "unknown"}
@@ -164,14 +172,7 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001 - every error has an answer, and this is where it gets it
             out = _refusal(error)
         await _send(scope, send, out)
-        self._api.metrics.requests.labels(self._call.path, out.status).inc()
-        _log.debug(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=out.status,
-            ms=round((time.perf_counter() - started) * 1000, 2),
-        )
+        self._api.note(scope, self._call.path, out.status, started)
 
 
 _FIELDS = ("malformed_json", "invalid_field", "body_too_large", "unsupported_media_type")
@@ -211,7 +212,7 @@ CALLS: tuple[Call, ...] = (
         body=wire.CreateUser,
         problems=("username_taken", *_FIELDS, *_WRITE),
     ),
-    Call("GET", "/", Api.root, "The status; for a browser the board as a page", Status),
+    Call("GET", "/", Api.root, "The status; for a browser the board as a page", Status, problems=_READ),
     Call("GET", "/livez", Api.livez, "Whether the process runs; touches nothing else", "application/json"),
     Call("GET", "/readyz", Api.readyz, "Whether calls can be answered", Status, also={503: Status}),
     Call("GET", "/metrics", Api.get_metrics, "Metrics for Prometheus", "text/plain"),
@@ -224,15 +225,23 @@ CALLS: tuple[Call, ...] = (
 def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]) -> Application:
     """The ASGI application; `lifespan` is entered when the server starts and left when it stops."""
     routes = [Route(call.path, Endpoint(api, call), methods=[call.method]) for call in CALLS]
+    for route in routes:
+        # Starlette's patterns end in `$`, which also matches before a line feed at the end.
+        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
     router = Router(routes, redirect_slashes=False, lifespan=lifespan)
 
     async def entry(scope: Scope, receive: Receive, send: Send) -> None:
         # Has the router raise what it cannot route, rather than answer in a format of its own.
         scope["app"] = router
+        started = time.perf_counter()
         try:
             await router(scope, receive, send)
         except HTTPException as error:
-            await _send(scope, send, _refusal(error))
+            with contextlib.suppress(wire.BodyTooLarge, wire.ClientGone):
+                await wire.read_body(scope["headers"], receive)
+            out = _refusal(error)
+            await _send(scope, send, out)
+            api.note(scope, "none", out.status, started)
 
     return entry
 
@@ -244,9 +253,16 @@ def _user_id(scope: Scope) -> int:
 def _reply(reply: Reply) -> Out:
     if reply.encoded is None:
         reply.encoded = _encode(reply.answer)
-    if reply.age_s is None:
-        return Out(200, _JSON, reply.encoded)
-    return Out(200, (*_JSON, (b"age", str(math.ceil(reply.age_s)).encode())), reply.encoded)
+    return Out(200, (*_JSON, *_age_header(reply)), reply.encoded)
+
+
+def _age(reply: Reply) -> int | None:
+    return None if reply.age_s is None else math.ceil(reply.age_s)
+
+
+def _age_header(reply: Reply) -> Headers:
+    age = _age(reply)
+    return () if age is None else ((b"age", str(age).encode()),)
 
 
 def _wire(headers: Mapping[str, str]) -> Headers:
@@ -279,6 +295,6 @@ def _prefers_html(accept: str) -> bool:
                     quality = 0.0
         if media_type in {"text/html", "application/xhtml+xml"}:
             html = max(html, quality)
-        elif media_type == "application/json":
+        elif media_type in {"application/json", "application/*", "*/*"}:
             json = max(json, quality)
     return html > json

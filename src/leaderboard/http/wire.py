@@ -20,6 +20,11 @@ from leaderboard.model import INT32_MAX, Score
 
 MAX_BODY = 16 * 1024
 
+_MAX_DEPTH = 64
+_BRACKETS = re.compile(r"[\[\]{}]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_UNKNOWN_NAMED = 20
+"""More unknown fields than these are not listed: an answer should not outgrow its question."""
 _POSITIVE = re.compile(r"[1-9][0-9]{0,9}")
 _TOO_LARGE = 10**30
 """Stands for an integer of more digits than are worth converting; beyond every range there is."""
@@ -70,15 +75,23 @@ def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
     return int(text)
 
 
-async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
-    """The request's body. Raises UnsupportedMediaType, BodyTooLarge, ClientGone."""
-    declared = dict(headers)
-    media_type = declared.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+async def read_json(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    """The body of a request that says it is JSON. Raises UnsupportedMediaType, BodyTooLarge, ClientGone.
+
+    The body is read in any case: an answer that overtakes it would cost the client its connection.
+    """
+    body = await read_body(headers, receive)
+    media_type = dict(headers).get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}, must be application/json")
-    length = declared.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > MAX_BODY:
-        raise BodyTooLarge(f"the body has {int(length)} bytes, at most {MAX_BODY} are accepted")
+    return body
+
+
+async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
+    """The request's body, never more than MAX_BODY. Raises BodyTooLarge and ClientGone."""
+    length = dict(headers).get(b"content-length", b"").lstrip(b"0")
+    if length.isdigit() and (len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY):
+        raise BodyTooLarge(f"the body has more than {MAX_BODY} bytes")
     body = bytearray()
     while True:
         message = await receive()
@@ -120,9 +133,9 @@ class _Fields:
         self._required = {f.name for f in msgspec.structs.fields(struct) if f.required}
         self._values = _parse(body)
         known = {field.name for field in msgspec.structs.fields(struct)}
-        for name in self._values:
-            if name not in known:
-                self._errors[name] = f"unknown field; there are {', '.join(sorted(known))}"
+        unknown = [name for name in self._values if name not in known]
+        for name in unknown[:_UNKNOWN_NAMED]:
+            self._errors[name] = f"unknown field; there are {', '.join(sorted(known))}"
 
     def take(self, name: str, kind: type, rule: Callable[[Any], Any], *, nullable: bool = False) -> Any:
         """The value of a member that `rule` makes of it; UNSET if it is missing and may be."""
@@ -148,8 +161,11 @@ class _Fields:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
+        text = body.decode("utf-8")
+        if _depth(text) > _MAX_DEPTH:
+            raise MalformedJson(f"the body is nested more than {_MAX_DEPTH} deep")
         value = json.loads(
-            body.decode("utf-8"),
+            text,
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
             parse_int=lambda digits: int(digits) if len(digits) < 30 else _TOO_LARGE,
@@ -158,19 +174,30 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise MalformedJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise MalformedJson(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise MalformedJson("the body is nested too deep") from None
     if not isinstance(value, dict):
         raise InvalidField({"body": f"must be an object, not {_called(value)}"})
     return value
 
 
+def _depth(text: str) -> int:
+    """How deep arrays and objects are nested, at most; exact where it matters, above `_MAX_DEPTH`."""
+    if text.count("[") + text.count("{") <= _MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedJson(f"the key {twice!r} is given twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise MalformedJson(f"the key {name!r} is given twice")
+            seen.add(name)
     return members
 
 

@@ -126,7 +126,7 @@ class Importer:
         """Returns how many users are new."""
         for attempt in range(1, _TRIES + 1):
             try:
-                async with self._durable_transaction():
+                async with self._transaction():
                     added: int = await self._connection.fetchval(self._sql["insert_chunk"], line, last)
                     if on_conflict is OnConflict.UPDATE:
                         await self._connection.execute(self._sql["update_chunk"], line, last, has_images)
@@ -140,7 +140,7 @@ class Importer:
         for attempt in range(1, _TRIES + 1):
             await self._raise_if_taken()
             try:
-                async with self._durable_transaction():
+                async with self._transaction():
                     line = rows = 0
                     while rows < self.rows:
                         last, count = await self._next_chunk(line)
@@ -166,7 +166,7 @@ class Importer:
         return chunk["last_line"], chunk["count"]
 
     @asynccontextmanager
-    async def _durable_transaction(self) -> "AsyncIterator[None]":
+    async def _transaction(self) -> "AsyncIterator[None]":
         async with self._connection.transaction():
-            await self._connection.execute(self._sql["durable"])
+            await self._connection.execute(self._sql["set_up_transaction"])
             yield

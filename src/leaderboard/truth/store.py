@@ -273,7 +273,7 @@ class TruthStore:
     @asynccontextmanager
     async def importing(self) -> AsyncIterator[importer.Importer]:
         """An importer with a connection of its own."""
-        async with self._alone() as connection:
+        async with self._alone(server_settings={"statement_timeout": "0"}) as connection:
             yield importer.Importer(connection)
 
     # Connections

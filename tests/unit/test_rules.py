@@ -1,0 +1,253 @@
+"""What a name, a score and an image URL may be: a corpus of strange ones, and laws that hold for all text."""
+# ruff: noqa: RUF001 - letters that look like others are what this is about
+
+import time
+import unicodedata
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.rules import MAX_NAME, MAX_URL, check_score, clean_image_url, clean_username
+
+ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
+# Text of what the rules are about, since text at random hardly ever has any.
+NASTY = (
+    " \t\n\0\x1c\x85\xa0\u2028aZ0é\u0301\u0323ſ\u1100\u1161\u11a8\u200b\u200d\u200e\u202e\u2069\ufe0f"
+    "\ufeff\ufffe\ud800\udc80\ue000\u3164\u2800👩\U0001f1e6\U000e0067\U0010ffff"
+)
+NASTY_TEXT = st.text(st.sampled_from(NASTY), max_size=140)
+URL_TEXT = st.text(st.sampled_from("htps:/@.[]?#%0aZ-_~\\ \n|ü19:"), max_size=40).map("http://".__add__)
+
+ENGLAND = "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+NAMES = {
+    "bob": "bob",
+    "Bob Smith": "Bob Smith",
+    " \t\u3000bob\n": "bob",
+    "x": "x",
+    "a" * 128: "a" * 128,
+    " " * 500 + "a" * 128 + " " * 500: "a" * 128,
+    "𝔘" * 128: "𝔘" * 128,
+    "e\u0301" * 128: "é" * 128,
+    "\u1100\u1161\u11a8": "각",
+    "\u212b": "Å",
+    "@types/node": "@types/node",
+    "'; DROP TABLE users; --": "'; DROP TABLE users; --",
+    "<script>alert(1)</script>": "<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0": "=cmd|' /C calc'!A0",
+    "раураl": "раураl",
+    "مرحبا": "مرحبا",
+    "می\u200cخواهم": "می\u200cخواهم",
+    "ab\u200ec": "ab\u200ec",
+    "👨\u200d👩\u200d👧": "👨\u200d👩\u200d👧",
+    "❤\ufe0f": "❤\ufe0f",
+    ENGLAND: ENGLAND,
+    "\ue000": "\ue000",
+    "Z" + "\u0301" * 127: "Ź" + "\u0301" * 126,
+}
+
+BAD_NAMES = {
+    "": "empty",
+    " \t\r\n\u2003": "empty",
+    "a" * 129: "129 characters",
+    "𝔘" * 129: "129 characters",
+    "é" * 129: "129 characters",
+    "a\u0301" * 10_000: "characters long",
+    "a\0": "U+0000",
+    "a\nb": "U+000A",
+    "a\x7fb": "U+007F",
+    "a\x85b": "U+0085",
+    "a\u2028b": "U+2028, a line break",
+    "a\u2029b": "U+2029, a line break",
+    "\ud800": "U+D800, half of a surrogate pair",
+    "a\udfff": "U+DFFF",
+    "\u0378": "U+0378",
+    "\ufdd0": "U+FDD0",
+    "a\uffff": "U+FFFF",
+    "\U0010ffff": "U+10FFFF",
+    "\u200b": "invisible",
+    "\u200d \u200d": "invisible",
+    "\ufeff\u2060": "invisible",
+    "\u3164": "invisible",
+    "\u2800": "invisible",
+    "\xad": "invisible",
+    "\ufe0f": "invisible",
+    "\U000e0067": "invisible",
+} | {f"a{chr(c)}b": f"U+{c:04X}, which reorders" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+URLS = [
+    "https://example.com",
+    "http://example.com/",
+    "HTTPS://EXAMPLE.COM/A.PNG",
+    "https://example.com:8080/a/b.png?size=64&x=1#top",
+    "https://example.com?x",
+    "https://example.com#x",
+    "https://example.com./",
+    "https://localhost/x",
+    "https://a_b.example/x",
+    "https://127.0.0.1:65535/x",
+    "https://[::1]/x",
+    "https://[2001:db8::ff00:42:8329]:443/x",
+    "https://[::ffff:1.2.3.4]/",
+    "https://xn--bcher-kva.example/%C3%BC.png",
+    "https://unpkg.com/@scope/package@1.0.0/logo.svg",
+    "https://example.com//evil.example/../x",
+    "https://example.com/" + "a" * (MAX_URL - 20),
+]
+
+BAD_URLS = {
+    "": "is empty",
+    " https://example.com": "U+0020",
+    "https://example.com/a b": "U+0020",
+    "https://example.com\n": "U+000A",
+    "https://example.com/\0": "U+0000",
+    "https://exam\tple.com": "U+0009",
+    "https://example.com\\@evil.example": "U+005C",
+    "https://example.com/\u202e": "U+202E",
+    "https://bücher.example/": "U+00FC",
+    "https://example.com/\ud800": "U+D800",
+    'https://example.com/"><script>': "U+0022",
+    "https://example.com/%": "U+0025",
+    "https://example.com/%zz": "U+0025",
+    "example.com/a.png": "does not start with",
+    "//example.com/a.png": "does not start with",
+    "/a.png": "does not start with",
+    "javascript:alert(1)": "does not start with",
+    "data:image/png;base64,AAAA": "does not start with",
+    "ftp://example.com/": "does not start with",
+    "https:example.com": "does not start with",
+    "https:/example.com": "does not start with",
+    "https://user:password@example.com/": "credentials",
+    "https://user@example.com": "credentials",
+    "https://@example.com": "credentials",
+    "https://": "no valid host",
+    "https:///a.png": "no valid host",
+    "https://?x": "no valid host",
+    "https://:80/": "no valid host",
+    "https://.example.com/": "no valid host",
+    "https://example..com/": "no valid host",
+    "https://-example.com/": "no valid host",
+    f"https://{'a' * 64}.com/": "no valid host",
+    "https://" + ".".join(["a" * 63] * 4) + "/": "longer than 253",
+    "https://example.com:/": "no valid host and port",
+    "https://example.com:x/": "no valid host and port",
+    "https://example.com:-1/": "no valid host and port",
+    "https://example.com:0/": "the port 0",
+    "https://example.com:65536/": "the port 65536",
+    "https://[::1": "no valid host",
+    "https://[]/": "no valid host",
+    "https://[:::]/": "no IPv6 address",
+    "https://[1.2.3.4]/": "no IPv6 address",
+    "https://[fe80::1%25eth0]/": "no valid host",
+    "https://[v1.x]/": "no valid host",
+    "https://example.com/#a#b": "stray '#'",
+    "https://example.com/[": "stray",
+    "https://example.com/" + "a" * (MAX_URL - 19): "2049 characters",
+}
+
+
+@pytest.mark.parametrize(("text", "name"), NAMES.items(), ids=ascii)
+def test_a_good_name(text: str, name: str) -> None:
+    assert clean_username(text) == name
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD_NAMES.items(), ids=lambda text: ascii(text)[:40])
+def test_a_bad_name(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refusal:
+        clean_username(text)
+    assert reason in str(refusal.value)
+    assert str(refusal.value).isascii()
+
+
+@given(ANY_TEXT | NASTY_TEXT)
+def test_every_text_is_a_clean_name_or_refused(text: str) -> None:
+    try:
+        name = clean_username(text)
+    except ValueError:
+        return
+    assert clean_username(name) == name
+    assert 1 <= len(name) <= MAX_NAME
+    assert name == unicodedata.normalize("NFC", text).strip()
+    assert not {unicodedata.category(c) for c in name} & {"Cc", "Cs", "Cn", "Zl", "Zp"}
+    assert "\0" not in name.encode().decode()
+
+
+@given(NASTY_TEXT)
+def test_all_spellings_of_a_name_are_one_name(text: str) -> None:
+    try:
+        name = clean_username(text)
+    except ValueError:
+        return
+    assert clean_username(unicodedata.normalize("NFD", name)) == name
+    assert clean_username(f"\u3000{name}\t") == name
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=MAX_NAME).filter(str.strip))
+def test_printable_ascii_is_a_name_as_it_is(text: str) -> None:
+    assert clean_username(text) == text.strip()
+
+
+def test_a_long_name_costs_no_time() -> None:
+    started = time.perf_counter()
+    for text in ("a" + "\u0301\u0323" * 500_000, "\u0301" * 1_000_000, " " * 1_000_000 + "\0"):
+        with pytest.raises(ValueError, match=r"\w"):
+            clean_username(text)
+    assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, INT32_MIN, INT32_MAX])
+def test_a_good_score(value: int) -> None:
+    assert check_score(value) == value
+
+
+@pytest.mark.parametrize(
+    "value", [INT32_MIN - 1, INT32_MAX + 1, 2**64, -(10**400), pytest.param(10**5000, id="huge")]
+)
+def test_a_bad_score(value: int) -> None:
+    with pytest.raises(ValueError, match="out of range; whole numbers from -2147483648 to 2147483647 are allowed"):
+        check_score(value)
+
+
+@pytest.mark.parametrize("text", URLS)
+def test_a_good_url(text: str) -> None:
+    assert clean_image_url(text) == text
+
+
+@pytest.mark.parametrize(("text", "reason"), BAD_URLS.items(), ids=lambda text: ascii(text)[:40])
+def test_a_bad_url(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=r"\w") as refusal:
+        clean_image_url(text)
+    assert reason in str(refusal.value)
+    assert str(refusal.value).isascii()
+
+
+@given(ANY_TEXT | URL_TEXT)
+def test_every_text_is_a_url_as_it_is_or_refused(text: str) -> None:
+    try:
+        url = clean_image_url(text)
+    except ValueError:
+        return
+    assert url == text
+    assert url.isascii()
+    assert url.lower().startswith(("http://", "https://"))
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.username is None
+    assert parts.password is None
+    assert parts.port is None or 1 <= parts.port <= 65535
+
+
+def test_a_hostile_url_costs_no_time() -> None:
+    started = time.perf_counter()
+    for text in (
+        "https://example.com/" + "a%41" * 500 + "|",
+        "https://example.com/" + "a" * 2000 + "[",
+        "https://" + "a." * 1000 + "/",
+        "https://" + "a-" * 1000 + "/",
+        "https://[" + ":" * 2000 + "]",
+    ):
+        with pytest.raises(ValueError, match=r"\w"):
+            clean_image_url(text)
+    assert time.perf_counter() - started < 0.5

@@ -112,7 +112,11 @@ class _Metadata(msgspec.Struct, frozen=True, rename={"user_name": "username", "i
 
 
 class CacheStore:
-    """Redis, by three connections: one for reads, one for catching up, one for what takes longer."""
+    """Redis, by four connections: for reads, for catching up, for what takes longer, and for the last resort.
+
+    To put the cache out of use must not wait behind a call that hangs, nor be given up because one has: it may
+    be this process that stood still, while others go on reading.
+    """
 
     def __init__(self, url: str, timeout_s: float, size: int) -> None:
         self.size = size
@@ -123,6 +127,7 @@ class CacheStore:
         self._longer = _BULK_TAKES_LONGER * max(1, size // 10_000)
         """What touches all of the cache takes as many times longer than a read."""
         self._bulk = Link(url, timeout_s * self._longer)
+        self._last_resort = Link(url, timeout_s)
         self._doubted: bytes | None = None
         self._decode = msgspec.json.Decoder(_Metadata).decode
         self._poll = load_script("poll")
@@ -141,7 +146,7 @@ class CacheStore:
 
     async def close(self) -> None:
         """Close the connections."""
-        for link in (self._reads, self._sync, self._bulk):
+        for link in (self._reads, self._sync, self._bulk, self._last_resort):
             await link.close()
 
     # Reading
@@ -257,7 +262,7 @@ class CacheStore:
 
     async def invalidate(self) -> None:
         """Put the cache out of use until it is caught up from here, by someone who begins after this."""
-        await self._sync.run(self._invalidate, (keys.STATE,), secrets.token_hex(8))
+        await self._last_resort.run(self._invalidate, (keys.STATE,), secrets.token_hex(8))
 
     # Rebuilding
 

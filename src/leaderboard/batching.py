@@ -91,6 +91,8 @@ class Batcher(Generic[Item, Result]):
     async def _run(self, batch: Sequence[tuple[Item, list[asyncio.Future[Result]]]]) -> None:
         try:
             results = await self._handle([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{self.name}: {len(results)} results for {len(batch)} items")
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
             results = [error] * len(batch)
         for (_, futures), result in zip(batch, results, strict=True):

@@ -11,6 +11,7 @@ from leaderboard.batching import Batcher, bisect
 from leaderboard.cache.store import CacheStore, Refuse
 from leaderboard.errors import (
     CacheError,
+    Overloaded,
     TruthRefused,
     TruthUnavailable,
     UsernameTaken,
@@ -130,6 +131,8 @@ class Leaderboard:
         await self._sync.cover(done.point)
         if isinstance(done.outcome, ScoreSet):
             return done.outcome
+        if done.outcome is Refusal.LOCKED:
+            raise Overloaded(f"another transaction holds the user {user_id}")
         raise UserNotFound(user_id)
 
     async def close(self) -> None:

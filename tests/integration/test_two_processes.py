@@ -221,7 +221,7 @@ def test_a_process_that_was_stopped_turns_nothing_back_when_it_goes_on(processes
 def test_a_process_that_stood_still_acknowledges_nothing_unseen(
     processes: Processes,
 ) -> None:
-    """Longer than its own deadline for Redis, so that it takes Redis for hung and gives up waiting for the cache."""
+    """Longer than its own deadline for Redis, so that it takes Redis for hung and gives up waiting for it."""
     stalling, other = processes
     chance = random.Random(60)
     stall_s = 1.5 * stalling.settings.redis_timeout_ms / 1000

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import asyncpg
@@ -34,7 +35,10 @@ _NOT_NOW = (
     asyncpg.UndefinedFunctionError,
     asyncpg.UndefinedTableError,
 )
-_TRIES_ON_DEADLOCK = 3
+_TRIES_ON_CONFLICT = 3
+_SESSION = MappingProxyType(
+    {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class TruthStore:
     """PostgreSQL, by a pool of connections that is opened on first use and survives the server's absence."""
 
     def __init__(self, connect: Mapping[str, Any], pool_size: int, timeout_s: float) -> None:
-        self._connect = dict(connect, server_settings={"application_name": "leaderboard", "jit": "off"})
+        self._connect = dict(connect, server_settings=dict(_SESSION))
         self._pool_size = pool_size
         self._timeout_s = timeout_s
         self._pool: asyncpg.Pool | None = None
@@ -161,8 +165,9 @@ class TruthStore:
     async def set_scores(self, batch: Sequence[NewScore]) -> Written[ScoreSet | Refusal]:
         """Set scores in one transaction; each outcome is a ScoreSet, or UNKNOWN or LOCKED.
 
-        Several scores of one user are chained: each sees the one before as previous, the last one stays.
-        Rows that somebody else holds are skipped.
+        Several scores of one user are chained: each sees the one before as previous, and the last one stays; it
+        alone is written, and meets whatever constraints somebody has added. Rows that somebody else holds are
+        skipped.
         """
         last = {item.user_id: item.total_score for item in batch}
         rows = await self._change(self._write["set_scores"], list(last), list(last.values()))
@@ -170,12 +175,9 @@ class TruthStore:
 
     async def set_score_waiting(self, item: NewScore, lock_wait_s: float) -> Written[ScoreSet | Refusal]:
         """Set one score after waiting for its row. Raises Overloaded when it is held longer than `lock_wait_s`."""
-        try:
-            rows = await self._change(
-                self._write["set_scores"], [item.user_id], [item.total_score], lock=(item.user_id, lock_wait_s)
-            )
-        except asyncpg.LockNotAvailableError as error:
-            raise Overloaded(f"another transaction holds the user {item.user_id}") from error
+        rows = await self._change(
+            self._write["set_scores"], [item.user_id], [item.total_score], lock=(item.user_id, lock_wait_s)
+        )
         return self._scores_written([item], rows)
 
     def _scores_written(
@@ -302,11 +304,11 @@ class TruthStore:
     async def _change(
         self, sql: str, *arguments: Any, lock: tuple[int, float] | None = None
     ) -> list[asyncpg.Record]:
-        """Run a writing statement, again on a deadlock. Once it is sent, a lost connection means: who knows.
+        """Run a writing statement, again on a conflict. Once it is sent, a lost connection means: who knows.
 
         `lock` names a user to lock beforehand and the seconds to wait for that, in the same transaction.
         """
-        for attempt in range(_TRIES_ON_DEADLOCK):
+        for attempt in range(_TRIES_ON_CONFLICT):
             sent = False
             try:
                 async with _translated(), asyncio.timeout(self._timeout_s), self._pooled() as connection:
@@ -316,9 +318,11 @@ class TruthStore:
                     async with connection.transaction():
                         await connection.execute(self._write["lock_user"], lock[0], f"{lock[1] * 1000:.0f}ms")
                         return await connection.fetch(sql, *arguments)
-            except asyncpg.DeadlockDetectedError:
-                if attempt == _TRIES_ON_DEADLOCK - 1:
-                    raise
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
+                if attempt == _TRIES_ON_CONFLICT - 1:
+                    raise Overloaded("this write collided with others again and again") from error
+            except asyncpg.LockNotAvailableError as error:
+                raise Overloaded("another transaction holds what this write changes") from error
             except TruthUnavailable as error:
                 if sent and isinstance(error.__cause__, (*_LOST, TimeoutError)):
                     raise OutcomeUnknown("PostgreSQL was lost before it confirmed the write") from error
@@ -334,7 +338,7 @@ async def _translated() -> AsyncIterator[None]:
         raise TruthUnavailable("PostgreSQL did not answer in time") from error
     except (*_LOST, *_NOT_NOW) as error:
         raise TruthUnavailable(f"PostgreSQL cannot be used: {error}") from error
-    except (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError):
+    except (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.SerializationError):
         raise
     except asyncpg.PostgresError as error:
         raise TruthRefused(f"PostgreSQL refused: {error}") from error

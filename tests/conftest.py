@@ -6,12 +6,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from leaderboard import app
 from leaderboard.config import Settings, load
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
-from tests.system import ApiProcess, redis, sql
+from tests.system import ApiProcess, connect, redis, sql
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +74,30 @@ def settings(template: Settings) -> Iterator[Settings]:
     redis(fresh).flushall()
     yield fresh
     sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    """A session in the test's database, as somebody with psql would have."""
+    connection = await connect(settings)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
+    """A Valkey that a test may stop, started."""
+    with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A PostgreSQL that a test may stop, started, with an empty database `leaderboard`."""
+    binaries = request.config.getoption("--postgres-bin")
+    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
+        server.create_database("leaderboard")
+        yield server
 
 
 @pytest.fixture

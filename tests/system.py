@@ -213,17 +213,22 @@ class SlowNetwork:
             target.shutdown(socket.SHUT_WR)
 
 
+async def connect(settings: Settings) -> asyncpg.Connection:
+    """A session of somebody with psql."""
+    return await asyncpg.connect(
+        host=settings.db_host,
+        port=settings.db_port,
+        user=settings.db_user,
+        password=settings.db_password.get_secret_value(),
+        database=settings.db_name,
+    )
+
+
 def sql(settings: Settings, statement: str, *arguments: Any) -> list[asyncpg.Record]:
     """Run one statement by hand, as psql would."""
 
     async def run() -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(
-            host=settings.db_host,
-            port=settings.db_port,
-            user=settings.db_user,
-            password=settings.db_password.get_secret_value(),
-            database=settings.db_name,
-        )
+        connection = await connect(settings)
         try:
             return await connection.fetch(statement, *arguments)
         finally:

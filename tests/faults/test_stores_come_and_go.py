@@ -1,7 +1,6 @@
 """Redis and PostgreSQL absent, lost, emptied and back: the calls work as far as they can, and all heals alone."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -12,21 +11,6 @@ from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.system import ApiProcess, eventually, redis, sql
 
 Serve = Callable[..., ApiProcess]
-
-
-@pytest.fixture
-def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
-    """A Valkey that a test may stop, started."""
-    with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
-        yield server
-
-
-@pytest.fixture
-def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL that a test may stop, started."""
-    binaries = request.config.getoption("--postgres-bin")
-    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
-        yield server
 
 
 def answers_from(api: ApiProcess, source: str) -> float:
@@ -180,7 +164,6 @@ def test_a_service_that_starts_before_its_database_serves_as_soon_as_it_is_there
 
 def serve_on(serve: Serve, server: EmbeddedPostgres, settings: Settings, **overrides: object) -> ApiProcess:
     """An API process on a migrated database of another PostgreSQL."""
-    server.create_database("leaderboard")
     mine = {
         "db_port": server.port,
         "db_name": "leaderboard",

@@ -3,9 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,20 +52,6 @@ class Log:
 @pytest.fixture
 def log(capfd: pytest.CaptureFixture[str]) -> Log:
     return Log(capfd)
-
-
-@pytest.fixture
-def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
-    with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
-        yield server
-
-
-@pytest.fixture
-def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    binaries = request.config.getoption("--postgres-bin")
-    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
-        server.create_database("leaderboard")
-        yield server
 
 
 def some_calls(api: ApiProcess) -> None:

@@ -28,29 +28,12 @@ from leaderboard.errors import TruthUnavailable
 from leaderboard.model import AskTop, User
 from leaderboard.snapshot import Snapshot
 from leaderboard.truth.store import Changes, NewScore, TruthStore
-from tests.system import free_port, sql
+from tests.system import connect, free_port, sql
 
 pytestmark = pytest.mark.anyio
 
 BARRIER = (None, None, None)
 PLENTY = 1_000_000
-
-
-async def connect(settings: Settings) -> asyncpg.Connection:
-    return await asyncpg.connect(
-        host=settings.db_host,
-        port=settings.db_port,
-        user=settings.db_user,
-        password=settings.db_password.get_secret_value(),
-        database=settings.db_name,
-    )
-
-
-@pytest.fixture
-async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    connection = await connect(settings)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

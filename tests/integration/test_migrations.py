@@ -20,7 +20,7 @@ from leaderboard.model import Context, Standing
 from leaderboard.truth import migrate
 from leaderboard.truth.sql import load_queries, load_steps
 from leaderboard.truth.store import NewUser, Refusal
-from tests.system import environment, sql
+from tests.system import connect, environment, sql
 
 pytestmark = pytest.mark.anyio
 
@@ -56,16 +56,6 @@ async def db(empty: Settings) -> AsyncIterator[asyncpg.Connection]:
     connection = await connect(empty)
     yield connection
     await connection.close()
-
-
-async def connect(settings: Settings) -> asyncpg.Connection:
-    return await asyncpg.connect(
-        host=settings.db_host,
-        port=settings.db_port,
-        user=settings.db_user,
-        password=settings.db_password.get_secret_value(),
-        database=settings.db_name,
-    )
 
 
 async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:

@@ -24,26 +24,9 @@ from leaderboard.model import ScoreSet, User
 from leaderboard.snapshot import Commit, Moment
 from leaderboard.truth import store as store_module
 from leaderboard.truth.store import NewScore, NewUser, Refusal, TruthStore
-from tests.system import free_port, sql
+from tests.system import connect, free_port, sql
 
 pytestmark = pytest.mark.anyio
-
-
-async def connect(settings: Settings) -> asyncpg.Connection:
-    return await asyncpg.connect(
-        host=settings.db_host,
-        port=settings.db_port,
-        user=settings.db_user,
-        password=settings.db_password.get_secret_value(),
-        database=settings.db_name,
-    )
-
-
-@pytest.fixture
-async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    connection = await connect(settings)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

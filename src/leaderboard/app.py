@@ -16,7 +16,7 @@ from leaderboard.config import Settings
 from leaderboard.errors import CacheError
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, Application, build
-from leaderboard.observe import Metrics, set_up_logs
+from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard
 from leaderboard.sync import CacheSync
 from leaderboard.truth.store import TruthStore
@@ -108,12 +108,6 @@ class App:
                 orphaned.cancel()
 
         return build(api, lifespan)
-
-
-def create(settings: Settings) -> Application:
-    """What each of the server's processes calls: the application as the settings say."""
-    set_up_logs(settings.log_level, settings.log_format)
-    return App(settings).asgi()
 
 
 async def _end_with_parent() -> None:

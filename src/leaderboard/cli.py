@@ -5,9 +5,7 @@
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -15,22 +13,19 @@ import time
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
-from functools import partial
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from granian import Granian
-from granian.constants import Interfaces
-from granian.log import LogLevels
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from leaderboard import app as application
-from leaderboard import embedded, importing
+from leaderboard import embedded, importing, server
 from leaderboard.config import BadSetting, Settings, load
 from leaderboard.errors import LeaderboardError, Unavailable
 from leaderboard.model import User
@@ -42,6 +37,13 @@ _NO, _USAGE, _FAILED = 1, 2, 3
 _DIFFERENCES_SHOWN = 50
 _REJECTED_SHOWN = 20
 _SECONDS_BETWEEN_LINES = 2.0
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"leaderboard {version('leaderboard')}")
+        raise typer.Exit
+
 
 cli = typer.Typer(
     name="leaderboard",
@@ -60,10 +62,19 @@ def main() -> None:
         cli()
     except BadSetting as error:
         _fail(str(error), _USAGE)
-    except (LeaderboardError, embedded.EmbeddedError) as error:
+    except (LeaderboardError, embedded.EmbeddedError, server.PortInUse) as error:
         _fail(str(error), _FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+
+
+@cli.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @cli.command()
@@ -74,12 +85,12 @@ def serve(
     """Run the API against the PostgreSQL and Redis that the environment names."""
     settings = _settings(port=port, workers=workers)
     set_up_logs(settings.log_level, settings.log_format)
-    _check_port(settings)
+    server.check_port(settings)
     try:
         asyncio.run(application.truth_store(settings).check_schema())
     except Unavailable as error:
         print(f"leaderboard: starting without PostgreSQL: {error}", file=sys.stderr)
-    _serve(settings)
+    server.serve(settings)
 
 
 @cli.command()
@@ -120,10 +131,9 @@ def sync(
             await sync.discard("asked for")
         started = time.perf_counter()
         moment = await sync.catch_up_now()
-        print(
-            f"the cache shows snapshot {moment.snapshot}, {sync.cached_users} users"
-            f" ({time.perf_counter() - started:.2f} s)"
-        )
+        done = "rebuilt" if rebuild else "up to date"
+        seconds = time.perf_counter() - started
+        print(f"{done} in {seconds:.2f} s: {sync.cached_users:,} users as of snapshot {moment.snapshot}")
 
     _with_sync(work)
 
@@ -135,7 +145,7 @@ def verify() -> None:
     if audit.compared is None:
         _fail(f"nothing to compare: {audit.note}", _FAILED)
     if not audit.differences:
-        print(f"the cache equals PostgreSQL: {audit.compared} users compared at one snapshot")
+        print(f"the cache equals PostgreSQL: {audit.compared:,} users compared at one snapshot")
         return
     _print_differences(audit)
     raise typer.Exit(_NO)
@@ -144,17 +154,24 @@ def verify() -> None:
 @cli.command()
 def dev(
     port: Annotated[int | None, typer.Option(help="TCP port of the API; default: PORT, 3000.")] = None,
-    data_dir: Annotated[Path, typer.Option(help="Where the servers keep their data between runs.")] = Path(
-        ".data"
-    ),
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the data is kept between runs; default: .data.")
+    ] = None,
     empty: Annotated[bool, typer.Option("--empty", help="Do not import the example board.")] = False,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep the data in a temporary folder.")] = False,
     workers: Annotated[int | None, typer.Option(help="API processes; default: WORKERS, 1.")] = None,
 ) -> None:
     """Run everything on this machine: PostgreSQL, Valkey and the API, with an example board."""
-    _check_port(_settings(port=port))
+    if ephemeral and data_dir is not None:
+        raise typer.BadParameter("--ephemeral and --data-dir exclude each other")
+    asked = _settings(port=port, workers=workers)
+    # For oneself, unless HOST says otherwise: nobody asks who it is that writes.
+    host = asked.host if "host" in asked.model_fields_set else "127.0.0.1"
+    server.check_port(asked.model_copy(update={"host": host}))
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) if ephemeral else data_dir
+        folder = data_dir or Path(".data")
+        if ephemeral:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leaderboard-")))
         with _step("starting PostgreSQL"):
             postgres = stack.enter_context(embedded.EmbeddedPostgres(folder))
             postgres.create_database("leaderboard")
@@ -163,7 +180,11 @@ def dev(
         for note in filter(None, (postgres.note, valkey.note)):
             print(note)
         settings = _settings(
-            port=port, workers=workers, log_format="text", **asdict(embedded.Endpoints.of(postgres, valkey))
+            host=host,
+            port=port,
+            workers=workers,
+            log_format="text",
+            **asdict(embedded.Endpoints.of(postgres, valkey)),
         )
         set_up_logs(settings.log_level, settings.log_format)
         with _step("migrating"):
@@ -172,49 +193,35 @@ def dev(
             with resources.as_file(resources.files("leaderboard") / "example.csv") as example:
                 _import(settings, str(example), importing.OnConflict.SKIP)
         threading.Thread(target=_announce, args=(settings,), daemon=True).start()
-        _serve(settings)
+        server.serve(settings)
         print("stopping")
-
-
-def _serve(settings: Settings) -> None:
-    server = Granian(
-        "leaderboard",
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.ASGI,
-        workers=settings.workers,
-        websockets=False,
-        respawn_failed_workers=True,
-        workers_kill_timeout=4,
-        log_level=LogLevels.warning,
-        # Its lines go where ours go.
-        log_dictconfig={"formatters": {}, "handlers": {}, "loggers": {"_granian": {"propagate": True}}},
-    )
-    server.serve(target_loader=partial(application.create, settings), wrap_loader=False)
 
 
 def _settings(**overrides: Any) -> Settings:
     return load(**{name: value for name, value in overrides.items() if value is not None})
 
 
-def _check_port(settings: Settings) -> None:
-    # The server shares its port with others of its kind, and would not notice that one is there already.
-    try:
-        with socket.create_server((settings.host, settings.port)):
-            pass
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        _fail(f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another with --port", _FAILED)
-
-
 def _import(settings: Settings, file: str, on_conflict: importing.OnConflict) -> importing.ImportReport:
+    so_far = importing.ImportReport()
+
     async def work() -> importing.ImportReport:
         store = application.truth_store(settings)
-        with _import_progress() as progress:
+        with _import_progress() as show:
+
+            def progress(progress: importing.Progress) -> None:
+                nonlocal so_far
+                so_far = progress.report
+                show(progress)
+
             async with store.importing() as importer:
                 return await importing.import_file(file, importer, on_conflict, progress, _print_rejected())
 
-    return asyncio.run(work())
+    try:
+        return asyncio.run(work())
+    except importing.UnusableFile as error:
+        _fail(f"{error}; nothing was imported", _FAILED)
+    except KeyboardInterrupt:
+        _fail(f"interrupted: {so_far.summary()}; importing again does the rest", 130)
 
 
 class _Pace:
@@ -329,7 +336,11 @@ def _step(what: str) -> Iterator[None]:
     """Say what is being done and, when it is, how long it took."""
     started = time.perf_counter()
     print(f"{what} … ", end="", flush=True)
-    yield
+    try:
+        yield
+    except BaseException:
+        print()
+        raise
     print(f"{time.perf_counter() - started:.1f} s")
 
 
@@ -357,22 +368,32 @@ def _announce(settings: Settings) -> None:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310
             break
         time.sleep(0.05)
-    secrets = (settings.db_password.get_secret_value(), settings.redis_url.get_secret_value())
-    print(_WELCOME.format(url=url, settings=settings, password=secrets[0], redis_url=secrets[1]), flush=True)
+    variables = {
+        "DB_HOST": settings.db_host,
+        "DB_PORT": settings.db_port,
+        "DB_PASSWORD": settings.db_password.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+    }
+    exports = " ".join(f"{name}={value}" for name, value in variables.items())
+    print(_WELCOME.format(url=url, settings=settings, exports=exports, **variables), flush=True)
 
 
 _WELCOME = """
 Leaderboard runs at {url} (the board for a browser; the API is shown at {url}/docs)
 
-  PostgreSQL  postgresql://{settings.db_user}:{password}@{settings.db_host}:{settings.db_port}/{settings.db_name}
-  Valkey      {redis_url}
+  PostgreSQL  postgresql://{settings.db_user}:{DB_PASSWORD}@{DB_HOST}:{DB_PORT}/{settings.db_name}
+  Valkey      {REDIS_URL}
 
+  curl {url}/users -H 'content-type: application/json' -d '{{"username": "ada", "score": 1815}}'
+  curl {url}/users/1
+  curl {url}/users/1/score -H 'content-type: application/json' -d '{{"score": 1000000}}'
   curl {url}/leaderboard/top/10
   curl {url}/leaderboard/user/1/context
-  curl {url}/users/1
-  curl {url}/users -H 'content-type: application/json' -d '{{"username": "ada", "score": 1815}}'
-  curl {url}/users/1/score -H 'content-type: application/json' -d '{{"score": 2000000000}}'
   curl {url}/            # also /livez /readyz /metrics /openapi.json
+
+To point other commands, such as .venv/bin/leaderboard import, at these servers:
+
+  export {exports}
 
 Ctrl-C stops everything."""
 

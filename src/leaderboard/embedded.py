@@ -412,7 +412,8 @@ class EmbeddedValkey(_Server):
     @property
     def url(self) -> str:
         """For `REDIS_URL`, password included; right once started."""
-        return f"redis://:{self.password}@{HOST}:{self.port}/0"
+        # Named, because redis-cli takes an empty name for one.
+        return f"redis://default:{self.password}@{HOST}:{self.port}/0"
 
     def _command(self) -> list[str]:
         return [str(self._binary), self._trace()[1], "--port", str(self.port)]

@@ -113,7 +113,9 @@ def ask(valkey: EmbeddedValkey, *commands: str, password: str | None = None) -> 
 
 
 def owner(data_dir: Path, script: str = OWNER) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", script, str(data_dir)]
+    # Whoever runs the tests in the background may have had SIGINT ignored.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heeding}\n{script}", str(data_dir)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -80,9 +80,17 @@ def render(error: Exception) -> tuple[int, Headers, bytes]:
     """Status, headers and body for `error`. Nothing of an internal error is told."""
     kind = kind_of(error)
     headers = (*_ALWAYS, *kind.headers)
-    detail = "see the server's log" if kind is INTERNAL else str(error)
+    detail = str(error)
+    if kind is INTERNAL:
+        detail = "the server's log says what"
+    elif isinstance(error, errors.TruthUnavailable):
+        # The log says which host and why; that is nobody else's business.
+        detail = "PostgreSQL cannot be asked just now; nothing was changed"
+    elif kind is NOT_FOUND:
+        detail = "no call has this path; /docs shows those there are"
+    elif isinstance(error, HTTPException):
+        detail = "; ".join(f"{k.lower()}: {v}" for k, v in (error.headers or {}).items())
     if isinstance(error, HTTPException):
-        detail = kind.title
         headers += tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
     fields = None
     if isinstance(error, errors.InvalidField):

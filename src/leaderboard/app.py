@@ -22,7 +22,7 @@ from leaderboard.sync import CacheSync
 from leaderboard.truth.store import TruthStore
 
 _OTHER_CONNECTIONS = 4
-"""Connections that reads must leave: writes of scores, of locked users' scores, of new users, and catching up."""
+"""Connections that reads must leave: for scores, for new users, for catching up, and for what timers do."""
 
 _log = structlog.get_logger(__name__)
 

@@ -6,6 +6,7 @@ reason. The queue is bounded: beyond the bound an item is refused at once.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -21,7 +22,8 @@ class Batcher(Generic[Item, Result]):
 
     `handle` gets up to `most` items and returns a result for each, in order; a result that is an exception is
     raised to its waiter only, an exception it raises to all of the batch. With `share`, equal items of a batch
-    are handled once. A waiter that is cancelled leaves its batch as it is.
+    are handled once. An item that has waited for `patience_s` is refused when its turn comes. A waiter that is
+    cancelled leaves its batch as it is.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Batcher(Generic[Item, Result]):
         *,
         most: int,
         limit: int,
+        patience_s: float = 5,
         lanes: int = 1,
         share: bool = False,
     ) -> None:
@@ -38,9 +41,10 @@ class Batcher(Generic[Item, Result]):
         self._handle = handle
         self._most = most
         self._limit = limit
+        self._patience_s = patience_s
         self._idle_lanes = lanes
         self._share = share
-        self._waiting: deque[tuple[Item, list[asyncio.Future[Result]]]] = deque()
+        self._waiting: deque[tuple[Item, list[asyncio.Future[Result]], float]] = deque()
         self._shared: dict[Item, list[asyncio.Future[Result]]] = {}
         self._waiters = 0
         self._running: set[asyncio.Task[None]] = set()
@@ -60,7 +64,7 @@ class Batcher(Generic[Item, Result]):
             futures.append(future)
         else:
             futures = [future]
-            self._waiting.append((item, futures))
+            self._waiting.append((item, futures, time.monotonic()))
             if self._share:
                 self._shared[item] = futures
         self._waiters += 1
@@ -79,12 +83,19 @@ class Batcher(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-                self._waiters -= sum(len(futures) for _, futures in batch)
-                if self._share:
-                    for item, _ in batch:
+                batch: list[tuple[Item, list[asyncio.Future[Result]]]] = []
+                oldest = time.monotonic() - self._patience_s
+                while self._waiting and len(batch) < self._most:
+                    item, futures, since = self._waiting.popleft()
+                    self._waiters -= len(futures)
+                    if self._share:
                         del self._shared[item]
-                await self._run(batch)
+                    if since >= oldest:
+                        batch.append((item, futures))
+                    else:
+                        _fail(futures, Overloaded(f"no room in {self.name} within {self._patience_s:g} s"))
+                if batch:
+                    await self._run(batch)
         finally:
             self._idle_lanes += 1
 
@@ -103,6 +114,12 @@ class Batcher(Generic[Item, Result]):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+
+
+def _fail(futures: Sequence[asyncio.Future[Result]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
 
 
 async def bisect(

@@ -5,12 +5,12 @@
 
 import asyncio
 import contextlib
+import http.client
 import signal
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from importlib import resources
@@ -177,8 +177,11 @@ def dev(
             postgres.create_database("leaderboard")
         with _step("starting Valkey"):
             valkey = stack.enter_context(embedded.EmbeddedValkey(folder))
-        for note in filter(None, (postgres.note, valkey.note)):
-            print(note)
+        for started in (postgres, valkey):
+            if ephemeral:
+                stack.callback(started.remove)
+            if started.note:
+                print(started.note)
         settings = _settings(
             host=host,
             port=port,
@@ -193,7 +196,7 @@ def dev(
             with resources.as_file(resources.files("leaderboard") / "example.csv") as example:
                 _import(settings, str(example), importing.OnConflict.SKIP)
         threading.Thread(target=_announce, args=(settings,), daemon=True).start()
-        server.serve(settings)
+        server.serve(settings, stop_on_hangup=True)
         print("stopping")
 
 
@@ -365,9 +368,16 @@ def _announce(settings: Settings) -> None:
     """Once the API answers, print where everything is and a call for each endpoint, ready to paste."""
     url = f"http://localhost:{settings.port}"
     while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310
-            break
-        time.sleep(0.05)
+        # Not urllib, which would ask a proxy that the environment names.
+        connection = http.client.HTTPConnection("127.0.0.1", settings.port, timeout=1)
+        try:
+            connection.request("GET", "/readyz")
+            if connection.getresponse().status == 200:
+                break
+        except OSError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
     variables = {
         "DB_HOST": settings.db_host,
         "DB_PORT": settings.db_port,

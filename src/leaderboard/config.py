@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     cache_size: int = Field(10_000, ge=10, le=100_000, description="best users the cache always holds")
     max_top_n: int = Field(100_000, ge=1, le=100_000, description="largest n of `/leaderboard/top/{n}`")
     sync_interval_ms: int = Field(
-        300, ge=50, le=700, description="how often each process brings the cache up to date, in milliseconds"
+        300, ge=50, le=400, description="how often each process brings the cache up to date, in milliseconds"
     )
     audit_interval_s: float = Field(
         60, ge=0, le=86_400, description="seconds between comparisons of the cache with PostgreSQL; 0: never"

@@ -30,8 +30,8 @@ HOST = "127.0.0.1"
 _PORTS = range(20_000, 30_000)
 # The caller's PG*, LD_* and locale variables must not reach the servers: their messages are read below.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-# C.UTF-8 comes with PostgreSQL 17 and newer, before that with some systems; the first that works is taken.
 _PATIENCE_FOR_ORPHANS_S = 1.5
+# C.UTF-8 comes with PostgreSQL 17 and newer, before that with some systems; the first that works is taken.
 _LOCALES = (
     ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
     ("--locale=C.UTF-8",),

@@ -8,12 +8,14 @@ LeaderboardError
 ├── UsernameTaken
 ├── Unavailable            try again
 │   ├── Overloaded         more requests are waiting than the bound allows
+│   │   └── LockedOut      another transaction holds what this one would change
 │   ├── TruthUnavailable   PostgreSQL cannot be used now; nothing was changed
 │   └── OutcomeUnknown     PostgreSQL was lost between a write and its answer: done or not, never half
 ├── TruthRefused           PostgreSQL answered with an error that is not the caller's fault
 ├── SchemaOutdated         the database wants `leaderboard migrate`
 └── CacheError             never reaches a caller: reads go to PostgreSQL instead
-    ├── CacheUnavailable   no answer from Redis, or not in time
+    ├── CacheUnavailable   no answer from Redis
+    │   └── CacheHangs     not in time, and it may go on at any moment
     └── CacheRefused       Redis answered that it will not (out of memory, read only, …)
 """
 
@@ -70,6 +72,10 @@ class Overloaded(Unavailable):
     """A queue is full."""
 
 
+class LockedOut(Overloaded):
+    """Somebody else's transaction holds the row or the name, and has not ended in time."""
+
+
 class TruthUnavailable(Unavailable):
     """PostgreSQL could not be asked, and nothing was changed."""
 
@@ -92,6 +98,10 @@ class CacheError(LeaderboardError):
 
 class CacheUnavailable(CacheError):
     """Redis did not answer, or not in time."""
+
+
+class CacheHangs(CacheUnavailable):
+    """Redis did not answer in time; trying again may still succeed."""
 
 
 class CacheRefused(CacheError):

@@ -41,8 +41,8 @@ def check_port(settings: Settings) -> None:
         ) from None
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM."""
+def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM, and with `stop_on_hangup` until the terminal is closed."""
     server = Granian(
         "leaderboard",
         address=settings.host,
@@ -56,6 +56,8 @@ def serve(settings: Settings) -> None:
         # Its lines go where ours go.
         log_dictconfig={"formatters": {}, "handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
+    if stop_on_hangup:
+        server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
     server.serve(target_loader=partial(_worker, settings), wrap_loader=False)
 
 

@@ -4,14 +4,17 @@ Every call joins a batch (`batching.py`). What was answered from PostgreSQL, a r
 until the cache shows as much (`sync.py`), so that no later read anywhere shows an older board.
 """
 
+import asyncio
+import random
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from leaderboard.batching import Batcher, bisect
-from leaderboard.cache.store import CacheStore, Refuse
+from leaderboard.cache.store import FRESH_S, CacheStore, Refuse
 from leaderboard.errors import (
     CacheError,
-    Overloaded,
+    LockedOut,
     TruthRefused,
     TruthUnavailable,
     UsernameTaken,
@@ -30,13 +33,14 @@ from leaderboard.model import (
 )
 from leaderboard.observe import Metrics
 from leaderboard.snapshot import Commit, Moment, same_database
-from leaderboard.sync import FRESH_S, CacheSync
+from leaderboard.sync import CacheSync
 from leaderboard.truth.store import NewScore, NewUser, Refusal, Seen, TruthStore, Written
 
 _READS_AT_ONCE = 512
 _WRITES_AT_ONCE = 1000
-_SKIPS_BEFORE_WAITING = 2
+_LARGE_TOP = 1000
 _LOCK_WAIT_S = 2.0
+_LOCK_RETRY_S = (0.005, 0.05)
 
 
 @dataclass(slots=True)
@@ -82,14 +86,15 @@ class Leaderboard:
         self._reads: Batcher[Question, Reply | Refuse | None] = Batcher(
             "reads", self._read_cache, most=_READS_AT_ONCE, limit=queue_limit, share=True
         )
+        # One at a time, or a few of them together would hold up Redis for everyone.
+        self._large_reads: Batcher[Question, Reply | Refuse | None] = Batcher(
+            "large reads", self._read_cache, most=1, limit=queue_limit, share=True
+        )
         self._deep: Batcher[Question, Seen[Answer | None]] = Batcher(
             "reads from PostgreSQL", self._read_truth, most=1, limit=queue_limit, lanes=truth_lanes, share=True
         )
         self._scores: Batcher[NewScore, _Done] = Batcher(
             "scores", self._write_scores, most=_WRITES_AT_ONCE, limit=queue_limit
-        )
-        self._locked_scores: Batcher[NewScore, _Done] = Batcher(
-            "scores of locked users", self._write_locked_score, most=1, limit=queue_limit
         )
         self._users: Batcher[NewUser, _Done] = Batcher(
             "new users", self._write_users, most=_WRITES_AT_ONCE, limit=queue_limit
@@ -113,6 +118,7 @@ class Leaderboard:
 
     async def create_user(self, user_name: str, image_url: str | None, total_score: int) -> User:
         """Create a user. Raises UsernameTaken."""
+        self._check_truth()
         done = await self._users.submit(NewUser(user_name, image_url, total_score))
         await self._sync.cover(done.point)
         if isinstance(done.outcome, User):
@@ -121,29 +127,36 @@ class Leaderboard:
 
     async def set_score(self, user_id: int, total_score: int) -> ScoreSet:
         """Set a user's score. Raises UserNotFound."""
+        self._check_truth()
         item = NewScore(user_id, total_score)
         done = await self._scores.submit(item)
-        for _ in range(_SKIPS_BEFORE_WAITING - 1):
-            if done.outcome is Refusal.LOCKED:
-                done = await self._scores.submit(item)
-        if done.outcome is Refusal.LOCKED:
-            done = await self._locked_scores.submit(item)
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while done.outcome is Refusal.LOCKED:
+            # It goes with another batch: to wait for the row itself would hold up all others.
+            if time.monotonic() > deadline:
+                raise LockedOut(f"another transaction holds the user {user_id}")
+            await asyncio.sleep(random.uniform(*_LOCK_RETRY_S))
+            done = await self._scores.submit(item)
         await self._sync.cover(done.point)
         if isinstance(done.outcome, ScoreSet):
             return done.outcome
-        if done.outcome is Refusal.LOCKED:
-            raise Overloaded(f"another transaction holds the user {user_id}")
         raise UserNotFound(user_id)
 
     async def close(self) -> None:
         """Finish what was begun."""
-        for batcher in (self._reads, self._deep, self._scores, self._locked_scores, self._users):
+        for batcher in (self._reads, self._large_reads, self._deep, self._scores, self._users):
             await batcher.close()
+
+    def _check_truth(self) -> None:
+        """Refuse at once while PostgreSQL is known to be away; the timer of `sync` sees when it is back."""
+        if self._sync.truth_up is False:
+            raise TruthUnavailable("PostgreSQL is unreachable")
 
     # How reads are answered
 
     async def _ask(self, question: Question) -> Reply:
-        reply = await self._reads.submit(question)
+        large = isinstance(question, AskTop) and question.n > _LARGE_TOP
+        reply = await (self._large_reads if large else self._reads).submit(question)
         if isinstance(reply, Reply):
             self._metrics.answers.labels("cache").inc()
             return reply
@@ -151,6 +164,7 @@ class Leaderboard:
             self._metrics.answers.labels("cache").inc()
             raise _not_found(question)
         try:
+            self._check_truth()
             seen = await self._deep.submit(question)
         except TruthUnavailable:
             if not self._stale_reads:
@@ -211,10 +225,7 @@ class Leaderboard:
         async def write(part: Sequence[NewScore]) -> list[_Done]:
             return self._done(await self._truth.set_scores(part))
 
-        return await bisect(batch, write, TruthRefused)
-
-    async def _write_locked_score(self, batch: Sequence[NewScore]) -> list[_Done]:
-        return self._done(await self._truth.set_score_waiting(batch[0], _LOCK_WAIT_S))
+        return await bisect(batch, write, (TruthRefused, LockedOut))
 
     async def _write_users(self, batch: Sequence[NewUser]) -> list[_Done | Exception]:
         self._metrics.batch_items.labels("users").observe(len(batch))
@@ -222,7 +233,7 @@ class Leaderboard:
         async def write(part: Sequence[NewUser]) -> list[_Done]:
             return self._done(await self._truth.create_users(part))
 
-        return await bisect(batch, write, TruthRefused)
+        return await bisect(batch, write, (TruthRefused, LockedOut))
 
     def _done(self, written: Written[ScoreSet | Refusal] | Written[User | Refusal]) -> list[_Done]:
         self._sync.note_truth(written.point)

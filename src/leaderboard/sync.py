@@ -36,14 +36,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from leaderboard.cache.store import Applied, CacheState, CacheStore, Floor
-from leaderboard.errors import CacheError, TruthUnavailable, Unavailable
+from leaderboard.errors import CacheError, CacheHangs, TruthUnavailable, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics
 from leaderboard.snapshot import Commit, Moment
 from leaderboard.truth.store import Changes, TruthStore
-
-FRESH_S = 0.8
-"""A state older than this is not read: it bounds how stale an answer can be when Redis is cut off."""
 
 PATIENCE_S = 0.25
 """How long a writer waits for the cache before it puts the cache out of use."""
@@ -93,8 +90,9 @@ class CacheSync:
         self._limit = 2 * cache.size
         self._seen: Moment | None = None
         self._waiting: dict[Moment | Commit, list[asyncio.Future[None]]] = {}
+        self._waiting_since: dict[Moment | Commit, float] = {}
         self._turn = asyncio.Lock()
-        self._giving_up = asyncio.Lock()
+        self._giving_up: asyncio.Task[None] | None = None
         self._pump: asyncio.Task[None] | None = None
         self._rebuilding: asyncio.Task[bool] | None = None
         self._claim_ms = CLAIM_MS
@@ -113,6 +111,7 @@ class CacheSync:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(point, []).append(future)
+        self._waiting_since.setdefault(point, time.monotonic())
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._work_off(), name="catching up for writers")
         started = time.perf_counter()
@@ -120,9 +119,10 @@ class CacheSync:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.shield(future)
         except TimeoutError:
-            async with self._giving_up:
-                if not future.done():
-                    await self._put_out_of_use("catching up took too long")
+            # In a task of its own: whoever waits may be cancelled, and others wait with it.
+            if self._giving_up is None or self._giving_up.done():
+                self._giving_up = asyncio.create_task(self._give_up(), name="giving up waiting for the cache")
+            await asyncio.shield(future)
         self._metrics.cover_seconds.observe(time.perf_counter() - started)
 
     def note_truth(self, moment: Moment | Commit) -> None:
@@ -178,7 +178,7 @@ class CacheSync:
 
     async def close(self) -> None:
         """End what is under way."""
-        for task in (self._pump, self._rebuilding):
+        for task in (self._pump, self._giving_up, self._rebuilding):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -189,7 +189,7 @@ class CacheSync:
         """One turn of the timer: catch up unless somebody just did. Raises TruthUnavailable, CacheError."""
         async with self._turn:
             state = await self._cache.poll(self._nonce, lease_ms=0)
-            if self.epoch is None or (state is not None and state.moment.epoch != self.epoch):
+            if self.epoch is None or not self.truth_up or (state is not None and state.moment.epoch != self.epoch):
                 self.note_truth(await self._truth.now())
             if state is not None and state.usable and state.whole and state.age_s < self._interval_s / 2:
                 self._settle(state)
@@ -235,6 +235,15 @@ class CacheSync:
                     await self._put_out_of_use("catching up failed")
             if self._waiting:
                 await asyncio.sleep(random.uniform(0.001, 0.003))
+
+    async def _give_up(self) -> None:
+        """Until nobody has waited for too long any more."""
+        try:
+            while any(time.monotonic() - since >= PATIENCE_S for since in self._waiting_since.values()):
+                await self._put_out_of_use("catching up took too long")
+        except Exception:
+            _log.exception("giving up failed")
+            self._release(list(self._waiting))
 
     async def _look(self) -> None:
         """Look at the cache and do what it calls for."""
@@ -292,6 +301,7 @@ class CacheSync:
 
     def _release(self, points: Iterable[Moment | Commit]) -> None:
         for point in points:
+            self._waiting_since.pop(point, None)
             for future in self._waiting.pop(point, ()):
                 if not future.done():
                     future.set_result(None)
@@ -299,14 +309,19 @@ class CacheSync:
     async def _put_out_of_use(self, reason: str) -> None:
         """Release those who wait now, the cache being out of use; or cut off, which is bounded by FRESH_S."""
         waiting = list(self._waiting)
-        try:
-            await self._cache.invalidate()
-            self._metrics.invalidations.inc()
-            _log.debug("cache put out of use", reason=reason)
-        except CacheError as error:
-            self._cache_is(up=False, error=error)
-        finally:
-            self._release(waiting)
+        while True:
+            try:
+                await self._cache.invalidate()
+                self._metrics.invalidations.inc()
+                _log.debug("cache put out of use", reason=reason)
+                break
+            except CacheHangs:
+                # It may go on at any moment, with what it has.
+                continue
+            except CacheError as error:
+                self._cache_is(up=False, error=error)
+                break
+        self._release(waiting)
 
     # Rebuilding
 

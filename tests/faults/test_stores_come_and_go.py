@@ -1,6 +1,10 @@
 """Redis and PostgreSQL absent, lost, emptied and back: the calls work as far as they can, and all heals alone."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -75,6 +79,49 @@ def test_a_lost_key_is_noticed_at_once_and_healed(settings: Settings, serve: Ser
     every_call_works(api, 2)
     eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
     every_call_works(api, 3)
+
+
+@pytest.mark.parametrize("field", ["token", "epoch", "snapshot", "floor", "count", "asof", "usable"])
+@pytest.mark.parametrize("value", [None, "", "x"])
+def test_a_damaged_state_is_noticed_and_healed(
+    settings: Settings, serve: Serve, field: str, value: str | None
+) -> None:
+    api = serve()
+    every_call_works(api, 1)
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    by_hand = redis(settings)
+    if value is None:
+        by_hand.hdel("{leaderboard}:state", field)
+    else:
+        by_hand.hset("{leaderboard}:state", field, value)
+    every_call_works(api, 2)
+    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    api.run("verify")
+
+
+@pytest.mark.parametrize("hang_s", [0.1, 0.33, 0.5, 0.7])
+def test_after_redis_hung_no_acknowledged_write_is_missing(
+    settings: Settings, serve: Serve, own_valkey: EmbeddedValkey, hang_s: float
+) -> None:
+    """Long enough to give up waiting for the cache, and not so long that what it holds is too old to be read."""
+    url = SecretStr(own_valkey.url)
+    writer, reader = serve(redis_url=url, audit_interval_s=0), serve(redis_url=url, audit_interval_s=0)
+    user_id = every_call_works(writer, 1)
+    pid = own_valkey.pid
+    assert pid is not None
+    with ThreadPoolExecutor(1) as pool:
+        for score in range(5000, 5008):
+            eventually(lambda: reads_come_from(reader, "cache"), 5, "the cache is used")
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                write = pool.submit(writer.set, user_id, score)
+                # Not for a condition: Redis is to stand still for so long.
+                time.sleep(hang_s)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert write.result().status_code == 200
+            for api in (reader, writer):
+                assert api.client.get(f"/users/{user_id}").json()["score"] == score
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "ZREM", "HDEL"])

@@ -123,12 +123,6 @@ def test_images_come_from_where_the_operator_allows_and_by_default_from_nowhere(
     assert " ".join(["img-src 'self'", *sources]) in policy
 
 
-@pytest.mark.parametrize("source", ["*", "https://x/; script-src *", "https://x", "data:", "'unsafe-inline'"])
-def test_an_image_source_cannot_widen_the_policy(source: str) -> None:
-    with pytest.raises(ValueError, match="image source"):
-        Pages.load(image_sources=[source])
-
-
 def test_an_empty_board_says_how_to_create_the_first_user(pages: Pages) -> None:
     page = board(pages)
     assert "hidden" not in page.one("empty")

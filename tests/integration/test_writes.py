@@ -13,6 +13,7 @@ from leaderboard.app import App, truth_store
 from leaderboard.config import Settings
 from leaderboard.errors import (
     LeaderboardError,
+    LockedOut,
     OutcomeUnknown,
     Overloaded,
     TruthRefused,
@@ -216,13 +217,20 @@ async def test_a_held_row_is_written_when_it_is_released(
     await other.execute("UPDATE users SET total_score = 77 WHERE user_id = 1")
     await other.execute("DELETE FROM users WHERE user_id = 2")
     first = asyncio.create_task(leaderboard.board.set_score(1, 1000))
-    await until(lambda: waiting_sessions(db), "it waits for the row")
     second = asyncio.create_task(leaderboard.board.set_score(2, 1000))
+    tries = leaderboard.metrics.batch_items.labels("scores")
+    await until(lambda: _later(tries._sum.get() > 4), "both were skipped and tried again")
+    assert not first.done()
+    assert not second.done()
     await transaction.commit()
     assert await first == ScoreSet(1, "user 1", None, 1000, 77)
     with pytest.raises(UserNotFound):
         await second
     assert await scores(db) == {1: 1000}
+
+
+async def _later(value: bool) -> bool:
+    return value
 
 
 @asynccontextmanager
@@ -245,8 +253,9 @@ async def a_deadlock(
 
 
 async def test_after_a_deadlock_it_is_tried_again(
-    settings: Settings, store: TruthStore, db: asyncpg.Connection
+    settings: Settings, store: TruthStore, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store_module, "_NAME_WAIT", "10s")
     async with a_deadlock(settings, store, db) as creating:
         written = await creating
     assert [getattr(outcome, "user_name", None) for outcome in written.outcomes] == ["b", "a"]
@@ -261,6 +270,7 @@ async def test_after_a_deadlock_it_is_tried_again(
 async def test_a_deadlock_that_persists_is_told_in_the_domains_words(
     settings: Settings, store: TruthStore, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store_module, "_NAME_WAIT", "10s")
     monkeypatch.setattr(store_module, "_TRIES_ON_CONFLICT", 1)
     async with a_deadlock(settings, store, db) as creating:
         with pytest.raises(LeaderboardError):
@@ -309,27 +319,48 @@ async def test_names_that_are_taken_burn_no_ids(store: TruthStore, db: asyncpg.C
 
 WRITES: dict[str, Callable[[TruthStore], Awaitable[object]]] = {
     "set_scores": lambda store: store.set_scores([NewScore(1, 5)]),
-    "set_score_waiting": lambda store: store.set_score_waiting(NewScore(1, 5), 5),
     "create_users": lambda store: store.create_users([NewUser("a", None, 5)]),
 }
 
 
-@pytest.mark.parametrize("write", [WRITES["set_score_waiting"], WRITES["create_users"]])
 async def test_a_role_whose_transactions_are_repeatable_read_has_its_writes_done_as_well(
-    settings: Settings,
-    db: asyncpg.Connection,
-    other: asyncpg.Connection,
-    write: Callable[[TruthStore], Awaitable[object]],
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store_module, "_NAME_WAIT", "10s")
     await add_users(db, 1)
     await db.execute(f"ALTER DATABASE {settings.db_name} SET default_transaction_isolation = 'repeatable read'")
     async with opened(settings) as store:
         async with other.transaction():
             await other.execute("UPDATE users SET total_score = 4 WHERE user_id = 1")
             await other.execute("INSERT INTO users (user_name) VALUES ('a')")
-            writing = asyncio.ensure_future(write(store))
+            writing = asyncio.ensure_future(store.create_users([NewUser("a", None, 5)]))
             await until(lambda: waiting_sessions(db), "the write waits")
-        await writing
+        assert (await writing).outcomes == [Refusal.TAKEN]
+
+
+async def test_a_name_not_yet_committed_delays_nobody_else(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    async with other.transaction():
+        await other.execute("INSERT INTO users (user_name) VALUES ('held')")
+        names = [*(f"free {n}" for n in range(50)), "held"]
+        async with asyncio.timeout(2):
+            creating = [leaderboard.board.create_user(name, None, 0) for name in names]
+            results = await asyncio.gather(*creating, return_exceptions=True)
+    assert all(isinstance(result, User) for result in results[:-1])
+    assert isinstance(results[-1], LockedOut)
+
+
+async def test_a_held_row_refuses_all_its_writers_in_time(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add_users(db, 1)
+    async with other.transaction():
+        await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
+        async with asyncio.timeout(4):
+            setting = [leaderboard.board.set_score(1, n) for n in range(30)]
+            results = await asyncio.gather(*setting, return_exceptions=True)
+    assert {type(result) for result in results} == {LockedOut}
 
 
 # One item's fault
@@ -365,7 +396,7 @@ async def test_a_refused_batch_has_changed_nothing(store: TruthStore, db: asyncp
     with pytest.raises(TruthRefused):
         await store.create_users([NewUser("a", None, 1), NewUser("b", None, 666)])
     with pytest.raises(TruthRefused):
-        await store.set_score_waiting(NewScore(2, 666), 1)
+        await store.set_scores([NewScore(2, 666)])
     assert await scores(db) == {1: 10, 2: 20, 3: 30}
 
 
@@ -391,7 +422,7 @@ async def test_a_commit_is_synchronous_whatever_the_role_says(
     )
     async with opened(settings) as store:
         await store.set_scores([NewScore(1, 1)])
-        await store.set_score_waiting(NewScore(2, 2), 1)
+        await store.set_scores([NewScore(2, 2)])
         await store.create_users([NewUser("a", None, 1)])
     by_hand = await connect(settings)
     await by_hand.execute("INSERT INTO users (user_name) VALUES ('by hand')")

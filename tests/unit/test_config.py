@@ -41,7 +41,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "WORKERS": (1, 64),
     "CACHE_SIZE": (10, 100_000),
     "MAX_TOP_N": (1, 100_000),
-    "SYNC_INTERVAL_MS": (50, 700),
+    "SYNC_INTERVAL_MS": (50, 400),
     "AUDIT_INTERVAL_S": (0, 86_400),
     "DB_POOL_SIZE": (5, 200),
     "DB_TIMEOUT_MS": (100, 60_000),
@@ -255,3 +255,8 @@ def test_what_is_allowed_is_said_of_every_setting_that_can_be_bad() -> None:
         assert allowed_values(name.lower()).endswith(f"from {least} to {greatest}")
     for name, choices in CHOICES.items():
         assert allowed_values(name.lower()) == f"one of {', '.join(choices)}"
+
+
+@pytest.mark.parametrize("source", ["*", "https://x/; script-src *", "https://x", "data:", "'unsafe-inline'"])
+def test_an_image_source_cannot_widen_the_policy_of_the_page(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    assert "must be empty, or sources like https:" in refusal(monkeypatch, "PAGE_IMAGES", source)

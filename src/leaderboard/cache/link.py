@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from leaderboard.cache.script import Script
-from leaderboard.errors import CacheRefused, CacheUnavailable
+from leaderboard.errors import CacheHangs, CacheRefused, CacheUnavailable
 
 _PAUSE_AFTER_HANG_S = 0.5
 _PAUSE_AFTER_REFUSAL_S = 0.1
@@ -25,9 +25,17 @@ class Link:
     """A connection that is made when first needed; one call at a time."""
 
     def __init__(
-        self, url: str, timeout_s: float, greet: Callable[["Link"], Awaitable[None]] | None = None
+        self,
+        url: str,
+        timeout_s: float,
+        *,
+        greet: Callable[["Link"], Awaitable[None]] | None = None,
+        patience_s: float = 0,
     ) -> None:
-        """`greet` is called with this link whenever the connection has been made, before anything else."""
+        """`greet` is called with this link whenever the connection has been made, before anything else.
+
+        A server that has not answered for `patience_s` is left alone for a moment.
+        """
         self._pool = ConnectionPool.from_url(
             url, protocol=2, socket_timeout=None, socket_connect_timeout=None, client_name="leaderboard"
         )
@@ -35,6 +43,8 @@ class Link:
         self._timeout_s = timeout_s
         self._greet = greet
         self._lock = asyncio.Lock()
+        self._patience_s = patience_s
+        self._unanswered_since: float | None = None
         self._paused_until = 0.0
         self.incarnation = 0
 
@@ -49,19 +59,27 @@ class Link:
         """Run a script and return its reply.
 
         With `incarnation`, only on the connection of that number. `longer` multiplies the deadline. Raises
-        CacheUnavailable, CacheRefused.
+        CacheHangs, until the patience is at its end, CacheUnavailable and CacheRefused.
         """
         timeout_s = self._timeout_s * longer
         async with self._lock:
             now = asyncio.get_running_loop().time
             if now() < self._paused_until:
                 raise CacheUnavailable("Redis was unreachable a moment ago")
+            sent = now()
             try:
                 async with asyncio.timeout(timeout_s):
                     connection = await self._connected(incarnation)
-                    return await _evaluate(connection, script, keys, arguments)
+                    reply = await _evaluate(connection, script, keys, arguments)
+                    self._unanswered_since = None
+                    return reply
             except TimeoutError as error:
                 await self._drop()
+                # A deadline that comes far too late says that this process stood still, not Redis.
+                stood_still = now() - sent > 2 * timeout_s
+                self._unanswered_since = now() if stood_still else (self._unanswered_since or sent)
+                if now() - self._unanswered_since < self._patience_s:
+                    raise CacheHangs(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
                 self._paused_until = now() + _PAUSE_AFTER_HANG_S
                 raise CacheUnavailable(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
             except ResponseError as error:

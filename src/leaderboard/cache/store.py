@@ -34,6 +34,9 @@ from leaderboard.snapshot import Moment, Snapshot
 _FORMAT = "1"
 """Written before the epoch: a program with another layout of the keys takes them for another database's."""
 
+FRESH_S = 0.8
+"""A state older than this is not read: it bounds how stale an answer can be when Redis is cut off."""
+
 _BULK_TAKES_LONGER = 10
 _LOAD_CHUNK = 1000
 
@@ -122,12 +125,13 @@ class CacheStore:
         self.size = size
         self.keep = size + max(size // 10, 2 * NEIGHBOURS)
         """The most users the cache holds: the slack lets scores fall without a rebuild each time."""
-        self._reads = Link(url, timeout_s, self._doubt_what_is_there)
+        self._reads = Link(url, timeout_s, greet=self._doubt_what_is_there)
         self._sync = Link(url, timeout_s)
         self._longer = _BULK_TAKES_LONGER * max(1, size // 10_000)
         """What touches all of the cache takes as many times longer than a read."""
         self._bulk = Link(url, timeout_s * self._longer)
-        self._last_resort = Link(url, timeout_s)
+        # After so long without an answer, what is there is too old to be read.
+        self._last_resort = Link(url, timeout_s, patience_s=FRESH_S)
         self._doubted: bytes | None = None
         self._decode = msgspec.json.Decoder(_Metadata).decode
         self._poll = load_script("poll")
@@ -207,10 +211,21 @@ class CacheStore:
         except CacheRefused as error:
             if "WRONGTYPE" not in str(error):
                 raise
-            await self._sync.run(self._clear, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE))
+            await self._drop_damaged()
             return None
         if len(reply) == 1:
             return None
+        try:
+            return self._state(reply)
+        except (ValueError, TypeError, AttributeError):
+            await self._drop_damaged()
+            return None
+
+    async def _drop_damaged(self) -> None:
+        """What is not of our making is not mended but dropped: then there is no cache, and one is rebuilt."""
+        await self._sync.run(self._clear, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE))
+
+    def _state(self, reply: Sequence[Any]) -> CacheState:
         now, leased, whole, token, epoch, snapshot, floor, count, asof, usable = reply
         return CacheState(
             now,
@@ -298,7 +313,7 @@ class CacheStore:
     async def export(self) -> Export | None:
         """The whole cache, None if there is none."""
         reply = await self._bulk.run(self._export, (keys.SCORES, keys.METADATA, keys.STATE))
-        if reply is None:
+        if reply is None or None in reply:
             return None
         _, epoch, snapshot, floor, usable, ranked, described = reply
         metadata = dict(_groups(described, 2))
@@ -344,7 +359,7 @@ def _epoch(stored: bytes) -> str:
 
 
 def _floor(stored: bytes) -> Floor | None:
-    if not stored:
+    if stored == b"":
         return None
     total_score, user_id = stored.split(b",")
     return Floor(int(total_score), int(user_id))

@@ -22,7 +22,8 @@ MAX_BODY = 16 * 1024
 
 _MAX_DEPTH = 64
 _BRACKETS = re.compile(r"[\[\]{}]")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and content with a string that does not end: linear for any text.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _UNKNOWN_NAMED = 20
 """More unknown fields than these are not listed: an answer should not outgrow its question."""
 _POSITIVE = re.compile(r"[1-9][0-9]{0,9}")

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import asyncpg
 
-from leaderboard.errors import OutcomeUnknown, Overloaded, TruthRefused, TruthUnavailable
+from leaderboard.errors import LockedOut, OutcomeUnknown, Overloaded, TruthRefused, TruthUnavailable
 from leaderboard.model import NEIGHBOURS, Context, ScoreSet, Standing, User
 from leaderboard.snapshot import Commit, Moment, Snapshot
 from leaderboard.truth import importer, migrate
@@ -36,6 +36,8 @@ _NOT_NOW = (
     asyncpg.UndefinedTableError,
 )
 _TRIES_ON_CONFLICT = 3
+_NAME_WAIT = "50ms"
+"""How long a batch of new users waits for a name that is taken by a transaction still open."""
 _SESSION = MappingProxyType(
     {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
 )
@@ -173,13 +175,6 @@ class TruthStore:
         rows = await self._change(self._write["set_scores"], list(last), list(last.values()))
         return self._scores_written(batch, rows)
 
-    async def set_score_waiting(self, item: NewScore, lock_wait_s: float) -> Written[ScoreSet | Refusal]:
-        """Set one score after waiting for its row. Raises Overloaded when it is held longer than `lock_wait_s`."""
-        rows = await self._change(
-            self._write["set_scores"], [item.user_id], [item.total_score], lock=(item.user_id, lock_wait_s)
-        )
-        return self._scores_written([item], rows)
-
     def _scores_written(
         self, batch: Sequence[NewScore], rows: Sequence[asyncpg.Record]
     ) -> Written[ScoreSet | Refusal]:
@@ -209,6 +204,7 @@ class TruthStore:
             list(first),
             [item.image_url for item in first.values()],
             [item.total_score for item in first.values()],
+            _NAME_WAIT,
         )
         ids = {row["user_name"]: row["user_id"] for row in rows if row["user_id"] is not None}
         outcomes: list[User | Refusal] = []
@@ -301,28 +297,22 @@ class TruthStore:
         async with self._pool.acquire() as connection:
             yield connection
 
-    async def _change(
-        self, sql: str, *arguments: Any, lock: tuple[int, float] | None = None
-    ) -> list[asyncpg.Record]:
+    async def _change(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a writing statement, again on a conflict. Once it is sent, a lost connection means: who knows.
 
-        `lock` names a user to lock beforehand and the seconds to wait for that, in the same transaction.
+        Raises LockedOut when it ran into its lock timeout.
         """
         for attempt in range(_TRIES_ON_CONFLICT):
             sent = False
             try:
                 async with _translated(), asyncio.timeout(self._timeout_s), self._pooled() as connection:
                     sent = True
-                    if lock is None:
-                        return await connection.fetch(sql, *arguments)
-                    async with connection.transaction():
-                        await connection.execute(self._write["lock_user"], lock[0], f"{lock[1] * 1000:.0f}ms")
-                        return await connection.fetch(sql, *arguments)
+                    return await connection.fetch(sql, *arguments)
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
                 if attempt == _TRIES_ON_CONFLICT - 1:
                     raise Overloaded("this write collided with others again and again") from error
             except asyncpg.LockNotAvailableError as error:
-                raise Overloaded("another transaction holds what this write changes") from error
+                raise LockedOut("another transaction holds what this write changes") from error
             except TruthUnavailable as error:
                 if sent and isinstance(error.__cause__, (*_LOST, TimeoutError)):
                     raise OutcomeUnknown("PostgreSQL was lost before it confirmed the write") from error

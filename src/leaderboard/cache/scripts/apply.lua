@@ -17,6 +17,9 @@ if state[1] ~= ARGV[2] then
     return false
 end
 local stored = tonumber(state[2])
+if not stored or not state[3] then
+    return -1
+end
 if redis.call('ZCARD', KEYS[1]) ~= stored or redis.call('HLEN', KEYS[2]) ~= stored then
     return -1
 end

@@ -10,10 +10,10 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'asof', 'usable', 'count', 'floor')
-if not state[1] then
+local count = tonumber(state[5] or '')
+if not (state[1] and state[2] and tonumber(state[3] or '') and count and state[6]) then
     return {now}
 end
-local count = tonumber(state[5])
 local everyone = state[6] == ''
 local reply = {now, state[1], state[2], state[3]}
 

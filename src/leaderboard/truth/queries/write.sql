@@ -28,20 +28,17 @@ SELECT w.user_id, c.user_name, c.image_url, c.previous_score,
        truth_epoch() AS epoch
 FROM wanted AS w LEFT JOIN changed AS c ON c.user_id = w.user_id
 
--- name: lock_user
--- $1: user_id; $2: how long to wait at most (then: error 55P03), as text with a unit. Opens the way for
--- `set_scores` in the same transaction.
-SELECT FROM set_config('lock_timeout', $2, true), users WHERE users.user_id = $1 FOR NO KEY UPDATE OF users
-
 -- name: create_users
--- $1: names, each once; $2: image URLs; $3: scores. One row a created user, and always one with the snapshot.
+-- $1: names, each once; $2: image URLs; $3: scores; $4: how long to wait for a name, as text with a unit. One row a created user, and always one with the snapshot.
 -- Sorted by name, so that two batches meet in the same order and cannot deadlock; names that are taken are
--- sorted out beforehand, so that they burn no ids.
+-- sorted out beforehand, so that they burn no ids. A name that somebody else has inserted and not yet committed
+-- would hold up all others: error 55P03.
 WITH wanted AS MATERIALIZED (
     SELECT w.user_name, w.image_url, w.total_score
     FROM set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
-                    true),
+                    true) AS durable,
+         set_config('lock_timeout', $4, true) AS patience,
          unnest($1::text[], $2::text[], $3::integer[]) AS w (user_name, image_url, total_score)
 ),
 created AS (

@@ -37,6 +37,7 @@ _NO, _USAGE, _FAILED = 1, 2, 3
 _DIFFERENCES_SHOWN = 50
 _REJECTED_SHOWN = 20
 _SECONDS_BETWEEN_LINES = 2.0
+_PATIENCE_TO_COMPARE_S = 3.0
 
 
 def _version(asked: bool) -> None:
@@ -141,7 +142,15 @@ def sync(
 @cli.command()
 def verify() -> None:
     """Compare the cache with PostgreSQL at one snapshot; print the differences, exit 1 if there are any."""
-    audit = _with_sync(lambda sync: sync.audit())
+
+    async def work(sync: CacheSync) -> Audit:
+        # Just after a large change, a running service is about to rebuild the cache.
+        deadline = time.monotonic() + _PATIENCE_TO_COMPARE_S
+        while (audit := await sync.audit()).compared is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        return audit
+
+    audit = _with_sync(work)
     if audit.compared is None:
         _fail(f"nothing to compare: {audit.note}", _FAILED)
     if not audit.differences:

@@ -146,7 +146,7 @@ def verify() -> None:
     async def work(sync: CacheSync) -> Audit:
         # Just after a large change, a running service is about to rebuild the cache.
         deadline = time.monotonic() + _PATIENCE_TO_COMPARE_S
-        while (audit := await sync.audit()).compared is None and time.monotonic() < deadline:
+        while (audit := await sync.audit()).compared is None and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         return audit
 

@@ -285,6 +285,8 @@ class CacheSync:
             self._metrics.cached_users.set(count)
             self._release_covered()
             if state.floor is not None and count < self._cache.size:
+                # Scores have fallen; it is not that Redis loses what it is given.
+                self._short_lives = 0
                 self._rebuild_soon("too few were left")
 
     # Those who wait

@@ -48,7 +48,7 @@ def code(cell: str) -> list[str]:
 
 def allowed(name: str) -> str:
     """What the refusal of a bad value says is allowed."""
-    bad = {"redis_url": "x", "page_images": "x", "db_password": None}.get(name, "")
+    bad = {"redis_url": "x", "page_images": "x", "db_password": None, "api_keys": None}.get(name, "")
     if bad is None:
         return "any text"
     with pytest.raises(BadSetting) as refusal:
@@ -107,6 +107,9 @@ def _example(kind: problems.Kind) -> Exception:
     except errors.LeaderboardError as error:
         return error
     return {
+        "unauthorized": wire.Unauthorized(
+            "writes need the header Authorization: Bearer, and one of this service's keys"
+        ),
         "user_not_found": errors.UserNotFound(1001),
         "username_taken": errors.UsernameTaken("ada"),
         "overloaded": errors.Overloaded("10000 requests are waiting in the queue for scores already"),

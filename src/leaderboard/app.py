@@ -97,6 +97,7 @@ class App:
             version=version("leaderboard"),
             max_top_n=settings.max_top_n,
             stale_reads=settings.stale_reads == "on",
+            api_keys=[key for key in settings.api_keys.get_secret_value().replace(",", " ").split() if key],
         )
 
         @asynccontextmanager

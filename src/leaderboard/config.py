@@ -33,6 +33,9 @@ class Settings(BaseSettings):
         SecretStr("redis://redis:6379"), description="Redis or Valkey: `redis://`, `rediss://` or `unix://`"
     )
 
+    api_keys: SecretStr = Field(
+        SecretStr(""), description="keys that may write, separated by commas; empty: anyone may; never logged"
+    )
     host: str = Field("0.0.0.0", min_length=1, description="address the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
     cache_size: int = Field(10_000, ge=10, le=100_000, description="best users the cache always holds")

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "DB_USER": "postgres",
     "DB_PASSWORD": "password",
     "REDIS_URL": "redis://redis:6379",
+    "API_KEYS": "",
     "HOST": "0.0.0.0",
     "WORKERS": 1,
     "CACHE_SIZE": 10_000,
@@ -54,7 +55,7 @@ CHOICES = {
     "LOG_FORMAT": ("json", "text"),
 }
 NOT_EMPTY = ("DB_HOST", "DB_NAME", "DB_USER", "HOST")
-SECRETS = ("DB_PASSWORD", "REDIS_URL")
+SECRETS = ("DB_PASSWORD", "REDIS_URL", "API_KEYS")
 PASSWORD = "correct-horse-battery"
 
 

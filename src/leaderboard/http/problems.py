@@ -39,6 +39,10 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (wire.ClientGone, Kind("client_gone", 400, "The request was cut short")),
     (errors.InvalidField, Kind("invalid_field", 422, "A field is not acceptable")),
     (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is not acceptable")),
+    (
+        wire.Unauthorized,
+        Kind("unauthorized", 401, "A key is needed to write", ((b"www-authenticate", b"Bearer"),)),
+    ),
     (errors.UserNotFound, Kind("user_not_found", 404, "There is no such user")),
     (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),
     (wire.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),

@@ -43,6 +43,10 @@ class UnsupportedMediaType(LeaderboardError):
     """The body is not declared as JSON."""
 
 
+class Unauthorized(LeaderboardError):
+    """The call needs a key, and came without one or with a wrong one."""
+
+
 class ClientGone(LeaderboardError):
     """The client closed the connection before it had sent all of the body."""
 

@@ -4,12 +4,12 @@ ARG PYTHON_IMAGE=python:3.13-alpine
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
     PIP_ONLY_BINARY=:all: \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 COPY requirements.txt requirements-build.txt ./
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m venv --without-pip /opt/venv \
+RUN python -m venv --without-pip /opt/venv \
  && python -m pip --python /opt/venv/bin/python install --no-compile --require-hashes -r requirements.txt \
  && python -m pip install --no-compile --require-hashes -r requirements-build.txt
 COPY LICENSE README.md pyproject.toml ./

@@ -93,7 +93,7 @@ class Batcher(Generic[Item, Result]):
                     if since >= oldest:
                         batch.append((item, futures))
                     else:
-                        _fail(futures, Overloaded(f"no room in {self.name} within {self._patience_s:g} s"))
+                        _settle(futures, Overloaded(f"no room in {self.name} within {self._patience_s:g} s"))
                 if batch:
                     await self._run(batch)
         finally:
@@ -107,19 +107,17 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
             results = [error] * len(batch)
         for (_, futures), result in zip(batch, results, strict=True):
-            for future in futures:
-                if future.done():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+            _settle(futures, result)
 
 
-def _fail(futures: Sequence[asyncio.Future[Result]], error: Exception) -> None:
+def _settle(futures: Sequence[asyncio.Future[Result]], result: Result | Exception) -> None:
     for future in futures:
-        if not future.done():
-            future.set_exception(error)
+        if future.done():
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
 
 
 async def bisect(

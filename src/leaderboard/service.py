@@ -7,7 +7,7 @@ until the cache shows as much (`sync.py`), so that no later read anywhere shows 
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 from leaderboard.batching import Batcher, bisect
@@ -40,6 +40,8 @@ _READS_AT_ONCE = 512
 _WRITES_AT_ONCE = 1000
 _LARGE_TOP = 1000
 _LOCK_WAIT_S = 2.0
+_OF_ONE_ITEM = (TruthRefused, LockedOut)
+"""What may be the fault of one item of a batch, and then fails no other."""
 _LOCK_RETRY_S = (0.005, 0.05)
 
 
@@ -221,21 +223,14 @@ class Leaderboard:
 
     async def _write_scores(self, batch: Sequence[NewScore]) -> list[_Done | Exception]:
         self._metrics.batch_items.labels("scores").observe(len(batch))
-
-        async def write(part: Sequence[NewScore]) -> list[_Done]:
-            return self._done(await self._truth.set_scores(part))
-
-        return await bisect(batch, write, (TruthRefused, LockedOut))
+        return await bisect(batch, lambda part: self._done(self._truth.set_scores(part)), _OF_ONE_ITEM)
 
     async def _write_users(self, batch: Sequence[NewUser]) -> list[_Done | Exception]:
         self._metrics.batch_items.labels("users").observe(len(batch))
+        return await bisect(batch, lambda part: self._done(self._truth.create_users(part)), _OF_ONE_ITEM)
 
-        async def write(part: Sequence[NewUser]) -> list[_Done]:
-            return self._done(await self._truth.create_users(part))
-
-        return await bisect(batch, write, (TruthRefused, LockedOut))
-
-    def _done(self, written: Written[ScoreSet | Refusal] | Written[User | Refusal]) -> list[_Done]:
+    async def _done(self, writing: Awaitable[Written[ScoreSet | User | Refusal]]) -> list[_Done]:
+        written = await writing
         self._sync.note_truth(written.point)
         return [_Done(outcome, written.point) for outcome in written.outcomes]
 

@@ -112,6 +112,12 @@ def _example(kind: problems.Kind) -> Exception:
         ),
         "user_not_found": errors.UserNotFound(1001),
         "username_taken": errors.UsernameTaken("ada"),
+        "idempotency_key_reused": errors.IdempotencyKeyReused(
+            "this idempotency key came with another request before"
+        ),
+        "idempotency_key_in_use": errors.IdempotencyKeyInUse(
+            "another request with this idempotency key is under way"
+        ),
         "overloaded": errors.Overloaded("10000 requests are waiting in the queue for scores already"),
         "outcome_unknown": errors.OutcomeUnknown("PostgreSQL was lost before it confirmed the write"),
         "unavailable": errors.TruthUnavailable("PostgreSQL did not answer in time"),

@@ -69,7 +69,7 @@ class App:
         await self.truth.open()
         with contextlib.suppress(CacheError):
             await self.cache.open()
-        timers = [self.sync.run(), self.sync.prune()]
+        timers = [self.sync.run(), self.sync.prune(), self.board.run()]
         if self.settings.audit_interval_s:
             timers.append(self.sync.audit_regularly(self.settings.audit_interval_s))
         tasks = [asyncio.create_task(timer) for timer in timers]

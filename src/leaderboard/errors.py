@@ -6,6 +6,8 @@ LeaderboardError
 │   └── InvalidParameter   a path or query parameter
 ├── UserNotFound
 ├── UsernameTaken
+├── IdempotencyKeyReused   the key belongs to another request
+├── IdempotencyKeyInUse    a request with this key is under way
 ├── Unavailable            try again
 │   ├── Overloaded         more requests are waiting than the bound allows
 │   │   └── LockedOut      another transaction holds what this one would change
@@ -62,6 +64,14 @@ class UsernameTaken(LeaderboardError):
     def __init__(self, user_name: str) -> None:
         super().__init__(f"the username {user_name!r} is taken")
         self.user_name = user_name
+
+
+class IdempotencyKeyReused(LeaderboardError):
+    """The idempotency key came with something else before; nothing was changed now."""
+
+
+class IdempotencyKeyInUse(LeaderboardError):
+    """A request with the same idempotency key is under way; nothing was changed by this one."""
 
 
 class Unavailable(LeaderboardError):

@@ -14,12 +14,14 @@ from leaderboard.batching import Batcher, bisect
 from leaderboard.cache.store import FRESH_S, CacheStore, Refuse
 from leaderboard.errors import (
     CacheError,
+    IdempotencyKeyInUse,
     LockedOut,
     TruthRefused,
     TruthUnavailable,
     UsernameTaken,
     UserNotFound,
 )
+from leaderboard.idempotency import Idempotency, idempotency_key
 from leaderboard.model import (
     Answer,
     AskContext,
@@ -40,9 +42,13 @@ _READS_AT_ONCE = 512
 _WRITES_AT_ONCE = 1000
 _LARGE_TOP = 1000
 _LOCK_WAIT_S = 2.0
-_OF_ONE_ITEM = (TruthRefused, LockedOut)
+_OF_ONE_ITEM = (TruthRefused, LockedOut, IdempotencyKeyInUse)
 """What may be the fault of one item of a batch, and then fails no other."""
 _LOCK_RETRY_S = (0.005, 0.05)
+
+
+Once = tuple[str, str]
+"""Who sends a write that is to be done once, and the idempotency key that it comes with."""
 
 
 @dataclass(slots=True)
@@ -85,6 +91,7 @@ class Leaderboard:
         self._sync = sync
         self._metrics = metrics
         self._stale_reads = stale_reads
+        self._idempotency = Idempotency(truth, sync, queue_limit)
         self._reads: Batcher[Question, Reply | Refuse | None] = Batcher(
             "reads", self._read_cache, most=_READS_AT_ONCE, limit=queue_limit, share=True
         )
@@ -118,34 +125,52 @@ class Leaderboard:
 
     # Writes
 
-    async def create_user(self, user_name: str, image_url: str | None, total_score: int) -> User:
-        """Create a user. Raises UsernameTaken."""
+    async def create_user(
+        self, user_name: str, image_url: str | None, total_score: int, once: Once | None = None
+    ) -> User:
+        """Create a user. Raises UsernameTaken, and with `once` what `Idempotency.once` raises."""
         self._check_truth()
-        done = await self._users.submit(NewUser(user_name, image_url, total_score))
+        asked = ("create", user_name, image_url, total_score)
+        key = None if once is None else idempotency_key(*once, asked)
+        item = NewUser(user_name, image_url, total_score, key)
+        return await self._idempotency.once(key, User, lambda: self._create_user(item))
+
+    async def set_score(self, user_id: int, total_score: int, once: Once | None = None) -> ScoreSet:
+        """Set a user's score. Raises UserNotFound, and with `once` what `Idempotency.once` raises."""
+        self._check_truth()
+        asked = ("set", user_id, total_score)
+        key = None if once is None else idempotency_key(*once, asked)
+        item = NewScore(user_id, total_score, key)
+        return await self._idempotency.once(key, ScoreSet, lambda: self._set_score(item))
+
+    async def _create_user(self, item: NewUser) -> User:
+        done = await self._users.submit(item)
         await self._sync.cover(done.point)
         if isinstance(done.outcome, User):
             return done.outcome
-        raise UsernameTaken(user_name)
+        raise UsernameTaken(item.user_name)
 
-    async def set_score(self, user_id: int, total_score: int) -> ScoreSet:
-        """Set a user's score. Raises UserNotFound."""
-        self._check_truth()
-        item = NewScore(user_id, total_score)
+    async def _set_score(self, item: NewScore) -> ScoreSet:
         done = await self._scores.submit(item)
         deadline = time.monotonic() + _LOCK_WAIT_S
         while done.outcome is Refusal.LOCKED:
             # It goes with another batch: to wait for the row itself would hold up all others.
             if time.monotonic() > deadline:
-                raise LockedOut(f"another transaction holds the user {user_id}")
+                raise LockedOut(f"another transaction holds the user {item.user_id}")
             await asyncio.sleep(random.uniform(*_LOCK_RETRY_S))
             done = await self._scores.submit(item)
         await self._sync.cover(done.point)
         if isinstance(done.outcome, ScoreSet):
             return done.outcome
-        raise UserNotFound(user_id)
+        raise UserNotFound(item.user_id)
+
+    async def run(self) -> None:
+        """What this needs done regularly, until cancelled."""
+        await self._idempotency.forget_regularly()
 
     async def close(self) -> None:
         """Finish what was begun."""
+        await self._idempotency.close()
         for batcher in (self._reads, self._large_reads, self._deep, self._scores, self._users):
             await batcher.close()
 

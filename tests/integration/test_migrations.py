@@ -24,7 +24,7 @@ from tests.system import connect, environment, sql
 
 pytestmark = pytest.mark.anyio
 
-QUERY_FILES = ("import", "log", "read", "schema", "write")
+QUERY_FILES = ("idempotency", "import", "log", "read", "schema", "write")
 
 ORIGINAL = (
     """

@@ -16,6 +16,14 @@ _AGE = {
     "schema": {"type": "integer", "minimum": 1},
 }
 
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A name for this request, such as a random UUID. Sent again with the same body within 24 hours,"
+    " it is not done again and gets the first answer.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
 
 def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, Any]:
     """The document as plain data."""
@@ -33,7 +41,7 @@ def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, A
     for call in calls:
         operation: dict[str, Any] = {"summary": call.summary, "operationId": _operation_id(call)}
         limits = {"n": max_top_n, "id": INT32_MAX}
-        parameters = [
+        parameters: list[dict[str, Any]] = [
             {
                 "name": name,
                 "in": "path",
@@ -43,6 +51,8 @@ def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, A
             }
             for name in _PARAMETER.findall(call.path)
         ]
+        if call.body is not None:
+            parameters.append(_IDEMPOTENCY_KEY)
         if parameters:
             operation["parameters"] = parameters
         if call.body is not None:

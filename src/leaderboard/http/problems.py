@@ -45,6 +45,14 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     ),
     (errors.UserNotFound, Kind("user_not_found", 404, "There is no such user")),
     (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),
+    (
+        errors.IdempotencyKeyReused,
+        Kind("idempotency_key_reused", 422, "The idempotency key belongs to another request"),
+    ),
+    (
+        errors.IdempotencyKeyInUse,
+        Kind("idempotency_key_in_use", 409, "A request with this idempotency key is under way"),
+    ),
     (wire.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),
     (wire.UnsupportedMediaType, Kind("unsupported_media_type", 415, "The body must be JSON")),
     (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _LATER)),

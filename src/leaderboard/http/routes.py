@@ -25,7 +25,7 @@ from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.model import Context, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
-from leaderboard.service import Leaderboard, Reply
+from leaderboard.service import Leaderboard, Once, Reply
 
 Application: TypeAlias = ASGIApp
 
@@ -89,7 +89,7 @@ class Api:
         body = await wire.read_json(scope["headers"], receive)
         self._authorize(scope)
         name, score, image_url = wire.create_user(body)
-        user = await self._board.create_user(name, image_url, score)
+        user = await self._board.create_user(name, image_url, score, _once(scope))
         return Out(201, (*_JSON, (b"location", f"/users/{user.user_id}".encode())), _encode(user))
 
     async def get_user(self, scope: Scope, _receive: Receive) -> Out:
@@ -98,7 +98,7 @@ class Api:
     async def set_score(self, scope: Scope, receive: Receive) -> Out:
         body = await wire.read_json(scope["headers"], receive)
         self._authorize(scope)
-        answer = await self._board.set_score(_user_id(scope), wire.set_score(body))
+        answer = await self._board.set_score(_user_id(scope), wire.set_score(body), _once(scope))
         return Out(200, _JSON, _encode(answer))
 
     async def get_top(self, scope: Scope, _receive: Receive) -> Out:
@@ -189,7 +189,8 @@ class Endpoint:
 
 
 _FIELDS = ("malformed_json", "invalid_field", "body_too_large", "unsupported_media_type")
-_WRITE = ("unauthorized", "overloaded", "unavailable", "outcome_unknown")
+_ONCE = ("idempotency_key_reused", "idempotency_key_in_use")
+_WRITE = (*_ONCE, "unauthorized", "overloaded", "unavailable", "outcome_unknown")
 _READ = ("overloaded", "unavailable")
 _USER = ("invalid_parameter", "user_not_found")
 
@@ -223,7 +224,7 @@ CALLS: tuple[Call, ...] = (
         User,
         status=201,
         body=wire.CreateUser,
-        problems=("username_taken", *_FIELDS, *_WRITE),
+        problems=("invalid_parameter", "username_taken", *_FIELDS, *_WRITE),
     ),
     Call("GET", "/", Api.root, "The status; for a browser the board as a page", Status, problems=_READ),
     Call("GET", "/livez", Api.livez, "Whether the process runs; touches nothing else", "application/json"),
@@ -261,6 +262,11 @@ def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
 
 def _user_id(scope: Scope) -> int:
     return wire.positive("id", scope["path_params"]["id"])
+
+
+def _once(scope: Scope) -> Once | None:
+    key = wire.idempotency_key(scope["headers"])
+    return None if key is None else ("", key)
 
 
 def _reply(reply: Reply) -> Out:

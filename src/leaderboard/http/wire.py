@@ -27,6 +27,7 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _UNKNOWN_NAMED = 20
 """More unknown fields than these are not listed: an answer should not outgrow its question."""
 _POSITIVE = re.compile(r"[1-9][0-9]{0,9}")
+_KEY = re.compile(r"[!-~]{1,255}")
 _TOO_LARGE = 10**30
 """Stands for an integer of more digits than are worth converting; beyond every range there is."""
 
@@ -71,6 +72,16 @@ class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /users/{id}/score`."""
 
     score: Score
+
+
+def idempotency_key(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """What the request is to be known by when it is sent again. Raises InvalidParameter."""
+    given = [value.decode("latin-1").strip() for name, value in headers if name == b"idempotency-key"]
+    if not given:
+        return None
+    if len(given) > 1 or not _KEY.fullmatch(given[0]):
+        raise InvalidParameter("Idempotency-Key", ", ".join(given), "1 to 255 visible ASCII characters, once")
+    return given[0]
 
 
 def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:

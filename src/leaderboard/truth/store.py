@@ -15,7 +15,14 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import asyncpg
 
-from leaderboard.errors import LockedOut, OutcomeUnknown, Overloaded, TruthRefused, TruthUnavailable
+from leaderboard.errors import (
+    IdempotencyKeyInUse,
+    LockedOut,
+    OutcomeUnknown,
+    Overloaded,
+    TruthRefused,
+    TruthUnavailable,
+)
 from leaderboard.model import NEIGHBOURS, Context, ScoreSet, Standing, User
 from leaderboard.snapshot import Commit, Moment, Snapshot
 from leaderboard.truth import importer, migrate
@@ -36,8 +43,10 @@ _NOT_NOW = (
     asyncpg.UndefinedTableError,
 )
 _TRIES_ON_CONFLICT = 3
-_NAME_WAIT = "50ms"
-"""How long a batch of new users waits for a name that is taken by a transaction still open."""
+_PATIENCE = "50ms"
+"""How long a batch waits for a name or an idempotency key that a transaction still open has taken."""
+_FOREVER = "0"
+_KEY_IS_KEPT = "idempotent_writes_key"
 _SESSION = MappingProxyType(
     {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
 )
@@ -75,12 +84,22 @@ class Written(Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """By what `caller` knows one write, however often it is sent; `fingerprint` is of what was asked for."""
+
+    caller: str
+    key: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NewUser:
     """A user to create."""
 
     user_name: str
     image_url: str | None
     total_score: int
+    key: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,15 @@ class NewScore:
 
     user_id: int
     total_score: int
+    key: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """What a write with an idempotency key was answered."""
+
+    fingerprint: bytes
+    answer: User | ScoreSet
 
 
 class Refusal(Enum):
@@ -110,6 +138,7 @@ class TruthStore:
         self._read = load_queries("read")
         self._write = load_queries("write")
         self._log = load_queries("log")
+        self._idempotency = load_queries("idempotency")
 
     async def open(self) -> None:
         """Prepare the pool; connects only when first asked something."""
@@ -169,10 +198,21 @@ class TruthStore:
 
         Several scores of one user are chained: each sees the one before as previous, and the last one stays; it
         alone is written, and meets whatever constraints somebody has added. Rows that somebody else holds are
-        skipped.
+        skipped. Raises IdempotencyKeyInUse if an item's key is kept already or is being kept.
         """
-        last = {item.user_id: item.total_score for item in batch}
-        rows = await self._change(self._write["set_scores"], list(last), list(last.values()))
+        last: dict[int, int] = {}
+        kept: list[tuple[str, str, bytes, int, int, int | None]] = []
+        for item in batch:
+            if item.key is not None:
+                key = item.key
+                before = last.get(item.user_id)
+                kept.append((key.caller, key.key, key.fingerprint, item.user_id, item.total_score, before))
+            last[item.user_id] = item.total_score
+        columns = zip(*kept, strict=True) if kept else [()] * 6
+        patience = _PATIENCE if kept else _FOREVER
+        rows = await self._change(
+            self._write["set_scores"], list(last), list(last.values()), patience, *map(list, columns)
+        )
         return self._scores_written(batch, rows)
 
     def _scores_written(
@@ -195,16 +235,23 @@ class TruthStore:
         return Written(outcomes, _point(rows))
 
     async def create_users(self, batch: Sequence[NewUser]) -> Written[User | Refusal]:
-        """Create users in one transaction; each outcome is the User, or TAKEN."""
+        """Create users in one transaction; each outcome is the User, or TAKEN.
+
+        Raises IdempotencyKeyInUse if an item's key is kept already or is being kept.
+        """
         first: dict[str, NewUser] = {}
         for item in batch:
             first.setdefault(item.user_name, item)
+        keys = [item.key for item in first.values()]
         rows = await self._change(
             self._write["create_users"],
             list(first),
             [item.image_url for item in first.values()],
             [item.total_score for item in first.values()],
-            _NAME_WAIT,
+            _PATIENCE,
+            [key and key.caller for key in keys],
+            [key and key.key for key in keys],
+            [key and key.fingerprint for key in keys],
         )
         ids = {row["user_name"]: row["user_id"] for row in rows if row["user_id"] is not None}
         outcomes: list[User | Refusal] = []
@@ -219,6 +266,25 @@ class TruthStore:
             # A name can be refused because of a user that is newer than the statement's snapshot.
             point = await self.now()
         return Written(outcomes, point)
+
+    # What was answered before
+
+    async def first_answers(self, keys: Sequence[IdempotencyKey]) -> Seen[list[FirstAnswer | None]]:
+        """For each key what its write was answered, None if it is not known."""
+        async with self._reading() as connection:
+            rows = await connection.fetch(
+                self._idempotency["first_answers"], [key.caller for key in keys], [key.key for key in keys]
+            )
+        found = {(row["caller"], row["key"]): row for row in rows}
+        known = [found.get((key.caller, key.key)) for key in keys]
+        first = [None if row is None else FirstAnswer(row["fingerprint"], _answer(row)) for row in known]
+        return Seen(first, _moment(rows[0]))
+
+    async def forget_answers(self, kept_h: int, batch: int) -> int:
+        """Delete up to `batch` first answers older than `kept_h` hours; how many that was."""
+        async with self._reading() as connection:
+            deleted: int = await connection.fetchval(self._idempotency["forget"], kept_h, batch)
+        return deleted
 
     # The change log
 
@@ -300,7 +366,7 @@ class TruthStore:
     async def _change(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a writing statement, again on a conflict. Once it is sent, a lost connection means: who knows.
 
-        Raises LockedOut when it ran into its lock timeout.
+        Raises LockedOut when it ran into its lock timeout, and IdempotencyKeyInUse.
         """
         for attempt in range(_TRIES_ON_CONFLICT):
             sent = False
@@ -311,7 +377,11 @@ class TruthStore:
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
                 if attempt == _TRIES_ON_CONFLICT - 1:
                     raise Overloaded("this write collided with others again and again") from error
+            except asyncpg.UniqueViolationError as error:
+                raise IdempotencyKeyInUse("another request with this idempotency key was faster") from error
             except asyncpg.LockNotAvailableError as error:
+                if _KEY_IS_KEPT in (error.context or ""):
+                    raise IdempotencyKeyInUse("another request with this idempotency key is under way") from error
                 raise LockedOut("another transaction holds what this write changes") from error
             except TruthUnavailable as error:
                 if sent and isinstance(error.__cause__, (*_LOST, TimeoutError)):
@@ -331,6 +401,8 @@ async def _translated() -> AsyncIterator[None]:
     except (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.SerializationError):
         raise
     except asyncpg.PostgresError as error:
+        if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name == _KEY_IS_KEPT:
+            raise
         raise TruthRefused(f"PostgreSQL refused: {error}") from error
 
 
@@ -360,6 +432,11 @@ def _point(rows: Sequence[asyncpg.Record]) -> Moment | Commit:
 
 def _standing(row: asyncpg.Record) -> Standing:
     return Standing(row["rank"], row["user_id"], row["user_name"], row["image_url"], row["total_score"])
+
+
+def _answer(row: asyncpg.Record) -> User | ScoreSet:
+    user = (row["user_id"], row["user_name"], row["image_url"], row["total_score"])
+    return User(*user) if row["previous_score"] is None else ScoreSet(*user, row["previous_score"])
 
 
 def _users(row: asyncpg.Record) -> tuple[list[User], list[int]]:

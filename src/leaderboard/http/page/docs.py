@@ -157,6 +157,7 @@ class _Reader:
             f' value="{escape(str(example(self._document, each)))}" data-in="{escape(each["in"])}"'
             ' autocomplete="off" spellcheck="false"></label>'
             for each in parameters
+            if each["in"] != "header"
         )
         if body:
             inputs += (

@@ -1,0 +1,253 @@
+"""A write that is sent again is done once, whatever happened to its answer."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+import httpx
+import pytest
+
+from leaderboard.app import App
+from leaderboard.config import Settings
+from leaderboard.errors import IdempotencyKeyInUse, IdempotencyKeyReused, UsernameTaken, UserNotFound
+from leaderboard.idempotency import KEPT_H
+from leaderboard.model import ScoreSet, User
+from tests.system import ApiProcess, connect, eventually, sql
+
+ONCE = ("", "a-key")
+Serve = Callable[..., ApiProcess]
+
+
+@pytest.fixture
+async def other(settings: Settings) -> AsyncIterator[App]:
+    """A second process, as far as PostgreSQL and Redis can tell."""
+    running = App(settings)
+    async with running.running():
+        yield running
+
+
+async def changes(db: asyncpg.Connection) -> int:
+    """How many writes there were."""
+    return int(await db.fetchval("SELECT count(*) FROM user_changes"))
+
+
+@pytest.mark.anyio
+async def test_the_same_again_gets_the_first_answer(leaderboard: App, other: App, db: asyncpg.Connection) -> None:
+    made = await leaderboard.board.create_user("ada", "https://a.example", 5, ("", "create"))
+    first = await leaderboard.board.set_score(made.user_id, 6, ONCE)
+    assert first == ScoreSet(made.user_id, "ada", "https://a.example", 6, 5)
+    await leaderboard.board.set_score(made.user_id, 100)
+    for process in (leaderboard, other):
+        assert await process.board.create_user("ada", "https://a.example", 5, ("", "create")) == made
+        assert await process.board.set_score(made.user_id, 6, ONCE) == first
+    assert await changes(db) == 3
+    assert await db.fetchval("SELECT total_score FROM users") == 100
+
+
+@pytest.mark.anyio
+async def test_with_something_else_it_is_refused(leaderboard: App, db: asyncpg.Connection) -> None:
+    board = leaderboard.board
+    ada = await board.create_user("ada", None, 5)
+    bob = await board.create_user("bob", None, 5)
+    await board.set_score(ada.user_id, 6, ONCE)
+    for other in (
+        board.set_score(ada.user_id, 7, ONCE),
+        board.set_score(bob.user_id, 6, ONCE),
+        board.create_user("eve", None, 6, ONCE),
+    ):
+        with pytest.raises(IdempotencyKeyReused):
+            await other
+    assert await changes(db) == 3
+
+
+@pytest.mark.anyio
+async def test_keys_are_their_callers_own(leaderboard: App) -> None:
+    user = await leaderboard.board.create_user("ada", None, 0)
+    answers = [await leaderboard.board.set_score(user.user_id, 5, (caller, "key")) for caller in ("", "a", "b")]
+    assert [answer.previous_score for answer in answers] == [0, 5, 5]
+
+
+@pytest.mark.anyio
+async def test_a_refusal_is_not_kept(leaderboard: App) -> None:
+    board = leaderboard.board
+    with pytest.raises(UserNotFound):
+        await board.set_score(1, 5, ONCE)
+    user = await board.create_user("ada", None, 0)
+    assert (await board.set_score(user.user_id, 5, ONCE)).previous_score == 0
+    with pytest.raises(UsernameTaken):
+        await board.create_user("ada", None, 0, ("", "another"))
+    assert (await board.create_user("bob", None, 0, ("", "another"))).user_name == "bob"
+
+
+@pytest.mark.anyio
+async def test_each_of_one_users_sets_in_a_batch_keeps_its_own_answer(
+    leaderboard: App, other: App, db: asyncpg.Connection
+) -> None:
+    user = await leaderboard.board.create_user("ada", None, 0)
+    batch = [(score, ("", f"key {score}") if score % 3 else None) for score in range(1, 40)]
+    first = await asyncio.gather(*(leaderboard.board.set_score(user.user_id, *each) for each in batch))
+    keyed = [(each, answer) for each, answer in zip(batch, first, strict=True) if each[1] is not None]
+    chance = random.Random(1)
+    for each, answer in chance.sample(keyed, len(keyed)):
+        assert await other.board.set_score(user.user_id, *each) == answer
+    last = await db.fetchval("SELECT total_score FROM users")
+    assert sorted([last, *(answer.previous_score for answer in first)]) == list(range(40))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["create", "set"])
+async def test_a_hundred_copies_at_once_are_one_write(
+    leaderboard: App, other: App, db: asyncpg.Connection, kind: str
+) -> None:
+    """In two processes, and among others that must not suffer from it."""
+    user = await leaderboard.board.create_user("ada", None, 0)
+    before = await changes(db)
+
+    async def copy(app: App) -> User | ScoreSet:
+        while True:
+            try:
+                if kind == "create":
+                    return await app.board.create_user("bob", None, 7, ONCE)
+                return await app.board.set_score(user.user_id, 7, ONCE)
+            except IdempotencyKeyInUse:
+                await asyncio.sleep(0.001)
+
+    others = [leaderboard.board.create_user(f"beside {number}", None, 0) for number in range(20)]
+    copies = [copy(app) for app in (leaderboard, other) for _ in range(50)]
+    answers, _ = await asyncio.gather(asyncio.gather(*copies), asyncio.gather(*others))
+    assert len(set(map(str, answers))) == 1
+    assert await changes(db) == before + 1 + len(others)
+
+
+@pytest.mark.anyio
+async def test_what_another_process_is_doing_with_the_key_is_waited_for_or_refused(
+    leaderboard: App, db: asyncpg.Connection, settings: Settings
+) -> None:
+    """An open transaction keeps the key: nobody else of the batch waits for it."""
+    board = leaderboard.board
+    ada, bob = await board.create_user("ada", None, 0), await board.create_user("bob", None, 0)
+    holder = await connect(settings)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute(
+        "INSERT INTO idempotent_writes (caller, key, fingerprint, user_id, user_name, total_score)"
+        " VALUES ('', 'a-key', '', 1, '', 0)"
+    )
+    keyed, beside = await asyncio.gather(
+        board.set_score(ada.user_id, 5, ONCE), board.set_score(bob.user_id, 5), return_exceptions=True
+    )
+    assert isinstance(keyed, IdempotencyKeyInUse)
+    assert isinstance(beside, ScoreSet)
+    assert await db.fetchval("SELECT total_score FROM users WHERE user_name = 'ada'") == 0
+    await transaction.rollback()
+    await holder.close()
+    assert (await board.set_score(ada.user_id, 5, ONCE)).previous_score == 0
+
+
+@pytest.mark.anyio
+async def test_a_copy_is_refused_while_the_first_is_under_way(
+    leaderboard: App, db: asyncpg.Connection, settings: Settings
+) -> None:
+    user = await leaderboard.board.create_user("ada", None, 0)
+    holder = await connect(settings)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("SELECT FROM users FOR UPDATE")
+    first = asyncio.create_task(leaderboard.board.set_score(user.user_id, 5, ONCE))
+    # So that it has begun.
+    await asyncio.sleep(0)
+    with pytest.raises(IdempotencyKeyInUse):
+        await leaderboard.board.set_score(user.user_id, 5, ONCE)
+    await transaction.rollback()
+    await holder.close()
+    assert await first == await leaderboard.board.set_score(user.user_id, 5, ONCE)
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_request_is_done_once_all_the_same(leaderboard: App, db: asyncpg.Connection) -> None:
+    user = await leaderboard.board.create_user("ada", None, 0)
+    before = await changes(db)
+    for _ in range(20):
+        task = asyncio.create_task(leaderboard.board.set_score(user.user_id, 5, ONCE))
+        await asyncio.sleep(random.uniform(0, 0.004))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (await leaderboard.board.set_score(user.user_id, 5, ONCE)).previous_score == 0
+    assert await changes(db) == before + 1
+
+
+@pytest.mark.anyio
+async def test_it_is_forgotten_after_a_day_and_not_before(leaderboard: App, db: asyncpg.Connection) -> None:
+    user = await leaderboard.board.create_user("ada", None, 0)
+    for hours, key in ((KEPT_H - 0.1, "younger"), (KEPT_H + 0.1, "older")):
+        await leaderboard.board.set_score(user.user_id, 5, ("", key))
+        await db.execute(
+            "UPDATE idempotent_writes SET made_at = made_at - make_interval(secs => $1) WHERE key = $2",
+            hours * 3600,
+            key,
+        )
+    assert await leaderboard.truth.forget_answers(KEPT_H, 10) == 1
+    assert [row["key"] for row in await db.fetch("SELECT key FROM idempotent_writes")] == ["younger"]
+
+
+def test_copies_to_two_processes_of_which_one_is_killed_are_one_write(serve: Serve) -> None:
+    """Killed at any moment, also after the commit: who sends it again gets the first answer, if there was one."""
+    steady, victim = serve(), serve()
+    user_id = steady.create("ada").json()["userId"]
+    for score, delay_ms in enumerate((0, 1, 2, 3, 4, 6, 8, 12), 1):
+        before = sql(steady.settings, "SELECT count(*) FROM user_changes")[0][0]
+        key = {"Idempotency-Key": f"key-{score}"}
+
+        def send(process: ApiProcess, key: dict[str, str] = key, score: int = score) -> httpx.Response | None:
+            try:
+                return httpx.post(f"{process.url}/users/{user_id}/score", json={"score": score}, headers=key)
+            except httpx.TransportError:
+                return None
+
+        with ThreadPoolExecutor(1) as pool:
+            lost = pool.submit(send, victim)
+            # Not for a condition: it is to be killed at this moment or that.
+            time.sleep(delay_ms / 1000)
+            victim.kill()
+            lost.result()
+
+        def answered(send: Callable[[ApiProcess], httpx.Response | None] = send) -> httpx.Response | None:
+            response = send(steady)
+            assert response is not None
+            assert response.status_code in (200, 409), response.text
+            return response if response.status_code == 200 else None
+
+        answer = eventually(answered)
+        assert answer is not None
+        assert answer.json()["previousScore"] == score - 1
+        assert sql(steady.settings, "SELECT count(*) FROM user_changes")[0][0] == before + 1
+        victim.start()
+
+
+@pytest.mark.parametrize("key", ["", "with a blank", "ü", "x" * 256], ids=["empty", "blank", "not ascii", "long"])
+def test_a_key_that_is_none_is_refused(serve: Serve, key: str) -> None:
+    api = serve()
+    headers = [(b"Idempotency-Key", key.encode("latin-1"))]
+    response = api.client.post("/users", json={"username": "ada"}, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_parameter")
+    twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
+    assert api.client.post("/users", json={"username": "ada"}, headers=twice).status_code == 422
+    assert api.top(10) == []
+
+
+def test_over_http(serve: Serve) -> None:
+    api = serve()
+    headers = {"Idempotency-Key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
+    body = {"username": "ada", "score": 5}
+    first, again = (api.client.post("/users", json=body, headers=headers) for _ in range(2))
+    assert (again.status_code, again.content, again.headers["location"]) == (
+        first.status_code,
+        first.content,
+        first.headers["location"],
+    )
+    assert first.status_code == 201
+    reused = api.client.post("/users", json={"username": "bob"}, headers=headers)
+    assert (reused.status_code, reused.json()["code"]) == (422, "idempotency_key_reused")

@@ -74,7 +74,7 @@ class Operation:
 
 
 class Change(NamedTuple):
-    """One row that a transaction wrote. `seq` is drawn under the row's lock: per user the order of its versions."""
+    """One row that a transaction wrote. `seq`, drawn under the row's lock, is per user the order of versions."""
 
     seq: int
     user_id: int

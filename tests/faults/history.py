@@ -97,3 +97,9 @@ class Transaction:
     """In the order they were made."""
     committed_by: float | None = None
     """For a change by hand: a time by which it is known to have committed."""
+
+    def __str__(self) -> str:
+        changes = ", ".join(f"{user_id}: {old} → {new}" for _, user_id, old, new, _ in self.changes[:5])
+        more = f" and {len(self.changes) - 5} more" if len(self.changes) > 5 else ""
+        when = "" if self.committed_by is None else f" by hand, committed by {self.committed_by:.6f}"
+        return f"transaction {self.xid}{when}: {changes}{more}"

@@ -1,21 +1,22 @@
 """Is each user's score linearizable? Every user is a register, and each operation has to take effect at one
-instant between its start and its end, such that all of them, one after another, give the answers that were given.
+instant between its start and its end, such that all of them, one after another, give the answers that were
+given.
 
 This is the search of J. M. Wing and C. Gong, "Testing and verifying concurrent objects" (Journal of Parallel and
-Distributed Computing 17, 1993), as refined by G. Lowe, "Testing for linearizability" (Concurrency and Computation:
-Practice and Experience 29, 2017): what has been searched is remembered by (which operations have taken effect,
-state), and an operation takes effect *just in time*, when its answer comes, or when another needs it that it has.
-So the history is walked once, in the order of time, with the set of all configurations that are still possible.
-Where nothing is pending, a configuration is just a state: the history is cut there by itself.
+Distributed Computing 17, 1993), as refined by G. Lowe, "Testing for linearizability" (Concurrency and
+Computation: Practice and Experience 29, 2017): what has been searched is remembered by (which operations have
+taken effect, state), and an operation takes effect *just in time*, when its answer comes, or when another needs
+it that it has. So the history is walked once, in the order of time, with the set of all configurations that are
+still possible. Where nothing is pending, a configuration is just a state: the history is cut there by itself.
 
-Three things keep that set small without losing an answer. A pending read that the state satisfies takes effect at
-once: it changes nothing. A write of unknown outcome, which stays pending for ever, takes effect only directly
+Three things keep that set small without losing an answer. A pending read that the state satisfies takes effect
+at once: it changes nothing. A write of unknown outcome, which stays pending for ever, takes effect only directly
 before an operation that sees it: one that nobody sees might as well never have been done. And of two
 configurations that differ only in the unknown writes they have used, the one that has used fewer can do all that
 the other can.
 
-A register is less than a board: two users from two different states are `board`'s to find. But this needs no record
-of transactions, only the clients' own.
+A register is less than a board: two users from two different states are `board`'s to find. But this needs no
+record of transactions, only the clients' own.
 """
 
 import math

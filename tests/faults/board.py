@@ -9,8 +9,8 @@ below. "No such user" demands that one is absent. And as many users as the rank 
 All but the last is a demand on each user by itself: to be at one of some of its versions. A state has every user
 at one of its versions, and a larger state never at an earlier one. So there is a *least* state that meets them,
 and it is found without a choice: begin with what must be in, and as long as a user is at a version that will not
-do, it has to go on to its next one that will; put in the transaction that made it, with its closure. If there is
-no such version, or something gets in that cannot be, no state explains the answer.
+do, it has to go on to its next one; put in the transaction that made that, with its closure. If there is no next
+version, or something gets in that cannot be, no state explains the answer.
 
 Ranks are not like that: a count can rise and fall. From the least state one more transaction is put in at a
 time, in an order in which they can have committed; if no state on that way fits, then in the other orders. That
@@ -71,12 +71,10 @@ class Search:
             self.board.move(state)
             grown = state
             for user_id in wanted.in_the_way(self.board):
-                for version in self.board.later(user_id):
-                    if wanted.allows(user_id, version):
-                        grown |= self._committed.closures[version.transaction]
-                        break
-                else:
+                following = self.board.following(user_id)
+                if following is None:
                     return None
+                grown |= self._committed.closures[following.transaction]
             if grown == state:
                 return state
             state = grown
@@ -87,7 +85,7 @@ class Search:
 
         Raises GivenUp.
         """
-        for user_id, (score, name) in wanted.shown.items():
+        for user_id, (score, name) in wanted.shown.items():  # a short cut: `least` would get there
             first = self._committed.first.get((user_id, score, name))
             if first is not None and first >= 0:
                 state |= self._committed.closures[first]

@@ -163,9 +163,11 @@ class Board:
         at = self._at.get(user_id)
         return Version(-1, None, None) if at is None else self._committed.versions[user_id][at]
 
-    def later(self, user_id: int) -> Sequence[Version]:
-        """The user's versions after the current one."""
-        return self._committed.versions.get(user_id, [])[self._at.get(user_id, 0) + 1 :]
+    def following(self, user_id: int) -> Version | None:
+        """The user's version after the current one."""
+        versions = self._committed.versions.get(user_id, [])
+        at = self._at.get(user_id, 0) + 1
+        return versions[at] if at < len(versions) else None
 
     def rows(self, start: int, count: int) -> list[tuple[int, int, str | None, int]]:
         """(rank, id, name, score) of `count` users from the place `start`, counted from 0."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from leaderboard.model import NEIGHBOURS
-from tests.faults.committed import Board, Key, Version
+from tests.faults.committed import Board, Key
 from tests.faults.history import Operation
 
 BEST: Key = (-(2**32), 0)
@@ -24,14 +24,6 @@ class Demand(NamedTuple):
     """How many users stand above the first row."""
     below: bool
     """Whether users may stand below the last one."""
-
-    def allows(self, user_id: int, version: Version) -> bool:
-        if user_id in self.shown:
-            return version[1:] == self.shown[user_id]
-        if version.score is None or self.first is None:
-            return True
-        key = (-version.score, user_id)
-        return self.above > 0 if key < self.first else self.below and key > self.last
 
     def in_the_way(self, board: Board) -> Iterator[int]:
         """The users that are at a version that will not do."""

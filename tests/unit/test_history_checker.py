@@ -151,6 +151,23 @@ def test_an_answer_from_the_future_is_of_no_state(truth: Truth) -> None:
     assert "after it had ended" in findings.never_had[0]
 
 
+def test_a_batch_has_not_committed_before_the_last_of_its_writes_began() -> None:
+    truth = Truth()
+    truth.commit((5, 200), (6, 300))
+    writes = (put(5, 200, 5, 9, 95), put(6, 300, 1, 9, 94))
+    assert truth.check(*writes, top(truth.users, 3, 2, 4)).never_had
+    assert truth.check(*reversed(writes), top(truth.users, 3, 2, 4)).never_had
+    assert nothing(truth.check(*writes, top(truth.users, 3, 2, 6)))
+
+
+def test_what_was_done_by_hand_waits_for_no_operation() -> None:
+    truth = Truth()
+    truth.commit((5, 200), by=2)
+    truth.commit((5, 30))
+    truth.commit((5, 200))
+    assert nothing(truth.check(top(truth.states[1], 3, 1, 3), put(5, 30, 4, 5, 200), put(5, 200, 6, 7, 30)))
+
+
 def test_two_users_from_different_states_are_torn(truth: Truth) -> None:
     torn = truth.states[0] | {6: ("u6", 300)}  # without user 5 at 200, which was before
     for answer in (top(torn, 12, 0, 9), context(torn, 5, 0, 9)):
@@ -303,6 +320,7 @@ def test_sets_of_one_user_that_travel_together_are_one_update() -> None:
     assert nothing(truth.check(chain[0], put(5, 20, 1, math.inf), chain[2]))
     assert len(truth.check(replace(chain[0], previous=94), *chain[1:]).lost) == 3
     assert truth.check(chain[0], chain[2]).lost
+    assert truth.check(*chain, put(5, 40, 1, 4, 95)).lost  # it leads nowhere
     assert truth.check(replace(chain[0], end=1.5), replace(chain[1], start=2), chain[2]).lost
 
 
@@ -340,7 +358,10 @@ ASKED = (1, 2, 3, 3, 4, 5, 7, 8, 9, 9)
 
 @dataclass
 class Simulation:
-    """A database whose clock is the number of events. Transactions write, take a snapshot, and end."""
+    """A database whose clock is the number of events. Transactions write, take a snapshot, and end.
+
+    Some write after they have taken it, on top of what they have not seen, as READ COMMITTED does.
+    """
 
     chance: Random
     initial: Users = field(default_factory=lambda: {user_id: (f"u{user_id}", user_id) for user_id in range(1, 9)})
@@ -375,8 +396,8 @@ class Simulation:
 
     def write(self, xid: int) -> None:
         user_id = self.chance.choice(WRITTEN)
-        if xid in self.seen or any(change.user_id == user_id for own in self.running.values() for change in own):
-            return  # it has looked, and will write no more; or the row is locked
+        if any(change.user_id == user_id for own in self.running.values() for change in own):
+            return  # the row is locked
         self.seq += 1
         old = self.users.get(user_id)
         new = None if old and self.chance.randint(0, 5) == 0 else 1000 * self.chance.randint(-1, 1) + self.seq

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup dev test lint format lock clean
+.PHONY: help setup dev test chaos lint format lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ dev: setup  ## start PostgreSQL, Valkey and the service, with example data
 
 test: setup  ## run the tests on real servers
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
+	$(BIN)/python -m tests.faults.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: setup  ## style, types, import rules
 	$(BIN)/ruff check .

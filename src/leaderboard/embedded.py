@@ -233,7 +233,8 @@ class _Server(ABC):
         self._process = self._spawn(self._command())
         while self.pid is not None and time.monotonic() < deadline:
             # From the log, because an answer on the port could be that of somebody else's server.
-            if b"eady to accept connections" in self.log.read_bytes():
+            # A standby accepts read-only ones.
+            if b"eady to accept " in self.log.read_bytes():
                 return True
             time.sleep(0.01)
         return False

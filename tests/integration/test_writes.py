@@ -255,7 +255,7 @@ async def a_deadlock(
 async def test_after_a_deadlock_it_is_tried_again(
     settings: Settings, store: TruthStore, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_NAME_WAIT", "10s")
+    monkeypatch.setattr(store_module, "_PATIENCE", "10s")
     async with a_deadlock(settings, store, db) as creating:
         written = await creating
     assert [getattr(outcome, "user_name", None) for outcome in written.outcomes] == ["b", "a"]
@@ -270,7 +270,7 @@ async def test_after_a_deadlock_it_is_tried_again(
 async def test_a_deadlock_that_persists_is_told_in_the_domains_words(
     settings: Settings, store: TruthStore, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_NAME_WAIT", "10s")
+    monkeypatch.setattr(store_module, "_PATIENCE", "10s")
     monkeypatch.setattr(store_module, "_TRIES_ON_CONFLICT", 1)
     async with a_deadlock(settings, store, db) as creating:
         with pytest.raises(LeaderboardError):
@@ -326,7 +326,7 @@ WRITES: dict[str, Callable[[TruthStore], Awaitable[object]]] = {
 async def test_a_role_whose_transactions_are_repeatable_read_has_its_writes_done_as_well(
     settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_NAME_WAIT", "10s")
+    monkeypatch.setattr(store_module, "_PATIENCE", "10s")
     await add_users(db, 1)
     await db.execute(f"ALTER DATABASE {settings.db_name} SET default_transaction_isolation = 'repeatable read'")
     async with opened(settings) as store:

@@ -6,8 +6,8 @@ truth cannot be asked, nobody knows whether a write was done, or a bug.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -31,13 +31,16 @@ from leaderboard.truth.sql import load_queries
 T_co = TypeVar("T_co", covariant=True)
 _Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
-_LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.OperatorInterventionError)
+_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # The server has said goodbye on this connection, and its end has not arrived yet.
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+)
 _NOT_NOW = (
-    asyncpg.CannotConnectNowError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InvalidPasswordError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.UndefinedFunctionError,
     asyncpg.UndefinedTableError,
@@ -345,7 +348,8 @@ class TruthStore:
     @asynccontextmanager
     async def _alone(self, **options: Any) -> AsyncIterator[asyncpg.Connection]:
         async with _translated():
-            connection = await asyncpg.connect(**self._connect | options, timeout=self._timeout_s)
+            with _connecting():
+                connection = await asyncpg.connect(**self._connect | options, timeout=self._timeout_s)
             try:
                 yield connection
             finally:
@@ -360,8 +364,12 @@ class TruthStore:
     async def _pooled(self) -> AsyncIterator[_Connection]:
         if self._pool is None:
             raise TruthUnavailable("the pool is not open")
-        async with self._pool.acquire() as connection:
+        with _connecting():
+            connection = await self._pool.acquire()
+        try:
             yield connection
+        finally:
+            await self._pool.release(connection)
 
     async def _change(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a writing statement, again on a conflict. Once it is sent, a lost connection means: who knows.
@@ -388,6 +396,15 @@ class TruthStore:
                     raise OutcomeUnknown("PostgreSQL was lost before it confirmed the write") from error
                 raise
         raise AssertionError("unreachable")
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    """Whatever PostgreSQL says while being connected to: it is not to be had now."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise TruthUnavailable(f"PostgreSQL cannot be connected to: {error}") from error
 
 
 @asynccontextmanager

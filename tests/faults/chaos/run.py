@@ -1,0 +1,107 @@
+"""Injects faults one after the other into a rig under load, and keeps count."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.faults.chaos.faults import Fault, Injection
+from tests.faults.chaos.judge import Case, Verdict, judge
+from tests.faults.chaos.load import Load, Plan
+from tests.faults.chaos.rig import CACHE_SIZE, Rig
+
+DEADLINE_S = 5.5
+"""A request's own deadline, and half a second for the machine's noise."""
+_WARM_UP_S = 0.5
+_SHOWN = 3
+
+
+@dataclass
+class Result:
+    """All that was seen of one kind of fault."""
+
+    times: int = 0
+    healed_s: float = 0.0
+    slowest_s: float = 0.0
+    verdict: Verdict = field(default_factory=Verdict)
+
+
+class Run:
+    """A series of injections into one rig."""
+
+    def __init__(self, rig: Rig, *, long: bool, say: Callable[[str], None]) -> None:
+        self._rig = rig
+        self._long = long
+        self._say = say
+        self.results: dict[str, Result] = {}
+
+    @property
+    def violations(self) -> int:
+        return sum(result.verdict.violations for result in self.results.values())
+
+    def inject(self, fault: Fault, seed: int, *, again: bool = False) -> Verdict:
+        """Inject a fault once, under load, and judge what was seen. `again`: shorter."""
+        rig = self._rig
+        rig.settle()
+        rig.fill()
+        rig.begin()
+        initial, mark = rig.state()
+        injection = Injection(rig, random.Random(seed), self._long and not again, mark)
+        plan = Plan({api.name: api.port for api in rig.apis}, tuple(initial), CACHE_SIZE, seed, DEADLINE_S)
+        with Load(plan) as load:
+            time.sleep(_WARM_UP_S)
+            began = time.monotonic()
+            fault.inject(injection)
+            ended = time.monotonic()
+            healed_s = rig.healed(fault.shown_within_s)
+            time.sleep(_WARM_UP_S)
+            record = load.stop()
+        since = mark if injection.fork is None else injection.fork.mark
+        verdict = judge(Case(fault, record, initial, rig.transactions(since), began, ended, fork=injection.fork))
+        if healed_s is None:
+            verdict.wrong["not healed"].append(
+                f"the cache was not in use {fault.shown_within_s:g} s after the end"
+            )
+        self._add(fault, injection.times, healed_s, record.slowest_s, verdict)
+        return verdict
+
+    def _add(self, fault: Fault, times: int, healed_s: float | None, slowest_s: float, verdict: Verdict) -> None:
+        result = self.results.setdefault(fault.name, Result())
+        result.times += times
+        result.healed_s = max(result.healed_s, healed_s or float("inf"))
+        result.slowest_s = max(result.slowest_s, slowest_s)
+        total = result.verdict
+        for name in ("reads", "writes", "unknown", "refused", "stale"):
+            setattr(total, name, getattr(total, name) + getattr(verdict, name))
+        for kind, texts in verdict.wrong.items():
+            total.wrong[kind] += texts
+        self._say(
+            f"{fault.name}: {times} times, {verdict.reads} reads, {verdict.writes} writes, healed in"
+            f" {healed_s if healed_s is None else round(healed_s, 2)} s, slowest {slowest_s:.2f} s,"
+            f" {verdict.violations} violations"
+        )
+        for kind, texts in verdict.wrong.items():
+            for text in texts[:_SHOWN]:
+                self._say(f"  {kind.upper()}: {text}")
+            if len(texts) > _SHOWN:
+                self._say(f"  … {len(texts) - _SHOWN} more of these")
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """The results in Markdown."""
+    kinds = list(Verdict().wrong)
+    heads = ["fault", "times", "reads", "writes", "unknown", "503", "with `Age`", "slowest", "healed in", *kinds]
+    lines = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
+    for name, result in results.items():
+        verdict = result.verdict
+        counts = [result.times, verdict.reads, verdict.writes, verdict.unknown, verdict.refused, verdict.stale]
+        lines.append(
+            [
+                name,
+                *(f"{count:,}" for count in counts),
+                f"{result.slowest_s:.2f} s",
+                f"{result.healed_s:.2f} s",
+                *(str(len(verdict.wrong[kind])) for kind in kinds),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,28 @@
+"""Every fault once, for a short time; `make chaos` does the same at length."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.chaos.faults import FAULTS, Fault
+from tests.faults.chaos.rig import Rig, Servers
+from tests.faults.chaos.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[Run]:
+    servers = Servers(request.config.getoption("--postgres-bin"), request.config.getoption("--redis-binary"))
+    folder = session_folder / "chaos"
+    folder.mkdir()
+    folder.chmod(0o755)
+    with Rig(folder, servers, durable=False) as rig:
+        yield Run(rig, long=False, say=print)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_promises_are_kept(run: Run, fault: Fault) -> None:
+    verdict = run.inject(fault, seed=1)
+    assert not verdict.violations, {kind: texts for kind, texts in verdict.wrong.items() if texts}
+    assert verdict.reads > 0
+    assert verdict.writes > 0

@@ -276,11 +276,15 @@ def crash_of_a_backend(injection: Injection) -> None:
 
 
 def open_transaction(injection: Injection) -> None:
-    """It has changed users, and nobody sees that until it ends; meanwhile others commit."""
+    """It has changed users, and nobody sees that until it ends; meanwhile others commit.
+
+    Users of its own: who wants a row that it holds is refused in time, which is another matter.
+    """
+    injection.rig.by_hand("INSERT INTO users (user_name, total_score) VALUES ('an early one', 600000)")
     with injection.rig.open_transaction() as held:
         held.run(
-            "INSERT INTO users (user_name, total_score) VALUES ('a late one', 600000)",
-            "UPDATE users SET total_score = 600001 WHERE user_id = 60",
+            "INSERT INTO users (user_name, total_score) VALUES ('a late one', 600001)",
+            "UPDATE users SET total_score = 600002 WHERE user_name = 'an early one'",
         )
         injection.last(injection.seconds(20, 2))
         held.commit()

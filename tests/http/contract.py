@@ -75,7 +75,7 @@ class Contract:
         """Fail unless this is an answer to that request as documented."""
         said = f"{method} {path}: {answer}"
         path = unquote(path.partition("?")[0])
-        assert answer.headers["x-content-type-options"] == "nosniff", said
+        check_browser_is_bound(answer, said)
         if method == "HEAD":
             assert answer.body == b"", said
         else:
@@ -89,7 +89,9 @@ class Contract:
             known = self.document["paths"][template]
             operation = known.get("get" if method == "HEAD" else method.lower() if method.isupper() else None)
         if operation is None:
-            assert answer.status in ((404,) if template is None else (405,)), said
+            expected = {404} if template is None else {405}
+            # The assets are routes that the document does not tell of.
+            assert answer.status in expected | ({405} if path.startswith("/assets/") else set()), said
         else:
             self._check_documented(operation, method, answer, said)
         if answer.status >= 400 and answer.headers["content-type"] != JSON and method != "HEAD":
@@ -154,6 +156,24 @@ def _out_of_bounds(schema: Mapping[str, Any], value: Any, where: str) -> Iterato
             yield f"{where}: {value!r} is below {least} {schema[least]}"
         if most in schema and size > schema[most]:
             yield f"{where}: {value!r} is above {most} {schema[most]}"
+
+
+def check_browser_is_bound(answer: Answer, said: object = "") -> None:
+    """Fail unless the answer has every header that keeps a browser from doing something with it."""
+    bound = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    assert bound.items() <= answer.headers.items(), said
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert policy[0] == "default-src 'none'", said
+    assert "frame-ancestors 'none'" in policy, said
+    if not answer.headers["content-type"].startswith("text/html"):
+        assert len(policy) == 2, said
+    # No other part and no version of one is told.
+    assert answer.headers["server"] == "granian", said
+    assert "x-powered-by" not in answer.headers, said
 
 
 def check_problem(answer: Answer, said: object = "") -> None:

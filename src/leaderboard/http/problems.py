@@ -6,7 +6,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from leaderboard import errors
-from leaderboard.http import wire
+from leaderboard.http import security, wire
 from leaderboard.http.call import Headers
 
 RETRY_AFTER_S = 1
@@ -22,11 +22,7 @@ class Kind:
     headers: Headers = ()
 
 
-_ALWAYS: Headers = (
-    (b"content-type", b"application/problem+json"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-)
+_ALWAYS = security.wire("application/problem+json")
 _LATER: Headers = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
 
 INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")

@@ -9,7 +9,7 @@ import hmac
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
 
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from leaderboard.http import openapi, problems, wire
+from leaderboard.http import openapi, problems, security, wire
 from leaderboard.http.call import Call, Headers, Out
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
@@ -29,10 +29,8 @@ from leaderboard.service import Leaderboard, Once, Reply
 
 Application: TypeAlias = ASGIApp
 
-_SAFE: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-_JSON: Headers = ((b"content-type", b"application/json"), *_SAFE)
-_TEXT: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *_SAFE)
-_HTML = (b"content-type", b"text/html; charset=utf-8")
+_JSON = security.wire("application/json")
+_TEXT = security.wire("text/plain; version=0.0.4; charset=utf-8")
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -81,7 +79,7 @@ class Api:
         document = openapi.document(CALLS, version, max_top_n)
         self._openapi = _encode(document)
         self._docs = self._pages.docs(document)
-        self._page_headers = (_HTML, *_wire(self._pages.headers))
+        self._page_headers = security.wire("text/html; charset=utf-8", self._pages.headers)
 
     # The calls of the board
 
@@ -151,7 +149,7 @@ class Api:
         if found is None:
             raise HTTPException(404)
         media_type, body = found
-        return Out(200, ((b"content-type", media_type.encode()), *_wire(self._pages.asset_headers)), body)
+        return Out(200, security.wire(media_type, self._pages.asset_headers), body)
 
     def note(self, scope: Scope, route: str, status: int, started: float) -> None:
         """Count an answered request, and log it at debug."""
@@ -282,10 +280,6 @@ def _age(reply: Reply) -> int | None:
 def _age_header(reply: Reply) -> Headers:
     age = _age(reply)
     return () if age is None else ((b"age", str(age).encode()),)
-
-
-def _wire(headers: Mapping[str, str]) -> Headers:
-    return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
 def _refusal(error: Exception) -> Out:

@@ -51,6 +51,10 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     ),
     (wire.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),
     (wire.UnsupportedMediaType, Kind("unsupported_media_type", 415, "The body must be JSON")),
+    (
+        wire.UnsupportedEncoding,
+        Kind("unsupported_encoding", 415, "The body must not be compressed", ((b"accept-encoding", b"identity"),)),
+    ),
     (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _LATER)),
     (errors.OutcomeUnknown, Kind("outcome_unknown", 503, "The write may or may not have been done", _LATER)),
     (errors.TruthUnavailable, Kind("unavailable", 503, "The database cannot be reached", _LATER)),

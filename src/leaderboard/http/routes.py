@@ -186,7 +186,10 @@ class Endpoint:
         self._api.note(scope, self._call.path, out.status, started)
 
 
-_FIELDS = ("malformed_json", "invalid_field", "body_too_large", "unsupported_media_type")
+_FIELDS = (
+    *("malformed_json", "invalid_field", "body_too_large"),
+    *("unsupported_media_type", "unsupported_encoding"),
+)
 _ONCE = ("idempotency_key_reused", "idempotency_key_in_use")
 _WRITE = (*_ONCE, "unauthorized", "overloaded", "unavailable", "outcome_unknown")
 _READ = ("overloaded", "unavailable")
@@ -247,6 +250,10 @@ def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
         scope["app"] = router
         started = time.perf_counter()
         try:
+            # The router matches the decoded path: there an encoded slash would be one, and a path have many
+            # spellings, of which a proxy before us may know one.
+            if b"%2f" in scope.get("raw_path", b"").lower():
+                raise HTTPException(404)
             await router(scope, receive, send)
         except HTTPException as error:
             with contextlib.suppress(wire.BodyTooLarge, wire.ClientGone):

@@ -1,4 +1,4 @@
-"""What every answer tells a browser to refrain from: the one place, joined to the other headers once, at the start.
+"""What every answer tells a browser to refrain from: the one place, joined to other headers once, at the start.
 
 Strict-Transport-Security is not here: we speak plain HTTP, where it means nothing. It belongs to whoever
 terminates TLS, who alone knows that there is TLS for good (docs/deploy.md).

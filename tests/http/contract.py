@@ -37,7 +37,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 KEYWORDS = {
     *("$ref", "anyOf", "type", "properties", "required", "additionalProperties", "items"),
-    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum"),
+    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum", "pattern"),
     *("title", "description", "default", "examples"),
 }
 
@@ -131,6 +131,8 @@ class Contract:
         if "type" in schema and type(value) not in _TYPES[schema["type"]]:
             yield f"{where}: {value!r} is no {schema['type']}"
             return
+        if "pattern" in schema and not re.search(schema["pattern"], value):
+            yield f"{where}: {value!r} does not match {schema['pattern']}"
         yield from _out_of_bounds(schema, value, where)
         if isinstance(value, dict) and "properties" in schema:
             for name in schema.get("required", ()):

@@ -64,12 +64,24 @@ class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             min_length=1,
             max_length=128,
+            pattern=r"\S",
             examples=["ada"],
             description="unique; trimmed, in Unicode NFC; no control, bidi-override or unassigned characters",
         ),
     ]
     score: Score = 0
-    imageUrl: Annotated[str, Meta(max_length=2048, description="absolute `https` or `http` URL")] | None = None  # noqa: N815
+    imageUrl: (  # noqa: N815
+        Annotated[
+            str,
+            Meta(
+                max_length=2048,
+                examples=["https://img.example.com/ada.png"],
+                pattern="^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$",
+                description="absolute `https` or `http` URL, without credentials; not loaded by the server",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

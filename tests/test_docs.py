@@ -102,6 +102,9 @@ def _example(kind: problems.Kind) -> Exception:
                 asyncio.run(wire.read_json(headers, _no_body))
             case "unsupported_media_type":
                 asyncio.run(wire.read_json([(b"content-type", b"text/plain")], _empty_body))
+            case "unsupported_encoding":
+                headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
+                asyncio.run(wire.read_json(headers, _empty_body))
             case "client_gone":
                 asyncio.run(wire.read_json([(b"content-type", b"application/json")], _no_body))
     except errors.LeaderboardError as error:

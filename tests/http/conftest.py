@@ -7,6 +7,7 @@ import pytest
 
 from leaderboard.config import Settings
 from tests.http.contract import Caller
+from tests.http.ledger import Ledger
 from tests.system import ApiProcess, redis, sql
 
 
@@ -50,3 +51,9 @@ def start(module_settings: Settings) -> Iterator[Callable[..., Caller]]:
 def caller(start: Callable[..., Caller]) -> Caller:
     """The module's API process, with the default settings."""
     return start()
+
+
+@pytest.fixture(scope="module")
+def ledger(caller: Caller) -> Ledger:
+    """The account of what the module writes, with the module's API process."""
+    return Ledger(caller)

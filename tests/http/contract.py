@@ -5,14 +5,16 @@ knows only the keywords that our document uses and fails at any other, so that n
 """
 
 import http.client
+import io
 import json
 import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 from leaderboard.http import problems
@@ -35,7 +37,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 }
 KEYWORDS = {
     *("$ref", "anyOf", "type", "properties", "required", "additionalProperties", "items"),
-    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum"),
+    *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum", "pattern"),
     *("title", "description", "default", "examples"),
 }
 
@@ -74,8 +76,10 @@ class Contract:
     def check(self, method: str, path: str, answer: Answer) -> None:
         """Fail unless this is an answer to that request as documented."""
         said = f"{method} {path}: {answer}"
-        path = unquote(path.partition("?")[0])
-        assert answer.headers["x-content-type-options"] == "nosniff", said
+        path = path.partition("?")[0]
+        # An encoded slash is part of a segment, and no route has such a segment.
+        path = "/a/segment/of/no/route" if "%2f" in path.lower() else unquote(path)
+        check_browser_is_bound(answer, said)
         if method == "HEAD":
             assert answer.body == b"", said
         else:
@@ -89,7 +93,9 @@ class Contract:
             known = self.document["paths"][template]
             operation = known.get("get" if method == "HEAD" else method.lower() if method.isupper() else None)
         if operation is None:
-            assert answer.status in ((404,) if template is None else (405,)), said
+            expected = {404} if template is None else {405}
+            # The assets are routes that the document does not tell of.
+            assert answer.status in expected | ({405} if path.startswith("/assets/") else set()), said
         else:
             self._check_documented(operation, method, answer, said)
         if answer.status >= 400 and answer.headers["content-type"] != JSON and method != "HEAD":
@@ -125,6 +131,8 @@ class Contract:
         if "type" in schema and type(value) not in _TYPES[schema["type"]]:
             yield f"{where}: {value!r} is no {schema['type']}"
             return
+        if "pattern" in schema and not re.search(schema["pattern"], value):
+            yield f"{where}: {value!r} does not match {schema['pattern']}"
         yield from _out_of_bounds(schema, value, where)
         if isinstance(value, dict) and "properties" in schema:
             for name in schema.get("required", ()):
@@ -154,6 +162,24 @@ def _out_of_bounds(schema: Mapping[str, Any], value: Any, where: str) -> Iterato
             yield f"{where}: {value!r} is below {least} {schema[least]}"
         if most in schema and size > schema[most]:
             yield f"{where}: {value!r} is above {most} {schema[most]}"
+
+
+def check_browser_is_bound(answer: Answer, said: object = "") -> None:
+    """Fail unless the answer has every header that keeps a browser from doing something with it."""
+    bound = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    assert bound.items() <= answer.headers.items(), said
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert policy[0] == "default-src 'none'", said
+    assert "frame-ancestors 'none'" in policy, said
+    if not answer.headers["content-type"].startswith("text/html"):
+        assert len(policy) == 2, said
+    # No other part and no version of one is told.
+    assert answer.headers["server"] == "granian", said
+    assert "x-powered-by" not in answer.headers, said
 
 
 def check_problem(answer: Answer, said: object = "") -> None:
@@ -243,6 +269,44 @@ def exchange(api: ApiProcess, request: bytes, *, more_to_come: bool = True) -> A
             return _answer(response)
         except (http.client.BadStatusLine, ConnectionError):
             return None
+
+
+def talk(api: ApiProcess, requests: bytes, *, more_to_come: bool = True) -> bytes:
+    """Write `requests` to a new connection; all that comes back until the server closes it.
+
+    Without `more_to_come` the sending side is closed after it.
+    """
+    received = b""
+    with _connect(api) as connection, suppress(ConnectionError):
+        # Refused before all was sent: there may be answers all the same.
+        with suppress(OSError):
+            connection.sendall(requests)
+            if not more_to_come:
+                connection.shutdown(socket.SHUT_WR)
+        while data := connection.recv(65536):
+            received += data
+    return received
+
+
+def conversation(api: ApiProcess, requests: bytes) -> list[Answer]:
+    """Every answer to `requests`, of which none is HEAD and the last closes the connection."""
+    received = _Replay(talk(api, requests))
+    answers = []
+    while received.tell() < len(received.getvalue()):
+        response = http.client.HTTPResponse(received)  # type: ignore[arg-type]
+        response.begin()
+        answers.append(_answer(response))
+    return answers
+
+
+class _Replay(io.BytesIO):
+    """What was received, as a connection that several answers are read from."""
+
+    def makefile(self, *_: object) -> Self:
+        return self
+
+    def close(self) -> None:
+        """Stay open: a response closes its connection when it is done with it."""
 
 
 def _connect(api: ApiProcess) -> socket.socket:

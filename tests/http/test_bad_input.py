@@ -1,12 +1,16 @@
 """Bad input of every kind: each refused as design §3 says, all that is wrong named at once, and nothing written.
 
-What is accepted on the way is kept in a ledger; in the end the table must be the ledger, row for row.
+The values are in `corpus`. What is accepted on the way is kept in a ledger; in the end the table must be the
+ledger, row for row. What is wrong with a request around its body is in `test_framing`.
 """
 # ruff: noqa: RUF001 - letters that look like others belong here
 
+import gzip
 import json
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,126 +19,35 @@ from hypothesis import strategies as st
 from leaderboard.config import Settings
 from leaderboard.http.wire import MAX_BODY
 from leaderboard.model import INT32_MAX, INT32_MIN
-from tests.http.contract import Answer, Caller, check_problem, documented_calls, exchange
-from tests.system import sql
-
-Row = tuple[str, str | None, int]
-
-
-class Ledger:
-    """Sends writes and keeps what was acknowledged: id → name, image, score."""
-
-    def __init__(self, caller: Caller) -> None:
-        self.caller = caller
-        self.rows: dict[int, Row] = {}
-        self.victim = self.note(caller.post("/users", {"username": "victim"})).json()["userId"]
-
-    def post(self, path: str, body: Any) -> Answer:
-        return self.note(self.caller.post(path, body))
-
-    def create(self, body: Any) -> Answer:
-        return self.post("/users", body)
-
-    def set(self, body: Any) -> Answer:
-        return self.post(f"/users/{self.victim}/score", body)
-
-    def note(self, answer: Answer) -> Answer:
-        assert answer.status < 500, answer
-        if answer.status in (200, 201):
-            user = answer.json()
-            self.rows[user["userId"]] = (user["username"], user["imageUrl"], user["score"])
-        return answer
-
-
-@pytest.fixture(scope="module")
-def ledger(caller: Caller) -> Ledger:
-    return Ledger(caller)
-
-
-def short(value: object) -> str:
-    return ascii(value)[:40]
-
-
-def refused(answer: Answer, code: str, *fields: str) -> None:
-    assert answer.code == code, answer
-    if fields:
-        assert set(answer.fields) == set(fields), answer
-
+from leaderboard.rules import check_score, clean_image_url, clean_username
+from tests.http.contract import Answer, Caller, documented_calls
+from tests.http.corpus import (
+    BAD_NAMES,
+    BAD_NUMBERS,
+    BAD_URLS,
+    CODINGS,
+    ENCODED_SLASHES,
+    GOOD_URLS,
+    HEADERS,
+    JSON_TYPES,
+    MALFORMED,
+    NO_JSON_TYPES,
+    NO_OBJECTS,
+    NOT_INT32,
+    SCORES,
+    STRANGE_NAMES,
+    TOO_DEEP,
+    UNKNOWN_FIELDS,
+)
+from tests.http.ledger import Ledger, refused, short
 
 # JSON
-
-MALFORMED: list[bytes] = [
-    b"",
-    b" \n",
-    b"\0",
-    b"\xff" * 100,
-    b"{",
-    b"}",
-    b"{}}",
-    b'{"username"',
-    b'{"username":}',
-    b'{"username":"cut',
-    b'{"username":"cut\\',
-    b'{"username":"cut\\ud83d',
-    b'{"username":"a"} x',
-    b'{"username":"a"}{"username":"b"}',
-    b'{"username":"a"}\n{"username":"b"}\n',
-    b'{"username":"a",}',
-    b'{"username":"a" "score":1}',
-    b'{,"username":"a"}',
-    b"{'username':'a'}",
-    b"{username:1}",
-    b'{"username":"a"/* a comment */}',
-    b'{"username":"a"} // a comment',
-    b'{"username":"\\x41"}',
-    b'{"username":"\\u12"}',
-    b'{"username":"a\nb"}',
-    b'{"username":"a\0b"}',
-    b'{"username":"\xe9"}',
-    b'{"username":"\xc0\xaf"}',
-    b'{"username":"\xed\xa0\x80"}',
-    b'{"username":"\xf4\x90\x80\x80"}',
-    b'\xef\xbb\xbf{"username":"a"}',
-    '{"username":"a"}'.encode("utf-16"),
-    '{"username":"a"}'.encode("utf-16-le"),
-    '{"username":"a"}'.encode("utf-16-be"),
-    '{"username":"a"}'.encode("utf-32"),
-    b"username=a&score=1",
-    b"<user><username>a</username></user>",
-    b"undefined",
-    b'{"username":"a","username":"a"}',
-    b'{"username":"a","score":1,"score":2}',
-    b'{"username":"a","score":1,"\\u0073core":2}',
-    b'{"username":"a","x":{"y":[{"z":1,"z":1}]}}',
-    b'{"\\ud800":1,"\\ud800":1}',
-    b"NaN",
-    b"[NaN]",
-    b'{"username":"a","x":[[Infinity]]}',
-    *(b'{"username":"a","score":%s}' % number for number in (b"NaN", b"Infinity", b"-Infinity", b"nan", b"inf")),
-    *(
-        b'{"username":"a","score":%s}' % number
-        for number in (b"+5", b"05", b"-05", b"5.", b".5", b"0x5", b"5e", b"1_0")
-    ),
-    b'{"username":"a","score":%s}' % (b"0" * 5000),
-    b'{"username":"a","score":- 1}',
-    b"[" * 10_000,
-    b'{"a":' * 3_000,
-    b'[{"a":' * 2_000,
-]
 
 
 @pytest.mark.parametrize("body", MALFORMED, ids=short)
 def test_a_body_that_is_not_json(ledger: Ledger, body: bytes) -> None:
     refused(ledger.create(body), "malformed_json")
     refused(ledger.set(body), "malformed_json")
-
-
-TOO_DEEP = [
-    b"[" * 8_000 + b"]" * 8_000,
-    b'{"a":' * 2_700 + b"1" + b"}" * 2_700,
-    b'{"username":' + b"[" * 8_000 + b"]" * 8_000 + b"}",
-    b'{"username":"deep","x":' + b'[{"":' * 2_000 + b"0" + b"}]" * 2_000 + b"}",
-]
 
 
 @pytest.mark.parametrize("body", TOO_DEEP, ids=short)
@@ -144,17 +57,10 @@ def test_nested_too_deep(ledger: Ledger, body: bytes) -> None:
     refused(ledger.set(body), "malformed_json")
 
 
-@pytest.mark.parametrize(
-    "body", ["[]", "[{}]", '"a"', '""', "5", "5.0", "-0", "1e400", "9" * 5000, "true", "null"]
-)
+@pytest.mark.parametrize("body", NO_OBJECTS, ids=short)
 def test_a_body_must_be_an_object(ledger: Ledger, body: str) -> None:
     refused(ledger.create(body), "invalid_field", "body")
     refused(ledger.set(body), "invalid_field", "body")
-
-
-NOT_INT32 = ["1e400", "-1e400", "1e" + "9" * 5000, "1E2", "1e0", "5.0", "0.0", "-0.0", "0." + "1" * 5000, "5e-324"]
-NOT_INT32 += [str(2**31), str(-(2**31) - 1), str(2**53 + 1), str(2**63), str(2**64), "9" * 5000, "-" + "9" * 5000]
-NOT_INT32 += ["true", "false", '"5"', '""', '"\\u0000"', "null", "[]", "{}", "[5]", '{"score":5}']
 
 
 @pytest.mark.parametrize("number", NOT_INT32, ids=short)
@@ -174,23 +80,7 @@ def test_a_score_at_the_edge(ledger: Ledger, number: str, score: int) -> None:
     assert f'"score":{score},'.encode() in answer.body
 
 
-@pytest.mark.parametrize(
-    ("name", "named"),
-    [
-        ("", ""),
-        (" username", " username"),
-        ("Username", "Username"),
-        ("username\0", "username\0"),
-        ("userId", "userId"),
-        ("__proto__", "__proto__"),
-        ("\ud800", "\\ud800"),
-        ("\udfff\ud800", "\\udfff\\ud800"),
-        ("x" * 10_000, "x" * 500 + "…"),
-        ("\ud800" * 2_000, "\\ud800" * 500 + "…"),
-        ("<script>", "<script>"),
-    ],
-    ids=short,
-)
+@pytest.mark.parametrize(("name", "named"), UNKNOWN_FIELDS, ids=short)
 def test_an_unknown_field_is_named(ledger: Ledger, name: str, named: str) -> None:
     refused(ledger.create({"username": 5, name: 1}), "invalid_field", "username", named)
     refused(ledger.set({"score": "5", name: 1}), "invalid_field", "score", named)
@@ -204,66 +94,12 @@ def test_text_fields_take_text_only(ledger: Ledger, value: object) -> None:
 
 # Names
 
-BAD_NAMES = [
-    "",
-    " ",
-    " \t\r\n\u3000\u2003",
-    "a" * 129,
-    "\U0001d538" * 129,
-    "\u00e9" * 129,
-    "a" + "\u0301" * 2_000,
-    "a\0",
-    "\0",
-    "a\x1bb",
-    "a\x7fb",
-    "a\x85b",
-    "a\nb",
-    "a\u2028b",
-    "\ud800",
-    "a\udc80",
-    "\udc00\ud800",
-    "a\u202eb",
-    "\u202a",
-    "a\u2066b\u2069",
-    "a\u0378",
-    "a\ufffe",
-    "\U0010ffff",
-    "\u200b",
-    "\u200d\ufe0f",
-    "\u3164",
-]
-
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=short)
 def test_a_name_that_is_none(ledger: Ledger, name: str) -> None:
     refused(ledger.create({"username": name}), "invalid_field", "username")
     answer = ledger.create({"username": name, "score": 2**31, "imageUrl": "data:,", "admin": 1})
     refused(answer, "invalid_field", "username", "score", "imageUrl", "admin")
-
-
-STRANGE_NAMES = [
-    "'; DROP TABLE users; --",
-    "1' OR '1'='1",
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "=cmd|' /C calc'!A0",
-    "${jndi:ldap://x/a}",
-    "%s%n %(x)s {0} {x}",
-    "../../etc/passwd",
-    "C:\\\\",
-    "\\u0041",
-    '"',
-    "NULL",
-    "0",
-    "раураl",
-    "ab\u200bc",
-    "می\u200cخواهم",
-    "ab\u200fc",
-    "👨\u200d👩\u200d👧",
-    "\ue000\U0010fffd",
-    "Z" + "\u0301" * 120,
-    "😀" * 128,
-]
 
 
 @pytest.mark.parametrize("name", STRANGE_NAMES, ids=short)
@@ -290,216 +126,157 @@ def test_names_that_become_the_same_are_one(ledger: Ledger) -> None:
 
 # URLs
 
-HOST = "https://img.example.com/"
-BAD_URLS = [
-    "",
-    " ",
-    "a",
-    "/a.png",
-    "//img.example.com/a.png",
-    "javascript:alert(1)",
-    "JAVASCRIPT:alert(1)",
-    "java\nscript:alert(1)",
-    "data:image/png;base64,AAAA",
-    "file:///etc/passwd",
-    "ftp://img.example.com/",
-    "https:img.example.com",
-    "https:\\\\img.example.com",
-    "https://",
-    "https:///a.png",
-    "https://:443/",
-    "https://user:password@img.example.com/",
-    "https://user@img.example.com/",
-    "https://img.example.com:99999/",
-    "https://img.example.com:0/",
-    "https://img.example.com:x/",
-    "https://img.example.com:/",
-    "https://[::1/",
-    "https://[zz]/",
-    "https://[1.2.3.4]/",
-    "https://bücher.example/",
-    "https://img.example.com/ü.png",
-    "https://img.example.com/\ud800",
-    "https://img.example.com/\0",
-    "https://img.example.com/a b",
-    " https://img.example.com/",
-    "https://img.example.com/\n",
-    "https://img.example.com/\u202e",
-    "https://img.example.com/%",
-    'https://img.example.com/"onerror=',
-    "https://-x.example/",
-    "https://" + "a" * 64 + ".example/",
-    HOST + "a" * (2049 - len(HOST)),
-    HOST + "a" * 10_000,
-]
-
 
 @pytest.mark.parametrize("url", BAD_URLS, ids=short)
 def test_an_image_url_that_is_none(ledger: Ledger, url: str) -> None:
     refused(ledger.create({"username": "with a url", "imageUrl": url}), "invalid_field", "imageUrl")
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://localhost",
-        "HTTPS://IMG.EXAMPLE.COM:443/?a=%C3%BC&b",
-        "https://[2001:db8::1]:8080/a",
-        "https://xn--bcher-kva.example/#top",
-        HOST + "a" * (2048 - len(HOST)),
-    ],
-    ids=short,
-)
+@pytest.mark.parametrize("url", GOOD_URLS, ids=short)
 def test_an_image_url_is_kept_as_it_is(ledger: Ledger, url: str) -> None:
     answer = ledger.create({"username": f"at {len(url)} {url[:50]}", "imageUrl": url})
     assert (answer.status, answer.json()["imageUrl"]) == (201, url)
 
 
-# What travels around the body, on a bare socket
+# Every value in every place
+
+TEXTS = list(
+    dict.fromkeys([*BAD_NAMES, *STRANGE_NAMES, *BAD_URLS, *GOOD_URLS, *(name for name, _ in UNKNOWN_FIELDS)])
+)
+TOKENS = list(dict.fromkeys([*NOT_INT32, *SCORES, *map(json.dumps, TEXTS)]))
+RULES: dict[str, tuple[type, Callable[[Any], object]]] = {
+    "username": (str, clean_username),
+    "score": (int, check_score),
+    "imageUrl": (str, clean_image_url),
+}
 
 
-def request(*headers: str, body: bytes = b"", path: str = "/users") -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
+def allowed(field: str, token: str) -> bool:
+    """Whether a JSON value, as it is spelled, may stand in that field."""
+    # Python refuses to read numbers of thousands of digits.
+    value = 10**30 if re.fullmatch("-?[0-9]{30,}", token) else json.loads(token)
+    kind, rule = RULES[field]
+    if type(value) is not kind:
+        return value is None and field == "imageUrl"
+    try:
+        rule(value)
+    except ValueError:
+        return False
+    return True
 
 
-def chunks(*parts: bytes) -> bytes:
-    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (*parts, b""))
+@pytest.mark.parametrize("token", TOKENS, ids=short)
+def test_a_value_is_taken_where_it_may_stand_and_nowhere_else(ledger: Ledger, token: str) -> None:
+    for field in RULES:
+        name = "" if field == "username" else '"username":"somebody",'
+        answer = ledger.create(f"{{{name}{json.dumps(field)}:{token}}}")
+        if allowed(field, token):
+            # "somebody" is taken from the first time on.
+            assert answer.status == 201 or answer.code == "username_taken", answer
+        else:
+            refused(answer, "invalid_field", field)
+    if allowed("score", token):
+        assert ledger.set(f'{{"score":{token}}}').status == 200
+    else:
+        refused(ledger.set(f'{{"score":{token}}}'), "invalid_field", "score")
+    for answer in (ledger.create(f'{{"unknown":{token}}}'), ledger.set(f'{{"unknown":{token}}}')):
+        refused(answer, "invalid_field")
+        assert "unknown" in answer.fields
+    refused(ledger.create(f"[{token}]"), "invalid_field", "body")
 
 
-IS_JSON = "Content-Type: application/json"
-CHUNKED = "Transfer-Encoding: chunked"
-
-
-def test_a_body_in_chunks(ledger: Ledger) -> None:
-    def send(*parts: bytes) -> Answer:
-        answer = exchange(ledger.caller.api, request(IS_JSON, CHUNKED, body=chunks(*parts)))
-        assert answer is not None
-        return ledger.note(answer)
-
-    body = b'{"username":"in chunks"}'
-    assert send(*(body[at : at + 1] for at in range(len(body)))).status == 201
-    refused(send(body), "username_taken")
-    refused(send(), "malformed_json")
-    refused(send(*[b" " * 1024] * 16), "malformed_json")
-    refused(send(*[b" " * 1024] * 16, b" "), "body_too_large")
-    refused(send(b" " * MAX_BODY, body), "body_too_large")
-    assert send(body.replace(b"in", b"16 KiB of").ljust(MAX_BODY)).status == 201
-
-
-@pytest.mark.parametrize("size", [MAX_BODY + 1, 10**9, 10**18])
-def test_a_body_that_says_it_is_too_large_is_not_waited_for(ledger: Ledger, size: int) -> None:
-    for headers in ([], ["Expect: 100-continue"]):
-        answer = exchange(ledger.caller.api, request(IS_JSON, f"Content-Length: {size}", *headers))
-        assert answer is not None
-        refused(answer, "body_too_large")
-        check_problem(answer)
-
-
-WELL_FORMED = b'{"username":"smuggled"}'
+def places(segment: str) -> Iterator[tuple[str, str]]:
+    """Method and path of every call that has a parameter, with the segment in its place."""
+    for method, path in documented_calls():
+        if "{" in path:
+            yield method, re.sub(r"\{\w+\}", lambda _: segment, path)
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "code"),
-    [
-        (["Content-Length: 23"], WELL_FORMED, "unsupported_media_type"),
-        (["Content-Type:", "Content-Length: 23"], WELL_FORMED, "unsupported_media_type"),
-        (["Content-Type: \xff\xfe", "Content-Length: 23"], WELL_FORMED, "unsupported_media_type"),
-        (["Content-Type: " + "x" * 50_000, "Content-Length: 23"], WELL_FORMED, "unsupported_media_type"),
-        ([IS_JSON, "Content-Type: text/plain", "Content-Length: 23"], WELL_FORMED, "unsupported_media_type"),
-        ([IS_JSON], WELL_FORMED, "malformed_json"),
-        ([IS_JSON, "Content-Length: 0"], WELL_FORMED, "malformed_json"),
-        ([IS_JSON, "Content-Length: 22"], WELL_FORMED, "malformed_json"),
-        ([IS_JSON, "Content-Length: 24"], WELL_FORMED, "client_gone"),
-        ([IS_JSON, "Content-Length: 16384"], WELL_FORMED, "client_gone"),
-        ([IS_JSON, CHUNKED], b"zz\r\n" + WELL_FORMED, "client_gone"),
-        ([IS_JSON, CHUNKED], b"17\r\n" + WELL_FORMED, "client_gone"),
-        ([IS_JSON, CHUNKED], b"FFFFFFFFFFFFFFFFF\r\n" + WELL_FORMED, "client_gone"),
-    ],
-    ids=short,
+    "segment", [*BAD_NUMBERS, *(quote(text, "", errors="surrogatepass") for text in TEXTS)], ids=short
 )
-def test_headers_that_do_not_fit_the_body(ledger: Ledger, headers: list[str], body: bytes, code: str) -> None:
-    cut_short = code == "client_gone"
-    answer = exchange(ledger.caller.api, request(*headers, body=body), more_to_come=not cut_short)
-    assert answer is not None
-    refused(answer, code)
-    check_problem(answer)
+def test_a_parameter_is_a_number_and_nothing_else(ledger: Ledger, segment: str) -> None:
+    if segment == str(10**5) or re.fullmatch(r"[1-9]", segment) or "%2F" in segment or not segment:
+        return  # a number, no segment, or two
+    for method, path in places(segment):
+        answer = ledger.caller.send(method, path, b'{"score":1}' if method == "POST" else None)
+        refused(answer, "invalid_parameter")
 
 
-GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+@pytest.mark.parametrize("segment", ENCODED_SLASHES)
+def test_an_encoded_slash_separates_nothing(ledger: Ledger, segment: str) -> None:
+    for method, path in places(segment):
+        refused(ledger.caller.send(method, path, b'{"score":1}' if method == "POST" else None), "not_found")
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"GET\r\n\r\n",
-        b"GET / HTTP/0.9\r\n\r\n",
-        b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
-        b"GET /users/a b HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /users/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"G\0T / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"\0" * 1000,
-        GET + b"Bad Header: x\r\n\r\n",
-        GET + b"X: a\0b\r\n\r\n",
-        GET + b" folded: x\r\n\r\n",
-        GET + b"no colon\r\n\r\n",
-        GET + b"".join(b"X-%d: x\r\n" % number for number in range(1_000)) + b"\r\n",
-        GET + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 1_000_000 + b" HTTP/1.1\r\n\r\n",
-        request(IS_JSON, "Content-Length: -1", body=WELL_FORMED),
-        request(IS_JSON, "Content-Length: +23", body=WELL_FORMED),
-        request(IS_JSON, "Content-Length: 0x17", body=WELL_FORMED),
-        request(IS_JSON, "Content-Length: 23, 24", body=WELL_FORMED),
-        request(IS_JSON, "Content-Length: 23", "Content-Length: 24", body=WELL_FORMED),
-        request(IS_JSON, "Content-Length: " + "9" * 5000, body=WELL_FORMED),
-        request(IS_JSON, "Content-Length: 18446744073709551615", body=WELL_FORMED),
-        request(IS_JSON, "Transfer-Encoding: gzip", body=WELL_FORMED),
-        request(IS_JSON, "Transfer-Encoding: chunked, gzip", body=chunks(WELL_FORMED)),
-    ],
-    ids=short,
-)
-def test_what_is_not_http_is_refused_by_the_server(ledger: Ledger, sent: bytes) -> None:
-    answer = exchange(ledger.caller.api, sent, more_to_come=False)
-    # It may hang up on us while we are still sending.
-    if answer is not None:
-        assert answer.status in {400, 414, 431}
-        assert answer.body == b""
-    assert ledger.caller.get("/livez").status == 200
+@pytest.mark.parametrize("call", documented_calls(), ids=" ".join)
+def test_no_path_has_a_second_spelling_with_encoded_slashes(ledger: Ledger, call: tuple[str, str]) -> None:
+    method, path = call
+    path = path.replace("{id}", str(ledger.victim)).replace("{n}", "1")
+    slashes = [found.start() for found in re.finditer("/", path)]
+    # A path needs its first.
+    spellings = [path[:at] + "%2f" + path[at + 1 :] for at in slashes[1:]]
+    for spelling in (*spellings, path.replace("/", "/%2F", 1), f"{path}%2F"):
+        answer = ledger.caller.send(method, spelling, b"{}" if method == "POST" else None)
+        refused(answer, "not_found")
+    # Behind the path it is nobody's business.
+    assert ledger.caller.get("/livez?a=%2F").status == 200
 
 
-def test_a_request_cannot_be_smuggled_behind_another(ledger: Ledger) -> None:
-    second = request(IS_JSON, "Content-Length: 23", body=WELL_FORMED)
-    both = request(IS_JSON, CHUNKED, "Content-Length: 4", body=b"0\r\n\r\n" + second)
-    answer = exchange(ledger.caller.api, both)
-    assert answer is not None
-    refused(answer, "malformed_json")
-    assert answer.headers["connection"] == "close"
-    # A refused body is not read as the next request.
-    large = b" " * MAX_BODY + second
-    answer = exchange(ledger.caller.api, request(IS_JSON, f"Content-Length: {len(large)}", body=large))
-    assert answer is None or answer.code == "body_too_large"
+@pytest.mark.parametrize("text", TEXTS, ids=short)
+def test_a_header_may_say_anything(ledger: Ledger, text: str) -> None:
+    # Control characters are refused below us: see `test_framing`.
+    text = re.sub("[\0-\x08\n-\x1f\x7f]", "?", text)
+    for encoded in {text.encode("utf-8", "surrogatepass"), text.encode("latin-1", "replace")}:
+        value = encoded.decode("latin-1")
+        for header in HEADERS:
+            answer = ledger.caller.send("GET", f"/users/{ledger.victim}", headers=[(header, value)])
+            assert answer.status == 200, (header, answer)
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"GET /livez HTTP/1.0\r\n\r\n",
-        b"GET /livez HTTP/1.1\nHost: x\n\n",
-        b"\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http://elsewhere.example/livez HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /livez?%00=\xc3\xbc&& HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nX: \xff\xfe\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
-        b"GET /livez HTTP/1.1\r\nHost: x\r\nRange: bytes=0-1\r\nIf-None-Match: *\r\n\r\n",
-    ],
-    ids=short,
-)
-def test_odd_but_http(ledger: Ledger, sent: bytes) -> None:
-    answer = exchange(ledger.caller.api, sent)
-    assert answer is not None
-    assert (answer.status, answer.body) == (200, b'{"status":"alive"}')
+# What a body is said to be
+
+JSON_BODY = b'{"username":"said to be something else"}'
+
+
+@pytest.mark.parametrize("content_type", NO_JSON_TYPES, ids=short)
+def test_a_body_that_is_not_said_to_be_json(ledger: Ledger, content_type: str) -> None:
+    for path in ("/users", f"/users/{ledger.victim}/score"):
+        answer = ledger.caller.send("POST", path, JSON_BODY, [("Content-Type", content_type)])
+        refused(answer, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("types", [("application/json", "text/plain"), ("text/plain", "application/json")])
+def test_a_body_that_is_said_to_be_two_things(ledger: Ledger, types: tuple[str, str]) -> None:
+    headers = [("Content-Type", content_type) for content_type in types]
+    refused(ledger.caller.send("POST", "/users", JSON_BODY, headers), "unsupported_media_type")
+
+
+@pytest.mark.parametrize("content_type", JSON_TYPES)
+def test_json_is_utf_8_whatever_the_parameters_say(ledger: Ledger, content_type: str) -> None:
+    def send(encoding: str) -> Answer:
+        body = json.dumps({"username": f"ü {content_type}"}, ensure_ascii=False).encode(encoding)
+        return ledger.note(ledger.caller.send("POST", "/users", body, [("Content-Type", content_type)]))
+
+    assert send("utf-8").status == 201
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1"):
+        refused(send(encoding), "malformed_json")
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_body_that_is_said_to_be_compressed(ledger: Ledger, coding: str) -> None:
+    # Whether it is or not: what was meant is not known.
+    for body in (JSON_BODY, gzip.compress(JSON_BODY), gzip.compress(b" " * 1_000_000)):
+        for path in ("/users", f"/users/{ledger.victim}/score"):
+            answer = ledger.caller.send("POST", path, body, [("Content-Encoding", coding)])
+            refused(answer, "unsupported_encoding")
+            assert answer.headers["accept-encoding"] == "identity"
+
+
+def test_a_body_that_is_compressed_and_not_said_to_be(ledger: Ledger) -> None:
+    refused(ledger.create(gzip.compress(JSON_BODY)), "malformed_json")
+    answer = ledger.caller.send("POST", "/users", b'{"username":"as it is"}', [("Content-Encoding", "Identity")])
+    assert ledger.note(answer).status == 201
 
 
 @pytest.mark.parametrize("path", ["/assets/../openapi.json", "/assets/%2e%2e/style.css", "/assets/..%2fpages.py"])
@@ -558,8 +335,6 @@ def test_any_text_as_a_path(ledger: Ledger, call: tuple[str, str], text: str, sa
     path = template.replace("{id}", segment).replace("{n}", segment)
     if path == template:
         path += segment
-    if unquote(path).endswith("\n"):
-        path += "x"  # see the known fault at the end
     answer = ledger.caller.send(method, path, b'{"score":1}' if method == "POST" else None)
     assert answer.status < 500
     if answer.status == 200 and method == "POST":
@@ -570,21 +345,11 @@ def test_any_text_as_a_path(ledger: Ledger, call: tuple[str, str], text: str, sa
 
 
 def test_nothing_was_written_but_what_was_acknowledged(ledger: Ledger, module_settings: Settings) -> None:
-    rows = sql(module_settings, "SELECT user_id, user_name, image_url, total_score FROM users")
-    assert {row["user_id"]: tuple(row)[1:] for row in rows} == ledger.rows
-    assert "smuggled" not in {row["user_name"] for row in rows}
+    ledger.check_rows(module_settings)
 
 
 def test_nothing_went_wrong_on_our_side(ledger: Ledger) -> None:
-    counts = [line for line in ledger.caller.get("/metrics").body.decode().splitlines() if 'status="5' in line]
-    # While it started it was not ready.
-    assert not [line for line in counts if "/readyz" not in line]
-
-
-def test_a_length_with_thousands_of_leading_zeros(ledger: Ledger) -> None:
-    body = b'{"username":"zeros"}'
-    answer = exchange(ledger.caller.api, request(IS_JSON, f"Content-Length: {len(body):05000d}", body=body))
-    assert answer is None or answer.status < 500
+    ledger.check_process()
 
 
 @pytest.mark.parametrize("path", ["/livez%0A", "/%0A", "/users/1/score%0A", "/leaderboard/user/1/context%0A"])

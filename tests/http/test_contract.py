@@ -16,6 +16,7 @@ from leaderboard.config import Settings
 from leaderboard.http.routes import CALLS
 from leaderboard.model import INT32_MAX, INT32_MIN
 from tests.http.contract import CODES, JSON, KEYWORDS, PROBLEM, Answer, Caller, documented_calls
+from tests.http.corpus import BAD_NUMBERS
 from tests.system import free_port, sql
 
 Start = Callable[..., Caller]
@@ -181,23 +182,6 @@ def test_scores_set_at_once_are_a_chain(caller: Caller) -> None:
 
 
 # Refusals
-
-
-BAD_NUMBERS = ["0", "-1", "+5", "%2B5", "00", "01", "007", "1.0", "1e3", "0x1", "1_0", "%20", "%201", "1%20", "x"]
-BAD_NUMBERS += ["%D9%A3", "%EF%BC%91", "%C2%B2", "%00", "1%00", "..", ".", "%2E%2E", "%FF", "%", "NaN", "null"]
-BAD_NUMBERS += [
-    str(10**30),
-    str(10**5),
-    "9" * 5_000,
-    "-0",
-    "1,2",
-    "1;2",
-    "%0A",
-    "1%0A",
-    "%E2%80%AE1",
-    "{id}",
-    "'--",
-]
 
 
 @pytest.mark.parametrize("text", [*BAD_NUMBERS, str(2**31), str(2**63), str(-(2**31))], ids=lambda t: t[:20])

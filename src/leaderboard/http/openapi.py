@@ -61,6 +61,8 @@ def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, A
                 "content": {"application/json": {"schema": references[call.body]}},
             }
         operation["responses"] = _responses(call, references, kinds)
+        if call.status == 201:
+            operation["responses"]["201"]["links"] = _links(calls)
         paths.setdefault(call.path, {})[call.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -112,6 +114,15 @@ def _responses(
             }
         responses[str(status)] = response
     return responses
+
+
+def _links(calls: Iterable[Call]) -> dict[str, dict[str, Any]]:
+    """What can be done with the user that was created."""
+    return {
+        _operation_id(call): {"operationId": _operation_id(call), "parameters": {"id": "$response.body#/userId"}}
+        for call in calls
+        if "{id}" in call.path
+    }
 
 
 def _operation_id(call: Call) -> str:

@@ -6,7 +6,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from leaderboard import errors
-from leaderboard.http import wire
+from leaderboard.http import security, wire
 from leaderboard.http.call import Headers
 
 RETRY_AFTER_S = 1
@@ -22,11 +22,7 @@ class Kind:
     headers: Headers = ()
 
 
-_ALWAYS: Headers = (
-    (b"content-type", b"application/problem+json"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-)
+_ALWAYS = security.wire("application/problem+json")
 _LATER: Headers = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
 
 INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")
@@ -55,6 +51,10 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     ),
     (wire.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),
     (wire.UnsupportedMediaType, Kind("unsupported_media_type", 415, "The body must be JSON")),
+    (
+        wire.UnsupportedEncoding,
+        Kind("unsupported_encoding", 415, "The body must not be compressed", ((b"accept-encoding", b"identity"),)),
+    ),
     (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _LATER)),
     (errors.OutcomeUnknown, Kind("outcome_unknown", 503, "The write may or may not have been done", _LATER)),
     (errors.TruthUnavailable, Kind("unavailable", 503, "The database cannot be reached", _LATER)),

@@ -9,7 +9,7 @@ import hmac
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
 
@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from leaderboard.http import openapi, problems, wire
+from leaderboard.http import openapi, problems, security, wire
 from leaderboard.http.call import Call, Headers, Out
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
@@ -29,10 +29,8 @@ from leaderboard.service import Leaderboard, Once, Reply
 
 Application: TypeAlias = ASGIApp
 
-_SAFE: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-_JSON: Headers = ((b"content-type", b"application/json"), *_SAFE)
-_TEXT: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), *_SAFE)
-_HTML = (b"content-type", b"text/html; charset=utf-8")
+_JSON = security.wire("application/json")
+_TEXT = security.wire("text/plain; version=0.0.4; charset=utf-8")
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -81,7 +79,7 @@ class Api:
         document = openapi.document(CALLS, version, max_top_n)
         self._openapi = _encode(document)
         self._docs = self._pages.docs(document)
-        self._page_headers = (_HTML, *_wire(self._pages.headers))
+        self._page_headers = security.wire("text/html; charset=utf-8", self._pages.headers)
 
     # The calls of the board
 
@@ -151,7 +149,7 @@ class Api:
         if found is None:
             raise HTTPException(404)
         media_type, body = found
-        return Out(200, ((b"content-type", media_type.encode()), *_wire(self._pages.asset_headers)), body)
+        return Out(200, security.wire(media_type, self._pages.asset_headers), body)
 
     def note(self, scope: Scope, route: str, status: int, started: float) -> None:
         """Count an answered request, and log it at debug."""
@@ -188,7 +186,10 @@ class Endpoint:
         self._api.note(scope, self._call.path, out.status, started)
 
 
-_FIELDS = ("malformed_json", "invalid_field", "body_too_large", "unsupported_media_type")
+_FIELDS = (
+    *("malformed_json", "invalid_field", "body_too_large"),
+    *("unsupported_media_type", "unsupported_encoding"),
+)
 _ONCE = ("idempotency_key_reused", "idempotency_key_in_use")
 _WRITE = (*_ONCE, "unauthorized", "overloaded", "unavailable", "outcome_unknown")
 _READ = ("overloaded", "unavailable")
@@ -249,6 +250,10 @@ def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
         scope["app"] = router
         started = time.perf_counter()
         try:
+            # The router matches the decoded path: there an encoded slash would be one, and a path have many
+            # spellings, of which a proxy before us may know one.
+            if b"%2f" in scope.get("raw_path", b"").lower():
+                raise HTTPException(404)
             await router(scope, receive, send)
         except HTTPException as error:
             with contextlib.suppress(wire.BodyTooLarge, wire.ClientGone):
@@ -282,10 +287,6 @@ def _age(reply: Reply) -> int | None:
 def _age_header(reply: Reply) -> Headers:
     age = _age(reply)
     return () if age is None else ((b"age", str(age).encode()),)
-
-
-def _wire(headers: Mapping[str, str]) -> Headers:
-    return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
 def _refusal(error: Exception) -> Out:

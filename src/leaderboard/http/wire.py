@@ -44,6 +44,10 @@ class UnsupportedMediaType(LeaderboardError):
     """The body is not declared as JSON."""
 
 
+class UnsupportedEncoding(LeaderboardError):
+    """The body is declared as compressed, or as encoded otherwise."""
+
+
 class Unauthorized(LeaderboardError):
     """The call needs a key, and came without one or with a wrong one."""
 
@@ -60,12 +64,24 @@ class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             min_length=1,
             max_length=128,
+            pattern=r"\S",
             examples=["ada"],
             description="unique; trimmed, in Unicode NFC; no control, bidi-override or unassigned characters",
         ),
     ]
     score: Score = 0
-    imageUrl: Annotated[str, Meta(max_length=2048, description="absolute `https` or `http` URL")] | None = None  # noqa: N815
+    imageUrl: (  # noqa: N815
+        Annotated[
+            str,
+            Meta(
+                max_length=2048,
+                examples=["https://img.example.com/ada.png"],
+                pattern="^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$",
+                description="absolute `https` or `http` URL, without credentials; not loaded by the server",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,15 +108,25 @@ def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
 
 
 async def read_json(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
-    """The body of a request that says it is JSON. Raises UnsupportedMediaType, BodyTooLarge, ClientGone.
+    """The body of a request that says it is JSON, as it is.
+
+    Raises UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge and ClientGone.
 
     The body is read in any case: an answer that overtakes it would cost the client its connection.
     """
     body = await read_body(headers, receive)
-    media_type = dict(headers).get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+    media_type = _header(headers, b"content-type").partition(";")[0].strip(" \t").lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}, must be application/json")
+    coding = _header(headers, b"content-encoding").strip(" \t").lower()
+    if coding not in {"", "identity"}:
+        raise UnsupportedEncoding(f"Content-Encoding is {coding!r}, must be identity or missing")
     return body
+
+
+def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str:
+    # One that is given twice is a list of two, so that we never choose another one than a proxy before us did.
+    return b", ".join(value for each, value in headers if each == name).decode("latin-1")
 
 
 async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:

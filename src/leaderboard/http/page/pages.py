@@ -12,6 +12,7 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
+from leaderboard.http import security
 from leaderboard.http.page.board import render_board
 from leaderboard.http.page.docs import render_docs
 from leaderboard.model import Top
@@ -62,19 +63,8 @@ class Pages:
             names[name.replace(".", "_")] = path
         return cls(
             assets=assets,
-            asset_headers={
-                "Cache-Control": "public, max-age=31536000, immutable",
-                "Cross-Origin-Resource-Policy": "same-origin",
-                "X-Content-Type-Options": "nosniff",
-            },
-            headers={
-                "Cache-Control": "no-store",
-                "Content-Security-Policy": content_security_policy(image_sources),
-                "Cross-Origin-Resource-Policy": "same-origin",
-                "Referrer-Policy": "no-referrer",
-                "X-Content-Type-Options": "nosniff",
-                "X-Frame-Options": "DENY",
-            },
+            asset_headers=security.ASSET,
+            headers=security.page(content_security_policy(image_sources)),
             _board=Template((folder / "board.html").read_text("utf-8")),
             _docs=Template((folder / "docs.html").read_text("utf-8")),
             _names=names,

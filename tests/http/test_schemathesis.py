@@ -1,0 +1,47 @@
+"""The served document against the service: Schemathesis makes requests of it, good and bad, and judges answers.
+
+`THOROUGH=20` has it try twenty times as many, with another seed each time.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from leaderboard.config import Settings
+from tests.http.contract import Caller, documented_calls
+from tests.http.ledger import Ledger, valid_rows
+
+THOROUGH = int(os.environ.get("THOROUGH", "1"))
+HERE = Path(__file__).parent
+
+
+def test_the_service_does_what_its_document_says(caller: Caller, tmp_path: Path) -> None:
+    seed = 1 if THOROUGH == 1 else random.randrange(10**9)
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml"),
+            *("run", f"{caller.api.url}/openapi.json", "--no-color"),
+            *("--max-examples", str(50 * THOROUGH), "--seed", str(seed)),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60 * THOROUGH,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # It has done what it is here for: every call but the one that gives the document, and every link.
+    count = len(documented_calls()) - 1
+    assert f"{count} selected / {count} total" in done.stdout, done.stdout
+    covered = re.search(r"API Links: +(\d+) covered / (\d+) selected / (\d+) total", done.stdout)
+    assert covered, done.stdout
+    assert set(covered.groups()) == {"3"}, done.stdout
+
+
+def test_what_it_has_written_is_valid(ledger: Ledger, module_settings: Settings) -> None:
+    assert ledger.rows.items() <= valid_rows(module_settings).items()
+    ledger.check_process()

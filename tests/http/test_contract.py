@@ -470,8 +470,11 @@ def test_the_document_is_openapi_31(caller: Caller) -> None:
     assert len({operation["operationId"] for _, _, operation in operations}) == len(operations)
     for path, method, operation in operations:
         parameters = operation.get("parameters", [])
-        assert [parameter["name"] for parameter in parameters] == re.findall(r"\{(\w+)\}", path)
-        for parameter in parameters:
+        in_path = [parameter for parameter in parameters if parameter["in"] == "path"]
+        assert [parameter["name"] for parameter in in_path] == re.findall(r"\{(\w+)\}", path)
+        others = {parameter["name"] for parameter in parameters if parameter["in"] != "path"}
+        assert others == ({"Idempotency-Key"} if "requestBody" in operation else set())
+        for parameter in in_path:
             assert (parameter["in"], parameter["required"]) == ("path", True)
             assert not list(contract.complaints(parameter["schema"], parameter["example"]))
         assert ("requestBody" in operation) == (method == "post")

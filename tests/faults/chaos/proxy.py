@@ -33,6 +33,8 @@ class Loop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wires", daemon=True)
+        self.servers: list[asyncio.Server] = []
+        """What listens in it, until its end."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -49,6 +51,8 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _end(self) -> None:
+        for server in self.servers:
+            server.close()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -84,6 +88,7 @@ class Proxy:
         self._may_pass = asyncio.Event()
         self._may_pass.set()
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._loop.servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
     async def _set(self, wire: Wire) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Message
 from leaderboard import errors
 from leaderboard.cli import cli
 from leaderboard.config import BadSetting, Settings, load
-from leaderboard.http import problems, wire
+from leaderboard.http import access, problems, wire
 from leaderboard.http.routes import CALLS
 from leaderboard.observe import Metrics
 
@@ -48,9 +48,17 @@ def code(cell: str) -> list[str]:
 
 def allowed(name: str) -> str:
     """What the refusal of a bad value says is allowed."""
-    bad = {"redis_url": "x", "page_images": "x", "db_password": None, "api_keys": None}.get(name, "")
-    if bad is None:
+    if name in {"db_password", "jwt_audience", "jwt_issuer"}:
         return "any text"
+    takes_empty = (
+        "page_images",
+        "api_keys",
+        "jwt_algorithms",
+        "jwt_key",
+        "rate_limit_per_key",
+        "rate_limit_per_address",
+    )
+    bad = "x" if name in {"redis_url", "trusted_proxies", *takes_empty} else ""
     with pytest.raises(BadSetting) as refusal:
         load(None, **{name: bad})
     return str(refusal.value).partition(": must be ")[2]
@@ -110,9 +118,9 @@ def _example(kind: problems.Kind) -> Exception:
     except errors.LeaderboardError as error:
         return error
     return {
-        "unauthorized": wire.Unauthorized(
-            "writes need the header Authorization: Bearer, and one of this service's keys"
-        ),
+        "unauthorized": access.Unauthorized("the header Authorization: Bearer is needed, and a key for write"),
+        "forbidden": access.Forbidden("the key reader may not POST /users"),
+        "rate_limited": access.RateLimited("address", 1500),
         "user_not_found": errors.UserNotFound(1001),
         "username_taken": errors.UsernameTaken("ada"),
         "idempotency_key_reused": errors.IdempotencyKeyReused(

@@ -12,8 +12,11 @@ from typing import Any
 import structlog
 
 from leaderboard.cache.store import CacheStore
-from leaderboard.config import Settings
+from leaderboard.config import Settings, networks, rate
+from leaderboard.credentials import KeyRing, parse_keys
 from leaderboard.errors import CacheError
+from leaderboard.http.access import Access
+from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, Application, build
 from leaderboard.observe import Metrics
@@ -42,6 +45,26 @@ def truth_store(settings: Settings) -> TruthStore:
 def cache_store(settings: Settings) -> CacheStore:
     """Redis as the settings name it; connects when first used."""
     return CacheStore(settings.redis_url.get_secret_value(), settings.redis_timeout_ms / 1000, settings.cache_size)
+
+
+def access(settings: Settings) -> Access:
+    """Who may call what, and how often, as the settings say."""
+    tokens = None
+    if key := settings.jwt_key.get_secret_value():
+        from leaderboard.tokens import UserTokens  # noqa: PLC0415 - its cryptography costs 20 MB where it is unused
+
+        algorithms = settings.jwt_algorithms.split()
+        tokens = UserTokens(algorithms, key, settings.jwt_audience, settings.jwt_issuer)
+    per_key, per_address = rate(settings.rate_limit_per_key), rate(settings.rate_limit_per_address)
+    return Access(
+        KeyRing(parse_keys(settings.api_keys.get_secret_value())),
+        tokens,
+        reads_need_key=settings.reads == "key",
+        user_writes=settings.allow_user_writes == "on",
+        per_key=Limiter(*per_key) if per_key else None,
+        per_address=Limiter(*per_address) if per_address else None,
+        trusted_proxies=networks(settings.trusted_proxies),
+    )
 
 
 class App:
@@ -97,7 +120,7 @@ class App:
             version=version("leaderboard"),
             max_top_n=settings.max_top_n,
             stale_reads=settings.stale_reads == "on",
-            api_keys=[key for key in settings.api_keys.get_secret_value().replace(",", " ").split() if key],
+            access=access(settings),
         )
 
         @asynccontextmanager

@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import http.client
+import secrets
 import signal
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import structlog
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -27,12 +29,14 @@ from rich.table import Table
 from leaderboard import app as application
 from leaderboard import embedded, importing, server
 from leaderboard.config import BadSetting, Settings, load
+from leaderboard.credentials import BadEntry, new_key, parse_keys
 from leaderboard.errors import LeaderboardError, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics, set_up_logs
 from leaderboard.sync import Audit, CacheSync
 
 _T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
 _NO, _USAGE, _FAILED = 1, 2, 3
 _DIFFERENCES_SHOWN = 50
 _REJECTED_SHOWN = 20
@@ -87,6 +91,7 @@ def serve(
     settings = _settings(port=port, workers=workers)
     set_up_logs(settings.log_level, settings.log_format)
     server.check_port(settings)
+    _warn_if_open(settings)
     try:
         asyncio.run(application.truth_store(settings).check_schema())
     except Unavailable as error:
@@ -199,6 +204,8 @@ def dev(
             **asdict(embedded.Endpoints.of(postgres, valkey)),
         )
         set_up_logs(settings.log_level, settings.log_format)
+        if host != "127.0.0.1":
+            _warn_if_open(settings)
         with _step("migrating"):
             asyncio.run(application.truth_store(settings).migrate(lambda _line: None))
         if not empty and asyncio.run(_is_empty(settings)):
@@ -207,6 +214,27 @@ def dev(
         threading.Thread(target=_announce, args=(settings,), daemon=True).start()
         server.serve(settings, stop_on_hangup=True)
         print("stopping")
+
+
+@cli.command()
+def key(
+    name: Annotated[str | None, typer.Option(help="What to call it; default: something random.")] = None,
+    scopes: Annotated[str, typer.Option(help="What it may: read, write, admin, joined by +.")] = "read+write",
+) -> None:
+    """Make an API key: print it, for whoever will call, and its entry for API_KEYS, which does not tell it."""
+    made, hashed = new_key()
+    entry = f"{name or secrets.token_hex(4)}:{scopes}:{hashed}"
+    try:
+        parse_keys(entry)
+    except BadEntry as error:
+        _fail(f"{entry.partition(':sha256')[0]}: the entry must be {error}", _USAGE)
+    print(f"key    {made}")
+    print(f"entry  {entry}")
+
+
+def _warn_if_open(settings: Settings) -> None:
+    if not settings.api_keys.get_secret_value() and not settings.jwt_key.get_secret_value():
+        _log.warning("no API_KEYS: whoever reaches the port may write", host=settings.host, port=settings.port)
 
 
 def _settings(**overrides: Any) -> Settings:

@@ -5,13 +5,22 @@ the tests are held against this class.
 """
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from types import MappingProxyType
 from typing import Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from leaderboard.credentials import BadEntry, parse_keys
+
 _IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
+_ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
+_RATE = re.compile(r"([1-9]\d{0,4})/(second|minute|hour)", re.ASCII)
+_SECONDS = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
+_MOST_REQUESTS = 10_000
+"""Every request that a window holds is remembered."""
 
 
 class BadSetting(Exception):
@@ -34,7 +43,38 @@ class Settings(BaseSettings):
     )
 
     api_keys: SecretStr = Field(
-        SecretStr(""), description="keys that may write, separated by commas; empty: anyone may; never logged"
+        SecretStr(""),
+        description="keys that may call, separated by commas, a bare one for reads and writes; empty: anyone may"
+        " write; never logged",
+    )
+    jwt_algorithms: str = Field(
+        "", description="how users' tokens are signed, such as `ES256`; several are separated by spaces"
+    )
+    jwt_key: SecretStr = Field(
+        SecretStr(""),
+        description="what users' tokens are verified with, line ends written `\\n` if need be; empty: there are no"
+        " such tokens; never logged",
+        validate_default=True,
+    )
+    jwt_audience: str = Field("", description="the `aud` that users' tokens must have; empty: they must have none")
+    jwt_issuer: str = Field("", description="the `iss` that users' tokens must have; empty: any or none")
+    reads: Literal["open", "key"] = Field(
+        "open", description="`key`: a read needs a key with `read`, or a user's token"
+    )
+    allow_user_writes: Literal["on", "off"] = Field(
+        "off", description="`on`: a user's token may set the score of that user; see what belongs together"
+    )
+    rate_limit_per_key: str = Field(
+        "",
+        description="how often one key, or one user with a token, may call, such as `100/second`; empty: any",
+    )
+    rate_limit_per_address: str = Field(
+        "",
+        description="how often whoever shows no key may call from one address (of IPv6, one /64); empty: any",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="networks of the proxies whose `X-Forwarded-For` is believed, separated by spaces",
     )
     host: str = Field("0.0.0.0", min_length=1, description="address the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
@@ -71,6 +111,53 @@ class Settings(BaseSettings):
                 raise ValueError("empty, or sources like https: or https://img.example.com/")
         return sources
 
+    @field_validator("api_keys")
+    @classmethod
+    def _keys(cls, keys: SecretStr) -> SecretStr:
+        parse_keys(keys.get_secret_value())
+        return keys
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _algorithms(cls, names: str) -> str:
+        if not all(_ALGORITHM.fullmatch(name) for name in names.split()):
+            raise ValueError("empty, or some of HS256, HS384, HS512, the same with RS, PS or ES, and EdDSA")
+        return names
+
+    @field_validator("jwt_key")
+    @classmethod
+    def _jwt_key(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
+        algorithms = info.data.get("jwt_algorithms", "").split()
+        if not key.get_secret_value() and not algorithms:
+            return key
+        if not key.get_secret_value() or not algorithms:
+            raise ValueError("set together with JWT_ALGORITHMS, or neither")
+        from leaderboard.tokens import UserTokens  # noqa: PLC0415 - its cryptography costs 20 MB where it is unused
+
+        UserTokens(algorithms, key.get_secret_value())
+        return key
+
+    @field_validator("reads")
+    @classmethod
+    def _readable(cls, reads: str, info: ValidationInfo) -> str:
+        if reads == "key" and not any(
+            info.data[name].get_secret_value() for name in ("api_keys", "jwt_key") if name in info.data
+        ):
+            raise ValueError("open unless API_KEYS or JWT_KEY is set, as nobody could read")
+        return reads
+
+    @field_validator("rate_limit_per_key", "rate_limit_per_address")
+    @classmethod
+    def _rate(cls, text: str) -> str:
+        rate(text)
+        return text
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies(cls, text: str) -> str:
+        networks(text)
+        return text
+
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, url: SecretStr) -> SecretStr:
@@ -82,6 +169,24 @@ class Settings(BaseSettings):
         if not usable:
             raise ValueError("a URL such as redis://host:6379, rediss://… or unix://…, its port from 1 to 65535")
         return url
+
+
+def rate(text: str) -> tuple[int, int] | None:
+    """A limit such as `100/second` as requests and seconds; None for an empty text. Raises ValueError."""
+    if not text:
+        return None
+    match = _RATE.fullmatch(text)
+    if match is None or int(match[1]) > _MOST_REQUESTS:
+        raise ValueError(f"empty, or 1 to {_MOST_REQUESTS} requests a second, minute or hour, like 100/second")
+    return int(match[1]), _SECONDS[match[2]]
+
+
+def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Networks in CIDR notation, or single addresses, separated by spaces. Raises ValueError."""
+    try:
+        return tuple(ip_network(part) for part in text.split())
+    except ValueError:
+        raise ValueError("empty, or networks like 10.0.0.0/8 or fd00::/8, no bits set beyond the prefix") from None
 
 
 def load(env_file: str | None = ".env", **overrides: object) -> Settings:
@@ -96,7 +201,9 @@ def load(env_file: str | None = ".env", **overrides: object) -> Settings:
         secret = Settings.model_fields[name].annotation is SecretStr
         value = "(hidden)" if secret else repr(first["input"])
         allowed = str(first["ctx"]["error"]) if first["type"] == "value_error" else allowed_values(name)
-        raise BadSetting(f"{name.upper()}={value}: must be {allowed}") from None
+        cause = first.get("ctx", {}).get("error")
+        entry = f", entry {cause.number}" if isinstance(cause, BadEntry) else ""
+        raise BadSetting(f"{name.upper()}={value}{entry}: must be {allowed}") from None
 
 
 def allowed_values(name: str) -> str:

@@ -194,7 +194,8 @@ def check_problem(answer: Answer, said: object = "") -> None:
     assert ("errors" in problem) == (kind.code == "invalid_field"), said
     assert all(list(error) == ["field", "message"] for error in problem.get("errors", [])), said
     assert ("allow" in answer.headers) == (answer.status == 405), said
-    assert ("retry-after" in answer.headers) == (answer.status == 503), said
+    assert (answer.headers.get("www-authenticate") == "Bearer") == (answer.status == 401), said
+    assert ("retry-after" in answer.headers) == (answer.status in {429, 503}), said
     text = answer.body.decode("utf-8")
     assert not [word for word in INTERNALS if word in text], said
 

@@ -1,34 +1,368 @@
-"""Keys: with `API_KEYS` a write needs one of them, and reads need none."""
+"""Who may call what: every route with every credential, under every setting that has a say, and rate limits.
 
+What is expected is written down here a second time, for each route of the table; a new route is missed here first.
+"""
+
+import hashlib
+import http.client
+import select
+import socket
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count, product
+from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
-from tests.system import ApiProcess
+from leaderboard.config import Settings
+from leaderboard.http.page.pages import Pages
+from leaderboard.http.routes import CALLS
+from leaderboard.tokens import LEEWAY_S
+from tests.http.contract import Answer, Caller
+from tests.system import ApiProcess, eventually, sql
+from tests.tokens import by_hand, claims, hs256, pem
 
-KEYS = "first-key, second-key"
+NEEDS = {
+    ("GET", "/leaderboard/top/{n}"): "read",
+    ("GET", "/leaderboard/user/{id}/context"): "read",
+    ("GET", "/users/{id}"): "read",
+    ("POST", "/users/{id}/score"): "own score",
+    ("POST", "/users"): "write",
+    ("GET", "/metrics"): "admin",
+    ("GET", "/"): "nothing",
+    ("GET", "/livez"): "nothing",
+    ("GET", "/readyz"): "nothing",
+    ("GET", "/openapi.json"): "nothing",
+    ("GET", "/docs"): "nothing",
+    ("GET", "/assets/{name}"): "nothing",
+}
+UNLIMITED = {"/livez", "/readyz"}
+
+BARE = "a-bare-key-of-the-first-generation"
+READER = "one-that-may-only-read"
+WRITER = "one-that-may-only-write"
+ADMIN = "one-that-may-only-look-at-metrics"
+ALL = "one-that-may-do-everything"
+
+
+def hashed(key: str) -> str:
+    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+KEYS = (
+    f"{BARE},reader:read:{READER},writer:write:{hashed(WRITER)},"
+    f"ops:admin:{hashed(ADMIN)},all:read+write+admin:{ALL}"
+)
+PRIVATE, PUBLIC = pem(rsa.generate_private_key(65537, 2048))
+STRANGER, _ = pem(rsa.generate_private_key(65537, 2048))
+USER, ANOTHER = 1, 2
+ASSET = next(iter(Pages.load().assets))
+
+
+def token(key: str = PRIVATE, algorithm: str = "RS256", **changes: Any) -> str:
+    return jwt.encode(claims(**{"sub": str(USER), **changes}), key, algorithm)
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What is sent, and what it is good for."""
+
+    header: str | None
+    scopes: frozenset[str] = frozenset()
+    user: int | None = None
+
+
+def key(value: str, *scopes: str) -> Credential:
+    return Credential(f"Bearer {value}", frozenset(scopes))
+
+
+def nobody(header: str | None) -> Credential:
+    return Credential(header)
+
+
+def credentials() -> dict[str, Credential]:
+    """Made when they are used, as some of them expire."""
+    now = int(time.time())
+    return {
+        "none": nobody(None),
+        "empty": nobody(""),
+        "scheme only": nobody("Bearer"),
+        "unknown key": nobody("Bearer one-that-nobody-has-ever-seen"),
+        "no scheme": nobody(BARE),
+        "another scheme": nobody(f"Basic {BARE}"),
+        "two keys": nobody(f"Bearer {BARE},{ALL}"),
+        "longer": nobody(f"Bearer {BARE}x"),
+        "hash for a key": nobody(f"Bearer {hashed(WRITER)}"),
+        "bare": key(BARE, "read", "write"),
+        "scheme in small letters": Credential(f"bearer  {BARE} ", frozenset({"read", "write"})),
+        "reader": key(READER, "read"),
+        "writer": key(WRITER, "write"),
+        "admin": key(ADMIN, "admin"),
+        "all": key(ALL, "read", "write", "admin"),
+        "this user": Credential(f"Bearer {token()}", frozenset({"read"}), USER),
+        "another user": Credential(f"Bearer {token(sub=str(ANOTHER))}", frozenset({"read"}), ANOTHER),
+        "expired": nobody(f"Bearer {token(exp=now - LEEWAY_S - 5)}"),
+        "no exp": nobody(f"Bearer {token(exp=None)}"),
+        "not yet valid": nobody(f"Bearer {token(nbf=now + 300)}"),
+        "issued tomorrow": nobody(f"Bearer {token(iat=now + 86_400)}"),
+        "no sub": nobody(f"Bearer {token(sub=None)}"),
+        "bad sub": nobody(f"Bearer {token(sub='01')}"),
+        "wrong signature": nobody(f"Bearer {token(STRANGER)}"),
+        "wrong algorithm": nobody(f"Bearer {token(algorithm='RS384')}"),
+        "algorithm none": nobody("Bearer " + by_hand({"alg": "none"}, claims(sub="1"), lambda _: b"").decode()),
+        "public key as a secret": nobody(
+            "Bearer " + by_hand({"alg": "HS256"}, claims(sub="1"), hs256(PUBLIC)).decode()
+        ),
+    }
+
+
+def expected(needs: str, credential: Credential, *, reads: str, user_writes: str, guarded: bool) -> str:
+    """The code of the refusal, "" where the call is answered. The user in the path is USER."""
+    if needs == "nothing" or not guarded or (needs == "read" and reads == "open"):
+        return ""
+    if not credential.scopes:
+        return "unauthorized"
+    own = needs == "own score" and user_writes == "on" and credential.user == USER
+    scope = "write" if needs == "own score" else needs
+    return "" if own or scope in credential.scopes else "forbidden"
+
+
+_names = count(1)
+
+
+@dataclass
+class Board:
+    """What the calls that were answered should have done."""
+
+    settings: Settings
+    start: Callable[..., Caller]
+    names: set[str]
+    score: int = 0
+
+    def call(self, caller: Caller, method: str, path: str, credential: Credential) -> Answer:
+        """Make the call as it is meant to be made, and take down what it should do if it is answered."""
+        headers = [] if credential.header is None else [("Authorization", credential.header)]
+        sent = ASSET if path == "/assets/{name}" else path.replace("{id}", str(USER)).replace("{n}", "3")
+        if method != "POST":
+            return caller.send(method, sent, headers=headers)
+        number = next(_names)
+        body = b'{"score": %d}' % number if "score" in path else b'{"username": "name %d"}' % number
+        answer = caller.send(method, sent, body, headers)
+        if answer.status < 300:
+            if "score" in path:
+                self.score = number
+            else:
+                self.names.add(f"name {number}")
+        return answer
+
+    def check(self) -> None:
+        """Nothing was done but by those who may."""
+        assert {row[0] for row in sql(self.settings, "SELECT user_name FROM users")} == self.names
+        assert sql(self.settings, "SELECT total_score FROM users WHERE user_id = $1", USER)[0][0] == self.score
+
+
+@pytest.fixture(scope="module")
+def board(module_settings: Settings, start: Callable[..., Caller]) -> Board:
+    sql(module_settings, "INSERT INTO users (user_name) VALUES ('this'), ('another')")
+    return Board(module_settings, start, {"this", "another"})
+
+
+def test_each_route_has_its_needs_written_down_here() -> None:
+    assert set(NEEDS) == {(call.method, call.path) for call in CALLS}
+    for call in CALLS:
+        needs = NEEDS[call.method, call.path]
+        assert (call.needs or "nothing") == ("write" if needs == "own score" else needs)
+        assert call.own == (needs == "own score")
+        assert call.limited == (call.path not in UNLIMITED)
+        # The document says so as well.
+        assert {"unauthorized", "forbidden"} & set(call.problems) == (
+            set() if needs == "nothing" else {"unauthorized", "forbidden"}
+        )
+        assert ("rate_limited" in call.problems) == call.limited
 
 
 @pytest.mark.parametrize(
-    "credential",
-    [None, "", "Bearer", "Bearer wrong", "first-key", "Basic first-key", "Bearer first-key,second-key"],
+    ("reads", "user_writes", "guarded"),
+    # Without keys, reads that need one are refused at the start.
+    [*product(("open", "key"), ("off", "on"), (True,)), *product(("open",), ("off", "on"), (False,))],
 )
-def test_a_write_without_a_key_is_refused(serve: Callable[..., ApiProcess], credential: str | None) -> None:
-    api = serve(api_keys=SecretStr(KEYS))
-    headers = {} if credential is None else {"Authorization": credential}
-    for path, body in (("/users", {"username": "ada"}), ("/users/1/score", {"score": 5})):
-        refused = api.client.post(path, json=body, headers=headers)
-        assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
-        assert refused.headers["www-authenticate"] == "Bearer"
-    assert api.top(10) == []
+def test_every_route_with_every_credential(board: Board, reads: str, user_writes: str, guarded: bool) -> None:
+    settings: dict[str, object] = {"allow_user_writes": user_writes}
+    if guarded:
+        settings |= {
+            "api_keys": SecretStr(KEYS),
+            "jwt_algorithms": "RS256",
+            "jwt_key": SecretStr(PUBLIC),
+            "reads": reads,
+        }
+    caller = board.start(**settings)
+    wrong = []
+    asked = 0
+    for (name, credential), call in product(credentials().items(), CALLS):
+        for method in ("GET", "HEAD") if call.method == "GET" else (call.method,):
+            answer = board.call(caller, method, call.path, credential)
+            code = expected(
+                NEEDS[call.method, call.path], credential, reads=reads, user_writes=user_writes, guarded=guarded
+            )
+            status = {"": call.status, "unauthorized": 401, "forbidden": 403}[code]
+            if answer.status != status or (method != "HEAD" and answer.code != code):
+                wrong.append((name, method, call.path, answer.status, answer.code, code))
+            asked += 1
+    assert not wrong
+    assert asked == len(credentials()) * (len(CALLS) + sum(call.method == "GET" for call in CALLS))
+    board.check()
+    check_document(caller, reads=reads, user_writes=user_writes, guarded=guarded)
 
 
-def test_a_write_with_any_of_the_keys_is_done_and_reads_need_none(serve: Callable[..., ApiProcess]) -> None:
-    api = serve(api_keys=SecretStr(KEYS))
-    first, second = (
-        {"Authorization": f"{scheme} {key}"} for scheme, key in (("Bearer", "first-key"), ("bearer", "second-key"))
+def check_document(caller: Caller, *, reads: str, user_writes: str, guarded: bool) -> None:
+    """What OpenAPI says of each call agrees with what is done."""
+    assert set(caller.contract.document["components"]["securitySchemes"]) == {"key", "token"}
+    for (method, path), needs in NEEDS.items():
+        if path == "/assets/{name}":
+            continue
+        security = caller.contract.document["paths"][path][method.lower()]["security"]
+        if needs == "nothing":
+            assert security == []
+            continue
+        ways: list[dict[str, list[str]]] = [{"key": ["write" if needs == "own score" else needs]}]
+        if guarded and (needs == "read" or (needs == "own score" and user_writes == "on")):
+            ways.append({"token": []})
+        open_to_all = not guarded or (needs == "read" and reads == "open")
+        assert security == ([{}, *ways] if open_to_all else ways)
+
+
+def test_without_keys_a_token_alone_guards_too(board: Board) -> None:
+    caller = board.start(jwt_algorithms="RS256", jwt_key=SecretStr(PUBLIC), allow_user_writes="on")
+    for name, found in credentials().items():
+        credential = found if found.user else nobody(found.header)
+        for method, path in (("POST", "/users"), ("POST", "/users/{id}/score"), ("GET", "/metrics")):
+            answer = board.call(caller, method, path, credential)
+            code = expected(NEEDS[method, path], credential, reads="open", user_writes="on", guarded=True)
+            assert answer.code == code, (name, method, path)
+    board.check()
+
+
+def test_two_credentials_are_none(board: Board) -> None:
+    caller = board.start(api_keys=SecretStr(KEYS))
+    both = [("Authorization", f"Bearer {BARE}"), ("Authorization", f"Bearer {ALL}")]
+    assert caller.send("POST", "/users", b'{"username": "x"}', both).status == 401
+
+
+def test_a_refusal_comes_before_the_body_is_looked_at(board: Board) -> None:
+    caller = board.start(api_keys=SecretStr(KEYS))
+    for body in (b"{", b"", b'{"username": 5}', b"x" * 16_000):
+        assert caller.send("POST", "/users", body).code == "unauthorized"
+        reader = [("Authorization", f"Bearer {READER}")]
+        assert caller.send("POST", "/users", body, reader).code == "forbidden"
+    # One whose length says already that it is too large is not read.
+    assert caller.api.client.post("/users", content=b"x" * 20_000).status_code == 401
+
+
+def test_a_refusal_does_not_overtake_the_body(board: Board) -> None:
+    caller = board.start(api_keys=SecretStr(KEYS))
+    head = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", caller.api.settings.port), timeout=30) as connection:
+        for _ in range(2):
+            connection.sendall(head + b"12")
+            # The next answer is another request's: whatever would have overtaken it has been sent by then.
+            assert caller.get("/livez").status == 200
+            assert select.select([connection], [], [], 0.2)[0] == []
+            connection.sendall(b"34")
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert (response.status, response.will_close) == (401, False)
+            response.read()
+
+
+def test_with_keys_for_reads_the_page_of_the_board_is_not_shown(board: Board) -> None:
+    browser = {"Accept": "text/html"}
+    caller = board.start(api_keys=SecretStr(KEYS), reads="key")
+    for headers in (browser, browser | {"Authorization": f"Bearer {READER}"}):
+        answer = caller.get("/", **headers)
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    caller = board.start(api_keys=SecretStr(KEYS))
+    assert caller.get("/", **browser).headers["content-type"].startswith("text/html")
+
+
+# Rate limits
+
+Serve = Callable[..., ApiProcess]
+
+
+def bearer(value: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {value}"}
+
+
+def test_too_many_from_one_address_are_refused_and_told_when(serve: Serve) -> None:
+    api = serve(rate_limit_per_address="3/second")
+    eventually(lambda: [api.client.get("/users/1").status_code for _ in range(4)] == [404, 404, 404, 429], 10)
+    refused = api.client.get("/leaderboard/top/3")
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+    assert refused.headers["retry-after"] == "1"
+    for path in UNLIMITED:
+        assert {api.client.get(path).status_code for _ in range(20)} == {200}
+    eventually(lambda: api.client.get("/users/1").status_code == 404, 3, "the window has passed")
+
+
+def test_every_call_but_two_is_limited(serve: Serve) -> None:
+    api = serve(rate_limit_per_address="1/hour")
+    assert api.client.get("/users/1").status_code == 404
+    for call in CALLS:
+        path = call.path.replace("{id}", "1").replace("{n}", "3")
+        answer = api.client.request(call.method, path)
+        assert (answer.status_code == 429) == (call.path not in UNLIMITED), call.path
+        if answer.status_code == 429:
+            assert 3590 < int(answer.headers["retry-after"]) <= 3600
+
+
+def test_a_key_counts_for_itself_wherever_it_comes_from(serve: Serve) -> None:
+    api = serve(api_keys=SecretStr(KEYS), rate_limit_per_key="2/hour", rate_limit_per_address="1/hour")
+    assert api.client.get("/users/1").status_code == 404
+    assert api.client.get("/users/1").status_code == 429
+    for value in (BARE, ALL):
+        assert [api.client.get("/users/1", headers=bearer(value)).status_code for _ in range(3)] == [404, 404, 429]
+    # What a key may not do counts as well.
+    assert [api.client.get("/metrics", headers=bearer(READER)).status_code for _ in range(3)] == [403, 403, 429]
+
+
+def test_a_credential_that_is_not_known_counts_for_its_address(serve: Serve) -> None:
+    api = serve(
+        api_keys=SecretStr(KEYS),
+        jwt_algorithms="RS256",
+        jwt_key=SecretStr(PUBLIC),
+        rate_limit_per_address="2/hour",
     )
-    assert api.client.post("/users", json={"username": "ada"}, headers=first).status_code == 201
-    assert api.client.post("/users/1/score", json={"score": 5}, headers=second).status_code == 200
-    assert api.top(10) == [(1, 1, "ada", 5)]
+
+    def create(value: str) -> int:
+        return api.client.post("/users", json={"username": "ada"}, headers=bearer(value)).status_code
+
+    assert [create(f"guess-{number}") for number in range(4)] == [401, 401, 429, 429]
+    assert api.client.get("/users/1", headers=bearer(token())).status_code == 429, "a user counts for its address"
+    assert create(BARE) == 201
+
+
+def test_each_user_counts_for_itself(serve: Serve) -> None:
+    api = serve(
+        jwt_algorithms="RS256", jwt_key=SecretStr(PUBLIC), rate_limit_per_key="2/hour", api_keys=SecretStr(KEYS)
+    )
+    for user in ("1", "2"):
+        found = [api.client.get("/users/9", headers=bearer(token(sub=user))).status_code for _ in range(3)]
+        assert found == [404, 404, 429]
+    # Another token of the same user is the same user.
+    assert api.client.get("/users/9", headers=bearer(token(nonce=1))).status_code == 429
+
+
+def test_behind_a_trusted_proxy_the_address_is_the_clients(serve: Serve) -> None:
+    def ask(api: ApiProcess, forwarded: str) -> int:
+        return api.client.get("/users/1", headers={"X-Forwarded-For": forwarded}).status_code
+
+    api = serve(rate_limit_per_address="1/hour", trusted_proxies="127.0.0.0/8")
+    assert [ask(api, f"198.51.100.{number}") for number in (1, 2, 1)] == [404, 404, 429]
+    assert [ask(api, f"2001:db8::{number}") for number in (1, 2)] == [404, 429], "one /64"
+    assert ask(api, "203.0.113.1, 198.51.100.1") == 429, "what the client says itself is not believed"
+    api = serve(rate_limit_per_address="1/hour")
+    assert [ask(api, f"198.51.100.{number}") for number in (1, 2)] == [404, 429]

@@ -18,6 +18,8 @@ PAGE = [("Accept", "text/html")]
 NO_STORE = {"no-store"}
 FOR_EVER = {"public", "max-age=31536000", "immutable"}
 
+KEY = "a-key-of-more-than-16-characters"
+
 
 def path_of(caller: Caller, call: Call, number: str) -> str:
     path = call.path.replace("{id}", number).replace("{n}", number)
@@ -51,11 +53,12 @@ def test_what_is_no_route(caller: Caller) -> None:
 
 
 def test_what_is_refused_for_other_reasons(start: Callable[..., Caller]) -> None:
-    alone = start(db_port=free_port(), wait_for="unavailable", api_keys=SecretStr("key"))
+    keyed = ("Authorization", f"Bearer {KEY}")
+    alone = start(db_port=free_port(), wait_for="unavailable", api_keys=SecretStr(KEY))
     assert alone.get("/users/1").status == 503
     assert alone.get("/readyz").status == 503
     assert alone.post("/users", {"username": "ada"}).status == 401
-    assert alone.send("POST", "/users", b"{}", [("Content-Type", "text/plain")]).status == 415
+    assert alone.send("POST", "/users", b"{}", [("Content-Type", "text/plain"), keyed]).status == 415
 
 
 def test_even_a_bug_is_told_with_them() -> None:

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import jwt
 import pytest
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
+from leaderboard.credentials import new_key
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.system import ApiProcess, eventually, free_port
 
 Serve = Callable[..., ApiProcess]
 PASSWORD = "correct-horse-battery"
+OPEN = "no API_KEYS: whoever reaches the port may write"
 A_FEW_TURNS_S = 1.5
 """Several turns of every timer: whatever is said at each of them is then said more than once."""
 PATIENT = {"redis_timeout_ms": 3000, "db_timeout_ms": 10_000}
@@ -75,8 +78,12 @@ def test_lines_are_json_and_tell_no_request(log: Log, serve: Serve) -> None:
         assert isinstance(line["event"], str)
         assert line["level"] in {"debug", "info", "warning", "error", "critical"}
         assert before < datetime.fromisoformat(line["timestamp"]) < datetime.now(UTC) + timedelta(seconds=1)
-    assert {line["level"] for line in lines} == {"info"}
-    assert log.events() == {"ready to serve": 1, "cache rebuilt": 1}
+    assert {line["event"]: line["level"] for line in lines} == {
+        OPEN: "warning",
+        "ready to serve": "info",
+        "cache rebuilt": "info",
+    }
+    assert len(lines) == 3
 
 
 def test_at_debug_each_request_is_one_line(log: Log, serve: Serve) -> None:
@@ -146,6 +153,43 @@ def test_secrets_are_not_told_even_when_nothing_works(log: Log, settings: Settin
         assert secret.get_secret_value() not in text
     assert (settings.redis_url.get_secret_value().split(":")[2]).split("@")[0] not in text
     assert PASSWORD not in text
+
+
+def test_that_anyone_may_write_is_said_once_for_all_workers(log: Log, serve: Serve) -> None:
+    serve(workers=2, wait_for="ok").stop()
+    assert log.events()[OPEN] == 1
+
+
+def test_nor_are_keys_and_tokens_whatever_becomes_of_them(log: Log, serve: Serve) -> None:
+    secret = "what-users-tokens-are-signed-with"
+    good, hashed = new_key()
+    plain, _ = new_key()
+    claims = {"sub": "1", "exp": int(time.time()) + 60}
+    tokens = [jwt.encode(claims, secret, "HS256"), jwt.encode(claims | {"sub": "ada"}, secret, "HS256")]
+    api = serve(
+        log_level="debug",
+        api_keys=SecretStr(f"{plain},game:read+write:{hashed}"),
+        jwt_algorithms="HS256",
+        jwt_key=SecretStr(secret),
+        reads="key",
+        rate_limit_per_address="9/second",
+        rate_limit_per_key="9/second",
+    )
+    credentials = [good, plain, *tokens, "a-key-that-nobody-knows", good[:-1]]
+    statuses = set()
+    for credential in credentials * 4:
+        headers = {"Authorization": f"Bearer {credential}"}
+        for method, path in (("GET", "/users/1"), ("POST", "/users"), ("GET", "/metrics"), ("GET", "/nowhere")):
+            answer = api.client.request(method, path, headers=headers)
+            statuses.add(answer.status_code)
+            assert not [each for each in credentials if each in answer.text]
+    api.stop()
+    assert statuses >= {401, 403, 404, 415, 429}
+    text = log.text()
+    assert text.count('"request"') > 50
+    assert OPEN not in text
+    for each in (*credentials, secret, hashed, hashed.removeprefix("sha256:")):
+        assert each not in text
 
 
 def test_a_wrong_redis_password_is_not_repeated(log: Log, serve: Serve, own_valkey: EmbeddedValkey) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import asyncpg
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from leaderboard.app import App
 from leaderboard.config import Settings
@@ -251,3 +252,16 @@ def test_over_http(serve: Serve) -> None:
     assert first.status_code == 201
     reused = api.client.post("/users", json={"username": "bob"}, headers=headers)
     assert (reused.status_code, reused.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_two_callers_with_one_idempotency_key_do_not_meet(serve: Serve) -> None:
+    keys = {name: f"{name}-key-of-more-than-16-characters" for name in ("one", "other")}
+    api = serve(api_keys=SecretStr(",".join(f"{name}:read+write:{key}" for name, key in keys.items())))
+    made = {}
+    for name, key in keys.items():
+        headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "same"}
+        made[name] = [
+            api.client.post("/users", json={"username": f"by {name}"}, headers=headers).json()["userId"]
+            for _ in range(2)
+        ]
+    assert made == {"one": [1, 1], "other": [2, 2]}

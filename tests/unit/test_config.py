@@ -1,5 +1,6 @@
 """Settings: every one has its default, its bounds and a one-line refusal, and no secret is ever told."""
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import SecretStr
 
+from leaderboard import config, credentials
 from leaderboard.config import BadSetting, Settings, allowed_values, load
 
 DEFAULTS: dict[str, Any] = {
@@ -21,6 +23,15 @@ DEFAULTS: dict[str, Any] = {
     "DB_PASSWORD": "password",
     "REDIS_URL": "redis://redis:6379",
     "API_KEYS": "",
+    "JWT_ALGORITHMS": "",
+    "JWT_KEY": "",
+    "JWT_AUDIENCE": "",
+    "JWT_ISSUER": "",
+    "READS": "open",
+    "ALLOW_USER_WRITES": "off",
+    "RATE_LIMIT_PER_KEY": "",
+    "RATE_LIMIT_PER_ADDRESS": "",
+    "TRUSTED_PROXIES": "",
     "HOST": "0.0.0.0",
     "WORKERS": 1,
     "CACHE_SIZE": 10_000,
@@ -51,12 +62,27 @@ BOUNDS: dict[str, tuple[int, int]] = {
 }
 CHOICES = {
     "STALE_READS": ("on", "off"),
+    "READS": ("open", "key"),
+    "ALLOW_USER_WRITES": ("on", "off"),
     "LOG_LEVEL": ("debug", "info", "warning", "error"),
     "LOG_FORMAT": ("json", "text"),
 }
 NOT_EMPTY = ("DB_HOST", "DB_NAME", "DB_USER", "HOST")
-SECRETS = ("DB_PASSWORD", "REDIS_URL", "API_KEYS")
+SECRETS = ("DB_PASSWORD", "REDIS_URL", "API_KEYS", "JWT_KEY")
 PASSWORD = "correct-horse-battery"
+OTHERS = {
+    "REDIS_URL": "rediss://:x@elsewhere:1/2",
+    "PAGE_IMAGES": "https: http://a.example/",
+    "API_KEYS": "reader:read:" + PASSWORD,
+    "JWT_ALGORITHMS": "HS256 HS384",
+    "JWT_KEY": "a secret of no fewer than forty-eight characters",
+    "RATE_LIMIT_PER_KEY": "100/second",
+    "RATE_LIMIT_PER_ADDRESS": "10000/hour",
+    "TRUSTED_PROXIES": "10.0.0.0/8 fd00::1",
+}
+"""Values that texts with a form of their own may have."""
+NEEDED = {"JWT_ALGORITHMS": "JWT_KEY", "JWT_KEY": "JWT_ALGORITHMS", "READS": "API_KEYS"}
+"""What must be set as well."""
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +129,7 @@ def test_every_setting_has_limits_that_are_tested_here() -> None:
             }
             assert (limits["ge"], limits["le"]) == BOUNDS[name.upper()]
         else:
-            assert name.upper() in {*NOT_EMPTY, *SECRETS, "PAGE_IMAGES"}
+            assert name.upper() in {*NOT_EMPTY, *SECRETS, *OTHERS, "JWT_AUDIENCE", "JWT_ISSUER"}
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -114,14 +140,14 @@ def test_the_environment_sets_it(monkeypatch: pytest.MonkeyPatch, name: str) -> 
     elif name in CHOICES:
         value = CHOICES[name][-1]
     else:
-        value = {"REDIS_URL": "rediss://:x@elsewhere:1/2", "PAGE_IMAGES": "https: http://a.example/"}.get(
-            name, "other"
-        )
+        value = OTHERS.get(name, "other")
     monkeypatch.setenv(name, str(value))
+    if needed := NEEDED.get(name):
+        monkeypatch.setenv(needed, OTHERS[needed])
     settings = load()
     assert value_of(settings, name) == value
-    others = {other.upper(): value_of(settings, other) for other in Settings.model_fields} | {name: DEFAULTS[name]}
-    assert others == DEFAULTS
+    others = {other.upper(): value_of(settings, other) for other in Settings.model_fields}
+    assert others | {each: DEFAULTS[each] for each in (name, needed) if each} == DEFAULTS
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -137,6 +163,8 @@ def test_a_number_is_taken_from_its_least_to_its_greatest(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_choice_is_one_of_those_it_names(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if needed := NEEDED.get(name):
+        monkeypatch.setenv(needed, OTHERS[needed])
     for value in CHOICES[name]:
         monkeypatch.setenv(name, value)
         assert value_of(load(), name) == value
@@ -177,9 +205,99 @@ def test_a_redis_url_that_cannot_be_taken_apart(monkeypatch: pytest.MonkeyPatch)
     assert "must be a URL" in refusal(monkeypatch, "REDIS_URL", f"redis://u:{PASSWORD}@[::1")
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        "{0}, short",
+        "{0} a:b:c:{1}",
+        "{0},name:{1}",
+        "{0},{1}:name:read",
+        "{0},reader:read+:{1}",
+        "{0},reader:all:{1}",
+        "{0},reader:read+read:{1}",
+        "{0},Reader:read:{1}",
+        "{0},reader::{1}",
+        "{0},sha256:{1}",
+        "{0},reader:read:sha256:" + "F" * 64,
+        "{0},{1};{1}",
+    ],
+)
+def test_an_entry_of_the_keys_that_cannot_be_used_is_named_by_its_number_only(
+    monkeypatch: pytest.MonkeyPatch, entries: str
+) -> None:
+    first, second = "plain-" + PASSWORD, PASSWORD.replace("horse", "donkey")
+    line = refusal(monkeypatch, "API_KEYS", entries.format(first, second))
+    assert line == f"API_KEYS=(hidden), entry 2: must be {credentials.ALLOWED}"
+    assert second not in line
+
+
+def test_a_key_or_a_name_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    for entries in (
+        f"{PASSWORD},b:read:{PASSWORD}",
+        f"{PASSWORD},sha256:{again}",
+        f"a:read:{PASSWORD},a:read:{again}",
+    ):
+        line = refusal(monkeypatch, "API_KEYS", entries)
+        assert line == "API_KEYS=(hidden), entry 2: must be a key and a name that no entry before it has"
+
+
+def test_users_tokens_need_a_key_and_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        refusal(monkeypatch, "JWT_KEY", PASSWORD)
+        == "JWT_KEY=(hidden): must be set together with JWT_ALGORITHMS, or neither"
+    )
+    monkeypatch.delenv("JWT_KEY")
+    assert refusal(monkeypatch, "JWT_ALGORITHMS", "ES256").startswith("JWT_KEY=(hidden): must be set together")
+    for bad in ("none", "HS256,none", "HS256 none", "hs256", "ES256K", "RS257"):
+        assert refusal(monkeypatch, "JWT_ALGORITHMS", bad).startswith(
+            f"JWT_ALGORITHMS={bad!r}: must be empty, or some of"
+        )
+
+
+def test_reads_with_a_key_need_some_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = refusal(monkeypatch, "READS", "key")
+    assert line == "READS='key': must be open unless API_KEYS or JWT_KEY is set, as nobody could read"
+    # The first thing that is wrong is what is told.
+    assert refusal(monkeypatch, "API_KEYS", "x").startswith("API_KEYS=(hidden), entry 1")
+
+
+@pytest.mark.parametrize("name", ["RATE_LIMIT_PER_KEY", "RATE_LIMIT_PER_ADDRESS"])
+def test_a_rate_limit(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert [config.rate(text) for text in ("", "1/second", "90/minute", "10000/hour")] == [
+        None,
+        (1, 1),
+        (90, 60),
+        (10_000, 3600),
+    ]
+    for bad in (
+        "0/second",
+        "10001/second",
+        "5",
+        "5/day",
+        "5 / second",
+        "-1/second",
+        "1e2/second",
+        "٣/second",
+        "5/second\n",
+    ):
+        line = refusal(monkeypatch, name, bad)
+        assert line.startswith(f"{name}={bad!r}: must be empty, or 1 to 10000 requests a second, minute or hour")
+
+
+def test_trusted_proxies_are_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [str(network) for network in config.networks("10.0.0.0/8  ::1")] == ["10.0.0.0/8", "::1/128"]
+    for bad in ("10.0.0.1/8", "proxy", "10.0.0.0/33", "10.0.0.0/8,::1"):
+        line = refusal(monkeypatch, "TRUSTED_PROXIES", bad)
+        assert line.startswith(f"TRUSTED_PROXIES={bad!r}: must be empty, or networks like 10.0.0.0/8")
+
+
 def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("DB_PASSWORD", PASSWORD)
     monkeypatch.setenv("REDIS_URL", f"redis://user:{PASSWORD}@h:1")
+    monkeypatch.setenv("API_KEYS", f"reader:read:{PASSWORD}")
+    monkeypatch.setenv("JWT_ALGORITHMS", "HS256")
+    monkeypatch.setenv("JWT_KEY", PASSWORD * 2)
     settings = load()
     assert value_of(settings, "DB_PASSWORD") == PASSWORD
     with caplog.at_level(logging.DEBUG):
@@ -249,6 +367,32 @@ def test_every_command_stops_with_that_line(command: list[str], tmp_path: Path) 
     assert done.stderr == "leaderboard: LOG_LEVEL='loud': must be one of debug, info, warning, error\n"
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_that_makes_keys_prints_one_and_its_entry(tmp_path: Path) -> None:
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "leaderboard", "key", *options],
+            env={"PATH": os.environ["PATH"]},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    done = run("--name", "game", "--scopes", "read+admin")
+    assert (done.returncode, done.stderr) == (0, "")
+    made, entry = (line.split()[1] for line in done.stdout.splitlines())
+    assert entry.startswith("game:read+admin:sha256:")
+    assert made not in entry
+    found = credentials.KeyRing(credentials.parse_keys(entry)).find(made.encode())
+    assert found is not None
+    assert (found.name, sorted(found.scopes)) == ("game", ["admin", "read"])
+    refused = run("--scopes", "all")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.count("\n") == 1
+    assert "SCOPES are read, write and admin" in refused.stderr
 
 
 def test_what_is_allowed_is_said_of_every_setting_that_can_be_bad() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from starlette.types import Receive, Scope
 
+from leaderboard import credentials
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -24,6 +26,9 @@ class Call:
 
     `answer` and `body` are structs, or a media type where there is none; `problems` are codes of the table of
     problems; `also` are other statuses with bodies of their own.
+
+    `needs` is the scope a key must have, None for a call that is open to all, always; `own`: where users may
+    write, a token of the user in the path is enough; `limited`: it counts against the caller's rate limit.
     """
 
     method: str
@@ -31,8 +36,11 @@ class Call:
     handler: Callable[[Any, Scope, Receive], Awaitable[Out]]
     summary: str
     answer: type | str
+    needs: credentials.Scope | None
     status: int = 200
     body: type | None = None
     problems: tuple[str, ...] = ()
     also: dict[int, type | str] = field(default_factory=dict)
+    own: bool = False
+    limited: bool = True
     documented: bool = True

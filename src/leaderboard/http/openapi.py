@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from leaderboard.http import problems
+from leaderboard.http.access import Access
 from leaderboard.http.call import Call
 from leaderboard.model import INT32_MAX
 
@@ -24,9 +25,19 @@ _IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 
+_SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer", "description": "One of the keys in `API_KEYS`, with that scope."},
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A user's own token: for reading and, where it is allowed, for setting that user's score.",
+    },
+}
 
-def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, Any]:
-    """The document as plain data."""
+
+def document(calls: Iterable[Call], version: str, max_top_n: int, access: Access) -> dict[str, Any]:
+    """The document as plain data, of a process with this policy."""
     calls = [call for call in calls if call.documented]
     structs: list[Any] = [problems.Problem]
     for call in calls:
@@ -60,6 +71,7 @@ def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, A
                 "required": True,
                 "content": {"application/json": {"schema": references[call.body]}},
             }
+        operation["security"] = _security(call, access)
         operation["responses"] = _responses(call, references, kinds)
         if call.status == 201:
             operation["responses"]["201"]["links"] = _links(calls)
@@ -72,7 +84,7 @@ def document(calls: Iterable[Call], version: str, max_top_n: int) -> dict[str, A
             "description": "Ranks are exact; an answer reflects every write acknowledged before it was asked for.",
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _SCHEMES},
         "x-problems": {kind.code: {"status": kind.status, "title": kind.title} for kind in problems.KINDS},
     }
 
@@ -92,7 +104,7 @@ def _responses(
         responses["201"]["headers"] = {
             "Location": {"description": "Path of the new user", "schema": {"type": "string"}}
         }
-    elif call.method == "GET" and call.problems:
+    elif call.method == "GET" and "unavailable" in call.problems:
         responses["200"]["headers"] = {"Age": _AGE}
     for status, type_ in call.also.items():
         responses[str(status)] = {
@@ -123,6 +135,16 @@ def _links(calls: Iterable[Call]) -> dict[str, dict[str, Any]]:
         for call in calls
         if "{id}" in call.path
     }
+
+
+def _security(call: Call, access: Access) -> list[dict[str, list[str]]]:
+    """The credentials that do, any one of them; an empty one stands for none."""
+    if call.needs is None:
+        return []
+    ways: list[dict[str, list[str]]] = [{"key": [call.needs]}]
+    if access.users_may(call):
+        ways.append({"token": []})
+    return ways if access.needs(call) else [{}, *ways]
 
 
 def _operation_id(call: Call) -> str:

@@ -6,7 +6,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from leaderboard import errors
-from leaderboard.http import security, wire
+from leaderboard.http import access, security, wire
 from leaderboard.http.call import Headers
 
 RETRY_AFTER_S = 1
@@ -36,9 +36,11 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (errors.InvalidField, Kind("invalid_field", 422, "A field is not acceptable")),
     (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is not acceptable")),
     (
-        wire.Unauthorized,
-        Kind("unauthorized", 401, "A key is needed to write", ((b"www-authenticate", b"Bearer"),)),
+        access.Unauthorized,
+        Kind("unauthorized", 401, "A key is needed", ((b"www-authenticate", b"Bearer"),)),
     ),
+    (access.Forbidden, Kind("forbidden", 403, "This key is not good for that")),
+    (access.RateLimited, Kind("rate_limited", 429, "Too many requests from this caller", _LATER)),
     (errors.UserNotFound, Kind("user_not_found", 404, "There is no such user")),
     (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),
     (
@@ -92,6 +94,8 @@ def render(error: Exception) -> tuple[int, Headers, bytes]:
     """Status, headers and body for `error`. Nothing of an internal error is told."""
     kind = kind_of(error)
     headers = (*_ALWAYS, *kind.headers)
+    if isinstance(error, access.RateLimited):
+        headers = (*_ALWAYS, (b"retry-after", str(error.retry_after_s).encode()))
     detail = str(error)
     if kind is INTERNAL:
         detail = "the server's log says what"

@@ -5,11 +5,10 @@ calls are plain ASGI: no middleware and no request objects stand between the ser
 """
 
 import contextlib
-import hmac
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeAlias
 
@@ -20,6 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from leaderboard.http import openapi, problems, security, wire
+from leaderboard.http.access import Access, Refused
 from leaderboard.http.call import Call, Headers, Out
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
@@ -31,6 +31,9 @@ Application: TypeAlias = ASGIApp
 
 _JSON = security.wire("application/json")
 _TEXT = security.wire("text/plain; version=0.0.4; charset=utf-8")
+
+_CALLER = "leaderboard.caller"
+"""Where a request's scope keeps who makes it, if that is known."""
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -66,7 +69,7 @@ class Api:
         version: str,
         max_top_n: int,
         stale_reads: bool,
-        api_keys: Sequence[str] = (),
+        access: Access,
     ) -> None:
         self._board = board
         self._health = health
@@ -74,9 +77,9 @@ class Api:
         self._version = version
         self._max_top_n = max_top_n
         self._stale_reads = stale_reads
-        self._api_keys = [key.encode() for key in api_keys]
+        self.access = access
         self._pages = pages
-        document = openapi.document(CALLS, version, max_top_n)
+        document = openapi.document(CALLS, version, max_top_n, access)
         self._openapi = _encode(document)
         self._docs = self._pages.docs(document)
         self._page_headers = security.wire("text/html; charset=utf-8", self._pages.headers)
@@ -85,7 +88,6 @@ class Api:
 
     async def create_user(self, scope: Scope, receive: Receive) -> Out:
         body = await wire.read_json(scope["headers"], receive)
-        self._authorize(scope)
         name, score, image_url = wire.create_user(body)
         user = await self._board.create_user(name, image_url, score, _once(scope))
         return Out(201, (*_JSON, (b"location", f"/users/{user.user_id}".encode())), _encode(user))
@@ -95,7 +97,6 @@ class Api:
 
     async def set_score(self, scope: Scope, receive: Receive) -> Out:
         body = await wire.read_json(scope["headers"], receive)
-        self._authorize(scope)
         answer = await self._board.set_score(_user_id(scope), wire.set_score(body), _once(scope))
         return Out(200, _JSON, _encode(answer))
 
@@ -106,18 +107,12 @@ class Api:
     async def get_context(self, scope: Scope, _receive: Receive) -> Out:
         return _reply(await self._board.context(_user_id(scope)))
 
-    def _authorize(self, scope: Scope) -> None:
-        scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        # All of them are compared, so that the time tells nothing.
-        known = [hmac.compare_digest(key.strip(), one) for one in self._api_keys]
-        if known and not (scheme.lower() == b"bearer" and any(known)):
-            raise wire.Unauthorized("writes need the header Authorization: Bearer, and one of this service's keys")
-
     # The process
 
     async def root(self, scope: Scope, receive: Receive) -> Out:
         accept = b",".join(value for name, value in scope["headers"] if name == b"accept")
-        if _prefers_html(accept.decode("latin-1")):
+        # A browser has no key to show: where reads need one, everybody gets the status.
+        if _prefers_html(accept.decode("latin-1")) and not self.access.reads_need_key:
             return await self._board_page()
         return Out(200, (*_JSON, (b"vary", b"accept")), _encode(self._status()))
 
@@ -175,15 +170,25 @@ class Endpoint:
     def __init__(self, api: Api, call: Call) -> None:
         self._api = api
         self._call = call
+        self._gate = api.access.gate(call)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         try:
+            if self._gate is not None:
+                await self._ask(self._gate, scope, receive)
             out = await self._call.handler(self._api, scope, receive)
         except Exception as error:  # noqa: BLE001 - every error has an answer, and this is where it gets it
             out = _refusal(error)
         await _send(scope, send, out)
         self._api.note(scope, self._call.path, out.status, started)
+
+    async def _ask(self, gate: Callable[[Scope], str], scope: Scope, receive: Receive) -> None:
+        try:
+            scope[_CALLER] = gate(scope)
+        except Refused:
+            await _drain(scope, receive)
+            raise
 
 
 _FIELDS = (
@@ -191,13 +196,20 @@ _FIELDS = (
     *("unsupported_media_type", "unsupported_encoding"),
 )
 _ONCE = ("idempotency_key_reused", "idempotency_key_in_use")
-_WRITE = (*_ONCE, "unauthorized", "overloaded", "unavailable", "outcome_unknown")
-_READ = ("overloaded", "unavailable")
+_ACCESS = ("unauthorized", "forbidden", "rate_limited")
+_WRITE = (*_ONCE, *_ACCESS, "overloaded", "unavailable", "outcome_unknown")
+_READ = (*_ACCESS, "overloaded", "unavailable")
 _USER = ("invalid_parameter", "user_not_found")
 
 CALLS: tuple[Call, ...] = (
     Call(
-        "GET", "/leaderboard/top/{n}", Api.get_top, "The best n users", Top, problems=("invalid_parameter", *_READ)
+        "GET",
+        "/leaderboard/top/{n}",
+        Api.get_top,
+        "The best n users",
+        Top,
+        needs="read",
+        problems=("invalid_parameter", *_READ),
     ),
     Call(
         "GET",
@@ -205,6 +217,7 @@ CALLS: tuple[Call, ...] = (
         Api.get_context,
         "A user among the five above and the five below",
         Context,
+        needs="read",
         problems=(*_USER, *_READ),
     ),
     Call(
@@ -213,27 +226,82 @@ CALLS: tuple[Call, ...] = (
         Api.set_score,
         "Set a user's score",
         ScoreSet,
+        needs="write",
+        own=True,
         body=wire.SetScore,
         problems=(*_USER, *_FIELDS, *_WRITE),
     ),
-    Call("GET", "/users/{id}", Api.get_user, "A user and its rank", Standing, problems=(*_USER, *_READ)),
+    Call(
+        "GET",
+        "/users/{id}",
+        Api.get_user,
+        "A user and its rank",
+        Standing,
+        needs="read",
+        problems=(*_USER, *_READ),
+    ),
     Call(
         "POST",
         "/users",
         Api.create_user,
         "Create a user",
         User,
+        needs="write",
         status=201,
         body=wire.CreateUser,
         problems=("invalid_parameter", "username_taken", *_FIELDS, *_WRITE),
     ),
-    Call("GET", "/", Api.root, "The status; for a browser the board as a page", Status, problems=_READ),
-    Call("GET", "/livez", Api.livez, "Whether the process runs; touches nothing else", "application/json"),
-    Call("GET", "/readyz", Api.readyz, "Whether calls can be answered", Status, also={503: Status}),
-    Call("GET", "/metrics", Api.get_metrics, "Metrics for Prometheus", "text/plain"),
-    Call("GET", "/openapi.json", Api.openapi, "This document", "application/json"),
-    Call("GET", "/docs", Api.docs, "This document as a page", "text/html"),
-    Call("GET", "/assets/{name}", Api.asset, "Parts of the pages", "text/css", documented=False),
+    Call(
+        "GET",
+        "/",
+        Api.root,
+        "The status; for a browser the board as a page",
+        Status,
+        needs=None,
+        problems=("rate_limited", "overloaded", "unavailable"),
+    ),
+    Call(
+        "GET",
+        "/livez",
+        Api.livez,
+        "Whether the process runs; touches nothing else",
+        "application/json",
+        needs=None,
+        limited=False,
+    ),
+    Call(
+        "GET",
+        "/readyz",
+        Api.readyz,
+        "Whether calls can be answered",
+        Status,
+        needs=None,
+        limited=False,
+        also={503: Status},
+    ),
+    Call(
+        "GET", "/metrics", Api.get_metrics, "Metrics for Prometheus", "text/plain", needs="admin", problems=_ACCESS
+    ),
+    Call(
+        "GET",
+        "/openapi.json",
+        Api.openapi,
+        "This document",
+        "application/json",
+        needs=None,
+        problems=("rate_limited",),
+    ),
+    Call("GET", "/docs", Api.docs, "This document as a page", "text/html", needs=None, problems=("rate_limited",)),
+    Call(
+        "GET",
+        "/assets/{name}",
+        Api.asset,
+        "Parts of the pages",
+        "text/css",
+        needs=None,
+        problems=("rate_limited",),
+        documented=False,
+    ),
 )
 
 
@@ -256,13 +324,18 @@ def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
                 raise HTTPException(404)
             await router(scope, receive, send)
         except HTTPException as error:
-            with contextlib.suppress(wire.BodyTooLarge, wire.ClientGone):
-                await wire.read_body(scope["headers"], receive)
+            await _drain(scope, receive)
             out = _refusal(error)
             await _send(scope, send, out)
             api.note(scope, "none", out.status, started)
 
     return entry
+
+
+async def _drain(scope: Scope, receive: Receive) -> None:
+    """Read what nobody will: an answer that overtakes the body would cost the client its connection."""
+    with contextlib.suppress(wire.BodyTooLarge, wire.ClientGone):
+        await wire.read_body(scope["headers"], receive)
 
 
 def _user_id(scope: Scope) -> int:
@@ -271,7 +344,8 @@ def _user_id(scope: Scope) -> int:
 
 def _once(scope: Scope) -> Once | None:
     key = wire.idempotency_key(scope["headers"])
-    return None if key is None else ("", key)
+    # Two who happen to choose the same key are not each other's.
+    return None if key is None else (scope.get(_CALLER, ""), key)
 
 
 def _reply(reply: Reply) -> Out:

@@ -48,10 +48,6 @@ class UnsupportedEncoding(LeaderboardError):
     """The body is declared as compressed, or as encoded otherwise."""
 
 
-class Unauthorized(LeaderboardError):
-    """The call needs a key, and came without one or with a wrong one."""
-
-
 class ClientGone(LeaderboardError):
     """The client closed the connection before it had sent all of the body."""
 

@@ -47,7 +47,7 @@ class _Reader:
         self._document = document
         self._components: Node = document.get("components", {})
         self._origin = origin
-        self.has_keys = bool(self._components.get("securitySchemes"))
+        self.has_keys = any(self._keyed(operation) for _, _, operation in self.operations())
 
     def operations(self) -> Iterator[tuple[str, str, Node]]:
         """Method, path and operation, in the document's order."""
@@ -62,7 +62,7 @@ class _Reader:
         """One call: what it does, takes and answers."""
         parameters = [resolve(self._document, each) for each in operation["parameters"]]
         body = first(resolve(self._document, operation.get("requestBody", {})).get("content", {}))
-        keyed = self.has_keys and bool(operation.get("security", self._document.get("security")))
+        keyed = self._keyed(operation)
         parts = (
             f"<h2>{_heading(method, path)}</h2>",
             _prose(operation.get("summary", "")),
@@ -78,6 +78,11 @@ class _Reader:
             _table("Answers", _ANSWER, self._answers(operation.get("responses", {}))),
         )
         return f'<section class="operation" id="{_anchor(method, path)}">{"".join(parts)}</section>'
+
+    def _keyed(self, operation: Node) -> bool:
+        """Whether the call needs a credential; an empty way in says that it does not."""
+        ways = operation.get("security", self._document.get("security"))
+        return bool(ways) and {} not in ways
 
     def schemas(self) -> Iterator[str]:
         """Every named schema."""

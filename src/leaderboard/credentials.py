@@ -1,0 +1,91 @@
+"""Keys: how `API_KEYS` writes them down, what each may do, and how a new one is made.
+
+A key is hashed with plain SHA-256. A slow hash guards passwords, which people choose and others can guess; a key
+of 256 random bits cannot be guessed, and a slow hash would only slow every call down.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Scope = Literal["read", "write", "admin"]
+
+_BARE: frozenset[Scope] = frozenset({"read", "write"})
+_KNOWN: dict[str, Scope] = {"read": "read", "write": "write", "admin": "admin"}
+_ENTRY = re.compile(
+    r"(?:(?P<name>[a-z0-9_-]{1,32}):(?P<scopes>[a-z]+(?:\+[a-z]+)*):)?"
+    r"(?:sha256:(?P<hash>[0-9a-f]{64})|(?P<key>[A-Za-z0-9._~+/=-]{16,200}))"
+)
+ALLOWED = (
+    "KEY or NAME:SCOPES:KEY, where KEY is 16 to 200 of A-Z a-z 0-9 . _ ~ + / = - or sha256: and 64 hex digits,"
+    " SCOPES are read, write and admin, joined by +, and NAME is 1 to 32 of a-z 0-9 _ -"
+)
+
+
+class BadEntry(ValueError):
+    """An entry of `API_KEYS` that cannot be used: `number` says which, from 1; the text what is allowed."""
+
+    def __init__(self, number: int, allowed: str) -> None:
+        super().__init__(allowed)
+        self.number = number
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that is known: `digest` is the SHA-256 of its bytes."""
+
+    name: str
+    scopes: frozenset[Scope]
+    digest: bytes
+
+
+class KeyRing:
+    """The keys of `API_KEYS`."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._keys = tuple(keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, credential: bytes) -> ApiKey | None:
+        """The key that `credential` is. Compares with every one, so that the time tells nothing."""
+        digest = hashlib.sha256(credential).digest()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(digest, key.digest):
+                found = key
+        return found
+
+
+def parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """What `API_KEYS` says, entries being separated by commas or spaces. Raises BadEntry, which quotes nothing.
+
+    A key without a name is called by the number of its entry, and may read and write.
+    """
+    keys: list[ApiKey] = []
+    for number, entry in enumerate((part for part in re.split(r"[,\s]+", text) if part), 1):
+        match = _ENTRY.fullmatch(entry)
+        scopes = _BARE
+        if match and match["scopes"]:
+            words = match["scopes"].split("+")
+            scopes = frozenset(_KNOWN[word] for word in words if word in _KNOWN)
+            match = match if len(scopes) == len(words) else None
+        if match is None:
+            raise BadEntry(number, ALLOWED)
+        digest = bytes.fromhex(match["hash"]) if match["hash"] else hashlib.sha256(match["key"].encode()).digest()
+        key = ApiKey(match["name"] or f"number {number}", scopes, digest)
+        if any(key.name == other.name or key.digest == other.digest for other in keys):
+            raise BadEntry(number, "a key and a name that no entry before it has")
+        keys.append(key)
+    return tuple(keys)
+
+
+def new_key() -> tuple[str, str]:
+    """A new random key of 256 bits, and how `API_KEYS` writes it without telling it."""
+    key = "lb_" + secrets.token_urlsafe(32)
+    return key, "sha256:" + hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,224 @@
+"""Keys: how they are written down, found again, and made; and users' tokens, which ones are believed."""
+
+import hashlib
+import hmac
+import math
+import time
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leaderboard.credentials import KeyRing, new_key, parse_keys
+from leaderboard.tokens import LEEWAY_S, UserTokens
+from tests.tokens import by_hand, claims, hs256, pem
+
+FIRST, SECOND, THIRD = (f"{word}-and-long-enough" for word in ("first", "second", "third"))
+HASHED = "sha256:" + hashlib.sha256(THIRD.encode()).hexdigest()
+
+
+def test_entries_are_plain_or_hashed_and_named_or_not() -> None:
+    keys = parse_keys(f" {FIRST},game:read+write:{SECOND}\n ops_1:admin:{HASHED},, ")
+    assert [(key.name, sorted(key.scopes)) for key in keys] == [
+        ("number 1", ["read", "write"]),
+        ("game", ["read", "write"]),
+        ("ops_1", ["admin"]),
+    ]
+    ring = KeyRing(keys)
+    assert [ring.find(key.encode()) for key in (FIRST, SECOND, THIRD)] == list(keys)
+    (bare,) = parse_keys(HASHED)
+    assert bare.scopes == {"read", "write"}
+
+
+def test_what_is_no_key_is_not_found() -> None:
+    ring = KeyRing(parse_keys(f"{FIRST},{HASHED}"))
+    strange = (b"", FIRST[:-1].encode(), FIRST.upper().encode(), HASHED.encode(), HASHED[7:].encode(), b"\xff")
+    assert [ring.find(each) for each in strange] == [None] * len(strange)
+    assert KeyRing(()).find(b"") is None
+
+
+def test_every_key_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[int, int]] = []
+    really = hmac.compare_digest
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return really(one, other)
+
+    ring = KeyRing(parse_keys(f"{FIRST},{SECOND},{HASHED}"))
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    for credential in (FIRST, SECOND, THIRD, "", "x", "x" * 5000):
+        compared.clear()
+        ring.find(credential.encode())
+        assert compared == [(32, 32)] * 3, "all of them, and never anything that depends on a length"
+
+
+def test_a_new_key_fits_its_entry() -> None:
+    made = [new_key() for _ in range(100)]
+    assert len({key for key, _ in made}) == 100
+    for key, hashed in made:
+        assert KeyRing(parse_keys(f"it:admin:{hashed}")).find(key.encode()) is not None
+        assert KeyRing(parse_keys(key)).find(key.encode()) is not None
+
+
+# Users' tokens
+
+SECRET = "a secret that is shared with whoever issues the tokens, of 64 bytes"
+
+
+RSA, RSA_SMALL = pem(rsa.generate_private_key(65537, 2048)), pem(rsa.generate_private_key(65537, 1024))
+EC, EC_384 = pem(ec.generate_private_key(ec.SECP256R1())), pem(ec.generate_private_key(ec.SECP384R1()))
+ED = pem(ed25519.Ed25519PrivateKey.generate())
+KEYS = {
+    **{f"HS{bits}": (SECRET, SECRET) for bits in (256, 384, 512)},
+    **{f"{kind}{bits}": RSA for kind in ("RS", "PS") for bits in (256, 384, 512)},
+    "ES256": EC,
+    "ES384": EC_384,
+    "EdDSA": ED,
+}
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+def test_a_good_token_names_its_user_for_each_algorithm(algorithm: str) -> None:
+    private, public = KEYS[algorithm]
+    tokens = UserTokens([algorithm], public)
+    assert tokens.user_id(jwt.encode(claims(), private, algorithm).encode()) == "7"
+    # On one line, as an environment file may have it.
+    assert (
+        UserTokens([algorithm], public.replace("\n", "\\n")).user_id(
+            jwt.encode(claims(sub="2147483647"), private, algorithm).encode()
+        )
+        == "2147483647"
+    )
+    for other, (key, _) in KEYS.items():
+        if other != algorithm:
+            assert tokens.user_id(jwt.encode(claims(), key, other).encode()) is None, other
+
+
+NOW = int(time.time())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": None},
+        {"exp": NOW - LEEWAY_S - 2},
+        {"exp": "soon"},
+        {"exp": [NOW + 60]},
+        {"nbf": NOW + 10_000},
+        {"iat": NOW + 10_000},
+        {"iat": "now"},
+        {"sub": None},
+        {"sub": ""},
+        {"sub": 7},
+        {"sub": "0"},
+        {"sub": "07"},
+        {"sub": "-7"},
+        {"sub": "7.0"},
+        {"sub": " 7"},
+        {"sub": "7\n"},
+        {"sub": "\N{ARABIC-INDIC DIGIT SEVEN}"},
+        {"sub": "2147483648"},
+        {"sub": "99999999999"},
+        {"sub": "ada"},
+        {"aud": "somebody else's"},
+        {"exp": math.inf},
+        {"exp": math.nan},
+        {"padding": "x" * 5000},
+    ],
+    ids=str,
+)
+def test_a_token_that_is_not_good_is_nobodys(changes: dict[str, Any]) -> None:
+    assert (
+        UserTokens(["HS256"], SECRET).user_id(by_hand({"alg": "HS256"}, claims(**changes), hs256(SECRET))) is None
+    )
+
+
+def test_clocks_may_differ_a_little() -> None:
+    tokens = UserTokens(["HS256"], SECRET)
+    now = int(time.time())
+    late = claims(exp=now - LEEWAY_S + 5)
+    early = claims(nbf=now + LEEWAY_S - 5, iat=now + LEEWAY_S - 5)
+    for each in (late, early):
+        assert tokens.user_id(jwt.encode(each, SECRET, "HS256").encode()) == "7"
+
+
+def test_audience_and_issuer_are_asked_for_when_they_are_set() -> None:
+    tokens = UserTokens(["HS256"], SECRET, "board", "https://issuer.example")
+    good = claims(aud=["other", "board"], iss="https://issuer.example")
+    assert tokens.user_id(jwt.encode(good, SECRET, "HS256").encode()) == "7"
+    for wrong in ({"aud": "other"}, {"aud": None}, {"iss": "https://other.example"}, {"iss": None}):
+        token = jwt.encode({k: v for k, v in (good | wrong).items() if v is not None}, SECRET, "HS256")
+        assert tokens.user_id(token.encode()) is None, wrong
+
+
+def test_no_token_says_itself_how_it_is_verified() -> None:
+    public = RSA[1]
+    tokens = UserTokens(["RS256", "RS512"], public)
+    good = jwt.encode(claims(), RSA[0], "RS512").encode()
+    assert tokens.user_id(good) == "7"
+    unsigned = good.rpartition(b".")[0]
+    for forged in (
+        *(by_hand({"alg": none}, claims(), lambda _: b"") for none in ("none", "None", "NONE", "", "nOnE")),
+        by_hand({}, claims(), lambda _: b""),
+        # The public key taken for a secret, as a file and without its last line end.
+        *(by_hand({"alg": "HS256"}, claims(), hs256(key)) for key in (public, public.strip(), "")),
+        by_hand({"alg": ["RS256"]}, claims(), lambda _: b"x"),
+        by_hand({"alg": "RS256", "jwk": {"kty": "oct", "k": ""}}, claims(), hs256("")),
+        by_hand({"alg": "RS512", "crit": ["exp"]}, claims(), lambda _: b"x"),
+        by_hand({"alg": "RS512", "b64": False, "crit": ["b64"]}, b"", lambda _: b""),
+        jwt.encode(claims(), pem(rsa.generate_private_key(65537, 2048))[0], "RS512").encode(),
+        unsigned,
+        unsigned + b".",
+        good[:-8] + b"AAAAAAAA",
+    ):
+        assert tokens.user_id(forged) is None, forged
+    # With HMAC, the same: nothing but the secret.
+    tokens = UserTokens(["HS256"], SECRET)
+    for forged in (
+        by_hand({"alg": "none"}, claims(), lambda _: b""),
+        by_hand({"alg": "HS256"}, claims(), hs256("")),
+        by_hand({"alg": "HS256"}, claims(), hs256(SECRET[:-1])),
+        by_hand({"alg": "HS512"}, claims(), hs256(SECRET)),
+        good,
+    ):
+        assert tokens.user_id(forged) is None, forged
+
+
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=60).map(lambda text: by_hand({"alg": "HS256"}, text.encode(), hs256(SECRET)))
+)
+def test_no_token_is_an_error(token: bytes) -> None:
+    assert UserTokens(["HS256"], SECRET).user_id(token) is None
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "key"),
+    [
+        ("HS256", "short"),
+        ("HS512", "x" * 63),
+        ("HS256", RSA[1]),
+        ("HS256", RSA[0]),
+        ("HS256 RS256", RSA[1]),
+        ("HS256 RS256", SECRET),
+        ("RS256", RSA[0]),
+        ("RS256", EC[1]),
+        ("RS256", RSA_SMALL[1]),
+        ("RS256", SECRET),
+        ("RS256", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"),
+        ("ES256", EC_384[1]),
+        ("ES256", EC[0]),
+        ("ES256 RS256", EC[1]),
+        ("ES256 ES384", EC[1]),
+        ("EdDSA", ED[0]),
+        ("EdDSA", EC[1]),
+    ],
+)
+def test_a_key_that_does_not_suit_the_algorithms_is_refused_but_not_repeated(algorithms: str, key: str) -> None:
+    with pytest.raises(ValueError, match=r"a public key in PEM|a secret of at least") as refusal:
+        UserTokens(algorithms.split(), key)
+    assert key.strip().splitlines()[-1] not in str(refusal.value)

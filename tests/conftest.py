@@ -60,7 +60,7 @@ def template(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Settings:
     """The settings for a migrated, empty database that tests get copies of."""
     name = "leaderboard_template"
     postgres.create_database(name)
-    settings = load(env_file=None, **vars(Endpoints.of(postgres, valkey, name)))
+    settings = load(env_file=None, stop_delay_ms=0, **vars(Endpoints.of(postgres, valkey, name)))
     asyncio.run(app.truth_store(settings).migrate(lambda _line: None))
     return settings
 

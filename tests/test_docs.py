@@ -95,6 +95,18 @@ async def _empty_body() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
+async def _endless_body() -> Message:
+    never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    return await never
+
+
+async def _late_body() -> None:
+    reading = asyncio.create_task(wire.read_json([(b"content-type", b"application/json")], _endless_body))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await reading
+
+
 def _example(kind: problems.Kind) -> Exception:
     """What a caller does to get a problem of this kind, or what happens."""
     try:
@@ -108,6 +120,8 @@ def _example(kind: problems.Kind) -> Exception:
             case "body_too_large":
                 headers = [(b"content-type", b"application/json"), (b"content-length", b"20000")]
                 asyncio.run(wire.read_json(headers, _no_body))
+            case "request_timeout":
+                asyncio.run(_late_body())
             case "unsupported_media_type":
                 asyncio.run(wire.read_json([(b"content-type", b"text/plain")], _empty_body))
             case "unsupported_encoding":

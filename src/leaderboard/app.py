@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from leaderboard.batching import Bounds
 from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings, networks, rate
 from leaderboard.credentials import KeyRing, parse_keys
@@ -24,8 +26,14 @@ from leaderboard.service import Leaderboard
 from leaderboard.sync import CacheSync
 from leaderboard.truth.store import TruthStore
 
-_OTHER_CONNECTIONS = 4
-"""Connections that reads must leave: for scores, for new users, for catching up, and for what timers do."""
+_OTHER_CONNECTIONS = 6
+"""Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild and timers."""
+
+_QUEUE_SHARE = 0.1
+"""How much of a request's time a queue may take: when its first has waited so long, it takes no more."""
+
+_QUIET_S = 0.5
+"""For so long nothing must have been under way before a process ends that still has clients' connections."""
 
 _log = structlog.get_logger(__name__)
 
@@ -72,6 +80,9 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._api: Api | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending: list[asyncio.Task[None]] = []
         self.metrics = Metrics()
         self.truth = truth_store(settings)
         self.cache = cache_store(settings)
@@ -81,7 +92,7 @@ class App:
             self.cache,
             self.sync,
             self.metrics,
-            queue_limit=settings.queue_limit,
+            bounds=Bounds(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000),
             truth_lanes=settings.db_pool_size - _OTHER_CONNECTIONS,
             stale_reads=settings.stale_reads == "on",
         )
@@ -95,22 +106,25 @@ class App:
         timers = [self.sync.run(), self.sync.prune(), self.board.run()]
         if self.settings.audit_interval_s:
             timers.append(self.sync.audit_regularly(self.settings.audit_interval_s))
-        tasks = [asyncio.create_task(timer) for timer in timers]
+        self._tasks = [asyncio.create_task(timer) for timer in timers]
         try:
             yield
         finally:
-            await self.board.close()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self.sync.close()
-            await self.cache.close()
-            await self.truth.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        await self.board.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sync.close()
+        await self.cache.close()
+        await self.truth.close()
 
     def asgi(self) -> Application:
         """The HTTP application, which runs this app from the server's start to its end."""
         settings = self.settings
-        api = Api(
+        self._api = api = Api(
             self.board,
             self.sync,
             self.metrics,
@@ -121,17 +135,42 @@ class App:
             max_top_n=settings.max_top_n,
             stale_reads=settings.stale_reads == "on",
             access=access(settings),
+            deadline_s=settings.request_timeout_ms / 1000,
         )
 
         @asynccontextmanager
         async def lifespan(_app: Any) -> AsyncIterator[None]:
             async with self.running():
-                orphaned = asyncio.create_task(_end_with_parent())
+                watching = [asyncio.create_task(work) for work in (_end_with_parent(), api.deadlines.watch())]
                 _log.info("ready to serve", port=settings.port, pid=os.getpid())
                 yield
-                orphaned.cancel()
+                for task in (*watching, *self._ending):
+                    task.cancel()
 
         return build(api, lifespan)
+
+    def begin_to_stop(self) -> None:
+        """Say from now on that this process is not ready, and have clients' connections end."""
+        if self._api is not None and not self._api.stopping:
+            self._api.stopping = True
+            _log.info("stopping", pid=os.getpid())
+
+    def end_soon(self) -> None:
+        """End this process when nothing has been under way for a moment, unless the server ends it before.
+
+        The server, which accepts no more now, would wait for clients that have sent half a request, or that do
+        not take their answer.
+        """
+        self._ending.append(asyncio.create_task(self._end_when_quiet()))
+
+    async def _end_when_quiet(self) -> None:
+        quiet_since = time.monotonic()
+        while time.monotonic() - quiet_since < _QUIET_S:
+            await asyncio.sleep(0.02)
+            if self._api is not None and len(self._api.deadlines):
+                quiet_since = time.monotonic()
+        await self._close()
+        os._exit(0)
 
 
 async def _end_with_parent() -> None:

@@ -2,19 +2,49 @@
 
 One class serves reads and writes. An item joins only a batch that has not started, so whatever the batch does
 happens after the item was asked for; identical questions of one such batch may share an answer for that
-reason. The queue is bounded: beyond the bound an item is refused at once.
+reason. The queue is bounded twice, by how many wait and by how long one would wait, and beyond either bound an
+item is refused at once: whoever would wait in vain is told so, and those who are let in are served in time. What
+nobody waits for any more when its turn comes is not done.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from leaderboard.errors import Overloaded
 
+_WEIGHT_OF_LAST = 0.1
+"""In the average of how long a batch takes."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Dropped(asyncio.CancelledError):
+    """Cancelled before the item's batch began: it was not done, and will not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of a queue: the most that may wait, and how long, in seconds, one may have to wait who is let in."""
+
+    limit: int
+    patience_s: float
+
+
+class _Entry(Generic[Item, Result]):
+    """An item in the queue, with those who wait for it."""
+
+    __slots__ = ("begun", "futures", "item", "since")
+
+    def __init__(self, item: Item, future: asyncio.Future[Result]) -> None:
+        self.item = item
+        self.futures = [future]
+        self.since = time.monotonic()
+        self.begun = False
 
 
 class Batcher(Generic[Item, Result]):
@@ -22,30 +52,31 @@ class Batcher(Generic[Item, Result]):
 
     `handle` gets up to `most` items and returns a result for each, in order; a result that is an exception is
     raised to its waiter only, an exception it raises to all of the batch. With `share`, equal items of a batch
-    are handled once. An item that has waited for `patience_s` is refused when its turn comes. A waiter that is
-    cancelled leaves its batch as it is.
+    are handled once. Beyond `bounds` items are refused; but what would go with the next round is not refused for
+    how long that takes. A waiter that is cancelled leaves a batch that has begun as it is.
     """
 
     def __init__(
         self,
         name: str,
         handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        bounds: Bounds,
         *,
         most: int,
-        limit: int,
-        patience_s: float = 5,
         lanes: int = 1,
         share: bool = False,
     ) -> None:
         self.name = name
         self._handle = handle
         self._most = most
-        self._limit = limit
-        self._patience_s = patience_s
+        self._limit = bounds.limit
+        self._patience_s = bounds.patience_s
+        self._round = most * lanes
+        self._round_s = 0.0
         self._idle_lanes = lanes
         self._share = share
-        self._waiting: deque[tuple[Item, list[asyncio.Future[Result]], float]] = deque()
-        self._shared: dict[Item, list[asyncio.Future[Result]]] = {}
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._shared: dict[Item, _Entry[Item, Result]] = {}
         self._waiters = 0
         self._running: set[asyncio.Task[None]] = set()
 
@@ -55,59 +86,79 @@ class Batcher(Generic[Item, Result]):
         return self._waiters
 
     async def submit(self, item: Item) -> Result:
-        """The result for `item`. Raises Overloaded when the queue is full, or what `handle` says."""
+        """The result for `item`, or what `handle` says.
+
+        Raises Overloaded when the queue is full, and Dropped when cancelled before the batch begins.
+        """
         if self._waiters >= self._limit:
             raise Overloaded(f"{self._limit} requests are waiting in the queue for {self.name} already")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        futures = self._shared.get(item) if self._share else None
-        if futures is not None:
-            futures.append(future)
+        entry = self._shared.get(item) if self._share else None
+        if entry is not None:
+            entry.futures.append(future)
         else:
-            futures = [future]
-            self._waiting.append((item, futures, time.monotonic()))
+            self._check_patience()
+            entry = _Entry(item, future)
+            self._waiting.append(entry)
             if self._share:
-                self._shared[item] = futures
+                self._shared[item] = entry
         self._waiters += 1
         if self._idle_lanes:
             self._idle_lanes -= 1
             task = asyncio.create_task(self._drain(), name=f"batches of {self.name}")
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if entry.begun:
+                raise
+            raise Dropped from None
 
     async def close(self) -> None:
         """Wait until what was submitted is done."""
         while self._running:
             await asyncio.wait(self._running)
 
+    def _check_patience(self) -> None:
+        rounds_before = len(self._waiting) // self._round
+        if not rounds_before:
+            return
+        # The second is for when nothing is done at all.
+        waited_s = time.monotonic() - self._waiting[0].since
+        if max(rounds_before * self._round_s, waited_s) > self._patience_s:
+            raise Overloaded(f"the queue for {self.name} is longer than {self._patience_s:g} s")
+
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                batch: list[tuple[Item, list[asyncio.Future[Result]]]] = []
-                oldest = time.monotonic() - self._patience_s
+                batch: list[_Entry[Item, Result]] = []
                 while self._waiting and len(batch) < self._most:
-                    item, futures, since = self._waiting.popleft()
-                    self._waiters -= len(futures)
+                    entry = self._waiting.popleft()
+                    # Those who have left count until here: else a queue that stands still would grow.
+                    self._waiters -= len(entry.futures)
                     if self._share:
-                        del self._shared[item]
-                    if since >= oldest:
-                        batch.append((item, futures))
-                    else:
-                        _settle(futures, Overloaded(f"no room in {self.name} within {self._patience_s:g} s"))
+                        del self._shared[entry.item]
+                    if all(future.cancelled() for future in entry.futures):
+                        continue
+                    entry.begun = True
+                    batch.append(entry)
                 if batch:
                     await self._run(batch)
         finally:
             self._idle_lanes += 1
 
-    async def _run(self, batch: Sequence[tuple[Item, list[asyncio.Future[Result]]]]) -> None:
+    async def _run(self, batch: Sequence[_Entry[Item, Result]]) -> None:
+        started = time.monotonic()
         try:
-            results = await self._handle([item for item, _ in batch])
+            results = await self._handle([entry.item for entry in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{self.name}: {len(results)} results for {len(batch)} items")
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
             results = [error] * len(batch)
-        for (_, futures), result in zip(batch, results, strict=True):
-            _settle(futures, result)
+        self._round_s += _WEIGHT_OF_LAST * (time.monotonic() - started - self._round_s)
+        for entry, result in zip(batch, results, strict=True):
+            _settle(entry.futures, result)
 
 
 def _settle(futures: Sequence[asyncio.Future[Result]], result: Result | Exception) -> None:

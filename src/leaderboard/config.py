@@ -89,8 +89,20 @@ class Settings(BaseSettings):
     stale_reads: Literal["on", "off"] = Field(
         "on", description="`on`: serve cached answers, marked with `Age`, while PostgreSQL is unreachable"
     )
-    db_pool_size: int = Field(10, ge=5, le=200, description="PostgreSQL connections of one process, at most")
+    db_pool_size: int = Field(10, ge=8, le=200, description="PostgreSQL connections of one process, at most")
     db_timeout_ms: int = Field(3000, ge=100, le=60_000, description="deadline of one PostgreSQL statement")
+    request_timeout_ms: int = Field(
+        5000, ge=100, le=60_000, description="deadline of one request, from its headers to its answer"
+    )
+    idle_timeout_ms: int = Field(
+        30_000, ge=100, le=60_000, description="how long a connection may take to send the next request's headers"
+    )
+    max_connections: int = Field(
+        4096, ge=16, le=100_000, description="client connections of one process, at most; more wait to be accepted"
+    )
+    stop_delay_ms: int = Field(
+        3000, ge=0, le=60_000, description="how long to go on, not ready, after SIGTERM, so that balancers notice"
+    )
     redis_timeout_ms: int = Field(200, ge=10, le=5000, description="deadline of one Redis call")
     queue_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="requests that may wait in each queue; beyond it, 503"

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from leaderboard.batching import Batcher
+from leaderboard.batching import Batcher, Bounds
 from leaderboard.errors import IdempotencyKeyInUse, IdempotencyKeyReused, Unavailable, UsernameTaken
 from leaderboard.model import ScoreSet, User
 from leaderboard.snapshot import Moment
@@ -41,11 +41,11 @@ def idempotency_key(caller: str, key: str, asked: object) -> IdempotencyKey:
 class Idempotency:
     """Does writes with a key once, for one process among several."""
 
-    def __init__(self, truth: TruthStore, sync: CacheSync, queue_limit: int) -> None:
+    def __init__(self, truth: TruthStore, sync: CacheSync, bounds: Bounds) -> None:
         self._truth = truth
         self._sync = sync
         self._lookups: Batcher[IdempotencyKey, tuple[FirstAnswer | None, Moment]] = Batcher(
-            "idempotency keys", self._look_up, most=_LOOKUPS_AT_ONCE, limit=queue_limit
+            "idempotency keys", self._look_up, bounds, most=_LOOKUPS_AT_ONCE
         )
         self._under_way: set[tuple[str, str]] = set()
 

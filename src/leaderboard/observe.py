@@ -21,6 +21,13 @@ class Metrics:
         self.requests = Counter(
             "leaderboard_requests_total", "Requests answered", ["route", "status"], registry=registry
         )
+        self.refusals = Counter(
+            "leaderboard_refusals_total", "Requests refused, by the problem's code", ["code"], registry=registry
+        )
+        self.in_flight = Gauge("leaderboard_requests_in_flight", "Requests under way", registry=registry)
+        self.waiting = Gauge(
+            "leaderboard_queue_waiting", "Requests that wait in a queue", ["queue"], registry=registry
+        )
         self.answers = Counter(
             "leaderboard_answers_total", "Reads by where their answer came from", ["source"], registry=registry
         )

@@ -1,8 +1,17 @@
-"""The HTTP server: Granian with our application, one or several processes of it on one port."""
+"""The HTTP server: Granian with our application, one or several processes of it on one port.
+
+It stops in order. SIGTERM: not ready from now on, but everything is answered, new connections too, until whoever
+sends requests here has had `STOP_DELAY_MS` to notice; then nothing more is accepted, what is under way is
+finished, and the process ends. SIGINT, from a person, skips the delay.
+"""
 
 import asyncio
+import contextlib
 import errno
+import math
+import multiprocessing
 import os
+import resource
 import signal
 import socket
 from functools import partial
@@ -11,6 +20,7 @@ import granian._signals
 from granian import Granian
 from granian._granian import WorkerSignal
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from leaderboard.app import App
@@ -18,8 +28,12 @@ from leaderboard.config import Settings
 from leaderboard.http.routes import Application
 from leaderboard.observe import set_up_logs
 
-_STOP_S = 4
-"""How long a process may take to finish what it has begun."""
+_CLOSING_S = 2
+"""How long a process may take to close its stores, when everything has been answered."""
+_LARGEST_HEADERS = 64 * 1024
+"""Bytes the server holds for each connection, at most, of requests not read yet and of answers not taken yet."""
+_OTHER_FILES = 1000
+"""Open files of a process that are not clients' connections, generously."""
 
 
 class PortInUse(Exception):
@@ -42,48 +56,87 @@ def check_port(settings: Settings) -> None:
 
 
 def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM, and with `stop_on_hangup` until the terminal is closed."""
+    """Serve until SIGINT or SIGTERM; with `stop_on_hangup`, for a person, until the terminal is closed, and
+    without delay."""
+    if stop_on_hangup:
+        settings = settings.model_copy(update={"stop_delay_ms": 0})
+    _allow_files(settings.max_connections + _OTHER_FILES)
     server = Granian(
         "leaderboard",
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGI,
-        # Without TLS nobody speaks 2 unasked, and where requests end in it is not what the tests look at.
-        http=HTTPModes.http1,
         workers=settings.workers,
+        # Without TLS nobody speaks 2 unasked, and "auto" waits for ever for a first byte, to learn which it is.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=settings.idle_timeout_ms, max_buffer_size=_LARGEST_HEADERS
+        ),
+        backpressure=settings.max_connections,
         websockets=False,
         respawn_failed_workers=True,
-        workers_kill_timeout=_STOP_S,
+        workers_kill_timeout=math.ceil((settings.stop_delay_ms + settings.request_timeout_ms) / 1000) + _CLOSING_S,
         log_level=LogLevels.warning,
         # Its lines go where ours go.
         log_dictconfig={"formatters": {}, "handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
-    if stop_on_hangup:
-        server.on_startup(lambda: signal.signal(signal.SIGHUP, server.signal_handler_interrupt))
+
+    def interrupt(*_: object) -> None:
+        # They are told by Granian as well, but with SIGTERM.
+        for worker in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid or 0, signal.SIGINT)
+        server.signal_handler_interrupt()  # type: ignore[no-untyped-call]
+
+    def take_signals() -> None:
+        signal.signal(signal.SIGINT, interrupt)
+        if stop_on_hangup:
+            signal.signal(signal.SIGHUP, interrupt)
+
+    server.on_startup(take_signals)
     server.serve(target_loader=partial(_worker, settings), wrap_loader=False)
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the limit of open files to that, if it is lower and may be raised: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _worker(settings: Settings) -> Application:
     """What each process runs: sets it up and returns the application."""
-    granian._signals.set_loop_signals = _set_loop_signals  # noqa: SLF001
     set_up_logs(settings.log_level, settings.log_format)
-    return App(settings).asgi()
+    app = App(settings)
+    application = app.asgi()
+    granian._signals.set_loop_signals = partial(_set_loop_signals, app)  # noqa: SLF001
+    return application
 
 
-def _set_loop_signals(loop: asyncio.AbstractEventLoop) -> WorkerSignal:
-    """Granian's own, but deaf to a second signal, on which it would hang in `WorkerSignal.set`.
+def _set_loop_signals(app: App, loop: asyncio.AbstractEventLoop) -> WorkerSignal:
+    """Instead of Granian's own: stops after a delay, and once, as it would hang in a second `WorkerSignal.set`.
 
     Ctrl-C comes twice: from the terminal, which tells the whole process group, and from the parent.
     """
     stop = WorkerSignal()
     told = False
 
-    def tell() -> None:
+    def stop_now() -> None:
         nonlocal told
         if not told:
             told = True
             stop.set()
+            app.end_soon()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, tell)
+    def interrupted() -> None:
+        app.begin_to_stop()
+        stop_now()
+
+    def terminated() -> None:
+        app.begin_to_stop()
+        loop.call_later(app.settings.stop_delay_ms / 1000, stop_now)
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    loop.add_signal_handler(signal.SIGTERM, terminated)
     return stop

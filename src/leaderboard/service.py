@@ -9,8 +9,9 @@ import random
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from leaderboard.batching import Batcher, bisect
+from leaderboard.batching import Batcher, Bounds, bisect
 from leaderboard.cache.store import FRESH_S, CacheStore, Refuse
 from leaderboard.errors import (
     CacheError,
@@ -82,7 +83,7 @@ class Leaderboard:
         sync: CacheSync,
         metrics: Metrics,
         *,
-        queue_limit: int,
+        bounds: Bounds,
         truth_lanes: int,
         stale_reads: bool,
     ) -> None:
@@ -91,22 +92,25 @@ class Leaderboard:
         self._sync = sync
         self._metrics = metrics
         self._stale_reads = stale_reads
-        self._idempotency = Idempotency(truth, sync, queue_limit)
+        self._idempotency = Idempotency(truth, sync, bounds)
         self._reads: Batcher[Question, Reply | Refuse | None] = Batcher(
-            "reads", self._read_cache, most=_READS_AT_ONCE, limit=queue_limit, share=True
+            "reads", self._read_cache, bounds, most=_READS_AT_ONCE, share=True
         )
-        # One at a time, or a few of them together would hold up Redis for everyone.
+        # One at a time, or a few of them together would hold up Redis, or this process, for everyone.
         self._large_reads: Batcher[Question, Reply | Refuse | None] = Batcher(
-            "large reads", self._read_cache, most=1, limit=queue_limit, share=True
+            "large reads", self._read_cache, bounds, most=1, share=True
+        )
+        self._large_deep: Batcher[Question, Seen[Answer | None]] = Batcher(
+            "large reads from PostgreSQL", self._read_truth, bounds, most=1, share=True
         )
         self._deep: Batcher[Question, Seen[Answer | None]] = Batcher(
-            "reads from PostgreSQL", self._read_truth, most=1, limit=queue_limit, lanes=truth_lanes, share=True
+            "reads from PostgreSQL", self._read_truth, bounds, most=1, lanes=truth_lanes - 1, share=True
         )
         self._scores: Batcher[NewScore, _Done] = Batcher(
-            "scores", self._write_scores, most=_WRITES_AT_ONCE, limit=queue_limit
+            "scores", self._write_scores, bounds, most=_WRITES_AT_ONCE
         )
         self._users: Batcher[NewUser, _Done] = Batcher(
-            "new users", self._write_users, most=_WRITES_AT_ONCE, limit=queue_limit
+            "new users", self._write_users, bounds, most=_WRITES_AT_ONCE
         )
 
     # Reads
@@ -171,8 +175,15 @@ class Leaderboard:
     async def close(self) -> None:
         """Finish what was begun."""
         await self._idempotency.close()
-        for batcher in (self._reads, self._large_reads, self._deep, self._scores, self._users):
+        for batcher in self._batchers():
             await batcher.close()
+
+    def waiting(self) -> dict[str, int]:
+        """How many requests wait in each queue, by its name."""
+        return {batcher.name: batcher.depth for batcher in self._batchers()}
+
+    def _batchers(self) -> Sequence[Batcher[Any, Any]]:
+        return (self._reads, self._large_reads, self._deep, self._large_deep, self._scores, self._users)
 
     def _check_truth(self) -> None:
         """Refuse at once while PostgreSQL is known to be away; the timer of `sync` sees when it is back."""
@@ -192,7 +203,7 @@ class Leaderboard:
             raise _not_found(question)
         try:
             self._check_truth()
-            seen = await self._deep.submit(question)
+            seen = await (self._large_deep if large else self._deep).submit(question)
         except TruthUnavailable:
             if not self._stale_reads:
                 raise

@@ -81,9 +81,10 @@ def test_lines_are_json_and_tell_no_request(log: Log, serve: Serve) -> None:
     assert {line["event"]: line["level"] for line in lines} == {
         OPEN: "warning",
         "ready to serve": "info",
+        "stopping": "info",
         "cache rebuilt": "info",
     }
-    assert len(lines) == 3
+    assert len(lines) == 4
 
 
 def test_at_debug_each_request_is_one_line(log: Log, serve: Serve) -> None:
@@ -227,7 +228,7 @@ def test_redis_lost_and_back_is_one_line_each(log: Log, serve: Serve, own_valkey
     load(api, A_FEW_TURNS_S)
     api.stop()
     new = log.events() - before
-    assert new == {"cache lost, reading from PostgreSQL": 1, "cache back": 1, "cache rebuilt": 1}
+    assert new == {"cache lost, reading from PostgreSQL": 1, "cache back": 1, "cache rebuilt": 1, "stopping": 1}
     (lost,) = [line for line in log.lines() if line["event"].startswith("cache lost")]
     assert lost["level"] == "warning"
     assert "Redis" in lost["error"]
@@ -252,7 +253,7 @@ def test_postgres_lost_and_back_is_one_line_each(
     api.stop()
     new = log.events() - before
     # It is another life of the database, so the cache is loaded anew.
-    assert new == {"PostgreSQL lost": 1, "PostgreSQL back": 1, "cache rebuilt": 1}
+    assert new == {"PostgreSQL lost": 1, "PostgreSQL back": 1, "cache rebuilt": 1, "stopping": 1}
     (lost,) = [line for line in log.lines() if line["event"] == "PostgreSQL lost"]
     assert lost["level"] == "error"
     assert "PostgreSQL" in lost["error"]

@@ -528,6 +528,8 @@ def test_a_cancelled_request_does_not_cancel_its_batch(settings: Settings) -> No
         async with board.running():
             tasks = [asyncio.create_task(board.board.set_score(user_id, 5)) for user_id in (1, 2)]
             await asyncio.sleep(0)  # both have been submitted
+            while board.board._scores.depth:
+                await asyncio.sleep(0)  # and their batch begins
             tasks[0].cancel()
             assert (await tasks[1]).previous_score == 0
 

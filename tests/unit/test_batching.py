@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.batching import Batcher, bisect
+from leaderboard.batching import Batcher, Bounds, Dropped, bisect
 from leaderboard.errors import Overloaded
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +67,7 @@ def submitted(batcher: Batcher[str, str], *items: str) -> list[asyncio.Task[str]
 
 async def test_an_item_joins_only_a_batch_that_has_not_started() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=10, limit=100)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=10)
     early = submitted(batcher, "a", "b")
     await handler.started(["a", "b"])
     late = submitted(batcher, "c") + submitted(batcher, "d")
@@ -84,7 +84,7 @@ async def test_an_item_joins_only_a_batch_that_has_not_started() -> None:
 
 async def test_a_batch_has_a_greatest_size_and_keeps_the_order() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=3, limit=100)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=3)
     tasks = submitted(batcher, *"abcdefgh")
     for batch, items in enumerate([["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]):
         await handler.reached(batch + 1)
@@ -95,7 +95,7 @@ async def test_a_batch_has_a_greatest_size_and_keeps_the_order() -> None:
 
 async def test_identical_questions_of_one_batch_share_one_answer() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=10, limit=100, share=True)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=10, share=True)
     tasks = submitted(batcher, "a", "b", "a", "a")
     await handler.started(["a", "b"])
     handler.finish(0)
@@ -106,7 +106,7 @@ async def test_identical_questions_of_one_batch_share_one_answer() -> None:
 
 async def test_a_question_does_not_share_the_answer_of_a_batch_that_has_started() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=10, limit=100, share=True)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=10, share=True)
     early = submitted(batcher, "a")
     await handler.started(["a"])
     late = submitted(batcher, "a", "a")
@@ -120,7 +120,7 @@ async def test_a_question_does_not_share_the_answer_of_a_batch_that_has_started(
 
 async def test_identical_writes_are_each_done() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=10, limit=100)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=10)
     tasks = submitted(batcher, "a", "a", "b")
     await handler.started(["a", "a", "b"])
     handler.answer(0, ["first", "second", "third"])
@@ -130,7 +130,7 @@ async def test_identical_writes_are_each_done() -> None:
 @pytest.mark.parametrize("share", [False, True])
 async def test_the_exception_of_one_item_is_its_own(share: bool) -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=10, limit=100, share=share)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=10, share=share)
     tasks = submitted(batcher, "a", "b", "c")
     await handler.started(["a", "b", "c"])
     handler.answer(0, ["fine", ValueError("b is bad"), "fine too"])
@@ -141,7 +141,7 @@ async def test_the_exception_of_one_item_is_its_own(share: bool) -> None:
 
 async def test_the_exception_of_a_batch_is_everybodys_and_only_theirs() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=2, limit=100, share=True)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=2, share=True)
     tasks = submitted(batcher, "a", "b", "c", "b")
     await handler.started(["a", "b"])
     handler.fail(0, ValueError("all bad"))
@@ -155,7 +155,7 @@ async def test_the_exception_of_a_batch_is_everybodys_and_only_theirs() -> None:
 @pytest.mark.parametrize("share", [False, True])
 async def test_beyond_the_bound_an_item_is_refused_at_once(share: bool) -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=10, limit=2, share=share)
+    batcher = Batcher("test", handler, Bounds(2, 60), most=10, share=share)
     tasks = submitted(batcher, "a")
     await handler.started(["a"])
     tasks += submitted(batcher, "b", "b")  # two who share an answer are still two who wait
@@ -176,7 +176,7 @@ async def test_beyond_the_bound_an_item_is_refused_at_once(share: bool) -> None:
 @pytest.mark.parametrize("when", ["before it starts", "while it runs"])
 async def test_a_cancelled_waiter_cancels_neither_its_batch_nor_other_sharers(when: str) -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=10, limit=100, share=True)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=10, share=True)
     first = submitted(batcher, "x")
     await handler.started(["x"])
     tasks = submitted(batcher, "a", "a", "b", "c")
@@ -190,7 +190,7 @@ async def test_a_cancelled_waiter_cancels_neither_its_batch_nor_other_sharers(wh
     await asyncio.gather(*leaving, return_exceptions=True)
     if when == "before it starts":
         handler.finish(0)
-    await handler.started(["x"], ["a", "b", "c"])  # "c" as well, though nobody waits for it any more
+        await handler.started(["x"], ["a", "b"])  # nobody waits for "c" any more
     handler.finish(1)
     answers = await asyncio.wait_for(asyncio.gather(*first, tasks[1], tasks[2]), 5)
     assert answers == ["x of 0", "a of 1", "b of 1"]
@@ -198,9 +198,64 @@ async def test_a_cancelled_waiter_cancels_neither_its_batch_nor_other_sharers(wh
     assert batcher.depth == 0
 
 
+@pytest.mark.parametrize("share", [False, True])
+async def test_whoever_is_cancelled_is_told_whether_its_batch_had_begun(share: bool) -> None:
+    handler = Handler()
+    batcher = Batcher("test", handler, Bounds(100, 60), most=10, share=share)
+    told = []
+
+    async def submit(item: str) -> None:
+        try:
+            await batcher.submit(item)
+        except asyncio.CancelledError as error:
+            told.append((item, isinstance(error, Dropped)))
+            raise
+
+    begun = asyncio.create_task(submit("begun"))
+    await handler.started(["begun"])
+    waiting = asyncio.create_task(submit("waiting"))
+    await others_had_their_turn()
+    for task in (begun, waiting):
+        task.cancel()
+    await asyncio.gather(begun, waiting, return_exceptions=True)
+    assert told == [("begun", False), ("waiting", True)]
+    handler.finish(0)
+    await others_had_their_turn()
+    assert handler.batches == [["begun"]], "what was dropped is not done"
+    assert batcher.depth == 0
+
+
+async def test_a_queue_that_is_slow_takes_no_more_than_the_next_round() -> None:
+    handler = Handler()
+    batcher = Batcher("test", handler, Bounds(100, 0.05), most=2, lanes=2, share=True)
+    tasks = submitted(batcher, *"abcd")
+    await handler.started(["a", "b"], ["c", "d"])
+    tasks += submitted(batcher, *"efg")
+    await asyncio.sleep(0.06)
+    tasks += submitted(batcher, "h")
+    await others_had_their_turn()
+    with pytest.raises(Overloaded, match=r"the queue for test is longer than 0\.05 s"):
+        batcher.submit("i").send(None)
+    tasks += submitted(batcher, "h")  # to share an answer costs nobody anything
+    await others_had_their_turn()
+    handler.finish(0)
+    await handler.reached(3)
+    handler.finish(1)
+    await handler.reached(4)
+    tasks += submitted(batcher, *"jklm")
+    await others_had_their_turn()
+    assert batcher.depth == 4
+    for batch in (2, 3):
+        handler.finish(batch)
+    await handler.reached(6)
+    for batch in (4, 5):
+        handler.finish(batch)
+    await asyncio.gather(*tasks)
+
+
 async def test_lanes_run_that_many_batches_at_once() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=1, limit=100, lanes=2)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=1, lanes=2)
     tasks = submitted(batcher, "a", "b", "c", "d")
     await handler.started(["a"], ["b"])
     handler.finish(1)
@@ -225,10 +280,9 @@ async def test_lanes_run_that_many_batches_at_once() -> None:
 
 async def test_close_waits_for_all_that_was_submitted() -> None:
     handler = Handler()
-    batcher = Batcher("test", handler, most=1, limit=100)
+    batcher = Batcher("test", handler, Bounds(100, 60), most=1)
     tasks = submitted(batcher, "a", "b")
     await handler.started(["a"])
-    tasks[1].cancel()  # whoever waits for it or not: it was begun
     closing = asyncio.create_task(batcher.close())
     await others_had_their_turn()
     assert not closing.done()

@@ -3,7 +3,8 @@
 A server that was restarted, resumed from a dump or promoted may have forgotten what it had confirmed. Which
 server answered is known only per connection, so this wraps single connections of the driver, not its pool:
 each has a number that changes when it is made anew, and remembers the token found then, which is doubted
-until somebody has caught up. Every call has a deadline. A server that hangs is left alone for a moment.
+until somebody has caught up. Every call has a deadline. A server that hangs is asked nothing more until it has
+answered a call of the link's own: to find out whether it is back is nobody's request's business.
 """
 
 import asyncio
@@ -15,10 +16,11 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from leaderboard.cache.script import Script
-from leaderboard.errors import CacheHangs, CacheRefused, CacheUnavailable
+from leaderboard.errors import CacheError, CacheHangs, CacheRefused, CacheUnavailable
 
-_PAUSE_AFTER_HANG_S = 0.5
 _PAUSE_AFTER_REFUSAL_S = 0.1
+_PROBE_S = 2.0
+"""How long to wait for a hanging server on one connection; it answers when it goes on, if the way is whole."""
 
 
 class Link:
@@ -34,7 +36,7 @@ class Link:
     ) -> None:
         """`greet` is called with this link whenever the connection has been made, before anything else.
 
-        A server that has not answered for `patience_s` is left alone for a moment.
+        A server that has not answered for `patience_s` is left alone until it answers again.
         """
         self._pool = ConnectionPool.from_url(
             url, protocol=2, socket_timeout=None, socket_connect_timeout=None, client_name="leaderboard"
@@ -46,6 +48,7 @@ class Link:
         self._patience_s = patience_s
         self._unanswered_since: float | None = None
         self._paused_until = 0.0
+        self._probing: asyncio.Task[None] | None = None
         self.incarnation = 0
 
     async def run(
@@ -64,6 +67,8 @@ class Link:
         timeout_s = self._timeout_s * longer
         async with self._lock:
             now = asyncio.get_running_loop().time
+            if self._probing is not None:
+                raise CacheUnavailable("Redis does not answer")
             if now() < self._paused_until:
                 raise CacheUnavailable("Redis was unreachable a moment ago")
             sent = now()
@@ -80,7 +85,7 @@ class Link:
                 self._unanswered_since = now() if stood_still else (self._unanswered_since or sent)
                 if now() - self._unanswered_since < self._patience_s:
                     raise CacheHangs(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
-                self._paused_until = now() + _PAUSE_AFTER_HANG_S
+                self._probing = asyncio.create_task(self._probe(), name="waiting for Redis to answer")
                 raise CacheUnavailable(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
             except ResponseError as error:
                 # A replica answers like this, and may be a primary when next asked.
@@ -102,7 +107,28 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection."""
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.gather(self._probing, return_exceptions=True)
         await self._drop()
+
+    async def _probe(self) -> None:
+        """Wait until the server answers."""
+        while True:
+            try:
+                async with asyncio.timeout(_PROBE_S):
+                    connection = await self._connected(None)
+                    await connection.send_command("PING")
+                    await connection.read_response()
+                break
+            except ResponseError:
+                await self._drop()
+                break
+            except (RedisError, OSError, CacheError):
+                await self._drop()
+                await asyncio.sleep(_PAUSE_AFTER_REFUSAL_S)
+        self._unanswered_since = None
+        self._probing = None
 
     async def _connected(self, incarnation: int | None) -> AbstractConnection:
         if self._connection is None or not self._connection.is_connected:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.types import Receive, Scope
 
@@ -20,6 +20,9 @@ class Out:
     body: bytes
 
 
+Handler: TypeAlias = Callable[[Any, Scope, Receive], Awaitable[Out]]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One row of the table.
@@ -33,7 +36,7 @@ class Call:
 
     method: str
     path: str
-    handler: Callable[[Any, Scope, Receive], Awaitable[Out]]
+    handler: Handler
     summary: str
     answer: type | str
     needs: credentials.Scope | None

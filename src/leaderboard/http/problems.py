@@ -51,6 +51,10 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
         errors.IdempotencyKeyInUse,
         Kind("idempotency_key_in_use", 409, "A request with this idempotency key is under way"),
     ),
+    (
+        wire.BodyTooSlow,
+        Kind("request_timeout", 408, "The body did not arrive in time", ((b"connection", b"close"),)),
+    ),
     (wire.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),
     (wire.UnsupportedMediaType, Kind("unsupported_media_type", 415, "The body must be JSON")),
     (

@@ -4,6 +4,7 @@ The table is what is served, what the OpenAPI document is made from, and what th
 calls are plain ASGI: no middleware and no request objects stand between the server and the service.
 """
 
+import asyncio
 import contextlib
 import math
 import re
@@ -16,11 +17,15 @@ import msgspec
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from leaderboard.batching import Dropped
+from leaderboard.errors import LeaderboardError, OutcomeUnknown, Overloaded
 from leaderboard.http import openapi, problems, security, wire
 from leaderboard.http.access import Access, Refused
-from leaderboard.http.call import Call, Headers, Out
+from leaderboard.http.call import Call, Handler, Headers, Out
+from leaderboard.http.deadline import Deadlines
+from leaderboard.http.outbox import PIECE, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.model import Context, ScoreSet, Standing, Top, User
@@ -34,6 +39,8 @@ _TEXT = security.wire("text/plain; version=0.0.4; charset=utf-8")
 
 _CALLER = "leaderboard.caller"
 """Where a request's scope keeps who makes it, if that is known."""
+_CLOSE = (b"connection", b"close")
+_BODY = "http.response.body"
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -70,10 +77,14 @@ class Api:
         max_top_n: int,
         stale_reads: bool,
         access: Access,
+        deadline_s: float,
     ) -> None:
         self._board = board
         self._health = health
         self.metrics = metrics
+        self.deadlines = Deadlines(deadline_s)
+        self.outbox = Outbox()
+        self.stopping = False
         self._version = version
         self._max_top_n = max_top_n
         self._stale_reads = stale_reads
@@ -128,9 +139,12 @@ class Api:
 
     async def readyz(self, _scope: Scope, _receive: Receive) -> Out:
         status = self._status()
-        return Out(503 if status.status == "unavailable" else 200, _JSON, _encode(status))
+        return Out(503 if status.status in {"unavailable", "stopping"} else 200, _JSON, _encode(status))
 
     async def get_metrics(self, _scope: Scope, _receive: Receive) -> Out:
+        self.metrics.in_flight.set(len(self.deadlines))
+        for queue, waiting in self._board.waiting().items():
+            self.metrics.waiting.labels(queue).set(waiting)
         return Out(200, _TEXT, self.metrics.render())
 
     async def openapi(self, _scope: Scope, _receive: Receive) -> Out:
@@ -146,6 +160,14 @@ class Api:
         media_type, body = found
         return Out(200, security.wire(media_type, self._pages.asset_headers), body)
 
+    def refusal(self, error: Exception) -> Out:
+        """The answer that says so, counted, and logged if it is a bug."""
+        kind = problems.kind_of(error)
+        if kind is problems.INTERNAL:
+            _log.error("a request failed", exc_info=error)
+        self.metrics.refusals.labels(kind.code).inc()
+        return Out(*problems.render(error))
+
     def note(self, scope: Scope, route: str, status: int, started: float) -> None:
         """Count an answered request, and log it at debug."""
         self.metrics.requests.labels(route, status).inc()
@@ -155,7 +177,9 @@ class Api:
     def _status(self) -> Status:
         up = {True: "up", False: "down", None: "unknown"}
         truth, cache = self._health.truth_up, self._health.cache_up
-        if truth and cache:
+        if self.stopping:
+            status = "stopping"
+        elif truth and cache:
             status = "ok"
         elif truth or (truth is False and cache and self._stale_reads):
             status = "degraded"
@@ -165,23 +189,78 @@ class Api:
 
 
 class Endpoint:
-    """One row of the table as an ASGI application: runs its handler, and says in HTTP what went wrong."""
+    """One row of the table as an ASGI application: runs its handler, in time, and says in HTTP what went wrong."""
 
-    def __init__(self, api: Api, call: Call) -> None:
+    def __init__(
+        self,
+        api: Api,
+        route: str,
+        handler: Handler,
+        *,
+        writes: bool = False,
+        gate: Callable[[Scope], str] | None = None,
+    ) -> None:
         self._api = api
-        self._call = call
-        self._gate = api.access.gate(call)
+        self._route = route
+        self._handler = handler
+        self._writes = writes
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
+        api = self._api
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a request is served outside of a task")
+        api.deadlines.begin(task)
         try:
             if self._gate is not None:
                 await self._ask(self._gate, scope, receive)
-            out = await self._call.handler(self._api, scope, receive)
+            out = await self._handler(api, scope, receive)
+        except asyncio.CancelledError as error:
+            if not api.deadlines.made_late(task):
+                raise
+            out = api.refusal(self._too_late(error))
         except Exception as error:  # noqa: BLE001 - every error has an answer, and this is where it gets it
-            out = _refusal(error)
-        await _send(scope, send, out)
-        self._api.note(scope, self._call.path, out.status, started)
+            api.deadlines.made_late(task)
+            out = api.refusal(error)
+        finally:
+            api.deadlines.end(task)
+        if api.stopping:
+            out = Out(out.status, (*out.headers, _CLOSE), out.body)
+        if len(out.body) > PIECE and scope["method"] != "HEAD":
+            out = await self._send_large(task, scope, send, out)
+        else:
+            await _send(scope, send, out)
+        api.note(scope, self._route, out.status, started)
+
+    async def _send_large(self, task: asyncio.Task[object], scope: Scope, send: Send, out: Out) -> Out:
+        """Send it in pieces, each of which the client has to take in time; what was sent, or refused instead."""
+        deadlines = self._api.deadlines
+        try:
+            with self._api.outbox.holding(out.body):
+                await send(_start(out))
+                for at in range(0, len(out.body), PIECE):
+                    more = at + PIECE < len(out.body)
+                    deadlines.begin(task)
+                    await send({"type": _BODY, "body": out.body[at : at + PIECE], "more_body": more})
+        except asyncio.CancelledError:
+            if not deadlines.made_late(task):
+                raise
+            # The server ends the connection, because the answer is not whole.
+            _log.debug("a client did not take its answer", path=scope["path"])
+        except Overloaded as error:
+            out = self._api.refusal(error)
+            await _send(scope, send, out)
+        finally:
+            deadlines.end(task)
+        return out
+
+    def _too_late(self, error: asyncio.CancelledError) -> LeaderboardError:
+        limit_s = self._api.deadlines.limit_s
+        if self._writes and not isinstance(error, Dropped):
+            return OutcomeUnknown(f"the write was not confirmed within {limit_s:g} s")
+        return Overloaded(f"there was no answer within {limit_s:g} s")
 
     async def _ask(self, gate: Callable[[Scope], str], scope: Scope, receive: Receive) -> None:
         try:
@@ -192,7 +271,7 @@ class Endpoint:
 
 
 _FIELDS = (
-    *("malformed_json", "invalid_field", "body_too_large"),
+    *("malformed_json", "invalid_field", "request_timeout", "body_too_large"),
     *("unsupported_media_type", "unsupported_encoding"),
 )
 _ONCE = ("idempotency_key_reused", "idempotency_key_in_use")
@@ -307,7 +386,14 @@ CALLS: tuple[Call, ...] = (
 
 def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]) -> Application:
     """The ASGI application; `lifespan` is entered when the server starts and left when it stops."""
-    routes = [Route(call.path, Endpoint(api, call), methods=[call.method]) for call in CALLS]
+    routes = [
+        Route(
+            call.path,
+            Endpoint(api, call.path, call.handler, writes=call.body is not None, gate=api.access.gate(call)),
+            methods=[call.method],
+        )
+        for call in CALLS
+    ]
     for route in routes:
         # Starlette's patterns end in `$`, which also matches before a line feed at the end.
         route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
@@ -316,7 +402,6 @@ def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
     async def entry(scope: Scope, receive: Receive, send: Send) -> None:
         # Has the router raise what it cannot route, rather than answer in a format of its own.
         scope["app"] = router
-        started = time.perf_counter()
         try:
             # The router matches the decoded path: there an encoded slash would be one, and a path have many
             # spellings, of which a proxy before us may know one.
@@ -324,12 +409,17 @@ def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
                 raise HTTPException(404)
             await router(scope, receive, send)
         except HTTPException as error:
-            await _drain(scope, receive)
-            out = _refusal(error)
-            await _send(scope, send, out)
-            api.note(scope, "none", out.status, started)
+            await Endpoint(api, "none", _refuse_with(error))(scope, receive, send)
 
     return entry
+
+
+def _refuse_with(error: HTTPException) -> Handler:
+    async def refuse(_api: Api, scope: Scope, receive: Receive) -> Out:
+        await _drain(scope, receive)
+        raise error
+
+    return refuse
 
 
 async def _drain(scope: Scope, receive: Receive) -> None:
@@ -363,16 +453,14 @@ def _age_header(reply: Reply) -> Headers:
     return () if age is None else ((b"age", str(age).encode()),)
 
 
-def _refusal(error: Exception) -> Out:
-    if problems.kind_of(error) is problems.INTERNAL:
-        _log.error("a request failed", exc_info=error)
-    return Out(*problems.render(error))
-
-
 async def _send(scope: Scope, send: Send, out: Out) -> None:
+    await send(_start(out))
+    await send({"type": _BODY, "body": b"" if scope["method"] == "HEAD" else out.body})
+
+
+def _start(out: Out) -> Message:
     headers = [*out.headers, (b"content-length", str(len(out.body)).encode())]
-    await send({"type": "http.response.start", "status": out.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else out.body})
+    return {"type": "http.response.start", "status": out.status, "headers": headers}
 
 
 def _prefers_html(accept: str) -> bool:

@@ -4,6 +4,7 @@ Bodies are read with the standard library's parser, because it alone shows a key
 structs say which fields there are, and are what the OpenAPI document is made from.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -46,6 +47,10 @@ class UnsupportedMediaType(LeaderboardError):
 
 class UnsupportedEncoding(LeaderboardError):
     """The body is declared as compressed, or as encoded otherwise."""
+
+
+class BodyTooSlow(LeaderboardError):
+    """The request's time was over before all of its body had arrived."""
 
 
 class ClientGone(LeaderboardError):
@@ -106,7 +111,7 @@ def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
 async def read_json(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
     """The body of a request that says it is JSON, as it is.
 
-    Raises UnsupportedMediaType, UnsupportedEncoding, BodyTooLarge and ClientGone.
+    Raises UnsupportedMediaType, UnsupportedEncoding, and what `read_body` raises.
 
     The body is read in any case: an answer that overtakes it would cost the client its connection.
     """
@@ -126,13 +131,16 @@ def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str:
 
 
 async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:
-    """The request's body, never more than MAX_BODY. Raises BodyTooLarge and ClientGone."""
+    """The request's body, at most MAX_BODY. Raises BodyTooLarge and ClientGone, and BodyTooSlow if cancelled."""
     length = dict(headers).get(b"content-length", b"").lstrip(b"0")
     if length.isdigit() and (len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY):
         raise BodyTooLarge(f"the body has more than {MAX_BODY} bytes")
     body = bytearray()
     while True:
-        message = await receive()
+        try:
+            message = await receive()
+        except asyncio.CancelledError:
+            raise BodyTooSlow("the body did not arrive in time") from None
         if message["type"] == "http.disconnect":
             raise ClientGone("the client went away")
         body += message.get("body", b"")

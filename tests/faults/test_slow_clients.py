@@ -1,0 +1,155 @@
+"""Clients that dribble, stall, never read or never end: they are cut off, and nobody else notices them."""
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from leaderboard.config import Settings
+from tests.faults.pressure import connect, in_flight, memory_mb, rest
+from tests.system import ApiProcess, eventually, sql
+
+Serve = Callable[..., ApiProcess]
+
+LIMIT_S = 0.5
+"""The deadlines of these tests, short of their own."""
+POST = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+NAME = b'{"username": "slow"}'
+
+
+@pytest.fixture
+def api(serve: Serve) -> ApiProcess:
+    return serve(request_timeout_ms=int(1000 * LIMIT_S), idle_timeout_ms=int(1000 * LIMIT_S))
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """This process may hold as many connections as the tests want."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def slowest(api: ApiProcess, requests: int = 200) -> float:
+    """The longest time that one of some ordinary reads took."""
+    times = []
+    for _ in range(requests):
+        started = time.monotonic()
+        assert api.client.get("/leaderboard/top/10").status_code == 200
+        times.append(time.monotonic() - started)
+    return max(times)
+
+
+@pytest.mark.parametrize(
+    ("begun", "path"),
+    [
+        (b"Content-Length: 100\r\n\r\n" + NAME, b"/users"),
+        (b"Transfer-Encoding: chunked\r\n\r\n14\r\n" + NAME + b"\r\n", b"/users"),
+        (b"Content-Length: 100\r\n\r\n", b"/users/1/score"),
+        (b"Content-Length: 100\r\n\r\n", b"/no/such/path"),
+    ],
+    ids=["length", "chunked", "nothing", "no such path"],
+)
+def test_a_body_that_does_not_end_is_cut_off(api: ApiProcess, begun: bytes, path: bytes) -> None:
+    started = time.monotonic()
+    with connect(api, POST.replace(b"/users", path) + begun) as connection:
+        answer = rest(connection)
+    assert LIMIT_S <= time.monotonic() - started < LIMIT_S + 0.5
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["code"] == "request_timeout"
+    assert api.top(10) == []
+    eventually(lambda: in_flight(api) == 1, 1, "only who asks for the metrics is left")
+
+
+def dribble(connection: socket.socket, data: bytes) -> float:
+    """Send it again and again, with pauses; after how many seconds the server will have no more."""
+    started = time.monotonic()
+    with suppress(ConnectionError):
+        while time.monotonic() - started < 5:
+            connection.sendall(data)
+            time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def test_a_body_that_dribbles_has_no_more_time_than_another(api: ApiProcess) -> None:
+    with connect(api, POST + b"Content-Length: 1000\r\n\r\n") as connection:
+        assert dribble(connection, b" ") < LIMIT_S + 1
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET / HT", b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Half: ", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"],
+    ids=["silent", "half a line", "half a head", "kept alive"],
+)
+def test_a_connection_without_a_request_is_closed(api: ApiProcess, sent: bytes) -> None:
+    started = time.monotonic()
+    with connect(api, sent) as connection:
+        rest(connection)
+    assert time.monotonic() - started < LIMIT_S + 0.5
+
+
+def test_headers_that_dribble_are_cut_off(api: ApiProcess) -> None:
+    with connect(api, b"GET /livez HTTP/1.1\r\n") as connection:
+        assert dribble(connection, b"X-More: y\r\n") < LIMIT_S + 1
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_connections_that_do_nothing_cost_nobody_anything(serve: Serve) -> None:
+    api = serve(workers=1)
+    slowest(api)
+    before = memory_mb(api)
+    with ExitStack() as stack:
+        for number in range(1100):
+            head = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+            stack.enter_context(connect(api, [b"", head, head + b"\r\n"][number % 3]))
+        assert slowest(api) < 0.5
+        # Another one is answered, too: these are not all there may be.
+        with connect(api, b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as newcomer:
+            assert rest(newcomer).startswith(b"HTTP/1.1 200 ")
+        assert memory_mb(api) - before < 60
+
+
+def test_clients_that_never_read_are_cut_off_and_hold_little(settings: Settings, serve: Serve) -> None:
+    sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 60000) AS i")
+    api = serve(request_timeout_ms=int(1000 * LIMIT_S), queue_limit=1000, db_timeout_ms=10_000)
+    slowest(api)
+    assert len(api.client.get("/leaderboard/top/60000").content) > 4_000_000
+    before = peak = memory_mb(api)
+    with ExitStack() as stack:
+        for number in range(60):
+            request = b"GET /leaderboard/top/%d HTTP/1.1\r\nHost: x\r\n\r\n" % (59_000 + number)
+            stack.enter_context(connect(api, request, buffer=4096))
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            assert slowest(api, 20) < 1
+            peak = max(peak, memory_mb(api))
+        # Each answer is of 4 to 5 MB, and no two are the same.
+        assert peak - before < 150
+        eventually(lambda: in_flight(api) == 1, 5, "they are given up")
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_body_of_a_gigabyte_is_refused_and_not_kept(api: ApiProcess, chunked: bool) -> None:
+    before = memory_mb(api)
+    mebibyte = b" " * 2**20
+    head = POST + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 1073741824\r\n\r\n")
+    with connect(api, head) as connection:
+        connection.settimeout(2)
+        sent = 0
+        try:
+            for _ in range(1024):
+                connection.sendall(b"100000\r\n" + mebibyte + b"\r\n" if chunked else mebibyte)
+                sent += 1
+        except OSError:
+            pass
+        assert sent < 20, "nobody reads on"
+    assert memory_mb(api) - before < 30
+    with connect(api, head + (b"100000\r\n" if chunked else b"") + b" " * 20_000) as connection:
+        assert b'"code":"body_too_large"' in rest(connection)

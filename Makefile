@@ -25,11 +25,13 @@ test: setup  ## run the tests on real servers
 chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
 	$(BIN)/python -m tests.faults.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-lint: setup  ## style, types, import rules
+lint: setup  ## style, types, import rules, what is unsafe, what is secret
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook
 
 format: setup  ## put the code into its one style
 	$(BIN)/ruff check --fix .

@@ -85,7 +85,7 @@ class _Server(ABC):
         """What it wrote since its last start; the start before that is in `server.log.1`."""
         self.port = port or 0
         """TCP port, known once started."""
-        self.password = ""
+        self.password = ""  # nosec B105
         """Known once started."""
         self.note: str | None = None
         """After the start: something unusual about where or as whom it runs, to be shown to the developer."""

@@ -216,7 +216,7 @@ BAD_URLS = [
     "https://",
     "https:///a.png",
     "https://:443/",
-    "https://user:password@img.example.com/",
+    "https://user:password@img.example.com/",  # pragma: allowlist secret
     "https://user@img.example.com/",
     "https://img.example.com:99999/",
     "https://img.example.com:0/",

@@ -17,7 +17,7 @@ from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.system import ApiProcess, eventually, free_port
 
 Serve = Callable[..., ApiProcess]
-PASSWORD = "correct-horse-battery"
+PASSWORD = "correct-horse-battery"  # pragma: allowlist secret
 OPEN = "no API_KEYS: whoever reaches the port may write"
 A_FEW_TURNS_S = 1.5
 """Several turns of every timer: whatever is said at each of them is then said more than once."""
@@ -162,7 +162,7 @@ def test_that_anyone_may_write_is_said_once_for_all_workers(log: Log, serve: Ser
 
 
 def test_nor_are_keys_and_tokens_whatever_becomes_of_them(log: Log, serve: Serve) -> None:
-    secret = "what-users-tokens-are-signed-with"
+    secret = "what-users-tokens-are-signed-with"  # pragma: allowlist secret
     good, hashed = new_key()
     plain, _ = new_key()
     claims = {"sub": "1", "exp": int(time.time()) + 60}

@@ -166,7 +166,7 @@ def test_valkey_restarts_empty_on_its_port(data_dir: Path, binary: Path | None) 
         first, port = valkey.pid, valkey.port
         assert first is not None
         assert os.getsid(first) == first
-        assert ask(valkey, "PING", password="wrong")[0].startswith("-NOAUTH")
+        assert ask(valkey, "PING", password="wrong")[0].startswith("-NOAUTH")  # pragma: allowlist secret
     assert valkey.pid is None
     assert running_in(data_dir) == []
     with EmbeddedValkey(data_dir, binary=binary) as again:
@@ -182,7 +182,7 @@ def test_postgres_wants_its_password(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, durable=False) as postgres:
         assert stat.S_IMODE((data_dir / "postgres" / "password").stat().st_mode) == 0o600
         with pytest.raises(AssertionError, match="password authentication failed"):
-            psql(postgres, "SELECT 1", password="wrong")
+            psql(postgres, "SELECT 1", password="wrong")  # pragma: allowlist secret
 
 
 @pytest.mark.parametrize("bin_dir", POSTGRES, ids=str)

@@ -66,7 +66,7 @@ def test_a_new_key_fits_its_entry() -> None:
 
 # Users' tokens
 
-SECRET = "a secret that is shared with whoever issues the tokens, of 64 bytes"
+SECRET = "a secret that is shared with whoever issues the tokens, of 64 bytes"  # pragma: allowlist secret
 
 
 RSA, RSA_SMALL = pem(rsa.generate_private_key(65537, 2048)), pem(rsa.generate_private_key(65537, 1024))

@@ -119,7 +119,7 @@ BAD_URLS = {
     "ftp://example.com/": "does not start with",
     "https:example.com": "does not start with",
     "https:/example.com": "does not start with",
-    "https://user:password@example.com/": "credentials",
+    "https://user:password@example.com/": "credentials",  # pragma: allowlist secret
     "https://user@example.com": "credentials",
     "https://@example.com": "credentials",
     "https://": "no valid host",

@@ -81,20 +81,27 @@ def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
         log_dictconfig={"formatters": {}, "handlers": {}, "loggers": {"_granian": {"propagate": True}}},
     )
 
-    def interrupt(*_: object) -> None:
-        # They are told by Granian as well, but with SIGTERM.
-        for worker in multiprocessing.active_children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid or 0, signal.SIGINT)
+    main = os.getpid()
+    early: list[int] = []
+
+    def take(number: int, _frame: object) -> None:
+        if os.getpid() != main:
+            # A worker just forked has these handlers until it has its own: what comes meanwhile must not be lost.
+            early.append(number)
+            return
+        if number != signal.SIGTERM:
+            # They are told by Granian as well, but with SIGTERM.
+            for worker in multiprocessing.active_children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid or 0, signal.SIGINT)
         server.signal_handler_interrupt()  # type: ignore[no-untyped-call]
 
     def take_signals() -> None:
-        signal.signal(signal.SIGINT, interrupt)
-        if stop_on_hangup:
-            signal.signal(signal.SIGHUP, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if stop_on_hangup else ())):
+            signal.signal(number, take)
 
     server.on_startup(take_signals)
-    server.serve(target_loader=partial(_worker, settings), wrap_loader=False)
+    server.serve(target_loader=partial(_worker, settings, early), wrap_loader=False)
 
 
 def _allow_files(wanted: int) -> None:
@@ -105,16 +112,16 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def _worker(settings: Settings) -> Application:
-    """What each process runs: sets it up and returns the application."""
+def _worker(settings: Settings, early: list[int]) -> Application:
+    """What each process runs: sets it up and returns the application. `early` are signals it has got already."""
     set_up_logs(settings.log_level, settings.log_format)
     app = App(settings)
     application = app.asgi()
-    granian._signals.set_loop_signals = partial(_set_loop_signals, app)  # noqa: SLF001
+    granian._signals.set_loop_signals = partial(_set_loop_signals, app, early)  # noqa: SLF001
     return application
 
 
-def _set_loop_signals(app: App, loop: asyncio.AbstractEventLoop) -> WorkerSignal:
+def _set_loop_signals(app: App, early: list[int], loop: asyncio.AbstractEventLoop) -> WorkerSignal:
     """Instead of Granian's own: stops after a delay, and once, as it would hang in a second `WorkerSignal.set`.
 
     Ctrl-C comes twice: from the terminal, which tells the whole process group, and from the parent.
@@ -139,4 +146,6 @@ def _set_loop_signals(app: App, loop: asyncio.AbstractEventLoop) -> WorkerSignal
 
     loop.add_signal_handler(signal.SIGINT, interrupted)
     loop.add_signal_handler(signal.SIGTERM, terminated)
+    for number in early:
+        loop.call_soon(terminated if number == signal.SIGTERM else interrupted)
     return stop

@@ -91,6 +91,20 @@ def test_sigint_to_the_main_process_alone_has_no_delay(serve: Serve) -> None:
     api.process = None
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_while_workers_are_starting_it_stops(serve: Serve, number: signal.Signals) -> None:
+    """A worker that had just been forked took no notice, and was killed after all that it might have needed."""
+    for _ in range(4):
+        # One of them is ready, the others are perhaps not.
+        api = serve(stop_delay_ms=0, workers=6)
+        assert api.process is not None
+        started = time.monotonic()
+        api.process.send_signal(number)
+        assert api.process.wait(10) == 0
+        assert time.monotonic() - started < 5
+        api.process = None
+
+
 def test_what_is_under_way_is_finished(settings: Settings, serve: Serve) -> None:
     api = serve()
     user_id = int(api.create("ada").json()["userId"])

@@ -613,7 +613,7 @@ async def test_a_server_that_hangs_is_given_up_and_left_alone_for_a_moment(
         with pytest.raises(CacheUnavailable, match="within 100 ms"):
             await store.read([], None)
         waited = time.monotonic() - started
-        with pytest.raises(CacheUnavailable, match="a moment ago"):
+        with pytest.raises(CacheUnavailable, match="does not answer"):
             await store.read([], None)
         assert time.monotonic() - started - waited < 0.05
     finally:

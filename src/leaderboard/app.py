@@ -80,6 +80,8 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.serving = False
+        """Whether the server has been told that it may begin."""
         self._api: Api | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: list[asyncio.Task[None]] = []
@@ -143,6 +145,7 @@ class App:
             async with self.running():
                 watching = [asyncio.create_task(work) for work in (_end_with_parent(), api.deadlines.watch())]
                 _log.info("ready to serve", port=settings.port, pid=os.getpid())
+                self.serving = True
                 yield
                 for task in (*watching, *self._ending):
                     task.cancel()

@@ -82,13 +82,11 @@ def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
     )
 
     main = os.getpid()
-    early: list[int] = []
 
     def take(number: int, _frame: object) -> None:
         if os.getpid() != main:
-            # A worker just forked has these handlers until it has its own: what comes meanwhile must not be lost.
-            early.append(number)
-            return
+            # A worker just forked has these handlers until it has its own, and nothing to finish.
+            os._exit(0)
         if number != signal.SIGTERM:
             # They are told by Granian as well, but with SIGTERM.
             for worker in multiprocessing.active_children():
@@ -101,7 +99,7 @@ def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
             signal.signal(number, take)
 
     server.on_startup(take_signals)
-    server.serve(target_loader=partial(_worker, settings, early), wrap_loader=False)
+    server.serve(target_loader=partial(_worker, settings), wrap_loader=False)
 
 
 def _allow_files(wanted: int) -> None:
@@ -112,16 +110,16 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def _worker(settings: Settings, early: list[int]) -> Application:
-    """What each process runs: sets it up and returns the application. `early` are signals it has got already."""
+def _worker(settings: Settings) -> Application:
+    """What each process runs: sets it up and returns the application."""
     set_up_logs(settings.log_level, settings.log_format)
     app = App(settings)
     application = app.asgi()
-    granian._signals.set_loop_signals = partial(_set_loop_signals, app, early)  # noqa: SLF001
+    granian._signals.set_loop_signals = partial(_set_loop_signals, app)  # noqa: SLF001
     return application
 
 
-def _set_loop_signals(app: App, early: list[int], loop: asyncio.AbstractEventLoop) -> WorkerSignal:
+def _set_loop_signals(app: App, loop: asyncio.AbstractEventLoop) -> WorkerSignal:
     """Instead of Granian's own: stops after a delay, and once, as it would hang in a second `WorkerSignal.set`.
 
     Ctrl-C comes twice: from the terminal, which tells the whole process group, and from the parent.
@@ -136,16 +134,17 @@ def _set_loop_signals(app: App, early: list[int], loop: asyncio.AbstractEventLoo
             stop.set()
             app.end_soon()
 
-    def interrupted() -> None:
+    def begin(delay_s: float) -> None:
         app.begin_to_stop()
-        stop_now()
+        loop.call_later(delay_s, stop_now)
 
-    def terminated() -> None:
-        app.begin_to_stop()
-        loop.call_later(app.settings.stop_delay_ms / 1000, stop_now)
+    def take(number: int, _frame: object) -> None:
+        if not app.serving:
+            # The server would not hear of it, and has nothing to finish.
+            os._exit(0)
+        loop.call_soon_threadsafe(begin, app.settings.stop_delay_ms / 1000 if number == signal.SIGTERM else 0)
 
-    loop.add_signal_handler(signal.SIGINT, interrupted)
-    loop.add_signal_handler(signal.SIGTERM, terminated)
-    for number in early:
-        loop.call_soon(terminated if number == signal.SIGTERM else interrupted)
+    # Not the loop's own handlers: those lose what comes while the loop does not run yet. It wakes often enough.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, take)
     return stop

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup dev test chaos lint format lock clean
+.PHONY: help setup dev test chaos switch-off lint format lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ test: setup  ## run the tests on real servers
 
 chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
 	$(BIN)/python -m tests.faults.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+switch-off: setup  ## see a test fail for every mechanism of consistency that is switched off
+	$(BIN)/python -m tests.switches $(ARGS)
 
 lint: setup  ## style, types, import rules, what is unsafe, what is secret
 	$(BIN)/ruff check .

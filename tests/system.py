@@ -41,8 +41,8 @@ def free_port() -> int:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What to set for a process to have these settings."""
-    values = {}
+    """The whole environment of a process that is to have these settings, and our code wherever ours is from."""
+    values = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         values[name.upper()] = str(getattr(value, "get_secret_value", lambda value=value: value)())
@@ -62,7 +62,7 @@ class ApiProcess:
         """Run another `leaderboard` command with the same settings."""
         subprocess.run(
             [sys.executable, "-m", "leaderboard", *command],
-            env={"PATH": os.environ["PATH"], **environment(self.settings)},
+            env=environment(self.settings),
             check=True,
         )
 
@@ -70,7 +70,7 @@ class ApiProcess:
         """Start it and wait until its status is as expected."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "leaderboard", "serve"],
-            env={"PATH": os.environ["PATH"], **environment(self.settings)},
+            env=environment(self.settings),
             start_new_session=True,
         )
         eventually(lambda: self.status() == wait_for, 20, f"the API is {wait_for}")

@@ -41,6 +41,26 @@ def test_it_stops_at_once(serve: Callable[..., ApiProcess], how: str) -> None:
         api.process = None
 
 
+def test_told_twice_in_the_midst_of_a_write_it_answers_and_stops(settings: Settings, serve: Serve) -> None:
+    """As by an impatient Ctrl-C. The write waits until both have arrived."""
+    api = serve()
+    assert api.create("ada").status_code == 201
+    assert api.process is not None
+    with ThreadPoolExecutor(1) as pool:
+        with locked(settings):
+            write = pool.submit(api.set, 1, 5)
+            eventually(lambda: in_flight(api) == 2, 5, "the write is under way")
+            started = time.monotonic()
+            for _ in range(2):
+                os.killpg(api.process.pid, signal.SIGINT)
+                # Not for a condition: two signals at once are one.
+                time.sleep(0.1)
+        assert write.result().status_code == 200
+        assert api.process.wait(10) == 0
+        assert time.monotonic() - started < 3
+    api.process = None
+
+
 def alive(group: int) -> bool:
     try:
         os.killpg(group, 0)

@@ -17,7 +17,7 @@ from leaderboard.cache import keys
 from leaderboard.cache.script import Script
 from leaderboard.cache.store import Applied, CacheState, CacheStore, Floor, Refuse
 from leaderboard.embedded import EmbeddedValkey
-from leaderboard.errors import CacheRefused, CacheUnavailable
+from leaderboard.errors import CacheHangs, CacheRefused, CacheUnavailable
 from leaderboard.model import (
     INT32_MAX,
     INT32_MIN,
@@ -292,6 +292,26 @@ async def test_a_key_of_another_type_is_dropped(cache: CacheStore, server: Redis
     assert await ask(cache, AskTop(1)) is None, "the refusal has ended the reader's connection"
     await catch_up(cache)
     assert await ask(cache, AskTop(1)) == [Top(standings(users(1)))]
+
+
+@pytest.mark.parametrize("field", ["token", "epoch", "asof", "count", "floor"])
+async def test_a_state_that_lacks_a_field_is_not_read(cache: CacheStore, server: Redis, field: str) -> None:
+    await fill(cache, users(5))
+    assert await ask(cache, AskTop(1)) is not None
+    server.hdel(keys.STATE, field)
+    assert await cache.read([AskTop(1), AskStanding(1)], FRESH_S) is None
+    assert await cache.read([AskTop(1)], None) is None
+
+
+@pytest.mark.parametrize("field", ["count", "floor"])
+async def test_a_state_that_has_lost_a_field_is_not_moved(cache: CacheStore, server: Redis, field: str) -> None:
+    await fill(cache, users(5))
+    before = await polled(cache)
+    server.hdel(keys.STATE, field)
+    as_it_was = everything(server)
+    applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1])
+    assert applied is Applied.TORN
+    assert everything(server) == as_it_was
 
 
 # Moving
@@ -618,6 +638,56 @@ async def test_a_server_that_hangs_is_given_up_and_left_alone_for_a_moment(
         assert time.monotonic() - started - waited < 0.05
     finally:
         server.client_unpause()
+        await store.close()
+
+
+async def invalidations(cache: CacheStore, seconds: float) -> list[tuple[float, type[Exception]]]:
+    """Try for so long to put it out of use: when each try failed, and how."""
+    started = time.monotonic()
+    failed: list[tuple[float, type[Exception]]] = []
+    while time.monotonic() - started < seconds:
+        try:
+            await cache.invalidate()
+        except CacheUnavailable as error:
+            failed.append((time.monotonic() - started, type(error)))
+            if not isinstance(error, CacheHangs):
+                break
+    return failed
+
+
+async def test_a_server_that_hangs_is_not_given_up_as_long_as_it_may_go_on_with_what_is_read(
+    valkey: EmbeddedValkey, server: Redis
+) -> None:
+    store = CacheStore(valkey.url, 0.1, 10)
+    await store.open()
+    try:
+        server.client_pause(1500)
+        *tries, last = await invalidations(store, 3)
+    finally:
+        server.client_unpause()
+        await store.close()
+    assert len(tries) >= 5
+    assert {kind for _, kind in tries} == {CacheHangs}
+    assert last[1] is CacheUnavailable
+    assert last[0] >= FRESH_S
+
+
+async def test_a_process_that_stood_still_does_not_take_the_server_for_given_up(
+    valkey: EmbeddedValkey, server: Redis
+) -> None:
+    """The server would have answered all the while, and others read from it what they have caught up there."""
+    store = CacheStore(valkey.url, 0.1, 10)
+    await store.open()
+    try:
+        started = time.monotonic()
+        while time.monotonic() - started < 1.5 * FRESH_S:
+            trying = asyncio.create_task(store.invalidate())
+            await asyncio.sleep(0)
+            time.sleep(0.25)  # noqa: ASYNC251 - nothing of this process runs now
+            (result,) = await asyncio.gather(trying, return_exceptions=True)
+            assert isinstance(result, CacheHangs)
+        await store.invalidate()
+    finally:
         await store.close()
 
 

@@ -26,7 +26,7 @@ from leaderboard.config import Settings
 from leaderboard.embedded import HOST, EmbeddedPostgres, _as, _run
 from leaderboard.errors import TruthUnavailable
 from leaderboard.model import AskTop, User
-from leaderboard.snapshot import Snapshot
+from leaderboard.snapshot import Snapshot, same_database
 from leaderboard.truth.store import Changes, NewScore, TruthStore
 from tests.system import connect, free_port, sql
 
@@ -250,6 +250,32 @@ async def test_a_role_that_may_only_change_users_is_logged(settings: Settings, d
     expected = [(1, None, 10), (2, None, 20), (1, 10, 11), (2, 20, None), BARRIER]
     assert [tuple(row) for row in rows] == expected
     await db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_a_role_cannot_have_its_own_code_run_by_the_trigger(
+    settings: Settings, db: asyncpg.Connection
+) -> None:
+    """The trigger runs as the owner of the schema, and must find no operator that somebody else has made."""
+    role = f"clerk_{uuid.uuid4().hex[:12]}"
+    await db.execute(
+        f"CREATE ROLE {role} LOGIN NOSUPERUSER PASSWORD 'secret'; GRANT INSERT ON users TO {role};"  # pragma: allowlist secret
+        f"CREATE SCHEMA clerk AUTHORIZATION {role}"
+    )
+    clerk = await connect(settings.model_copy(update={"db_user": role, "db_password": SecretStr("secret")}))
+    try:
+        # The trigger asks whether it counted more rows than it lists one by one.
+        await clerk.execute(
+            "CREATE FUNCTION clerk.always(bigint, integer) RETURNS boolean LANGUAGE sql AS 'SELECT true';"
+            "CREATE OPERATOR clerk.> (FUNCTION = clerk.always, LEFTARG = bigint, RIGHTARG = integer);"
+            "SET search_path = clerk, pg_catalog"
+        )
+        assert await clerk.fetchval("SELECT 1::bigint > 2")
+        await clerk.execute("INSERT INTO public.users VALUES (1, 'a', NULL, 10)")
+    finally:
+        await clerk.close()
+    rows = await db.fetch("SELECT user_id, old_score, new_score FROM user_changes")
+    assert [tuple(row) for row in rows] == [(1, None, 10)]
+    await db.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
 # Catching up
@@ -595,6 +621,26 @@ async def test_pruning_keeps_the_rows_of_transactions_that_were_running(
     await other.close()
 
 
+async def test_a_view_does_not_reach_over_what_was_pruned_of_a_transaction_it_saw_running(
+    settings: Settings, store: TruthStore, db: asyncpg.Connection
+) -> None:
+    """Its snapshot is no older than the one pruned up to, but for that one transaction."""
+    other = await connect(settings)
+    await other.execute("INSERT INTO users VALUES (1, 'a')")
+    async with db.transaction():
+        await db.execute("UPDATE users SET total_score = 1 WHERE user_id = 1")
+        await other.execute("SELECT pg_current_xact_id()")
+        view = (await store.now()).snapshot
+    assert len(view.xip) == 1
+    await store.prune_log(0, 1000)  # takes a snapshot in which it has ended,
+    await store.prune_log(0, 1000)  # up to which this one prunes
+    assert await log_length(db) == 0
+    pruned = Snapshot.parse(await db.fetchval("SELECT pruned::text FROM log_state"))
+    assert view.xmax == pruned.xmax, "another transaction came in between: the story is another one"
+    assert not (await store.catch_up(view, None, PLENTY)).usable
+    await other.close()
+
+
 async def test_of_two_who_prune_at_once_one_does_and_the_other_does_not_wait(
     store: TruthStore, db: asyncpg.Connection
 ) -> None:
@@ -782,6 +828,26 @@ async def test_databases_of_one_server_have_different_epochs(settings: Settings,
     finally:
         await copied.close()
         sql(admin, f"DROP DATABASE {other.db_name} WITH (FORCE)")
+
+
+async def test_databases_of_two_servers_are_told_apart_even_if_their_numbers_agree(
+    settings: Settings, own_settings: Settings
+) -> None:
+    """Both are numbered from 16384 up, so that the first database of each server has the same number."""
+    epochs = []
+    for server in (settings, own_settings):
+        admin = server.model_copy(update={"db_name": "postgres"})
+        name = f"numbered_{uuid.uuid4().hex[:12]}"
+        sql(admin, f"CREATE DATABASE {name} TEMPLATE {server.db_name} OID = 4000000")
+        numbered = truth_store(server.model_copy(update={"db_name": name}))
+        await numbered.open()
+        try:
+            epochs.append((await numbered.now()).epoch)
+        finally:
+            await numbered.close()
+            sql(admin, f"DROP DATABASE {name} WITH (FORCE)")
+    assert epochs[0].split("/")[1] == epochs[1].split("/")[1] == "4000000"
+    assert not same_database(*epochs)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 
 from leaderboard.app import App
@@ -76,3 +77,10 @@ async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
         assert cached == (await leaderboard.truth.standing(user_id)).value
         assert isinstance(cached, Standing)
         assert places([cached]) == [expected[index]]
+
+
+@pytest.mark.parametrize("user_id", [0, -1])
+async def test_an_id_is_positive(db: asyncpg.Connection, user_id: int) -> None:
+    """The zeros before an id keep the order of positive ones only."""
+    with pytest.raises(asyncpg.CheckViolationError):
+        await db.execute("INSERT INTO users (user_id, user_name) VALUES ($1, 'a')", user_id)

@@ -3,7 +3,6 @@
 Every check here is of real time: what an answer said before a request was sent binds the answer to it.
 """
 
-import os
 import random
 import subprocess
 import sys
@@ -111,7 +110,7 @@ def assert_same_board(processes: Processes) -> None:
 def verify(settings: Settings) -> int:
     return subprocess.run(
         [sys.executable, "-m", "leaderboard", "verify"],
-        env={"PATH": os.environ["PATH"], **environment(settings)},
+        env=environment(settings),
         check=False,
         timeout=30,
     ).returncode

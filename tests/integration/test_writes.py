@@ -307,6 +307,23 @@ async def test_overlapping_names_from_two_processes_do_not_deadlock(
     ]
 
 
+async def test_names_are_inserted_in_their_order_whatever_the_order_of_the_batch(
+    store: TruthStore, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_PATIENCE", "10s")
+    async with other.transaction():
+        await other.execute("INSERT INTO users (user_name) VALUES ('a')")
+        creating = asyncio.create_task(store.create_users([NewUser("b", None, 1), NewUser("a", None, 1)]))
+        await until(lambda: waiting_sessions(db), "ours waits for the first name")
+        # Who waits for `a` does not have `b` yet: whoever holds `a` may want it.
+        await db.execute("SET lock_timeout = '500ms'")
+        free = await db.fetchval(
+            "INSERT INTO users (user_name) VALUES ('b') ON CONFLICT (user_name) DO NOTHING RETURNING true"
+        )
+        assert free
+    assert (await creating).outcomes == [Refusal.TAKEN] * 2
+
+
 async def test_names_that_are_taken_burn_no_ids(store: TruthStore, db: asyncpg.Connection) -> None:
     await add_users(db, 50)
     for _ in range(3):

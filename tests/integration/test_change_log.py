@@ -258,7 +258,8 @@ async def test_a_role_cannot_have_its_own_code_run_by_the_trigger(
     """The trigger runs as the owner of the schema, and must find no operator that somebody else has made."""
     role = f"clerk_{uuid.uuid4().hex[:12]}"
     await db.execute(
-        f"CREATE ROLE {role} LOGIN NOSUPERUSER PASSWORD 'secret'; GRANT INSERT ON users TO {role};"  # pragma: allowlist secret
+        # pragma: allowlist nextline secret
+        f"CREATE ROLE {role} LOGIN NOSUPERUSER PASSWORD 'secret'; GRANT INSERT ON users TO {role};"
         f"CREATE SCHEMA clerk AUTHORIZATION {role}"
     )
     clerk = await connect(settings.model_copy(update={"db_user": role, "db_password": SecretStr("secret")}))

@@ -42,7 +42,7 @@ class Outcome:
             return "broken"
         if not self.raised:
             return "green"
-        return "red" if self.raised == {by} else f"crashed: {', '.join(sorted(self.raised))}"
+        return "red" if self.raised <= set(by.split(", ")) else f"crashed: {', '.join(sorted(self.raised))}"
 
 
 @contextmanager

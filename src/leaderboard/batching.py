@@ -10,7 +10,8 @@ nobody waits for any more when its turn comes is not done.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -24,7 +25,16 @@ Result = TypeVar("Result")
 
 
 class Dropped(asyncio.CancelledError):
-    """Cancelled before the item's batch began: it was not done, and will not be."""
+    """Cancelled before anything was done, as before the item's batch began: it will not be done either."""
+
+
+@contextmanager
+def nothing_done() -> Iterator[None]:
+    """For waiting while nothing has been written: whoever is cancelled meanwhile is Dropped."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise Dropped from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +186,20 @@ async def bisect(
     handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
     guilty: type[Exception] | tuple[type[Exception], ...],
 ) -> list[Result | Exception]:
-    """Handle `items` together; where that raises `guilty`, in halves, down to the one item at fault."""
+    """Handle `items` together; where that raises `guilty`, in halves, down to the one item at fault.
+
+    What else is raised for one half says nothing of the other, which may have been done.
+    """
     try:
         return list(await handle(items))
     except guilty as error:
         if len(items) == 1:
             return [error]
-        half = len(items) // 2
-        return await bisect(items[:half], handle, guilty) + await bisect(items[half:], handle, guilty)
+    half = len(items) // 2
+    results: list[Result | Exception] = []
+    for part in (items[:half], items[half:]):
+        try:
+            results += await bisect(part, handle, guilty)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to these items
+            results += [error] * len(part)
+    return results

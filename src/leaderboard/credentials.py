@@ -20,6 +20,8 @@ _ENTRY = re.compile(
     r"(?:(?P<name>[a-z0-9_-]{1,32}):(?P<scopes>[a-z]+(?:\+[a-z]+)*):)?"
     r"(?:sha256:(?P<hash>[0-9a-f]{64})|(?P<key>[A-Za-z0-9._~+/=-]{16,200}))"
 )
+_OF_NOTHING = hashlib.sha256(b"").digest()
+"""What a script makes of a variable that is not set; who sends no key must not be taken for somebody."""
 ALLOWED = (
     "KEY or NAME:SCOPES:KEY, where KEY is 16 to 200 of A-Z a-z 0-9 . _ ~ + / = - or sha256: and 64 hex digits,"
     " SCOPES are read, write and admin, joined by +, and NAME is 1 to 32 of a-z 0-9 _ -"
@@ -65,7 +67,7 @@ class KeyRing:
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
     """What `API_KEYS` says, entries being separated by commas or spaces. Raises BadEntry, which quotes nothing.
 
-    A key without a name is called by the number of its entry, and may read and write.
+    A key without a name is called by the beginning of its hash, and may read and write.
     """
     keys: list[ApiKey] = []
     for number, entry in enumerate((part for part in re.split(r"[,\s]+", text) if part), 1):
@@ -78,7 +80,9 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
         if match is None:
             raise BadEntry(number, ALLOWED)
         digest = bytes.fromhex(match["hash"]) if match["hash"] else hashlib.sha256(match["key"].encode()).digest()
-        key = ApiKey(match["name"] or f"number {number}", scopes, digest)
+        if digest == _OF_NOTHING:
+            raise BadEntry(number, "the hash of a key, and not of an empty text")
+        key = ApiKey(match["name"] or f"sha256 {digest.hex()[:8]}", scopes, digest)
         if any(key.name == other.name or key.digest == other.digest for other in keys):
             raise BadEntry(number, "a key and a name that no entry before it has")
         keys.append(key)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from leaderboard.batching import Batcher, Bounds
+from leaderboard.batching import Batcher, Bounds, nothing_done
 from leaderboard.errors import IdempotencyKeyInUse, IdempotencyKeyReused, Unavailable, UsernameTaken
 from leaderboard.model import ScoreSet, User
 from leaderboard.snapshot import Moment
@@ -44,7 +44,7 @@ class Idempotency:
     def __init__(self, truth: TruthStore, sync: CacheSync, bounds: Bounds) -> None:
         self._truth = truth
         self._sync = sync
-        self._lookups: Batcher[IdempotencyKey, tuple[FirstAnswer | None, Moment]] = Batcher(
+        self.lookups: Batcher[IdempotencyKey, tuple[FirstAnswer | None, Moment]] = Batcher(
             "idempotency keys", self._look_up, bounds, most=_LOOKUPS_AT_ONCE
         )
         self._under_way: set[tuple[str, str]] = set()
@@ -63,7 +63,8 @@ class Idempotency:
             raise IdempotencyKeyInUse("another request with this idempotency key is under way")
         self._under_way.add(name)
         try:
-            answer = await self._first_answer(key, kind)
+            with nothing_done():
+                answer = await self._first_answer(key, kind)
             if answer is not None:
                 return answer
             try:
@@ -89,12 +90,8 @@ class Idempotency:
             except Exception:
                 _log.exception("forgetting old answers failed")
 
-    async def close(self) -> None:
-        """Finish what was begun."""
-        await self._lookups.close()
-
     async def _first_answer(self, key: IdempotencyKey, kind: type[_Answer]) -> _Answer | None:
-        first, moment = await self._lookups.submit(key)
+        first, moment = await self.lookups.submit(key)
         if first is None:
             return None
         # Whoever gets it may rely on it as on the first: no later read shows an older board.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from leaderboard.batching import Batcher, Bounds, bisect
+from leaderboard.batching import Batcher, Bounds, bisect, nothing_done
 from leaderboard.cache.store import FRESH_S, CacheStore, Refuse
 from leaderboard.errors import (
     CacheError,
@@ -100,6 +100,12 @@ class Leaderboard:
         self._large_reads: Batcher[Question, Reply | Refuse | None] = Batcher(
             "large reads", self._read_cache, bounds, most=1, share=True
         )
+        self._stale: Batcher[Question, Reply | Refuse | None] = Batcher(
+            "stale reads", self._read_stale, bounds, most=_READS_AT_ONCE, share=True
+        )
+        self._large_stale: Batcher[Question, Reply | Refuse | None] = Batcher(
+            "large stale reads", self._read_stale, bounds, most=1, share=True
+        )
         self._large_deep: Batcher[Question, Seen[Answer | None]] = Batcher(
             "large reads from PostgreSQL", self._read_truth, bounds, most=1, share=True
         )
@@ -161,7 +167,8 @@ class Leaderboard:
             # It goes with another batch: to wait for the row itself would hold up all others.
             if time.monotonic() > deadline:
                 raise LockedOut(f"another transaction holds the user {item.user_id}")
-            await asyncio.sleep(random.uniform(*_LOCK_RETRY_S))
+            with nothing_done():
+                await asyncio.sleep(random.uniform(*_LOCK_RETRY_S))
             done = await self._scores.submit(item)
         await self._sync.cover(done.point)
         if isinstance(done.outcome, ScoreSet):
@@ -174,7 +181,6 @@ class Leaderboard:
 
     async def close(self) -> None:
         """Finish what was begun."""
-        await self._idempotency.close()
         for batcher in self._batchers():
             await batcher.close()
 
@@ -183,7 +189,8 @@ class Leaderboard:
         return {batcher.name: batcher.depth for batcher in self._batchers()}
 
     def _batchers(self) -> Sequence[Batcher[Any, Any]]:
-        return (self._reads, self._large_reads, self._deep, self._large_deep, self._scores, self._users)
+        reads = (self._reads, self._large_reads, self._deep, self._large_deep, self._stale, self._large_stale)
+        return (*reads, self._idempotency.lookups, self._scores, self._users)
 
     def _check_truth(self) -> None:
         """Refuse at once while PostgreSQL is known to be away; the timer of `sync` sees when it is back."""
@@ -207,7 +214,7 @@ class Leaderboard:
         except TruthUnavailable:
             if not self._stale_reads:
                 raise
-            return await self._ask_stale(question)
+            return await self._ask_stale(question, large=large)
         self._sync.note_truth(seen.moment)
         await self._sync.cover(seen.moment)
         self._metrics.answers.labels("truth").inc()
@@ -238,22 +245,27 @@ class Leaderboard:
             case AskContext(user_id):
                 return await self._truth.context(user_id)
 
-    async def _ask_stale(self, question: Question) -> Reply:
+    async def _ask_stale(self, question: Question, *, large: bool) -> Reply:
         """The cache's last word, with its age, while there is no truth to ask."""
-        unavailable = TruthUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
-        try:
-            reading = await self._cache.read([question], None)
-        except CacheError as error:
-            raise unavailable from error
-        if reading is None or self._sync.epoch is None or not same_database(reading.epoch, self._sync.epoch):
-            raise unavailable
-        answer = reading.answers[0]
-        if answer is Refuse.NO_SUCH_USER:
+        reply = await (self._large_stale if large else self._stale).submit(question)
+        if reply is Refuse.NO_SUCH_USER:
             raise _not_found(question)
-        if isinstance(answer, Refuse):
-            raise unavailable
+        if not isinstance(reply, Reply):
+            raise TruthUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
         self._metrics.answers.labels("stale cache").inc()
-        return Reply(answer, age_s=reading.age_s)
+        return reply
+
+    async def _read_stale(self, questions: Sequence[Question]) -> list[Reply | Refuse | None]:
+        try:
+            reading = await self._cache.read(questions, None)
+        except CacheError:
+            reading = None
+        if reading is None or self._sync.epoch is None or not same_database(reading.epoch, self._sync.epoch):
+            return [None] * len(questions)
+        return [
+            answer if isinstance(answer, Refuse) else Reply(answer, age_s=reading.age_s)
+            for answer in reading.answers
+        ]
 
     # How writes are done
 

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
+from leaderboard import service as service_module
 from leaderboard.app import App, truth_store
+from leaderboard.batching import Dropped
 from leaderboard.config import Settings
 from leaderboard.errors import (
     LeaderboardError,
@@ -229,7 +231,7 @@ async def test_a_held_row_is_written_when_it_is_released(
     assert await scores(db) == {1: 1000}
 
 
-async def _later(value: bool) -> bool:
+async def _later(value: object) -> object:
     return value
 
 
@@ -553,3 +555,28 @@ def test_a_cancelled_request_does_not_cancel_its_batch(settings: Settings) -> No
 
     asyncio.run(story())
     assert [row[0] for row in sql(settings, "SELECT total_score FROM users")] == [5, 5]
+
+
+async def test_who_is_cancelled_while_somebody_holds_the_row_is_told_that_nothing_was_done(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_LOCK_RETRY_S", (5.0, 5.0))
+    await add_users(db, 1)
+
+    async def request() -> type[BaseException] | None:
+        # As in a request, whose task hears of it here: the task's own result would not tell which it was.
+        try:
+            await leaderboard.board.set_score(1, 77)
+        except asyncio.CancelledError as error:
+            return type(error)
+        return None
+
+    async with other.transaction():
+        await other.execute("SELECT FROM users FOR UPDATE")
+        task = asyncio.create_task(request())
+        tries = leaderboard.metrics.batch_items.labels("scores")
+        running = leaderboard.board._scores._running
+        await until(lambda: _later(tries._sum.get() and not running), "it waits to be tried again")
+        task.cancel()
+        assert await task is Dropped
+    assert await db.fetchval("SELECT total_score FROM users") == 10

@@ -329,3 +329,20 @@ async def test_bisect_passes_on_what_is_nobodys_fault() -> None:
     with pytest.raises(ConnectionError):
         await bisect(range(10), handle, Guilty)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+async def test_bisect_keeps_what_one_half_did_when_the_other_cannot_be_done(failing: int) -> None:
+    """The first was committed: it must not be told that nothing was changed."""
+
+    async def handle(items: Sequence[int]) -> list[str]:
+        if len(items) > 1:
+            raise KeyError("together they cannot")
+        if items[0] == failing:
+            raise ConnectionError("lost")
+        return [f"done {items[0]}"]
+
+    results = await bisect([0, 1], handle, KeyError)
+    assert [str(result) for result in results] == [
+        "lost" if item == failing else f"done {item}" for item in (0, 1)
+    ]

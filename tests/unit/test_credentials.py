@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.credentials import KeyRing, new_key, parse_keys
+from leaderboard.credentials import BadEntry, KeyRing, new_key, parse_keys
 from leaderboard.tokens import LEEWAY_S, UserTokens
 from tests.tokens import by_hand, claims, hs256, pem
 
@@ -23,7 +23,7 @@ HASHED = "sha256:" + hashlib.sha256(THIRD.encode()).hexdigest()
 def test_entries_are_plain_or_hashed_and_named_or_not() -> None:
     keys = parse_keys(f" {FIRST},game:read+write:{SECOND}\n ops_1:admin:{HASHED},, ")
     assert [(key.name, sorted(key.scopes)) for key in keys] == [
-        ("number 1", ["read", "write"]),
+        (f"sha256 {hashlib.sha256(FIRST.encode()).hexdigest()[:8]}", ["read", "write"]),
         ("game", ["read", "write"]),
         ("ops_1", ["admin"]),
     ]
@@ -31,6 +31,12 @@ def test_entries_are_plain_or_hashed_and_named_or_not() -> None:
     assert [ring.find(key.encode()) for key in (FIRST, SECOND, THIRD)] == list(keys)
     (bare,) = parse_keys(HASHED)
     assert bare.scopes == {"read", "write"}
+
+
+def test_the_hash_of_nothing_is_no_key() -> None:
+    """A script that hashes a variable that is not set would let everybody in who sends no key."""
+    with pytest.raises(BadEntry, match="empty"):
+        parse_keys(f"ops:write:sha256:{hashlib.sha256(b'').hexdigest()}")
 
 
 def test_what_is_no_key_is_not_found() -> None:

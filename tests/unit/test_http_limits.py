@@ -43,6 +43,44 @@ async def test_what_is_late_is_cancelled_and_knows_why() -> None:
     watching.cancel()
 
 
+@pytest.mark.anyio
+async def test_who_gets_more_time_does_not_stand_before_the_others() -> None:
+    deadlines = Deadlines(0.2)
+    watching = asyncio.create_task(deadlines.watch())
+
+    async def renewed() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        while True:
+            deadlines.begin(task)
+            await asyncio.sleep(0.05)
+
+    async def late() -> bool:
+        task = asyncio.current_task()
+        assert task is not None
+        deadlines.begin(task)
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            return deadlines.made_late(task)
+        return False
+
+    first = asyncio.create_task(renewed())
+    await asyncio.sleep(0)
+    started = time.monotonic()
+    assert await asyncio.create_task(late())
+    assert time.monotonic() - started < 1
+    assert not first.done()
+    for task in (first, watching):
+        task.cancel()
+
+
+def test_one_large_answer_may_be_sent_however_large_it_is() -> None:
+    outbox = Outbox(most=100)
+    with outbox.holding(b"x" * 1000), pytest.raises(Overloaded), outbox.holding(b"y"):
+        pass
+
+
 def test_large_answers_have_so_much_room_and_one_that_is_shared_counts_once() -> None:
     outbox = Outbox(most=100)
     body, another = b"x" * 60, b"y" * 60

@@ -24,7 +24,9 @@ class Deadlines:
         return len(self._begun)
 
     def begin(self, task: asyncio.Task[object]) -> None:
-        """From now on `task` has `limit_s`."""
+        """From now on `task` has `limit_s`, perhaps once more."""
+        # To the end of the order, whatever place it had.
+        self._begun.pop(task, None)
         self._begun[task] = time.monotonic()
 
     def end(self, task: asyncio.Task[object]) -> None:

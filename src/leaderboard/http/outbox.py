@@ -11,7 +11,10 @@ PIECE = 64 * 1024
 """Bytes handed to the server at once; it holds a few of them for each connection."""
 
 MOST_HELD = 64 * 1024 * 1024
-"""Bytes of large bodies that may be on their way at the same time; six of the largest there are."""
+"""Bytes of large bodies that may be on their way at the same time; one of any size always may."""
+
+SLOWEST = 512 * 1024
+"""Bytes a second that a client has to take of a large body, or it is not for it that others wait."""
 
 
 class Outbox:
@@ -25,7 +28,7 @@ class Outbox:
     @contextmanager
     def holding(self, body: bytes) -> Iterator[None]:
         """While `body` is on its way. Raises Overloaded if there is no room for it."""
-        if not self._readers[id(body)] and self._held + len(body) > self._most:
+        if not self._readers[id(body)] and self._held and self._held + len(body) > self._most:
             raise Overloaded("as many large answers as fit are on their way already")
         if not self._readers[id(body)]:
             self._held += len(body)

@@ -25,7 +25,7 @@ from leaderboard.http import openapi, problems, security, wire
 from leaderboard.http.access import Access, Refused
 from leaderboard.http.call import Call, Handler, Headers, Out
 from leaderboard.http.deadline import Deadlines
-from leaderboard.http.outbox import PIECE, Outbox
+from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.model import Context, ScoreSet, Standing, Top, User
@@ -235,14 +235,20 @@ class Endpoint:
         api.note(scope, self._route, out.status, started)
 
     async def _send_large(self, task: asyncio.Task[object], scope: Scope, send: Send, out: Out) -> Out:
-        """Send it in pieces, each of which the client has to take in time; what was sent, or refused instead."""
+        """Send it in pieces, which the client has to take in time; what was sent, or refused instead."""
         deadlines = self._api.deadlines
         try:
             with self._api.outbox.holding(out.body):
                 await send(_start(out))
+                begun = time.monotonic()
                 for at in range(0, len(out.body), PIECE):
+                    if time.monotonic() - begun > deadlines.limit_s + at / SLOWEST:
+                        _log.debug("a client took its answer too slowly", path=scope["path"])
+                        break
+                    # One that is being sent when the process stops has one deadline, as all others have.
+                    if not self._api.stopping or at == 0:
+                        deadlines.begin(task)
                     more = at + PIECE < len(out.body)
-                    deadlines.begin(task)
                     await send({"type": _BODY, "body": out.body[at : at + PIECE], "more_body": more})
         except asyncio.CancelledError:
             if not deadlines.made_late(task):

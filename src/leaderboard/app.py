@@ -22,8 +22,11 @@ from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, Application, build
 from leaderboard.observe import Metrics
+from leaderboard.rank_keeper import RankKeeper
 from leaderboard.service import Leaderboard
 from leaderboard.sync import CacheSync
+from leaderboard.truth.connections import Connections
+from leaderboard.truth.rank_index import RankIndex
 from leaderboard.truth.store import TruthStore
 
 _OTHER_CONNECTIONS = 6
@@ -47,7 +50,7 @@ def truth_store(settings: Settings) -> TruthStore:
         "user": settings.db_user,
         "password": settings.db_password.get_secret_value(),
     }
-    return TruthStore(connect, settings.db_pool_size, settings.db_timeout_ms / 1000)
+    return TruthStore(Connections(connect, settings.db_pool_size, settings.db_timeout_ms / 1000))
 
 
 def cache_store(settings: Settings) -> CacheStore:
@@ -87,10 +90,13 @@ class App:
         self._ending: list[asyncio.Task[None]] = []
         self.metrics = Metrics()
         self.truth = truth_store(settings)
+        self.ranks = RankIndex(self.truth.connections)
+        self.keeper = RankKeeper(self.ranks, self.metrics, settings.sync_interval_ms / 1000)
         self.cache = cache_store(settings)
         self.sync = CacheSync(self.truth, self.cache, self.metrics, settings.sync_interval_ms / 1000)
         self.board = Leaderboard(
             self.truth,
+            self.ranks,
             self.cache,
             self.sync,
             self.metrics,
@@ -105,9 +111,9 @@ class App:
         await self.truth.open()
         with contextlib.suppress(CacheError):
             await self.cache.open()
-        timers = [self.sync.run(), self.sync.prune(), self.board.run()]
-        if self.settings.audit_interval_s:
-            timers.append(self.sync.audit_regularly(self.settings.audit_interval_s))
+        timers = [self.sync.run(), self.sync.prune(), self.keeper.run(), self.board.run()]
+        if interval_s := self.settings.audit_interval_s:
+            timers += [self.sync.audit_regularly(interval_s), self.keeper.recount_regularly(interval_s)]
         self._tasks = [asyncio.create_task(timer) for timer in timers]
         try:
             yield

@@ -34,6 +34,7 @@ from leaderboard.errors import LeaderboardError, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics, set_up_logs
 from leaderboard.sync import Audit, CacheSync
+from leaderboard.truth.rank_index import Bucket, RankIndex
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -132,7 +133,7 @@ def sync(
 ) -> None:
     """Bring the cache up to date with PostgreSQL now."""
 
-    async def work(sync: CacheSync) -> None:
+    async def work(sync: CacheSync, _ranks: RankIndex) -> None:
         if rebuild:
             await sync.discard("asked for")
         started = time.perf_counter()
@@ -146,23 +147,33 @@ def sync(
 
 @cli.command()
 def verify() -> None:
-    """Compare the cache with PostgreSQL at one snapshot; print the differences, exit 1 if there are any."""
+    """Compare the cache and the rank index with the users at one snapshot each; exit 1 if anything differs."""
 
-    async def work(sync: CacheSync) -> Audit:
+    async def work(sync: CacheSync, ranks: RankIndex) -> tuple[Audit, list[Bucket] | None]:
         # Just after a large change, a running service is about to rebuild the cache.
         deadline = time.monotonic() + _PATIENCE_TO_COMPARE_S
         while (audit := await sync.audit()).compared is None and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
-        return audit
+        return audit, await ranks.recount_all()
 
-    audit = _with_sync(work)
+    audit, wrong = _with_sync(work)
     if audit.compared is None:
         _fail(f"nothing to compare: {audit.note}", _FAILED)
     if not audit.differences:
         print(f"the cache equals PostgreSQL: {audit.compared:,} users compared at one snapshot")
-        return
-    _print_differences(audit)
-    raise typer.Exit(_NO)
+    else:
+        _print_differences(audit)
+    if audit.totals:
+        print("users in all, by the cache {:,}, by PostgreSQL {:,}".format(*audit.totals))
+    if wrong is None:
+        print("there is no rank index that could be used now; ranks are counted")
+    elif not wrong:
+        print("the rank index equals PostgreSQL: everybody counted at one snapshot")
+    for bucket in (wrong or ())[:_DIFFERENCES_SHOWN]:
+        score, user_id = bucket.first
+        print(f"rank index: {bucket.said:,} users from score {score}, id {user_id} on; there are {bucket.found:,}")
+    if audit.differences or audit.totals or wrong:
+        raise typer.Exit(_NO)
 
 
 @cli.command()
@@ -344,7 +355,7 @@ def _print_rejected() -> Callable[[importing.Rejected], None]:
     return show
 
 
-def _with_sync(work: Callable[[CacheSync], Coroutine[Any, Any, _T]]) -> _T:
+def _with_sync(work: Callable[[CacheSync, RankIndex], Coroutine[Any, Any, _T]]) -> _T:
     settings = _settings()
     set_up_logs("error", "text")
 
@@ -353,7 +364,7 @@ def _with_sync(work: Callable[[CacheSync], Coroutine[Any, Any, _T]]) -> _T:
         await truth.open()
         sync = CacheSync(truth, cache, Metrics(), settings.sync_interval_ms / 1000)
         try:
-            return await work(sync)
+            return await work(sync, RankIndex(truth.connections))
         finally:
             await sync.close()
             await cache.close()

@@ -42,7 +42,7 @@ class InvalidField(InvalidInput):
 
 
 class InvalidParameter(InvalidInput):
-    """A path parameter is not acceptable; says which, what it was and what is allowed."""
+    """A parameter is not acceptable; says which, what it was and what is allowed."""
 
     def __init__(self, name: str, value: str, allowed: str) -> None:
         shown = value if len(value) <= 40 else value[:40] + "…"

@@ -15,6 +15,7 @@ NEIGHBOURS = 5
 """How many users a context shows above, and how many below."""
 
 Rank = Annotated[int, Meta(ge=1, description="1-based position by (score descending, userId ascending)")]
+Total = Annotated[int, Meta(ge=0, description="how many users there are on the board")]
 UserId = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 Score = Annotated[int, Meta(ge=INT32_MIN, le=INT32_MAX)]
 
@@ -52,12 +53,20 @@ class Context(msgspec.Struct, frozen=True, rename=_SPELLING):
     user: Standing
     above: list[Standing]
     below: list[Standing]
+    total: Total
 
 
 class Top(msgspec.Struct, frozen=True, rename=_SPELLING):
     """The best users, best first."""
 
     users: list[Standing]
+
+
+class Page(msgspec.Struct, frozen=True, rename=_SPELLING):
+    """Some users in a row, best first, and how many there are in all."""
+
+    users: list[Standing]
+    total: Total
 
 
 class ScoreSet(msgspec.Struct, frozen=True, rename=_SPELLING):
@@ -93,5 +102,22 @@ class AskContext(msgspec.Struct, frozen=True):
     user_id: int
 
 
+class AskPage(msgspec.Struct, frozen=True):
+    """Who are the next `limit` after the place (score, id), or from the first on?"""
+
+    limit: int
+    after: tuple[int, int] | None = None
+
+
+class AskPageAround(msgspec.Struct, frozen=True):
+    """Who are the `limit` users that have this rank in their middle?"""
+
+    limit: int
+    rank: int
+
+
 Question = AskTop | AskStanding | AskContext
-Answer = Top | Standing | Context
+"""What the cache may answer."""
+PageQuestion = AskPage | AskPageAround
+"""What PostgreSQL alone answers."""
+Answer = Top | Standing | Context | Page

@@ -59,6 +59,26 @@ class Metrics:
             "Users whom the cache showed otherwise than PostgreSQL; must stay 0",
             registry=registry,
         )
+        self.rank_index_up = Gauge(
+            "leaderboard_rank_index_up", "Whether ranks are found by the rank index", registry=registry
+        )
+        self.rank_index_unfolded = Gauge(
+            "leaderboard_rank_index_unfolded",
+            "Log rows that the rank index lacked when last seen",
+            registry=registry,
+        )
+        self.folds = Counter("leaderboard_rank_index_folds_total", "Folds of the rank index", registry=registry)
+        self.fold_seconds = Histogram(
+            "leaderboard_rank_index_fold_seconds", "Duration of a fold", buckets=_SECONDS, registry=registry
+        )
+        self.rank_index_builds = Counter(
+            "leaderboard_rank_index_builds_total", "Times the rank index was built anew", registry=registry
+        )
+        self.rank_index_differences = Counter(
+            "leaderboard_rank_index_differences_total",
+            "Parts of the rank index that were found wrong; must stay 0",
+            registry=registry,
+        )
         self.cached_users = Gauge("leaderboard_cached_users", "Users in the cache", registry=registry)
         self.cache_up = Gauge("leaderboard_cache_up", "Whether Redis answers", registry=registry)
         self.truth_up = Gauge("leaderboard_truth_up", "Whether PostgreSQL answers", registry=registry)

@@ -26,8 +26,11 @@ from leaderboard.idempotency import Idempotency, idempotency_key
 from leaderboard.model import (
     Answer,
     AskContext,
+    AskPage,
+    AskPageAround,
     AskStanding,
     AskTop,
+    PageQuestion,
     Question,
     ScoreSet,
     Top,
@@ -37,9 +40,13 @@ from leaderboard.model import (
 from leaderboard.observe import Metrics
 from leaderboard.snapshot import Commit, Moment, same_database
 from leaderboard.sync import CacheSync
-from leaderboard.truth.store import NewScore, NewUser, Refusal, Seen, TruthStore, Written
+from leaderboard.truth.rank_index import RankIndex
+from leaderboard.truth.rows import Seen
+from leaderboard.truth.store import NewScore, NewUser, Refusal, TruthStore, Written
 
 _READS_AT_ONCE = 512
+_RANKS_AT_ONCE = 128
+_RANK_LANES = 2
 _WRITES_AT_ONCE = 1000
 _LARGE_TOP = 1000
 _LOCK_WAIT_S = 2.0
@@ -79,6 +86,7 @@ class Leaderboard:
     def __init__(
         self,
         truth: TruthStore,
+        ranks: RankIndex,
         cache: CacheStore,
         sync: CacheSync,
         metrics: Metrics,
@@ -88,6 +96,7 @@ class Leaderboard:
         stale_reads: bool,
     ) -> None:
         self._truth = truth
+        self._ranks = ranks
         self._cache = cache
         self._sync = sync
         self._metrics = metrics
@@ -106,11 +115,20 @@ class Leaderboard:
         self._large_stale: Batcher[Question, Reply | Refuse | None] = Batcher(
             "large stale reads", self._read_stale, bounds, most=1, share=True
         )
-        self._large_deep: Batcher[Question, Seen[Answer | None]] = Batcher(
-            "large reads from PostgreSQL", self._read_truth, bounds, most=1, share=True
+        # Of many deep standings and contexts most of the work is the same.
+        self._deep: Batcher[AskStanding | AskContext, Seen[Answer | None] | None] = Batcher(
+            "ranks", self._read_ranks, bounds, most=_RANKS_AT_ONCE, lanes=_RANK_LANES, share=True
         )
-        self._deep: Batcher[Question, Seen[Answer | None]] = Batcher(
-            "reads from PostgreSQL", self._read_truth, bounds, most=1, lanes=truth_lanes - 1, share=True
+        self._alone: Batcher[Question | PageQuestion, Seen[Answer | None]] = Batcher(
+            "reads from PostgreSQL",
+            self._read_truth,
+            bounds,
+            most=1,
+            lanes=truth_lanes - _RANK_LANES - 1,
+            share=True,
+        )
+        self._large_alone: Batcher[Question | PageQuestion, Seen[Answer | None]] = Batcher(
+            "large reads from PostgreSQL", self._read_truth, bounds, most=1, share=True
         )
         self._scores: Batcher[NewScore, _Done] = Batcher(
             "scores", self._write_scores, bounds, most=_WRITES_AT_ONCE
@@ -132,6 +150,10 @@ class Leaderboard:
     async def context(self, user_id: int) -> Reply:
         """A user's Context. Raises UserNotFound."""
         return await self._ask(AskContext(user_id))
+
+    async def page(self, question: PageQuestion) -> Reply:
+        """Some users in a row; a Page."""
+        return await self._ask_truth(question)
 
     # Writes
 
@@ -189,7 +211,8 @@ class Leaderboard:
         return {batcher.name: batcher.depth for batcher in self._batchers()}
 
     def _batchers(self) -> Sequence[Batcher[Any, Any]]:
-        reads = (self._reads, self._large_reads, self._deep, self._large_deep, self._stale, self._large_stale)
+        cached = (self._reads, self._large_reads, self._stale, self._large_stale)
+        reads = (*cached, self._deep, self._alone, self._large_alone)
         return (*reads, self._idempotency.lookups, self._scores, self._users)
 
     def _check_truth(self) -> None:
@@ -209,12 +232,20 @@ class Leaderboard:
             self._metrics.answers.labels("cache").inc()
             raise _not_found(question)
         try:
-            self._check_truth()
-            seen = await (self._large_deep if large else self._deep).submit(question)
+            return await self._ask_truth(question)
         except TruthUnavailable:
             if not self._stale_reads:
                 raise
             return await self._ask_stale(question, large=large)
+
+    async def _ask_truth(self, question: Question | PageQuestion) -> Reply:
+        self._check_truth()
+        seen = None
+        if isinstance(question, AskStanding | AskContext):
+            seen = await self._deep.submit(question)
+        if seen is None:
+            large = isinstance(question, AskTop) and question.n > _LARGE_TOP
+            seen = await (self._large_alone if large else self._alone).submit(question)
         self._sync.note_truth(seen.moment)
         await self._sync.cover(seen.moment)
         self._metrics.answers.labels("truth").inc()
@@ -232,18 +263,30 @@ class Leaderboard:
             return [None] * len(questions)
         return [answer if isinstance(answer, Refuse) else Reply(answer) for answer in reading.answers]
 
-    async def _read_truth(self, questions: Sequence[Question]) -> list[Seen[Answer | None]]:
-        return [await self._ask_truth(question) for question in questions]
+    async def _read_ranks(
+        self, questions: Sequence[AskStanding | AskContext]
+    ) -> Sequence[Seen[Answer | None] | None]:
+        self._metrics.batch_items.labels("ranks").observe(len(questions))
+        seen = await self._ranks.standings(questions, count=False)
+        if seen is None:
+            return [None] * len(questions)
+        return [Seen(answer, seen.moment) for answer in seen.value]
 
-    async def _ask_truth(self, question: Question) -> Seen[Answer | None]:
+    async def _read_truth(self, questions: Sequence[Question | PageQuestion]) -> list[Seen[Answer | None]]:
+        return [await self._read_alone(question) for question in questions]
+
+    async def _read_alone(self, question: Question | PageQuestion) -> Seen[Answer | None]:
         match question:
             case AskTop(n):
                 best = await self._truth.best(n)
                 return Seen(Top([ranked(rank, user) for rank, user in enumerate(best.value, 1)]), best.moment)
-            case AskStanding(user_id):
-                return await self._truth.standing(user_id)
-            case AskContext(user_id):
-                return await self._truth.context(user_id)
+            case AskStanding() | AskContext():
+                seen = await self._ranks.standings([question], count=True)
+                if seen is None:
+                    raise RuntimeError("counting everybody needs no index")
+                return Seen(seen.value[0], seen.moment)
+            case AskPage() | AskPageAround():
+                return await self._ranks.page(question)
 
     async def _ask_stale(self, question: Question, *, large: bool) -> Reply:
         """The cache's last word, with its age, while there is no truth to ask."""
@@ -283,7 +326,7 @@ class Leaderboard:
         return [_Done(outcome, written.point) for outcome in written.outcomes]
 
 
-def _not_found(question: Question) -> UserNotFound:
-    if isinstance(question, AskTop):
-        raise TypeError("the top is never missing")
-    return UserNotFound(question.user_id)
+def _not_found(question: Question | PageQuestion) -> UserNotFound:
+    if isinstance(question, AskStanding | AskContext):
+        return UserNotFound(question.user_id)
+    raise TypeError(f"{question} always has an answer")

@@ -71,11 +71,13 @@ class Audit:
     """What comparing the cache with the truth at one snapshot found.
 
     `compared` is how many users that was; None when there was nothing that could be compared, and `note` why.
+    `totals` is how many users there are by the cache and by the truth, when they differ.
     """
 
     compared: int | None
     note: str = ""
     differences: list[Difference] = field(default_factory=list)
+    totals: tuple[int, int] | None = None
 
 
 class CacheSync:
@@ -170,10 +172,11 @@ class CacheSync:
             except Exception:
                 _log.exception("the audit failed")
                 continue
-            if found.differences:
-                self._metrics.audit_differences.inc(len(found.differences))
+            if found.differences or found.totals:
+                self._metrics.audit_differences.inc(len(found.differences) + bool(found.totals))
                 shown = [str(difference) for difference in found.differences[:5]]
-                _log.error("the cache differed from PostgreSQL", users=len(found.differences), first=shown)
+                users = len(found.differences)
+                _log.error("the cache differed from PostgreSQL", users=users, first=shown, totals=found.totals)
                 await self.discard("an audit found differences")
 
     async def close(self) -> None:
@@ -274,7 +277,9 @@ class CacheSync:
             await self._move(state, changes)
 
     async def _move(self, state: CacheState, changes: Changes) -> None:
-        applied, count = await self._cache.apply(self._nonce, state, changes.moment, changes.changed, changes.gone)
+        applied, count = await self._cache.apply(
+            self._nonce, state, changes.moment, changes.changed, changes.gone, changes.more
+        )
         if applied is Applied.TORN:
             await self.discard("its keys disagreed")
         elif applied is Applied.DONE:
@@ -357,14 +362,15 @@ class CacheSync:
         asof = await self._cache.claim(nonce, self._claim_ms)
         if asof is None:
             return False
-        best = await self._truth.best(self._cache.keep + 1)
-        self.note_truth(best.moment)
-        users = best.value
+        board = await self._truth.board(self._cache.keep + 1)
+        self.note_truth(board.moment)
+        users = board.value.users
         floor = None
         if len(users) > self._cache.keep:
             users = users[: self._cache.keep]
             floor = Floor(users[-1].total_score, users[-1].user_id)
-        if not await self._cache.install(nonce, self._claim_ms, asof, best.moment, users, floor):
+        total = board.value.total
+        if not await self._cache.install(nonce, self._claim_ms, asof, board.moment, users, floor, total):
             self._claim_ms = min(2 * self._claim_ms, LONGEST_CLAIM_MS)
             _log.warning("a rebuild of the cache outlived its claim", next_claim_ms=self._claim_ms)
             return False
@@ -386,7 +392,7 @@ class CacheSync:
         if export is None:
             return Audit(None, "there is no cache; all reads go to PostgreSQL")
         floor = export.floor
-        changes, best = await self._truth.audit(
+        changes, board = await self._truth.audit(
             export.moment.snapshot, None if floor is None else floor.total_score, self._limit, self._cache.keep + 1
         )
         if changes.moment.epoch != export.moment.epoch:
@@ -406,8 +412,14 @@ class CacheSync:
         if len(cached) > self._cache.keep:
             cached = cached[: self._cache.keep]
             floor = Floor(cached[-1].total_score, cached[-1].user_id)
+        best = board.users
         true = best[: self._cache.keep] if floor is None else [user for user in best if floor.admits(user)]
-        return Audit(len(cached), differences=_differences(cached, true, export.torn))
+        total = export.total + changes.more
+        return Audit(
+            len(cached),
+            differences=_differences(cached, true, export.torn),
+            totals=None if total == board.total else (total, board.total),
+        )
 
     # What is up
 

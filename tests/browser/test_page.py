@@ -41,7 +41,7 @@ class Site:
         self.page("/", self.pages.board(Top(USERS)))
         self.page("/docs", self.pages.docs(DOCUMENT))
         self.answers["/leaderboard/top/100"] = api(Top(RISEN))
-        self.answers["/leaderboard/user/97/context"] = api(Context(USERS[2], USERS[:2], USERS[3:8]))
+        self.answers["/leaderboard/user/97/context"] = api(Context(USERS[2], USERS[:2], USERS[3:8], len(USERS)))
 
     def page(self, path: str, html: bytes, script: str = "") -> None:
         if script:

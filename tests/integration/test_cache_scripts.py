@@ -77,10 +77,12 @@ async def opened(server: EmbeddedValkey, size: int = 10) -> AsyncIterator[CacheS
         await store.close()
 
 
-async def install(cache: CacheStore, board: Sequence[User], floor: Floor | None = None, xid: int = 10) -> None:
+async def install(
+    cache: CacheStore, board: Sequence[User], floor: Floor | None = None, xid: int = 10, total: int = 0
+) -> None:
     asof = await cache.claim("filler", 10_000)
     assert asof is not None
-    assert await cache.install("filler", 10_000, asof, moment(xid), board, floor)
+    assert await cache.install("filler", 10_000, asof, moment(xid), board, floor, max(total, len(board)))
 
 
 async def polled(cache: CacheStore) -> CacheState:
@@ -90,9 +92,9 @@ async def polled(cache: CacheStore) -> CacheState:
 
 
 async def catch_up(
-    cache: CacheStore, changed: Sequence[User] = (), gone: Sequence[int] = (), xid: int = 20
+    cache: CacheStore, changed: Sequence[User] = (), gone: Sequence[int] = (), xid: int = 20, more: int = 0
 ) -> tuple[Applied, int]:
-    return await cache.apply("poller", await polled(cache), moment(xid), changed, gone)
+    return await cache.apply("poller", await polled(cache), moment(xid), changed, gone, more)
 
 
 async def fill(cache: CacheStore, board: Sequence[User], floor: Floor | None = None) -> None:
@@ -207,7 +209,7 @@ async def test_a_cache_written_in_another_format_is_of_no_known_epoch(cache: Cac
     reading = await cache.read([AskTop(1)], FRESH_S)
     assert reading is not None
     assert reading.epoch == EPOCH
-    server.hset(keys.STATE, "epoch", f"2|{EPOCH}")
+    server.hset(keys.STATE, "epoch", f"1|{EPOCH}")
     reading = await cache.read([AskTop(1)], FRESH_S)
     assert reading is not None
     assert reading.epoch == ""
@@ -259,7 +261,7 @@ async def test_a_torn_pair_is_noticed_by_whoever_looks(cache: CacheStore, server
     assert await ask(cache, AskTop(1)) is None
     assert await cache.read([AskTop(1)], None) is None
     assert not (await polled(cache)).whole
-    applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1])
+    applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1], -1)
     assert applied is Applied.TORN
     assert everything(server) == as_it_was
 
@@ -294,7 +296,7 @@ async def test_a_key_of_another_type_is_dropped(cache: CacheStore, server: Redis
     assert await ask(cache, AskTop(1)) == [Top(standings(users(1)))]
 
 
-@pytest.mark.parametrize("field", ["token", "epoch", "asof", "count", "floor"])
+@pytest.mark.parametrize("field", ["token", "epoch", "asof", "count", "floor", "total"])
 async def test_a_state_that_lacks_a_field_is_not_read(cache: CacheStore, server: Redis, field: str) -> None:
     await fill(cache, users(5))
     assert await ask(cache, AskTop(1)) is not None
@@ -309,7 +311,7 @@ async def test_a_state_that_has_lost_a_field_is_not_moved(cache: CacheStore, ser
     before = await polled(cache)
     server.hdel(keys.STATE, field)
     as_it_was = everything(server)
-    applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1])
+    applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1], -1)
     assert applied is Applied.TORN
     assert everything(server) == as_it_was
 
@@ -321,9 +323,9 @@ async def test_of_two_who_move_one_state_the_second_does_nothing(cache: CacheSto
     await fill(cache, users(5))
     one, two = await polled(cache), await polled(cache)
     assert one.token == two.token
-    assert await cache.apply("one", one, moment(30), [User(1, "user 1", None, 7)], [2]) == (Applied.DONE, 4)
+    assert await cache.apply("one", one, moment(30), [User(1, "user 1", None, 7)], [2], -1) == (Applied.DONE, 4)
     as_it_was = everything(server)
-    overtaken = await cache.apply("two", two, moment(29), [User(1, "user 1", None, 6)], [3])
+    overtaken = await cache.apply("two", two, moment(29), [User(1, "user 1", None, 6)], [3], -1)
     assert overtaken[0] is Applied.OVERTAKEN
     assert everything(server) == as_it_was
     state = await polled(cache)
@@ -334,11 +336,11 @@ async def test_of_two_who_move_one_state_the_second_does_nothing(cache: CacheSto
 async def test_the_same_snapshot_has_a_new_token_each_time(cache: CacheStore) -> None:
     await fill(cache, users(5))
     first = await polled(cache)
-    assert (await cache.apply("one", first, first.moment, [], []))[0] is Applied.DONE
+    assert (await cache.apply("one", first, first.moment, [], [], 0))[0] is Applied.DONE
     second = await polled(cache)
     assert second.moment == first.moment
     assert second.token != first.token
-    assert (await cache.apply("two", first, first.moment, [], []))[0] is Applied.OVERTAKEN
+    assert (await cache.apply("two", first, first.moment, [], [], 0))[0] is Applied.OVERTAKEN
 
 
 async def test_moving_sets_users_to_what_they_are_now(cache: CacheStore) -> None:
@@ -392,14 +394,14 @@ async def test_an_invalidation_kills_what_is_under_way_and_only_a_later_look_bri
     under_way = await polled(cache)
     await cache.invalidate()
     assert await ask(cache, AskTop(1)) is None
-    assert (await cache.apply("one", under_way, moment(30), [], []))[0] is Applied.OVERTAKEN
+    assert (await cache.apply("one", under_way, moment(30), [], [], 0))[0] is Applied.OVERTAKEN
     assert await ask(cache, AskTop(1)) is None
     out_of_use = await polled(cache)
     assert (out_of_use.usable, out_of_use.moment, out_of_use.whole) == (False, moment(20), True)
     stale = await cache.read([AskTop(1)], None)
     assert stale is not None
     assert stale.answers == [Top(standings(users(1)))]
-    assert (await cache.apply("one", out_of_use, moment(30), [], []))[0] is Applied.DONE
+    assert (await cache.apply("one", out_of_use, moment(30), [], [], 0))[0] is Applied.DONE
     assert await ask(cache, AskTop(1)) == [Top(standings(users(1)))]
 
 
@@ -416,9 +418,9 @@ async def test_one_at_a_time_has_the_lease_until_it_has_moved_the_cache_or_time_
         assert state is not None
         assert state.leased == leased
     # Who moves the cache without it, does: it is for speed only. And it leaves the other's lease alone.
-    assert (await cache.apply("two", mine, moment(30), [], []))[0] is Applied.DONE
+    assert (await cache.apply("two", mine, moment(30), [], [], 0))[0] is Applied.DONE
     assert server.get(keys.LEASE) == b"one"
-    assert (await cache.apply("one", await polled(cache), moment(31), [], []))[0] is Applied.DONE
+    assert (await cache.apply("one", await polled(cache), moment(31), [], [], 0))[0] is Applied.DONE
     assert server.get(keys.LEASE) is None
 
 
@@ -432,7 +434,7 @@ async def test_what_is_swapped_in_is_out_of_use_until_caught_up(cache: CacheStor
     state = await polled(cache)
     assert (state.usable, state.whole, state.count, state.moment) == (False, True, 7, moment(15))
     assert await ask(cache, AskTop(1)) is None
-    assert (await cache.apply("one", before, moment(30), [], []))[0] is Applied.OVERTAKEN
+    assert (await cache.apply("one", before, moment(30), [], [], 0))[0] is Applied.OVERTAKEN
     assert await ask(cache, AskTop(1)) is None
     assert await catch_up(cache) == (Applied.DONE, 7)
     assert await shown(cache) == users(7)
@@ -444,7 +446,7 @@ async def test_one_at_a_time_rebuilds(cache: CacheStore, server: Redis) -> None:
     seconds, micros = server.time()
     assert abs(seconds * 1_000_000 + micros - asof) < 5_000_000
     assert await cache.claim("two", 10_000) is None
-    assert await cache.install("one", 10_000, asof, moment(10), users(3), None)
+    assert await cache.install("one", 10_000, asof, moment(10), users(3), None, 3)
     assert await cache.claim("two", 10_000) is not None
 
 
@@ -475,7 +477,7 @@ async def test_what_is_being_loaded_goes_away_by_itself_and_what_is_swapped_in_s
     meddling.before["swap"] = lambda: ages.extend(server.pttl(key) for key in (*loading, keys.CLAIM))
     asof = await cache.claim("one", 5_000)
     assert asof is not None
-    assert await cache.install("one", 5_000, asof, moment(10), users(2_500), None)
+    assert await cache.install("one", 5_000, asof, moment(10), users(2_500), None, 2_500)
     assert len(ages) == 3
     assert all(0 < age <= 5_000 for age in ages)
     assert [server.pttl(key) for key in (keys.SCORES, keys.METADATA, keys.STATE)] == [-1, -1, -1]
@@ -493,7 +495,7 @@ async def test_a_claim_lasts_as_long_as_loading_goes_on(
     meddling.before["swap"] = lambda: left.append(server.pttl(keys.CLAIM))
     asof = await cache.claim("one", 9_000)
     assert asof is not None
-    assert await cache.install("one", 9_000, asof, moment(10), users(1_500), None)
+    assert await cache.install("one", 9_000, asof, moment(10), users(1_500), None, 1_500)
     assert left[0] > 2_000
 
 
@@ -515,7 +517,7 @@ async def test_without_its_claim_a_rebuild_does_nothing(
 
     when = when if count else "swap"
     meddling.before[when] = lose
-    assert not await cache.install("slow", 10_000, asof, moment(5), users(count), None)
+    assert not await cache.install("slow", 10_000, asof, moment(5), users(count), None, count)
     left = everything(server)
     assert {key: value for key, value in left.items() if key in as_it_was} == as_it_was
     assert all(runs_out for key, (_, runs_out) in left.items() if key not in as_it_was)
@@ -533,7 +535,7 @@ async def test_a_claim_that_nobody_extends_runs_out(cache: CacheStore, server: R
     while await cache.claim("other", 10_000) is None:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
-    assert not await cache.install("slow", 20, asof, moment(5), users(3), None)
+    assert not await cache.install("slow", 20, asof, moment(5), users(3), None, 3)
     assert await shown(cache) == users(5)
     assert server.get(keys.CLAIM) == b"other"
 
@@ -557,7 +559,7 @@ async def test_a_rebuild_that_lost_a_part_is_not_swapped_in(
     meddling.before["swap"] = lose
     asof = await cache.claim("one", 10_000)
     assert asof is not None
-    assert not await cache.install("one", 10_000, asof, moment(5), users(7), None)
+    assert not await cache.install("one", 10_000, asof, moment(5), users(7), None, 7)
     assert {key: value for key, value in everything(server).items() if key in before} == before
     assert await shown(cache) == users(5)
 
@@ -617,7 +619,7 @@ async def test_what_was_polled_on_one_connection_is_not_applied_on_another(
         assert again.incarnation != state.incarnation
     for _ in range(2):
         with pytest.raises(CacheUnavailable):
-            await cache.apply("one", state, moment(30), [], [1])
+            await cache.apply("one", state, moment(30), [], [1], -1)
     assert everything(server) == as_it_was
     assert (await catch_up(cache))[0] is Applied.DONE
 
@@ -753,7 +755,7 @@ async def test_a_demoted_primary_refuses_who_is_still_connected(
         with pytest.raises((CacheRefused, CacheUnavailable)):
             await store.read([AskTop(1)], FRESH_S)
         with pytest.raises((CacheRefused, CacheUnavailable)):
-            await store.apply("one", state, moment(30), [], [])
+            await store.apply("one", state, moment(30), [], [], 0)
     by_hand.close()
 
 
@@ -768,7 +770,7 @@ async def test_with_memory_full_it_is_read_and_invalidated_and_not_moved(
         assert await ask(store, AskTop(1)) is not None
         as_it_was = everything(by_hand)
         with pytest.raises(CacheRefused):
-            await store.apply("one", state, moment(30), [], [1])
+            await store.apply("one", state, moment(30), [], [1], -1)
         assert everything(by_hand) == as_it_was
         with pytest.raises(CacheRefused):
             await store.claim("one", 100)

@@ -25,8 +25,9 @@ from leaderboard.app import App, truth_store
 from leaderboard.config import Settings
 from leaderboard.embedded import HOST, EmbeddedPostgres, _as, _run
 from leaderboard.errors import TruthUnavailable
-from leaderboard.model import AskTop, User
+from leaderboard.model import AskContext, AskPage, AskTop, User
 from leaderboard.snapshot import Snapshot, same_database
+from leaderboard.truth.rank_index import RankIndex
 from leaderboard.truth.store import Changes, NewScore, TruthStore
 from tests.system import connect, free_port, sql
 
@@ -904,8 +905,8 @@ async def test_a_standby_does_not_serve_as_truth_until_it_is_promoted(
         for question in (
             copied.now(),
             copied.best(1),
-            copied.standing(1),
-            copied.context(1),
+            RankIndex(copied.connections).standings([AskContext(1)], count=True),
+            RankIndex(copied.connections).page(AskPage(10)),
             copied.catch_up(snapshot, None, 10),
             copied.set_scores([NewScore(1, 1)]),
         ):

@@ -16,15 +16,16 @@ from pydantic import SecretStr
 from leaderboard.app import truth_store
 from leaderboard.config import Settings
 from leaderboard.errors import SchemaOutdated, TruthUnavailable
-from leaderboard.model import Context, Standing
+from leaderboard.model import AskContext, AskStanding, Context, Standing
 from leaderboard.truth import migrate
+from leaderboard.truth.rank_index import RankIndex, Tended
 from leaderboard.truth.sql import load_queries, load_steps
 from leaderboard.truth.store import NewUser, Refusal
 from tests.system import connect, environment, sql
 
 pytestmark = pytest.mark.anyio
 
-QUERY_FILES = ("idempotency", "import", "log", "read", "schema", "write")
+QUERY_FILES = ("idempotency", "import", "log", "rank", "read", "schema", "write")
 
 ORIGINAL = (
     """
@@ -259,8 +260,11 @@ async def test_the_owner_of_a_database_needs_no_privileges(empty: Settings) -> N
             changes = await store.catch_up(before.snapshot, None, 100)
             assert (changes.usable, changes.log_valid, len(changes.changed)) == (True, True, 1)
             user_id = changes.changed[0].user_id
-            assert isinstance((await store.standing(user_id)).value, Standing)
-            assert isinstance((await store.context(user_id)).value, Context)
+            ranks = RankIndex(store.connections)
+            assert await ranks.tend() == Tended(unfolded=None, built=True)
+            seen = await ranks.standings([AskStanding(user_id), AskContext(user_id)], count=False)
+            assert seen is not None
+            assert [type(answer) for answer in seen.value] == [Standing, Context]
             assert await store.prune_log(0, 100) is not None
             assert not await store.reset_log()
             async with store.importing():

@@ -68,13 +68,15 @@ async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
     for index, (user_id, _) in enumerate(BOARD):
         around = expected[max(0, index - 5) : index + 6]
         cached = await ask_cache(leaderboard, AskContext(user_id))
-        seen = await leaderboard.truth.context(user_id)
-        for context in (cached, seen.value):
+        seen = await leaderboard.ranks.standings([AskContext(user_id), AskStanding(user_id)], count=True)
+        assert seen is not None
+        true_context, true_standing = seen.value
+        for context in (cached, true_context):
             assert isinstance(context, Context)
             assert places([*context.above, context.user, *context.below]) == around
             assert places([context.user]) == [expected[index]]
         cached = await ask_cache(leaderboard, AskStanding(user_id))
-        assert cached == (await leaderboard.truth.standing(user_id)).value
+        assert cached == true_standing
         assert isinstance(cached, Standing)
         assert places([cached]) == [expected[index]]
 

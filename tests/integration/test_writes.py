@@ -505,14 +505,15 @@ async def test_a_write_that_was_not_sent_has_changed_nothing_and_says_so(
         with pytest.raises(TruthUnavailable):
             await write(nobody_there)
     one_connection = truth_store(settings)
-    one_connection._pool_size, one_connection._timeout_s = 1, 0.5
+    pool = one_connection.connections
+    pool._pool_size, pool._timeout_s = 1, 0.5
     await one_connection.open()
     try:
         async with other.transaction():
             await other.execute("LOCK TABLE users IN SHARE MODE")
             first = asyncio.ensure_future(write(one_connection))
             await until(lambda: waiting_sessions(db), "the only connection is in use")
-            one_connection._timeout_s = 0.1
+            pool._timeout_s = 0.1
             with pytest.raises(TruthUnavailable):
                 await write(one_connection)
             with pytest.raises(OutcomeUnknown):

@@ -269,7 +269,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "pruning: not by rules that do not hold for a log that came with a dump",
         "rows are deleted by transaction ids of another server",
-        (Edit("truth/queries/log.sql", "      AND log_state_is_valid(xmin, written_by)\n", ""),),
+        (Edit("truth/queries/log.sql", "      AND written_here(s.xmin, s.written_by)\n", ""),),
         (f"{_LOG}test_a_log_that_came_with_a_dump_is_not_believed_and_is_emptied",),
     ),
     Switch(

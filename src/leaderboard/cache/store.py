@@ -31,7 +31,7 @@ from leaderboard.model import (
 )
 from leaderboard.snapshot import Moment, Snapshot
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Written before the epoch: a program with another layout of the keys takes them for another database's."""
 
 FRESH_S = 0.8
@@ -79,6 +79,7 @@ class CacheState:
     moment: Moment
     floor: Floor | None
     count: int
+    total: int
     asof: int
     usable: bool
     incarnation: int
@@ -104,6 +105,7 @@ class Export:
 
     moment: Moment
     floor: Floor | None
+    total: int
     usable: bool
     users: list[User]
     torn: list[int]
@@ -167,19 +169,19 @@ class CacheStore:
             NEIGHBOURS,
             *map(_spell, questions),
         )
-        if len(reply) < 4 + len(questions):
+        if len(reply) < 5 + len(questions):
             return None
-        now, token, epoch, asof = reply[:4]
+        now, token, epoch, asof, total = reply[:5]
         if max_age_s is not None and token == self._doubted:
             return None
-        answers = [self._answer(*pair) for pair in zip(questions, reply[4:], strict=True)]
+        answers = [self._answer(*pair, int(total)) for pair in zip(questions, reply[5:], strict=True)]
         return Reading(_epoch(epoch), (now - int(asof)) / 1e6, answers)
 
     async def _doubt_what_is_there(self, link: Link) -> None:
         reply = await link.greet(self._poll, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE), "", 0)
         self._doubted = reply[3] if len(reply) > 1 else None
 
-    def _answer(self, question: Question, reply: Any) -> Answer | Refuse:
+    def _answer(self, question: Question, reply: Any, total: int) -> Answer | Refuse:
         if reply is None:
             return Refuse.TOO_DEEP
         if reply == 0:
@@ -198,7 +200,7 @@ class CacheStore:
                 return standings[0]
             case AskContext(user_id):
                 mine = next(i for i, standing in enumerate(standings) if standing.user_id == user_id)
-                return Context(standings[mine], standings[:mine], standings[mine + 1 :])
+                return Context(standings[mine], standings[:mine], standings[mine + 1 :], total)
 
     # Catching up
 
@@ -226,7 +228,7 @@ class CacheStore:
         await self._sync.run(self._clear, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE))
 
     def _state(self, reply: Sequence[Any]) -> CacheState:
-        now, leased, whole, token, epoch, snapshot, floor, count, asof, usable = reply
+        now, leased, whole, token, epoch, snapshot, floor, count, total, asof, usable = reply
         return CacheState(
             now,
             leased == 1,
@@ -235,17 +237,25 @@ class CacheStore:
             Moment(_epoch(epoch), Snapshot.parse(snapshot.decode())),
             _floor(floor),
             int(count),
+            int(total),
             int(asof),
             usable == b"1",
             self._sync.incarnation,
         )
 
     async def apply(
-        self, nonce: str, state: CacheState, moment: Moment, changed: Sequence[User], gone: Sequence[int]
+        self,
+        nonce: str,
+        state: CacheState,
+        moment: Moment,
+        changed: Sequence[User],
+        gone: Sequence[int],
+        more: int,
     ) -> tuple[Applied, int]:
         """Move the cache from `state` to `moment` and return its new count.
 
-        `changed` and `gone` are what happened in between. The snapshot must have been taken after `state` was
+        `changed` and `gone` are what happened in between to those it may hold, and `more` is by how many users
+        there are more now, in it or not. The snapshot must have been taken after `state` was
         polled, whose time becomes `asof`, and the connection must still be the one it was polled on: another
         server may hold the same token and an older truth.
         """
@@ -262,6 +272,7 @@ class CacheStore:
             _stored_epoch(moment),
             str(moment.snapshot),
             state.now,
+            state.total + more,
             self.keep,
             len(removed),
             *map(keys.member, removed),
@@ -287,7 +298,14 @@ class CacheStore:
         return reply
 
     async def install(
-        self, nonce: str, ms: int, asof: int, moment: Moment, users: Sequence[User], floor: Floor | None
+        self,
+        nonce: str,
+        ms: int,
+        asof: int,
+        moment: Moment,
+        users: Sequence[User],
+        floor: Floor | None,
+        total: int,
     ) -> bool:
         """Load `users` beside the cache and swap them in, not yet in use; False if the claim `nonce` ran out."""
         loading = keys.loading(nonce)
@@ -305,6 +323,7 @@ class CacheStore:
             str(moment.snapshot),
             asof,
             "" if floor is None else f"{floor.total_score},{floor.user_id}",
+            total,
         )
         return reply is not None
 
@@ -315,7 +334,7 @@ class CacheStore:
         reply = await self._bulk.run(self._export, (keys.SCORES, keys.METADATA, keys.STATE))
         if reply is None or None in reply:
             return None
-        _, epoch, snapshot, floor, usable, ranked, described = reply
+        _, epoch, snapshot, floor, total, usable, ranked, described = reply
         metadata = dict(_groups(described, 2))
         users, torn = [], []
         for member, score in _groups(ranked, 2):
@@ -327,7 +346,7 @@ class CacheStore:
                 users.append(User(int(member), names.user_name, names.image_url, -int(score)))
         torn.extend(int(member) for member in metadata)
         moment = Moment(_epoch(epoch), Snapshot.parse(snapshot.decode()))
-        return Export(moment, _floor(floor), usable == b"1", users, torn)
+        return Export(moment, _floor(floor), int(total), usable == b"1", users, torn)
 
 
 def _groups(flat: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:

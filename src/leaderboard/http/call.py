@@ -27,8 +27,8 @@ Handler: TypeAlias = Callable[[Any, Scope, Receive], Awaitable[Out]]
 class Call:
     """One row of the table.
 
-    `answer` and `body` are structs, or a media type where there is none; `problems` are codes of the table of
-    problems; `also` are other statuses with bodies of their own.
+    `answer`, `body` and `query`, which is the parameters, are structs, or `answer` a media type where there is
+    none; `problems` are codes of the table of problems; `also` are other statuses with bodies of their own.
 
     `needs` is the scope a key must have, None for a call that is open to all, always; `own`: where users may
     write, a token of the user in the path is enough; `limited`: it counts against the caller's rate limit.
@@ -42,6 +42,7 @@ class Call:
     needs: credentials.Scope | None
     status: int = 200
     body: type | None = None
+    query: type | None = None
     problems: tuple[str, ...] = ()
     also: dict[int, type | str] = field(default_factory=dict)
     own: bool = False

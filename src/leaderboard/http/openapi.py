@@ -62,6 +62,8 @@ def document(calls: Iterable[Call], version: str, max_top_n: int, access: Access
             }
             for name in _PARAMETER.findall(call.path)
         ]
+        if call.query is not None:
+            parameters += _query(call.query)
         if call.body is not None:
             parameters.append(_IDEMPOTENCY_KEY)
         if parameters:
@@ -87,6 +89,19 @@ def document(calls: Iterable[Call], version: str, max_top_n: int, access: Access
         "components": {"schemas": components, "securitySchemes": _SCHEMES},
         "x-problems": {kind.code: {"status": kind.status, "title": kind.title} for kind in problems.KINDS},
     }
+
+
+def _query(struct: type) -> list[dict[str, Any]]:
+    """The parameters of a query string; one that may be left out has no null, which cannot be written there."""
+    (_, components) = msgspec.json.schema_components([struct])
+    parameters = []
+    for name, schema in components[struct.__name__]["properties"].items():
+        given = next((way for way in schema.get("anyOf", ()) if way != {"type": "null"}), schema)
+        described = {key: value for key, value in given.items() if key != "description"}
+        if schema.get("default") is None:
+            described.pop("default", None)
+        parameters.append({"name": name, "in": "query", "description": given["description"], "schema": described})
+    return parameters
 
 
 def _responses(

@@ -28,7 +28,7 @@ from leaderboard.http.deadline import Deadlines
 from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
-from leaderboard.model import Context, ScoreSet, Standing, Top, User
+from leaderboard.model import Context, Page, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard, Once, Reply
 
@@ -114,6 +114,12 @@ class Api:
     async def get_top(self, scope: Scope, _receive: Receive) -> Out:
         n = wire.positive("n", scope["path_params"]["n"], self._max_top_n)
         return _reply(await self._board.top(n))
+
+    async def get_page(self, scope: Scope, _receive: Receive) -> Out:
+        reply = await self._board.page(wire.page_question(scope["query_string"]))
+        if not isinstance(reply.answer, Page):
+            raise TypeError(reply.answer)
+        return Out(200, _JSON, _encode(wire.page_answer(reply.answer)))
 
     async def get_context(self, scope: Scope, _receive: Receive) -> Out:
         return _reply(await self._board.context(_user_id(scope)))
@@ -304,6 +310,16 @@ CALLS: tuple[Call, ...] = (
         Context,
         needs="read",
         problems=(*_USER, *_READ),
+    ),
+    Call(
+        "GET",
+        "/leaderboard",
+        Api.get_page,
+        "A page of the board: from the first user on, after another page, or around a rank",
+        wire.PageAnswer,
+        needs="read",
+        query=wire.PageQuery,
+        problems=("invalid_parameter", *_READ),
     ),
     Call(
         "POST",

@@ -1,4 +1,4 @@
-"""What travels: request bodies and parameters, checked strictly, and the structs that describe them.
+"""What travels: request bodies, parameters and cursors, checked strictly, and the structs that describe them.
 
 Bodies are read with the standard library's parser, because it alone shows a key that is given twice; the
 structs say which fields there are, and are what the OpenAPI document is made from.
@@ -7,9 +7,12 @@ structs say which fields there are, and are what the OpenAPI document is made fr
 import asyncio
 import json
 import re
+import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Annotated, Any, NoReturn
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import UNSET, Meta
@@ -17,9 +20,10 @@ from starlette.types import Receive
 
 from leaderboard import rules
 from leaderboard.errors import InvalidField, InvalidParameter, LeaderboardError
-from leaderboard.model import INT32_MAX, Score
+from leaderboard.model import INT32_MAX, AskPage, AskPageAround, Page, PageQuestion, Score, Standing, Total
 
 MAX_BODY = 16 * 1024
+MOST_A_PAGE = 1000
 
 _MAX_DEPTH = 64
 _BRACKETS = re.compile(r"[\[\]{}]")
@@ -28,6 +32,8 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _UNKNOWN_NAMED = 20
 """More unknown fields than these are not listed: an answer should not outgrow its question."""
 _POSITIVE = re.compile(r"[1-9][0-9]{0,9}")
+_CURSOR = struct.Struct(">Bii")
+_CURSOR_VERSION = 1
 _KEY = re.compile(r"[!-~]{1,255}")
 _TOO_LARGE = 10**30
 """Stands for an integer of more digits than are worth converting; beyond every range there is."""
@@ -91,6 +97,24 @@ class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     score: Score
 
 
+class PageQuery(msgspec.Struct, frozen=True):
+    """The parameters of `GET /leaderboard`."""
+
+    limit: Annotated[int, Meta(ge=1, le=MOST_A_PAGE, description="users on the page, at most")] = 100
+    after: Annotated[str, Meta(description="the `next` of a page: the one that follows it")] | None = None
+    around_rank: (
+        Annotated[int, Meta(ge=1, le=INT32_MAX, description="the page that has this rank in its middle")] | None
+    ) = None
+
+
+class PageAnswer(msgspec.Struct, frozen=True):
+    """A page of the board."""
+
+    users: list[Standing]
+    total: Total
+    next: Annotated[str | None, Meta(description="the cursor for `after`; null on the last page")]
+
+
 def idempotency_key(headers: list[tuple[bytes, bytes]]) -> str | None:
     """What the request is to be known by when it is sent again. Raises InvalidParameter."""
     given = [value.decode("latin-1").strip() for name, value in headers if name == b"idempotency-key"]
@@ -106,6 +130,46 @@ def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
     if not _POSITIVE.fullmatch(text) or int(text) > greatest:
         raise InvalidParameter(name, text, f"an integer from 1 to {greatest}")
     return int(text)
+
+
+def page_question(query: bytes) -> PageQuestion:
+    """Which page the query string asks for. Raises InvalidParameter."""
+    fields = {field.name: field for field in msgspec.structs.fields(PageQuery)}
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in fields:
+            raise InvalidParameter(name, value, f"one of {', '.join(fields)}")
+        if name in given:
+            raise InvalidParameter(name, value, "given once")
+        given[name] = value
+    limit = positive("limit", given["limit"], MOST_A_PAGE) if "limit" in given else fields["limit"].default
+    if "around_rank" not in given:
+        return AskPage(limit, _place(given["after"]) if "after" in given else None)
+    if "after" in given:
+        raise InvalidParameter("around_rank", given["around_rank"], "given without `after`")
+    return AskPageAround(limit, positive("around_rank", given["around_rank"]))
+
+
+def page_answer(page: Page) -> PageAnswer:
+    """The page as it is sent."""
+    last = page.users[-1] if page.users else None
+    if last is None or last.rank >= page.total:
+        return PageAnswer(page.users, page.total, None)
+    return PageAnswer(page.users, page.total, _cursor(last.total_score, last.user_id))
+
+
+def _cursor(score: int, user_id: int) -> str:
+    return urlsafe_b64encode(_CURSOR.pack(_CURSOR_VERSION, score, user_id)).decode()
+
+
+def _place(cursor: str) -> tuple[int, int]:
+    try:
+        _, score, user_id = _CURSOR.unpack(urlsafe_b64decode(cursor))
+    except (ValueError, struct.error):
+        score = user_id = 0
+    if user_id < 1 or _cursor(score, user_id) != cursor:
+        raise InvalidParameter("after", cursor, "the `next` of a page")
+    return score, user_id
 
 
 async def read_json(headers: list[tuple[bytes, bytes]], receive: Receive) -> bytes:

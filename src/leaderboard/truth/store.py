@@ -1,17 +1,14 @@
 """Every question to PostgreSQL and every change in it, one statement each.
 
 An answer carries the moment it was read at (`Seen`), a change the commit that made it, so that the caller can
-wait until the cache shows as much. The driver's many ways to fail leave here as the three that matter: the
-truth cannot be asked, nobody knows whether a write was done, or a bug.
+wait until the cache shows as much. Ranks are a matter of their own: `rank_index.py`.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import asyncpg
 
@@ -23,49 +20,28 @@ from leaderboard.errors import (
     TruthRefused,
     TruthUnavailable,
 )
-from leaderboard.model import NEIGHBOURS, Context, ScoreSet, Standing, User
+from leaderboard.model import ScoreSet, User
 from leaderboard.snapshot import Commit, Moment, Snapshot
 from leaderboard.truth import importer, migrate
+from leaderboard.truth.connections import LOST, Connection, Connections
+from leaderboard.truth.rank_index import LOCK_KEY, MOST_UNFOLDED
+from leaderboard.truth.rows import Seen, moment_of, one_row, users_of
 from leaderboard.truth.sql import load_queries
 
 T_co = TypeVar("T_co", covariant=True)
-_Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
-_LOST = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    # The server has said goodbye on this connection, and its end has not arrived yet.
-    asyncpg.InternalClientError,
-    asyncpg.OperatorInterventionError,
-)
-_NOT_NOW = (
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.UndefinedFunctionError,
-    asyncpg.UndefinedTableError,
-)
 _TRIES_ON_CONFLICT = 3
 _PATIENCE = "50ms"
 """How long a batch waits for a name or an idempotency key that a transaction still open has taken."""
 _FOREVER = "0"
 _KEY_IS_KEPT = "idempotent_writes_key"
-_SESSION = MappingProxyType(
-    {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen(Generic[T_co]):
-    """An answer and the moment of truth it was read at."""
-
-    value: T_co
-    moment: Moment
+_WAIT_FOR_RANKS_S = 600
+"""How long the log is kept for a rank index that nobody folds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a view lacks: users as they are now, and the ids of those that are gone.
+    """What a view lacks: users as they are now, ids of those that are gone, and how many `more` users there are.
 
     Not `usable`: the log no longer reaches back to the view, or says too much changed; the view rebuilds.
     Not `log_valid`: the log came with a dump from another server and wants `reset_log`.
@@ -76,6 +52,15 @@ class Changes:
     log_valid: bool
     changed: list[User]
     gone: list[int]
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """The best users, and how many there are in all."""
+
+    users: list[User]
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,68 +116,41 @@ class Refusal(Enum):
 
 
 class TruthStore:
-    """PostgreSQL, by a pool of connections that is opened on first use and survives the server's absence."""
+    """PostgreSQL as the keeper of users, of their changes and of what was answered to whom."""
 
-    def __init__(self, connect: Mapping[str, Any], pool_size: int, timeout_s: float) -> None:
-        self._connect = dict(connect, server_settings=dict(_SESSION))
-        self._pool_size = pool_size
-        self._timeout_s = timeout_s
-        self._pool: asyncpg.Pool | None = None
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
         self._read = load_queries("read")
         self._write = load_queries("write")
         self._log = load_queries("log")
         self._idempotency = load_queries("idempotency")
 
     async def open(self) -> None:
-        """Prepare the pool; connects only when first asked something."""
-        self._pool = await asyncpg.create_pool(
-            **self._connect,
-            min_size=0,
-            max_size=self._pool_size,
-            timeout=self._timeout_s,
-            command_timeout=self._timeout_s,
-            max_inactive_connection_lifetime=300,
-            reset=_nothing_to_reset,
-        )
+        """Prepare the connections; connects only when first asked something."""
+        await self.connections.open()
 
     async def close(self) -> None:
         """Close the connections, forcibly after a second."""
-        if self._pool is None:
-            return
-        try:
-            await asyncio.wait_for(self._pool.close(), 1)
-        except TimeoutError:
-            self._pool.terminate()
+        await self.connections.close()
 
     # Questions
 
     async def now(self) -> Moment:
         """The present moment."""
-        async with self._reading() as connection:
-            return _moment(await _one_row(connection, self._read["now"]))
+        async with self.connections.pooled() as connection:
+            return moment_of(await one_row(connection, self._read["now"]))
 
     async def best(self, n: int) -> Seen[list[User]]:
         """The best `n` users, best first."""
-        async with self._reading() as connection:
-            row = await _one_row(connection, self._read["best"], n)
-        return Seen(_users(row)[0], _moment(row))
+        async with self.connections.pooled() as connection:
+            row = await one_row(connection, self._read["best"], n)
+        return Seen(users_of(row)[0], moment_of(row))
 
-    async def standing(self, user_id: int) -> Seen[Standing | None]:
-        """One user's standing, or None if there is no such user."""
-        async with self._reading() as connection:
-            row = await _one_row(connection, self._read["standing"], user_id)
-        return Seen(_standing(row) if row["rank"] is not None else None, _moment(row))
-
-    async def context(self, user_id: int) -> Seen[Context | None]:
-        """One user's context, or None if there is no such user."""
-        async with self._reading() as connection:
-            rows = await connection.fetch(self._read["context"], user_id, NEIGHBOURS)
-        moment = _moment(rows[0])
-        if rows[0]["rank"] is None:
-            return Seen(None, moment)
-        standings = [_standing(row) for row in rows]
-        mine = next(i for i, standing in enumerate(standings) if standing.user_id == user_id)
-        return Seen(Context(standings[mine], standings[:mine], standings[mine + 1 :]), moment)
+    async def board(self, n: int) -> Seen[Board]:
+        """The best `n` users and how many there are in all."""
+        async with self.connections.pooled() as connection:
+            row = await one_row(connection, self._read["board"], n, MOST_UNFOLDED)
+        return Seen(_board(row), moment_of(row))
 
     # Changes
 
@@ -274,18 +232,18 @@ class TruthStore:
 
     async def first_answers(self, keys: Sequence[IdempotencyKey]) -> Seen[list[FirstAnswer | None]]:
         """For each key what its write was answered, None if it is not known."""
-        async with self._reading() as connection:
+        async with self.connections.pooled() as connection:
             rows = await connection.fetch(
                 self._idempotency["first_answers"], [key.caller for key in keys], [key.key for key in keys]
             )
         found = {(row["caller"], row["key"]): row for row in rows}
         known = [found.get((key.caller, key.key)) for key in keys]
         first = [None if row is None else FirstAnswer(row["fingerprint"], _answer(row)) for row in known]
-        return Seen(first, _moment(rows[0]))
+        return Seen(first, moment_of(rows[0]))
 
     async def forget_answers(self, kept_h: int, batch: int) -> int:
         """Delete up to `batch` first answers older than `kept_h` hours; how many that was."""
-        async with self._reading() as connection:
+        async with self.connections.pooled() as connection:
             deleted: int = await connection.fetchval(self._idempotency["forget"], kept_h, batch)
         return deleted
 
@@ -293,83 +251,60 @@ class TruthStore:
 
     async def catch_up(self, since: Snapshot, floor_score: int | None, limit: int) -> Changes:
         """What a view at `since` that holds scores from `floor_score` up lacks now; gives up at `limit` rows."""
-        async with self._reading() as connection:
+        async with self.connections.pooled() as connection:
             return await self._catch_up(connection, since, floor_score, limit)
 
-    async def audit(
-        self, since: Snapshot, floor_score: int | None, limit: int, n: int
-    ) -> tuple[Changes, list[User]]:
-        """`catch_up` and the best `n`, both at the same moment."""
+    async def audit(self, since: Snapshot, floor_score: int | None, limit: int, n: int) -> tuple[Changes, Board]:
+        """`catch_up` and `board`, both at the same moment."""
         async with (
-            self._reading() as connection,
+            self.connections.pooled() as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             changes = await self._catch_up(connection, since, floor_score, limit)
-            return changes, _users(await _one_row(connection, self._read["best"], n))[0]
+            return changes, _board(await one_row(connection, self._read["board"], n, MOST_UNFOLDED))
 
     async def prune_log(self, keep_s: float, batch: int) -> int | None:
-        """Delete up to `batch` log rows older than `keep_s`; None when there is nothing to do for now."""
-        async with self._reading() as connection:
-            deleted: int | None = await connection.fetchval(self._log["prune"], keep_s, batch)
+        """Delete up to `batch` log rows older than `keep_s` that the rank index has folded.
+
+        None when there is nothing to do for now.
+        """
+        async with self.connections.pooled() as connection:
+            deleted: int | None = await connection.fetchval(
+                self._log["prune"], keep_s, batch, LOCK_KEY, _WAIT_FOR_RANKS_S
+            )
         return deleted
 
     async def reset_log(self) -> bool:
         """Empty a log that came from another server; says whether it had."""
-        async with self._reading() as connection:
+        async with self.connections.pooled() as connection:
             return await connection.fetchrow(self._log["reset"]) is not None
 
     async def _catch_up(
-        self, connection: _Connection, since: Snapshot, floor_score: int | None, limit: int
+        self, connection: Connection, since: Snapshot, floor_score: int | None, limit: int
     ) -> Changes:
-        row = await _one_row(connection, self._log["catch_up"], str(since), limit, floor_score)
-        changed, gone = _users(row)
-        return Changes(_moment(row), row["usable"], row["log_valid"], changed, gone)
+        row = await one_row(connection, self._log["catch_up"], str(since), limit, floor_score)
+        changed, gone = users_of(row)
+        return Changes(moment_of(row), row["usable"], row["log_valid"], changed, gone, row["more"])
 
     # Administration, each on a connection of its own
 
     async def migrate(self, report: Callable[[str], None]) -> int:
         """Bring the schema up to date; see `migrate.migrate`."""
-        async with self._alone(server_settings={"statement_timeout": "0"}) as connection:
+        async with self.connections.alone(server_settings={"statement_timeout": "0"}) as connection:
             return await migrate.migrate(connection, report)
 
     async def check_schema(self) -> None:
         """Raise SchemaOutdated if the database lacks a migration of this program."""
-        async with self._alone() as connection:
+        async with self.connections.alone() as connection:
             await migrate.check(connection)
 
     @asynccontextmanager
     async def importing(self) -> AsyncIterator[importer.Importer]:
         """An importer with a connection of its own."""
-        async with self._alone(server_settings={"statement_timeout": "0"}) as connection:
+        async with self.connections.alone(server_settings={"statement_timeout": "0"}) as connection:
             yield importer.Importer(connection)
 
-    # Connections
-
-    @asynccontextmanager
-    async def _alone(self, **options: Any) -> AsyncIterator[asyncpg.Connection]:
-        async with _translated():
-            with _connecting():
-                connection = await asyncpg.connect(**self._connect | options, timeout=self._timeout_s)
-            try:
-                yield connection
-            finally:
-                await connection.close(timeout=1)
-
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[_Connection]:
-        async with _translated(), asyncio.timeout(self._timeout_s), self._pooled() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def _pooled(self) -> AsyncIterator[_Connection]:
-        if self._pool is None:
-            raise TruthUnavailable("the pool is not open")
-        with _connecting():
-            connection = await self._pool.acquire()
-        try:
-            yield connection
-        finally:
-            await self._pool.release(connection)
+    # How a change is made
 
     async def _change(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a writing statement, again on a conflict. Once it is sent, a lost connection means: who knows.
@@ -379,90 +314,37 @@ class TruthStore:
         for attempt in range(_TRIES_ON_CONFLICT):
             sent = False
             try:
-                async with _translated(), asyncio.timeout(self._timeout_s), self._pooled() as connection:
+                async with self.connections.pooled() as connection:
                     sent = True
                     return await connection.fetch(sql, *arguments)
             except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
                 if attempt == _TRIES_ON_CONFLICT - 1:
                     raise Overloaded("this write collided with others again and again") from error
             except asyncpg.UniqueViolationError as error:
+                if error.constraint_name != _KEY_IS_KEPT:
+                    raise TruthRefused(f"PostgreSQL refused: {error}") from error
                 raise IdempotencyKeyInUse("another request with this idempotency key was faster") from error
             except asyncpg.LockNotAvailableError as error:
                 if _KEY_IS_KEPT in (error.context or ""):
                     raise IdempotencyKeyInUse("another request with this idempotency key is under way") from error
                 raise LockedOut("another transaction holds what this write changes") from error
             except TruthUnavailable as error:
-                if sent and isinstance(error.__cause__, (*_LOST, TimeoutError)):
+                if sent and isinstance(error.__cause__, (*LOST, TimeoutError)):
                     raise OutcomeUnknown("PostgreSQL was lost before it confirmed the write") from error
                 raise
         raise AssertionError("unreachable")
 
 
-@contextmanager
-def _connecting() -> Iterator[None]:
-    """Whatever PostgreSQL says while being connected to: it is not to be had now."""
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        raise TruthUnavailable(f"PostgreSQL cannot be connected to: {error}") from error
-
-
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise TruthUnavailable("PostgreSQL did not answer in time") from error
-    except (*_LOST, *_NOT_NOW) as error:
-        raise TruthUnavailable(f"PostgreSQL cannot be used: {error}") from error
-    except (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.SerializationError):
-        raise
-    except asyncpg.PostgresError as error:
-        if isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name == _KEY_IS_KEPT:
-            raise
-        raise TruthRefused(f"PostgreSQL refused: {error}") from error
-
-
-async def _nothing_to_reset(_connection: asyncpg.Connection) -> None:
-    """No statement here leaves session state, so the driver's clean-up would be a round trip for nothing."""
-
-
-async def _one_row(connection: _Connection, sql: str, *arguments: Any) -> asyncpg.Record:
-    """The row of a statement that always returns one."""
-    row = await connection.fetchrow(sql, *arguments)
-    if row is None:
-        raise TruthUnavailable("a row that belongs to the schema is missing; was log_state emptied by hand?")
-    return row
-
-
-def _moment(row: asyncpg.Record) -> Moment:
-    if row["epoch"] is None:
-        raise TruthUnavailable("this PostgreSQL server is a standby; only a primary can serve as truth")
-    return Moment(row["epoch"], Snapshot.parse(row["snapshot"]))
+def _board(row: asyncpg.Record) -> Board:
+    return Board(users_of(row)[0], row["total"])
 
 
 def _point(rows: Sequence[asyncpg.Record]) -> Moment | Commit:
-    moment = _moment(rows[0])
+    moment = moment_of(rows[0])
     xid = next((row["xid"] for row in rows if row["xid"] is not None), None)
     return moment if xid is None else Commit(moment.epoch, int(xid))
-
-
-def _standing(row: asyncpg.Record) -> Standing:
-    return Standing(row["rank"], row["user_id"], row["user_name"], row["image_url"], row["total_score"])
 
 
 def _answer(row: asyncpg.Record) -> User | ScoreSet:
     user = (row["user_id"], row["user_name"], row["image_url"], row["total_score"])
     return User(*user) if row["previous_score"] is None else ScoreSet(*user, row["previous_score"])
-
-
-def _users(row: asyncpg.Record) -> tuple[list[User], list[int]]:
-    """The users of four arrays that run in step, and the ids that have no user."""
-    users, gone = [], []
-    columns = (row["user_ids"], row["user_names"], row["image_urls"], row["total_scores"])
-    for user_id, user_name, image_url, total_score in zip(*columns, strict=True):
-        if total_score is None:
-            gone.append(user_id)
-        else:
-            users.append(User(user_id, user_name, image_url, total_score))
-    return users, gone

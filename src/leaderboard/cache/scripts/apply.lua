@@ -3,10 +3,11 @@
 -- it, or threw it out, renewed the token. Everything is checked before the first write, because a script that
 -- fails half-way keeps what it has written.
 -- KEYS scores, metadata, state, lease; ARGV nonce of the lease, expected token, new token, epoch, snapshot,
---   asof, most members to keep, number of removals, members to remove…, then member, score, metadata…
+--   asof, total of users, most members to keep, number of removals, members to remove…, then member, score,
+--   metadata…
 -- Returns the new count; nil if the token is another one; -1 if the cache is not what its state says.
-local removals = tonumber(ARGV[8])
-local first_change = 9 + removals
+local removals = tonumber(ARGV[9])
+local first_change = 10 + removals
 assert((#ARGV - first_change + 1) % 3 == 0, 'changes come in threes')
 for i = first_change, #ARGV, 3 do
     assert(#ARGV[i] == 10 and tonumber(ARGV[i + 1]), 'a member or a score is malformed')
@@ -24,7 +25,7 @@ if redis.call('ZCARD', KEYS[1]) ~= stored or redis.call('HLEN', KEYS[2]) ~= stor
     return -1
 end
 
-for i = 9, first_change - 1 do
+for i = 10, first_change - 1 do
     redis.call('ZREM', KEYS[1], ARGV[i])
     redis.call('HDEL', KEYS[2], ARGV[i])
 end
@@ -34,7 +35,7 @@ for i = first_change, #ARGV, 3 do
 end
 
 local floor = state[3]
-local keep = tonumber(ARGV[7])
+local keep = tonumber(ARGV[8])
 local count = redis.call('ZCARD', KEYS[1])
 if count > keep then
     for _, member in ipairs(redis.call('ZRANGE', KEYS[1], keep, -1)) do
@@ -46,7 +47,7 @@ if count > keep then
     count = keep
 end
 redis.call('HSET', KEYS[3], 'token', ARGV[3], 'epoch', ARGV[4], 'snapshot', ARGV[5], 'asof', ARGV[6],
-    'floor', floor, 'count', count, 'usable', 1)
+    'floor', floor, 'count', count, 'total', ARGV[7], 'usable', 1)
 if redis.call('GET', KEYS[4]) == ARGV[1] then
     redis.call('DEL', KEYS[4])
 end

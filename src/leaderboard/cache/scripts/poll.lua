@@ -5,7 +5,7 @@
 -- Returns now in µs, leased 0/1, whole 0/1, then the state's fields; only now when there is no state.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'snapshot', 'floor', 'count', 'asof', 'usable')
+local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'snapshot', 'floor', 'count', 'total', 'asof', 'usable')
 if not state[1] then
     return {now}
 end
@@ -18,4 +18,4 @@ if ARGV[2] ~= '0' and (redis.call('SET', KEYS[4], ARGV[1], 'NX', 'PX', ARGV[2])
         or redis.call('GET', KEYS[4]) == ARGV[1]) then
     leased = 1
 end
-return {now, leased, whole, state[1], state[2], state[3], state[4], state[5], state[6], state[7]}
+return {now, leased, whole, state[1], state[2], state[3], state[4], state[5], state[6], state[7], state[8]}

@@ -4,18 +4,18 @@
 -- and by a demoted primary, which may be behind.
 -- KEYS scores, metadata, state; ARGV greatest age in µs (-1: any, and usable or not), neighbours, questions:
 --   t<n> the best n · u<member> one user · c<member> one user and its neighbours
--- Returns now, token, epoch, asof, then one answer a question: the rank of its first row, then the rows as
+-- Returns now, token, epoch, asof, total, then one answer a question: the rank of its first row, then the rows as
 -- member, score, metadata; 0 if there is no such user; nil if the cache does not reach so deep.
 -- With any doubt about the state the answers are left out.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'asof', 'usable', 'count', 'floor')
+local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'asof', 'usable', 'count', 'floor', 'total')
 local count = tonumber(state[5] or '')
-if not (state[1] and state[2] and tonumber(state[3] or '') and count and state[6]) then
+if not (state[1] and state[2] and tonumber(state[3] or '') and count and state[6] and tonumber(state[7] or '')) then
     return {now}
 end
 local everyone = state[6] == ''
-local reply = {now, state[1], state[2], state[3]}
+local reply = {now, state[1], state[2], state[3], state[7]}
 
 local max_age = tonumber(ARGV[1])
 if max_age >= 0 then
@@ -74,7 +74,7 @@ for i = 3, #ARGV do
     end
     if answer == nil then
         -- The counts agree and the members do not: torn, whatever was read before this row as well.
-        return {now, state[1], state[2], state[3]}
+        return {now, state[1], state[2], state[3], state[7]}
     end
     reply[#reply + 1] = answer
 end

@@ -1,0 +1,130 @@
+"""The connections to PostgreSQL, and what it means when one fails.
+
+The driver's many ways to fail leave here as the few that matter: the truth cannot be asked, or it refused. What a
+caller can do something about passes as it is: a conflict with somebody else's transaction.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from leaderboard.errors import TruthRefused, TruthUnavailable
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # The server has said goodbye on this connection, and its end has not arrived yet.
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+)
+"""What the driver raises when a connection is gone."""
+
+CONFLICTS = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.SerializationError,
+    asyncpg.UniqueViolationError,
+)
+"""What it raises because of somebody else's transaction."""
+
+_NOT_NOW = (
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedTableError,
+)
+_SESSION = MappingProxyType(
+    {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
+)
+
+
+class Connections:
+    """A pool of connections that is opened on first use and survives the server's absence."""
+
+    def __init__(self, connect: Mapping[str, Any], pool_size: int, timeout_s: float) -> None:
+        self._connect = dict(connect, server_settings=dict(_SESSION))
+        self._pool_size = pool_size
+        self._timeout_s = timeout_s
+        self._pool: asyncpg.Pool | None = None
+
+    async def open(self) -> None:
+        """Prepare the pool; connects only when first asked something."""
+        self._pool = await asyncpg.create_pool(
+            **self._connect,
+            min_size=0,
+            max_size=self._pool_size,
+            timeout=self._timeout_s,
+            command_timeout=self._timeout_s,
+            max_inactive_connection_lifetime=300,
+            reset=_nothing_to_reset,
+        )
+
+    async def close(self) -> None:
+        """Close the connections, forcibly after a second."""
+        if self._pool is None:
+            return
+        try:
+            await asyncio.wait_for(self._pool.close(), 1)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def pooled(self) -> AsyncIterator[Connection]:
+        """A connection of the pool, to be used within the time that a call to PostgreSQL may take.
+
+        Raises TruthUnavailable, TruthRefused, and any of CONFLICTS.
+        """
+        async with _translated(), asyncio.timeout(self._timeout_s):
+            if self._pool is None:
+                raise TruthUnavailable("the pool is not open")
+            with _connecting():
+                connection = await self._pool.acquire()
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def alone(self, **options: Any) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of one's own, for what takes longer; raises as `pooled` does."""
+        async with _translated():
+            with _connecting():
+                connection = await asyncpg.connect(**self._connect | options, timeout=self._timeout_s)
+            try:
+                yield connection
+            finally:
+                await connection.close(timeout=1)
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    """Whatever PostgreSQL says while being connected to: it is not to be had now."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise TruthUnavailable(f"PostgreSQL cannot be connected to: {error}") from error
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise TruthUnavailable("PostgreSQL did not answer in time") from error
+    except (*LOST, *_NOT_NOW) as error:
+        raise TruthUnavailable(f"PostgreSQL cannot be used: {error}") from error
+    except CONFLICTS:
+        raise
+    except asyncpg.PostgresError as error:
+        raise TruthRefused(f"PostgreSQL refused: {error}") from error
+
+
+async def _nothing_to_reset(_connection: asyncpg.Connection) -> None:
+    """No statement here leaves session state, so the driver's clean-up would be a round trip for nothing."""

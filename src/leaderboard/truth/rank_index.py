@@ -1,0 +1,203 @@
+"""The rank of anybody, at a cost that does not grow with how deep it is.
+
+To count everybody better takes a second at two million users. So the *rank index* keeps, for *fences* some hundred
+users apart in the order of the board, how many users stood before each as of one snapshot. A rank is then
+
+    the count at the last fence before the user
+    + what has come and gone before that fence since the index's snapshot, which the change log tells
+    + the users between the fence and the user, counted in `users` itself,
+
+and these three, the neighbours and the total of users are read by one statement, so that they are of one instant:
+exact, whatever is being written meanwhile. Nobody who writes has to touch a counter that others want too; the log,
+which is there for the cache as well, is the difference between the index and the present.
+
+The index is one row. What follows keeps it good, all of it in the background and by any process:
+
+  *fold*    Some times a second the counts are moved to the present: the log rows that the index does not see are
+            added to it and its snapshot is replaced. A count is a sum and not a state, so each change must be
+            added exactly once: this runs in REPEATABLE READ, where what is read is one snapshot and the row cannot
+            have been written since (error 40001: somebody else has just folded).
+  *refit*   After a fold, fences are set into what has grown and taken out where few are left, as users come or
+            scores move. At twenty thousand fences their distance grows instead.
+  *build*   Everything is counted, in REPEATABLE READ as well, while reads and writes go on: when there is no
+            index, when the log says only that too much changed to be listed (a barrier), and when a fold would
+            lack rows.
+
+Whether the index may be used, its reader checks in the same statement. It was written here and did not come with a
+dump (`written_here`); nothing has been deleted from the log that it does not see (`pruned`); there is no barrier
+among what it does not see, nor more than MOST_UNFOLDED rows. Unlike the cache it need not mind which life of the
+database this is: the transaction that wrote it came after everything that its snapshot sees, so where the row
+survives a crash, that does. While the index cannot be used, everybody better is counted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from leaderboard.model import (
+    NEIGHBOURS,
+    AskContext,
+    AskPage,
+    AskStanding,
+    Context,
+    Page,
+    PageQuestion,
+    Standing,
+    ranked,
+)
+from leaderboard.truth.connections import Connections
+from leaderboard.truth.rows import Seen, moment_of, one_row, users_of
+from leaderboard.truth.sql import load_queries
+
+WIDTH = 200
+"""Users from one fence to the next: so many rows of an index are counted for a rank, on average half of them."""
+MOST_FENCES = 20_000
+"""About so many fences there are at most; their distance grows with the board instead."""
+MOST_UNFOLDED = 50_000
+"""With so many log rows to read, everything is counted instead, and the index built anew."""
+FOLD_FROM = 500
+"""So many log rows that are not folded are worth a fold, or a twentieth of the fences."""
+FOLD_AFTER_S = 2.0
+"""Fewer are folded when the last fold was so long ago, because the log is not pruned of them before."""
+LOCK_KEY = 0x1EADE2B0A4D
+"""PostgreSQL's advisory lock of those who write the index; whoever prunes the log takes it shared."""
+_BUILD_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What one turn of keeping the index found: the log rows it lacked, None if it could not be used; and did."""
+
+    unfolded: int | None
+    folded: bool = False
+    built: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The users from one fence to the next, as the index has it and as they were counted.
+
+    `first` is the place (score, id) of the fence.
+    """
+
+    said: int
+    found: int
+    first: tuple[int, int]
+
+
+class RankIndex:
+    """Ranks, and what keeps them fast."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._sql = load_queries("rank")
+
+    # Questions
+
+    async def standings(
+        self, questions: Sequence[AskStanding | AskContext], *, count: bool
+    ) -> Seen[list[Standing | Context | None]] | None:
+        """For each question its answer, None where there is no such user; all of one moment.
+
+        When the index cannot be used: None, or with `count` the same, by counting everybody better.
+        """
+        reaches = [NEIGHBOURS if isinstance(question, AskContext) else 0 for question in questions]
+        async with self._connections.pooled() as connection:
+            rows = await connection.fetch(
+                self._sql["standings"],
+                [question.user_id for question in questions],
+                reaches,
+                MOST_UNFOLDED,
+                count,
+            )
+        if not rows[0]["usable"] and not count:
+            return None
+        answers = [_answer(question, row) for question, row in zip(questions, rows, strict=True)]
+        return Seen(answers, moment_of(rows[0]))
+
+    async def page(self, question: PageQuestion) -> Seen[Page]:
+        """Some users in a row, with their ranks. Around a rank past an end of the board: that end."""
+        async with self._connections.pooled() as connection:
+            if isinstance(question, AskPage):
+                after = question.after or (None, None)
+                row = await one_row(connection, self._sql["page_after"], *after, question.limit, MOST_UNFOLDED)
+            else:
+                asked = (question.rank, question.limit)
+                row = await one_row(connection, self._sql["page_around"], *asked, MOST_UNFOLDED)
+        return Seen(Page(_ranked(row), row["total"]), moment_of(row))
+
+    # What keeps it good
+
+    async def tend(self) -> Tended:
+        """Fold, refit or build, as called for, unless somebody else is at it."""
+        try:
+            async with (
+                self._connections.pooled() as connection,
+                connection.transaction(isolation="repeatable_read"),
+            ):
+                row = await one_row(
+                    connection, self._sql["fold"], MOST_UNFOLDED, FOLD_FROM, FOLD_AFTER_S, LOCK_KEY
+                )
+                if row["folded"]:
+                    await connection.execute(self._sql["refit"], WIDTH, MOST_FENCES)
+        except asyncpg.SerializationError:
+            return Tended(unfolded=0)
+        if row["usable"]:
+            return Tended(row["unfolded"], folded=row["folded"])
+        return Tended(unfolded=None, built=await self.build())
+
+    async def build(self) -> bool:
+        """Count everything; False if somebody else is doing so, or just has."""
+        try:
+            async with (
+                self._connections.alone(server_settings=_build_settings()) as connection,
+                connection.transaction(isolation="repeatable_read"),
+            ):
+                return await connection.fetchval(self._sql["build"], WIDTH, MOST_FENCES, LOCK_KEY) is not None
+        except asyncpg.SerializationError:
+            return False
+
+    async def discard(self) -> None:
+        """Throw the index away, so that it is built anew."""
+        async with self._connections.pooled() as connection:
+            await connection.execute(self._sql["discard"])
+
+    # Auditing
+
+    async def recount(self) -> Bucket | None:
+        """Count the users between two fences chosen at random; None when the index cannot be used."""
+        async with self._connections.pooled() as connection:
+            row = await connection.fetchrow(self._sql["recount"], MOST_UNFOLDED)
+        return None if row is None else _bucket(row)
+
+    async def recount_all(self) -> list[Bucket] | None:
+        """Count everybody, and return where the index is wrong; None when it cannot be used."""
+        async with self._connections.alone(server_settings=_build_settings()) as connection:
+            rows = await connection.fetch(self._sql["recount_all"], MOST_UNFOLDED)
+        if any(row["said"] is None for row in rows):
+            return None
+        return [_bucket(row) for row in rows]
+
+
+def _build_settings() -> dict[str, str]:
+    return {"application_name": "leaderboard", "jit": "off", "statement_timeout": f"{_BUILD_TIMEOUT_S}s"}
+
+
+def _answer(question: AskStanding | AskContext, row: asyncpg.Record) -> Standing | Context | None:
+    if row["rank"] is None:
+        return None
+    users = users_of(row)[0]
+    mine = next(i for i, user in enumerate(users) if user.user_id == question.user_id)
+    standings = [ranked(row["rank"] - mine + i, user) for i, user in enumerate(users)]
+    if isinstance(question, AskStanding):
+        return standings[0]
+    return Context(standings[mine], standings[:mine], standings[mine + 1 :], row["total"])
+
+
+def _ranked(row: asyncpg.Record) -> list[Standing]:
+    return [ranked(rank, user) for rank, user in enumerate(users_of(row)[0], row["rank"])]
+
+
+def _bucket(row: asyncpg.Record) -> Bucket:
+    return Bucket(row["said"], row["found"], (row["total_score"], row["user_id"]))

@@ -323,14 +323,14 @@ def pretend(app: App, epoch: str, snapshot: str = "9000000:9000000:") -> None:
 
 async def test_a_cache_of_another_life_is_rebuilt_and_not_caught_up(one: App) -> None:
     await in_use(one)
-    pretend(one, "1|another/database/of/all")
+    pretend(one, "2|another/database/of/all")
     await in_use(one)
     assert await cached(one) == (await one.truth.best(KEPT)).value
 
 
 async def test_a_cache_of_another_life_is_not_read(one: App) -> None:
     await in_use(one)
-    pretend(one, "1|another/database/of/all")
+    pretend(one, "2|another/database/of/all")
     assert await top(one, 1) == [(1, 1000)]
 
 
@@ -342,9 +342,9 @@ async def test_without_postgres_only_a_cache_of_its_own_database_is_read(one: Ap
     pretend(
         one,
         {
-            "another life": f"1|{cluster}/{database}/0/0",
-            "another database": f"1|{cluster}/{database}0/0/0",
-            "another cluster": f"1|{cluster}0/{database}/0/0",
+            "another life": f"2|{cluster}/{database}/0/0",
+            "another database": f"2|{cluster}/{database}0/0/0",
+            "another cluster": f"2|{cluster}0/{database}/0/0",
         }[which],
     )
     one.sync.truth_up = False

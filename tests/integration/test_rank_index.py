@@ -1,0 +1,577 @@
+"""What keeps the rank index right and small, one thing at a time; all at once is the property test's business."""
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from leaderboard.app import App, truth_store
+from leaderboard.config import Settings
+from leaderboard.embedded import HOST, EmbeddedPostgres, _run
+from leaderboard.model import AskContext, AskPage, AskPageAround, AskStanding, Context, Standing
+from leaderboard.observe import Metrics
+from leaderboard.rank_keeper import RankKeeper
+from leaderboard.truth import rank_index
+from leaderboard.truth.rank_index import LOCK_KEY, RankIndex, Tended
+from leaderboard.truth.store import TruthStore
+from tests.system import connect, sql
+
+pytestmark = pytest.mark.anyio
+
+USERS = 1000
+WIDTH = 10
+NOT_USABLE = Tended(unfolded=None)
+BUILT = Tended(unfolded=None, built=True)
+
+
+@pytest.fixture(autouse=True)
+def fine_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_index, "WIDTH", WIDTH)
+    monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 0.0)
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[TruthStore]:
+    store = truth_store(settings)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[TruthStore]:
+    async with opened(settings) as store:
+        yield store
+
+
+@pytest.fixture
+async def ranks(store: TruthStore, db: asyncpg.Connection) -> RankIndex:
+    """An index of a board of some users, whose scores are ten apart: the user of id n stands at rank n."""
+    await add(db, [10 * (USERS - n) for n in range(USERS)])
+    ranks = RankIndex(store.connections)
+    assert await ranks.tend() == BUILT
+    return ranks
+
+
+@pytest.fixture
+async def other(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    connection = await connect(settings)
+    yield connection
+    await connection.close()
+
+
+async def add(db: asyncpg.Connection, scores: Sequence[int]) -> None:
+    await db.execute(
+        "INSERT INTO users (user_name, total_score) SELECT gen_random_uuid(), s FROM unnest($1::int[]) AS s",
+        scores,
+    )
+
+
+async def set_score(db: asyncpg.Connection, user_id: int, score: int) -> None:
+    await db.execute("UPDATE users SET total_score = $2 WHERE user_id = $1", user_id, score)
+
+
+async def rank(ranks: RankIndex, user_id: int, *, count: bool = False) -> int | None:
+    """By the index, None if it cannot be used; with `count` by counting then."""
+    seen = await ranks.standings([AskStanding(user_id)], count=count)
+    if seen is None:
+        return None
+    assert isinstance(seen.value[0], Standing)
+    return seen.value[0].rank
+
+
+async def usable(ranks: RankIndex) -> bool:
+    return await ranks.standings([AskStanding(1)], count=False) is not None
+
+
+async def sizes(db: asyncpg.Connection) -> list[int]:
+    """How many users the index has from each fence to the next."""
+    row = await db.fetchrow("SELECT counts, total FROM rank_index")
+    assert row is not None
+    return [after - before for before, after in itertools.pairwise([*row["counts"], row["total"]])]
+
+
+async def until(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def all_is_right(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    """Every fence, and every rank of a board that stands still."""
+    assert await ranks.recount_all() == []
+    rows = await db.fetch("SELECT user_id, row_number() OVER (ORDER BY total_score DESC, user_id) FROM users")
+    seen = await ranks.standings([AskStanding(user_id) for user_id, _ in rows], count=False)
+    assert seen is not None
+    found = [standing.rank for standing in seen.value if isinstance(standing, Standing)]
+    assert found == [number for _, number in rows]
+
+
+# Reading
+
+
+async def test_a_rank_has_in_it_what_is_not_folded_yet(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    await set_score(db, 900, 1_000_000)
+    await db.execute("DELETE FROM users WHERE user_id IN (1, 2)")
+    await add(db, [1_000_000])
+    assert await rank(ranks, 500) == 500
+    assert await rank(ranks, 950) == 949
+    seen = await ranks.standings([AskContext(500)], count=False)
+    assert seen is not None
+    assert isinstance(seen.value[0], Context)
+    assert seen.value[0].total == USERS - 1
+    assert (await ranks.page(AskPage(3))).value.total == USERS - 1
+
+
+async def test_what_transactions_did_that_ran_when_it_was_folded_is_not_lost(
+    ranks: RankIndex, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    transaction = other.transaction()
+    await transaction.start()
+    await set_score(other, 900, 1_000_000)
+    await set_score(db, 800, 1_000_000)
+    assert (await ranks.tend()).folded
+    assert await rank(ranks, 500) == 501
+    await transaction.commit()
+    assert await rank(ranks, 500) == 502
+    assert (await ranks.tend()).folded
+    await all_is_right(ranks, db)
+
+
+async def test_all_of_an_answer_is_of_one_instant(
+    ranks: RankIndex, settings: Settings, other: asyncpg.Connection
+) -> None:
+    """A user goes to and fro above another, over a fence: it is before it or behind it, never both or neither."""
+    victim, ahead, near, far = 955, 954, 10 * (USERS - 954) + 5, 100_000
+    done = asyncio.Event()
+
+    async def to_and_fro() -> None:
+        for score in itertools.cycle((far, near)):
+            await set_score(other, ahead, score)
+            if done.is_set():
+                return
+
+    moving = asyncio.create_task(to_and_fro())
+    seen = set()
+    try:
+        for _ in range(40):
+            seen |= {await rank(ranks, victim) for _ in range(25)}
+            await ranks.tend()
+    finally:
+        done.set()
+        await moving
+    assert seen == {victim}
+
+
+async def test_without_an_index_everybody_is_counted(store: TruthStore, db: asyncpg.Connection) -> None:
+    await add(db, [5, 7, 5, 5])
+    ranks = RankIndex(store.connections)
+    assert not await usable(ranks)
+    assert [await rank(ranks, user_id, count=True) for user_id in (1, 2, 3, 4)] == [2, 1, 3, 4]
+    page = (await ranks.page(AskPageAround(2, 3))).value
+    assert ([standing.user_id for standing in page.users], page.total) == ([1, 3], 4)
+    assert [standing.rank for standing in page.users] == [2, 3]
+
+
+async def test_an_empty_board_has_empty_pages(store: TruthStore) -> None:
+    ranks = RankIndex(store.connections)
+    for _ in range(2):
+        for question in (AskPage(10), AskPage(10, (0, 1)), AskPageAround(10, 1), AskPageAround(10, 2**31 - 1)):
+            page = (await ranks.page(question)).value
+            assert (page.users, page.total) == ([], 0)
+        await ranks.tend()
+
+
+# Folding
+
+
+async def test_each_change_is_folded_once(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    for user_id in (900, 800, 700):
+        await set_score(db, user_id, 1_000_000)
+        assert await ranks.tend() == Tended(unfolded=1, folded=True)
+        assert await ranks.tend() == Tended(unfolded=0)
+    await all_is_right(ranks, db)
+
+
+async def test_a_fold_and_the_fences_it_sets_are_of_one_snapshot(
+    ranks: RankIndex, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    """Somebody commits between the two statements of a fold."""
+    await add(db, range(5001, 5100))
+    await db.execute(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END';"
+        "CREATE TRIGGER wait BEFORE UPDATE ON rank_index FOR EACH ROW EXECUTE FUNCTION wait()"
+    )
+    await db.execute("SELECT pg_advisory_lock(77)")
+    folding = asyncio.create_task(ranks.tend())
+    await until(
+        lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"),
+        "the fold waits",
+    )
+    await set_score(db, 900, 5050)
+    await db.execute("SELECT pg_advisory_unlock(77)")
+    assert (await folding).folded
+    assert max(await sizes(other)) <= 2 * WIDTH
+    await all_is_right(ranks, db)
+
+
+async def test_of_two_who_fold_at_once_one_does(
+    settings: Settings, ranks: RankIndex, db: asyncpg.Connection
+) -> None:
+    async with opened(settings) as another:
+        both = (ranks, RankIndex(another.connections))
+        for user_id in range(900, 950):
+            await set_score(db, user_id, 1_000_000)
+            tended = await asyncio.gather(*(index.tend() for index in both))
+            assert 1 <= sum(one.folded for one in tended) <= 2
+        await all_is_right(ranks, db)
+
+
+async def test_who_is_overtaken_while_folding_changes_nothing(
+    ranks: RankIndex, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await set_score(db, 900, 1_000_000)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("UPDATE rank_index SET written_by = pg_current_xact_id()")
+    folding = asyncio.create_task(ranks.tend())
+    await until(
+        lambda: db.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"),
+        "the fold waits",
+    )
+    await transaction.commit()
+    assert await folding == Tended(unfolded=0)
+    assert (await ranks.tend()).folded
+    await all_is_right(ranks, db)
+
+
+async def test_few_changes_wait_to_be_folded_but_not_for_ever(
+    ranks: RankIndex, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 60.0)
+    await set_score(db, 900, 1_000_000)
+    assert await ranks.tend() == Tended(unfolded=1)
+    monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 0.0)
+    assert await ranks.tend() == Tended(unfolded=1, folded=True)
+    assert await ranks.tend() == Tended(unfolded=0), "there is nothing to fold"
+
+
+# Fences
+
+
+async def test_fences_are_set_where_users_come(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    for start in range(0, 2000, 50):
+        await add(db, range(4003 + start, 4003 + start + 50))
+        assert (await ranks.tend()).folded
+        assert max(await sizes(db)) <= 2 * WIDTH
+    await all_is_right(ranks, db)
+
+
+async def test_what_has_grown_very_much_is_fitted_piece_by_piece(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    await add(db, [0] * 5000)
+    assert await ranks.tend() == Tended(unfolded=5000, folded=True)
+    assert max(await sizes(db)) > 2 * WIDTH
+
+    async def fits() -> bool:
+        await set_score(db, random.randint(1, USERS), random.randint(0, 10_000))
+        await ranks.tend()
+        return max(await sizes(db)) <= 2 * WIDTH
+
+    await until(fits, "every bucket is small")
+    await all_is_right(ranks, db)
+
+
+async def test_fences_are_taken_out_where_users_leave(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    before = len(await sizes(db))
+    await db.execute("DELETE FROM users WHERE user_id % 10 <> 0")
+    for _ in range(10):
+        await set_score(db, 10, random.randint(0, 10_000))
+        await ranks.tend()
+    assert len(await sizes(db)) <= before / 4
+    await all_is_right(ranks, db)
+
+
+async def test_the_number_of_fences_is_bounded(
+    store: TruthStore, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_index, "MOST_FENCES", 20)
+    await add(db, range(USERS))
+    await db.execute("ANALYZE users")
+    ranks = RankIndex(store.connections)
+    assert await ranks.tend() == BUILT
+    assert len(await sizes(db)) == 20
+    for start in range(USERS, 3 * USERS, 100):
+        await add(db, range(start, start + 100))
+        await ranks.tend()
+        assert len(await sizes(db)) <= 2 * (20 + 4)
+    await all_is_right(ranks, db)
+
+
+# Building
+
+
+async def test_it_is_built_while_others_write(
+    settings: Settings, store: TruthStore, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add(db, [random.randint(0, 1000) for _ in range(15_000)])
+    ranks = RankIndex(store.connections)
+    done = asyncio.Event()
+
+    async def keep_writing() -> int:
+        for number in itertools.count():
+            await set_score(other, random.randint(1, 15_000), random.randint(0, 1000))
+            if done.is_set():
+                return number
+        return 0
+
+    writing = asyncio.create_task(keep_writing())
+    for _ in range(10):
+        before = await other_count(db)
+        assert await ranks.build()
+        assert await other_count(db) > before, "writers do not wait for it"
+    done.set()
+    assert await writing > 0
+    await all_is_right(ranks, db)
+
+
+async def other_count(db: asyncpg.Connection) -> int:
+    count: int = await db.fetchval("SELECT count(*) FROM user_changes")
+    return count
+
+
+async def test_one_builds_at_a_time(ranks: RankIndex, other: asyncpg.Connection) -> None:
+    await ranks.discard()
+    await other.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
+    assert await ranks.tend() == NOT_USABLE
+    await other.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
+    assert await ranks.tend() == BUILT
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "TRUNCATE users",
+        "UPDATE users SET total_score = total_score / 2",
+        "INSERT INTO users (user_name, total_score) SELECT 'n' || n, n FROM generate_series(1, 20001) AS n",
+    ],
+    ids=["truncate", "all scores halved", "many more"],
+)
+async def test_after_a_change_too_large_to_be_listed_it_is_built_anew(
+    ranks: RankIndex, db: asyncpg.Connection, statement: str
+) -> None:
+    if statement.startswith("UPDATE"):
+        await add(db, [random.randint(0, 100_000) for _ in range(20_001)])
+        await ranks.build()
+    await db.execute(statement)
+    await db.execute("INSERT INTO users (user_id, user_name, total_score) VALUES (2000000, 'Ann', -5)")
+    assert not await usable(ranks)
+    total = await db.fetchval("SELECT count(*) FROM users")
+    assert await rank(ranks, 2_000_000, count=True) == total
+    assert await ranks.tend() == BUILT
+    assert await rank(ranks, 2_000_000) == total
+    await all_is_right(ranks, db)
+
+
+async def test_more_log_than_is_worth_reading_has_it_built_anew(
+    ranks: RankIndex, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_index, "MOST_UNFOLDED", 100)
+    await db.execute("UPDATE users SET total_score = total_score - 1 WHERE user_id <= 100")
+    assert not await usable(ranks)
+    assert await ranks.tend() == BUILT
+    await all_is_right(ranks, db)
+
+
+# The log
+
+
+async def test_the_log_is_kept_until_it_is_folded(
+    ranks: RankIndex, store: TruthStore, db: asyncpg.Connection
+) -> None:
+    await set_score(db, 900, 1_000_000)
+    await store.prune_log(0, 10_000)
+    await store.prune_log(0, 10_000)
+    assert await db.fetchval("SELECT count(*) FROM user_changes") == 1, "only what is folded has gone"
+    assert await rank(ranks, 500) == 501
+    assert (await ranks.tend()).folded
+    await store.prune_log(0, 10_000)
+    assert await db.fetchval("SELECT count(*) FROM user_changes") == 0
+    assert await rank(ranks, 500) == 501
+
+
+async def test_an_index_that_lacks_what_was_pruned_is_not_believed(
+    ranks: RankIndex, store: TruthStore, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await set_score(db, 900, 1_000_000)
+    monkeypatch.setattr("leaderboard.truth.store._WAIT_FOR_RANKS_S", 0)
+    await store.prune_log(0, 10_000)
+    await store.prune_log(0, 10_000)
+    assert await db.fetchval("SELECT count(*) FROM user_changes") == 0
+    assert not await usable(ranks)
+    assert await rank(ranks, 500, count=True) == 501
+
+    monkeypatch.undo()
+    await store.prune_log(0, 10_000)
+    assert not await usable(ranks), "pruning does not move back to what the index sees"
+    await ranks.tend()
+    await all_is_right(ranks, db)
+
+
+async def test_nothing_is_pruned_while_it_is_being_built(
+    store: TruthStore, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add(db, [1, 2, 3])
+    async with other.transaction(isolation="repeatable_read"):
+        await other.execute("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY)
+        assert await store.prune_log(0, 10_000) is None
+    assert await store.prune_log(0, 10_000) is not None
+
+
+async def test_an_emptied_log_takes_the_index_along(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    await set_score(db, 900, 1_000_000)
+    await db.execute("UPDATE log_state SET written_by = '3'")
+    assert not await usable(ranks), "a log that came from elsewhere says nothing"
+    await db.execute("UPDATE rank_index SET written_by = pg_current_xact_id()")
+    assert not await usable(ranks)
+
+
+# Where it came from
+
+
+async def test_an_index_that_came_with_a_dump_is_not_believed(
+    settings: Settings, ranks: RankIndex, db: asyncpg.Connection, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    await set_score(db, 900, 1_000_000)
+    admin = settings.model_copy(update={"db_name": "postgres"})
+    copy = settings.model_copy(update={"db_name": f"{settings.db_name}_restored"})
+    sql(admin, f"CREATE DATABASE {copy.db_name}")
+    to = ["-h", HOST, "-p", str(postgres.port), "-U", postgres.user]
+    dump = str(tmp_path / "dump")
+    for command in (
+        ["pg_dump", *to, "-Fc", "-f", dump, settings.db_name],
+        ["pg_restore", *to, "--exit-on-error", "-d", copy.db_name, dump],
+    ):
+        done = _run([str(postgres._bin / command[0]), *command[1:]], PGPASSWORD=postgres.password)
+        assert done.returncode == 0, done.stderr
+    try:
+        async with opened(copy) as store:
+            restored = RankIndex(store.connections)
+            assert not await usable(restored)
+            assert await rank(restored, 500, count=True) == 501
+            assert await store.reset_log()
+            assert not await usable(restored), "its transactions are those of another server, or of another time"
+            assert await restored.tend() == BUILT
+            assert await rank(restored, 500) == 501
+    finally:
+        sql(admin, f"DROP DATABASE {copy.db_name} WITH (FORCE)")
+
+
+async def test_it_survives_what_moves_rows_about(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    await set_score(db, 900, 1_000_000)
+    for statement in (
+        "VACUUM FREEZE rank_index",
+        "VACUUM FULL rank_index",
+        "CLUSTER rank_index USING rank_index_pkey",
+        "ANALYZE",
+    ):
+        await db.execute(statement)
+        assert await rank(ranks, 500) == 501, statement
+
+
+async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPostgres, data_dir: Path) -> None:
+    """PostgreSQL is killed in the middle of writes and folds, some of them not committed yet."""
+    settings = template.model_copy(
+        update={
+            "db_port": own_postgres.port,
+            "db_name": "leaderboard",
+            "db_password": SecretStr(own_postgres.password),
+        }
+    )
+    await truth_store(settings).migrate(lambda _line: None)
+    db = await connect(settings)
+    await add(db, range(USERS))
+    async with opened(settings) as store:
+        ranks = RankIndex(store.connections)
+        await ranks.tend()
+        await set_score(db, 1, 5000)
+        assert (await ranks.tend()).folded
+        await set_score(db, 2, 6000)
+        open_ = db.transaction()
+        await open_.start()
+        await set_score(db, 3, 7000)
+        postmaster = int((own_postgres._cluster / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        own_postgres.stop()
+        own_postgres.start()
+        await until(lambda: answers(ranks), "PostgreSQL is back")
+        assert await usable(ranks), "without being built again"
+        assert [await rank(ranks, user_id) for user_id in (2, 1, 4)] == [1, 2, USERS - 1]
+        async with store.connections.alone() as connection:
+            await all_is_right(ranks, connection)
+
+
+async def answers(ranks: RankIndex) -> bool:
+    try:
+        await ranks.recount()
+    except Exception:
+        return False
+    return True
+
+
+# Auditing
+
+
+async def test_a_wrong_count_is_found_and_the_index_thrown_away(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    metrics = Metrics()
+    keeper = RankKeeper(ranks, metrics, 0.1)
+    for _ in range(200):
+        await keeper.recount()
+    assert await usable(ranks)
+    assert value(metrics.registry) == 0
+
+    await db.execute(
+        "UPDATE rank_index SET written_by = pg_current_xact_id(),"
+        " counts = ARRAY(SELECT n + (i % 2)::int FROM unnest(counts) WITH ORDINALITY AS c (n, i) ORDER BY i)"
+    )
+    assert await usable(ranks), "nothing but counting shows it"
+    wrong = await ranks.recount_all()
+    assert wrong
+    assert wrong[0].said != wrong[0].found
+    await keeper.recount()
+    assert value(metrics.registry) == 1
+    assert not await usable(ranks)
+    assert await ranks.tend() == BUILT
+    await all_is_right(ranks, db)
+
+
+def value(registry: CollectorRegistry) -> float | None:
+    return registry.get_sample_value("leaderboard_rank_index_differences_total")
+
+
+async def test_a_total_that_the_cache_has_wrong_is_found_and_put_right(leaderboard: App) -> None:
+    sql(leaderboard.settings, "INSERT INTO users (user_name, total_score) VALUES ('Ann', 1), ('Bob', 2)")
+    await leaderboard.sync.cover(await leaderboard.truth.now())
+
+    async def totals() -> Any:
+        audit = await leaderboard.sync.audit()
+        return "not yet" if audit.compared is None else audit.totals
+
+    async def right() -> bool:
+        return await totals() is None
+
+    await until(right, "the cache knows how many there are")

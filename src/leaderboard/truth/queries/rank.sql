@@ -1,5 +1,7 @@
 -- Ranks, and the rank index that finds them. All that one answer says comes from one statement, and so from one
 -- snapshot: the index, the changes since, the users counted, the users shown and the total.
+-- Users are looked up one by one (LATERAL … LIMIT 1): the planner, who cannot know how few they are, would read all
+-- of a board of a hundred thousand for them.
 
 -- name: standings
 -- $1: user ids; $2: of each, how many neighbours to show on each side; $3: the most log rows worth reading;
@@ -10,7 +12,7 @@ index AS MATERIALIZED (SELECT * FROM rank_index_now($3)),
 asked AS MATERIALIZED (
     SELECT a.n, a.reach, u.user_id, u.total_score, place(u.total_score, u.user_id) AS place
     FROM unnest($1::integer[], $2::integer[]) WITH ORDINALITY AS a (user_id, reach, n)
-    LEFT JOIN users AS u ON u.user_id = a.user_id
+    LEFT JOIN LATERAL (SELECT * FROM users WHERE users.user_id = a.user_id LIMIT 1) AS u ON true
 )
 SELECT moment.snapshot, moment.epoch, i.usable, r.rank, around.*,
        CASE WHEN i.usable THEN i.total WHEN $4 THEN (SELECT count(*) FROM users) END AS total
@@ -30,7 +32,7 @@ LEFT JOIN LATERAL (
         UNION ALL
         SELECT place FROM places_from(a.place, 0, 1 + a.reach) AS place
     ) AS p
-    JOIN users AS u ON u.user_id = (p.place & 4294967295)::integer
+    CROSS JOIN LATERAL (SELECT * FROM users WHERE user_id = (p.place & 4294967295)::integer LIMIT 1) AS u
 ) AS around ON r.rank IS NOT NULL
 ORDER BY a.n
 
@@ -51,7 +53,8 @@ CROSS JOIN (
            coalesce(array_agg(u.user_name ORDER BY p.place), '{}') AS user_names,
            coalesce(array_agg(u.image_url ORDER BY p.place), '{}') AS image_urls,
            coalesce(array_agg(u.total_score ORDER BY p.place), '{}') AS total_scores
-    FROM page AS p JOIN users AS u ON u.user_id = (p.place & 4294967295)::integer
+    FROM page AS p
+    CROSS JOIN LATERAL (SELECT * FROM users WHERE user_id = (p.place & 4294967295)::integer LIMIT 1) AS u
 ) AS users
 
 -- name: page_around
@@ -80,7 +83,8 @@ CROSS JOIN (
            coalesce(array_agg(u.user_name ORDER BY p.place), '{}') AS user_names,
            coalesce(array_agg(u.image_url ORDER BY p.place), '{}') AS image_urls,
            coalesce(array_agg(u.total_score ORDER BY p.place), '{}') AS total_scores
-    FROM page AS p JOIN users AS u ON u.user_id = (p.place & 4294967295)::integer
+    FROM page AS p
+    CROSS JOIN LATERAL (SELECT * FROM users WHERE user_id = (p.place & 4294967295)::integer LIMIT 1) AS u
 ) AS users
 
 -- name: fold

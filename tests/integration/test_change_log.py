@@ -27,7 +27,7 @@ from leaderboard.embedded import HOST, EmbeddedPostgres, _as, _run
 from leaderboard.errors import TruthUnavailable
 from leaderboard.model import AskContext, AskPage, AskTop, User
 from leaderboard.snapshot import Snapshot, same_database
-from leaderboard.truth.rank_index import RankIndex
+from leaderboard.truth.rank_index import LOCK_KEY, RankIndex
 from leaderboard.truth.store import Changes, NewScore, TruthStore
 from tests.system import connect, free_port, sql
 
@@ -649,7 +649,7 @@ async def test_of_two_who_prune_at_once_one_does_and_the_other_does_not_wait(
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
     assert await store.prune_log(0, 1000) == 0
     async with db.transaction():
-        assert await db.fetchval(store._log["prune"], 0.0, 4) == 4
+        assert await db.fetchval(store._log["prune"], 0.0, 4, LOCK_KEY, 600.0) == 4
         assert await asyncio.wait_for(store.prune_log(0, 1000), 1) is None
     results = await asyncio.gather(*(store.prune_log(0, 2) for _ in range(8)))
     assert sum(result or 0 for result in results) == 10 - 4 - await log_length(db)

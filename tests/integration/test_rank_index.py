@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -17,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from leaderboard.app import App, truth_store
+from leaderboard.cache import keys
 from leaderboard.config import Settings
 from leaderboard.embedded import HOST, EmbeddedPostgres, _run
 from leaderboard.model import AskContext, AskPage, AskPageAround, AskStanding, Context, Standing
@@ -25,7 +25,7 @@ from leaderboard.rank_keeper import RankKeeper
 from leaderboard.truth import rank_index
 from leaderboard.truth.rank_index import LOCK_KEY, RankIndex, Tended
 from leaderboard.truth.store import TruthStore
-from tests.system import connect, sql
+from tests.system import connect, redis, sql
 
 pytestmark = pytest.mark.anyio
 
@@ -135,6 +135,18 @@ async def test_a_rank_has_in_it_what_is_not_folded_yet(ranks: RankIndex, db: asy
     assert isinstance(seen.value[0], Context)
     assert seen.value[0].total == USERS - 1
     assert (await ranks.page(AskPage(3))).value.total == USERS - 1
+
+
+async def test_a_page_around_a_rank_has_in_it_what_is_not_folded_yet(
+    ranks: RankIndex, db: asyncpg.Connection
+) -> None:
+    await db.execute("UPDATE users SET total_score = 1000000 WHERE user_id > 900")
+    for middle in (100, 101, 102, 555, 999):
+        page = (await ranks.page(AskPageAround(3, middle))).value
+        assert [standing.rank for standing in page.users] == [middle - 1, middle, middle + 1]
+        by_rank = await ranks.standings([AskStanding(standing.user_id) for standing in page.users], count=False)
+        assert by_rank is not None
+        assert by_rank.value == page.users
 
 
 async def test_what_transactions_did_that_ran_when_it_was_folded_is_not_lost(
@@ -442,11 +454,11 @@ async def test_nothing_is_pruned_while_it_is_being_built(
     assert await store.prune_log(0, 10_000) is not None
 
 
-async def test_an_emptied_log_takes_the_index_along(ranks: RankIndex, db: asyncpg.Connection) -> None:
-    await set_score(db, 900, 1_000_000)
+async def test_an_index_beside_a_log_that_came_with_a_dump_is_not_believed(
+    ranks: RankIndex, db: asyncpg.Connection
+) -> None:
+    assert await usable(ranks)
     await db.execute("UPDATE log_state SET written_by = '3'")
-    assert not await usable(ranks), "a log that came from elsewhere says nothing"
-    await db.execute("UPDATE rank_index SET written_by = pg_current_xact_id()")
     assert not await usable(ranks)
 
 
@@ -474,7 +486,9 @@ async def test_an_index_that_came_with_a_dump_is_not_believed(
             assert not await usable(restored)
             assert await rank(restored, 500, count=True) == 501
             assert await store.reset_log()
-            assert not await usable(restored), "its transactions are those of another server, or of another time"
+            async with store.connections.pooled() as connection:
+                await connection.execute("UPDATE rank_index SET snapshot = '900000000:900000000:'")
+            assert not await usable(restored), "though it is as if all there is had been folded long since"
             assert await restored.tend() == BUILT
             assert await rank(restored, 500) == 501
     finally:
@@ -563,15 +577,31 @@ def value(registry: CollectorRegistry) -> float | None:
     return registry.get_sample_value("leaderboard_rank_index_differences_total")
 
 
-async def test_a_total_that_the_cache_has_wrong_is_found_and_put_right(leaderboard: App) -> None:
-    sql(leaderboard.settings, "INSERT INTO users (user_name, total_score) VALUES ('Ann', 1), ('Bob', 2)")
-    await leaderboard.sync.cover(await leaderboard.truth.now())
+async def test_the_cache_knows_how_many_users_there_are(leaderboard: App) -> None:
+    """More than it holds, whether they come, go or stay; and where it is wrong, the audit tells."""
+    small = App(leaderboard.settings.model_copy(update={"cache_size": 10}))
+    async with small.running():
+        for statement, total in (
+            ("INSERT INTO users (user_name, total_score) SELECT n, n FROM generate_series(1, 100) AS n", 100),
+            ("UPDATE users SET total_score = -total_score WHERE user_id <= 95", 100),
+            ("DELETE FROM users WHERE user_id IN (1, 100)", 98),
+            ("INSERT INTO users (user_name, total_score) VALUES ('Ann', -1000), ('Bob', 1000)", 100),
+            ("UPDATE users SET user_id = 200 WHERE user_id = 99", 100),
+        ):
+            sql(small.settings, statement)
+            assert await cached_total(small) == total
 
-    async def totals() -> Any:
-        audit = await leaderboard.sync.audit()
-        return "not yet" if audit.compared is None else audit.totals
+        assert (await small.sync.audit()).totals is None
+        redis(small.settings).hincrby(keys.STATE, "total", 7)
+        assert (await small.sync.audit()).totals == (107, 100)
 
-    async def right() -> bool:
-        return await totals() is None
 
-    await until(right, "the cache knows how many there are")
+async def cached_total(app: App) -> int:
+    """As soon as the cache is in use and shows the present."""
+    best = (await app.truth.best(1)).value[0]
+    await app.sync.cover(await app.truth.now())
+    async with asyncio.timeout(10):
+        while (reading := await app.cache.read([AskContext(best.user_id)], 0.8)) is None:
+            await asyncio.sleep(0.01)
+    assert isinstance(reading.answers[0], Context)
+    return reading.answers[0].total

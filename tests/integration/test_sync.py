@@ -224,7 +224,7 @@ async def test_a_rebuild_begun_before_a_write_does_not_hide_it(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There was no cache that the writer could have waited for."""
-    snapshot, use = Held(monkeypatch, one.truth, "best"), Held(monkeypatch, one.truth, "catch_up", before=True)
+    snapshot, use = Held(monkeypatch, one.truth, "board"), Held(monkeypatch, one.truth, "catch_up", before=True)
     rebuilding = asyncio.create_task(one.sync.rebuild("the test wants it"))
     await snapshot.reached()
     await other.board.set_score(7, 5000)

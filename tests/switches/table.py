@@ -79,6 +79,7 @@ _SCRIPTS = "tests/integration/test_cache_scripts.py::"
 _LOG = "tests/integration/test_change_log.py::"
 _SYNC = "tests/integration/test_sync.py::"
 _WRITES = "tests/integration/test_writes.py::"
+_RANKS = "tests/integration/test_rank_index.py::"
 _ONCE = "tests/integration/test_idempotency.py::"
 _OVERLOAD = "tests/faults/test_overload.py::"
 _KEYS = "ORDER BY k.caller, k.key"
@@ -90,6 +91,7 @@ _SNAPSHOT = "tests/property/test_snapshot.py::"
 _COMES_AND_GOES = "tests/faults/test_stores_come_and_go.py::"
 
 _MIGRATION = "truth/migrations/0003_change_log.sql"
+_RANK_MIGRATION = "truth/migrations/0005_rank_index.sql"
 _DURABLE = "CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END"
 
 SWITCHES: tuple[Switch, ...] = (
@@ -235,9 +237,9 @@ SWITCHES: tuple[Switch, ...] = (
         "a cache that stood still for long misses what was pruned meanwhile",
         (
             Edit(
-                "truth/queries/log.sql",
-                "pg_snapshot_xmax(v.p) >= pg_snapshot_xmax(s.pruned) AND NOT EXISTS",
-                "NOT EXISTS",
+                _RANK_MIGRATION,
+                "RETURN pg_snapshot_xmax(snapshot) >= pg_snapshot_xmax(other) AND NOT EXISTS",
+                "RETURN NOT EXISTS",
             ),
         ),
         (f"{_LOG}test_the_log_is_kept_short_and_for_long_enough",),
@@ -247,9 +249,9 @@ SWITCHES: tuple[Switch, ...] = (
         "the cache misses a transaction that it had seen running and whose log was pruned since",
         (
             Edit(
-                "truth/queries/log.sql",
-                "WHERE pg_visible_in_snapshot(running, s.pruned)",
-                "WHERE false AND pg_visible_in_snapshot(running, s.pruned)",
+                _RANK_MIGRATION,
+                "WHERE pg_visible_in_snapshot(running, other)",
+                "WHERE false AND pg_visible_in_snapshot(running, other)",
             ),
         ),
         (f"{_LOG}test_a_view_does_not_reach_over_what_was_pruned_of_a_transaction_it_saw_running",),
@@ -260,7 +262,7 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "truth/queries/log.sql",
-                "AND pg_visible_in_snapshot(xid, (SELECT candidate FROM state))",
+                "AND pg_visible_in_snapshot(xid, (SELECT until FROM state))",
                 "",
             ),
         ),
@@ -278,8 +280,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "truth/queries/log.sql",
-                "AND log_state_is_valid(xmin, written_by)\n    FOR UPDATE SKIP LOCKED",
-                "AND log_state_is_valid(xmin, written_by)\n    FOR UPDATE",
+                "FOR UPDATE OF s SKIP LOCKED",
+                "FOR UPDATE OF s",
             ),
         ),
         (f"{_LOG}test_of_two_who_prune_at_once_one_does_and_the_other_does_not_wait",),
@@ -578,8 +580,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "cache/scripts/read.lua",
-                "if not (state[1] and state[2] and tonumber(state[3] or '') and count and state[6]) then",
-                "if not state[1] then",
+                "and count and state[6] and tonumber(state[7] or '')) then",
+                "and count) then",
             ),
         ),
         (f"{_SCRIPTS}test_a_state_that_lacks_a_field_is_not_read[floor]",),
@@ -749,7 +751,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "a rebuild is installed out of use",
         "a write that was acknowledged while there was no cache is missing from the one that appears",
-        (Edit("cache/scripts/swap.lua", "'count', count, 'usable', 0)", "'count', count, 'usable', 1)"),),
+        (Edit("cache/scripts/swap.lua", "'total', ARGV[8], 'usable', 0)", "'total', ARGV[8], 'usable', 1)"),),
         (
             f"{_SYNC}test_a_rebuild_begun_before_a_write_does_not_hide_it",
             f"{_SCRIPTS}test_what_is_swapped_in_is_out_of_use_until_caught_up",
@@ -1094,6 +1096,167 @@ SWITCHES: tuple[Switch, ...] = (
             ),
         ),
         (f"{_IMPORT}test_skip_leaves_users_alone_and_burns_no_ids",),
+    ),
+    # The rank index
+    Switch(
+        "ranks: all of an answer is of one snapshot",
+        "a user who moves is counted twice or not at all",
+        (
+            Edit(
+                _RANK_MIGRATION,
+                "STABLE\nSET search_path = public, pg_temp SET enable_seqscan = off SET plan_cache_mode",
+                "VOLATILE\nSET search_path = public, pg_temp SET enable_seqscan = off SET plan_cache_mode",
+            ),
+        ),
+        (f"{_RANKS}test_all_of_an_answer_is_of_one_instant",),
+    ),
+    Switch(
+        "ranks: what began after the index's snapshot",
+        "a rank is that of the last fold",
+        (Edit(_RANK_MIGRATION, "WHERE xid >= pg_snapshot_xmax(folded) LIMIT", "WHERE false LIMIT"),),
+        (f"{_RANKS}test_a_rank_has_in_it_what_is_not_folded_yet",),
+    ),
+    Switch(
+        "ranks: what was running at the index's snapshot",
+        "ranks are wrong for good once a transaction was open while the index was folded",
+        (Edit(_RANK_MIGRATION, "WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip(folded)))", "WHERE false"),),
+        (f"{_RANKS}test_what_transactions_did_that_ran_when_it_was_folded_is_not_lost",),
+    ),
+    Switch(
+        "ranks: a barrier is not folded",
+        "ranks are those of a table that is empty",
+        (
+            Edit(
+                _RANK_MIGRATION,
+                "count(*) < most AND count(*) = count(user_id), count(*)",
+                "count(*) < most, count(*)",
+            ),
+        ),
+        (f"{_RANKS}test_after_a_change_too_large_to_be_listed_it_is_built_anew[truncate]",),
+    ),
+    Switch(
+        "ranks: a limit to the log that is read",
+        "of a log longer than the limit a part is taken for the whole",
+        (
+            Edit(
+                _RANK_MIGRATION,
+                "count(*) < most AND count(*) = count(user_id), count(*)",
+                "count(*) = count(user_id), count(*)",
+            ),
+        ),
+        (f"{_RANKS}test_more_log_than_is_worth_reading_has_it_built_anew",),
+    ),
+    Switch(
+        "ranks: the fold's snapshot",
+        "each change is counted again by every rank and every fold",
+        (Edit("truth/queries/rank.sql", "snapshot = pg_current_snapshot(),\n        total", "total"),),
+        (f"{_RANKS}test_each_change_is_folded_once",),
+    ),
+    Switch(
+        "ranks: a fold and the fences it sets are isolated from what is committed meanwhile",
+        "new fences have counts of a later snapshot",
+        (
+            Edit(
+                "truth/rank_index.py",
+                'connection.transaction(isolation="repeatable_read")',
+                'connection.transaction(isolation="read_committed")',
+            ),
+        ),
+        (
+            f"{_RANKS}test_a_fold_and_the_fences_it_sets_are_of_one_snapshot",
+            f"{_RANKS}test_who_is_overtaken_while_folding_changes_nothing",
+        ),
+    ),
+    Switch(
+        "ranks: fences where users come",
+        "to count from the nearest fence takes longer and longer",
+        (Edit("truth/rank_index.py", 'if row["folded"]:\n', "if False:\n"),),
+        (f"{_RANKS}test_fences_are_set_where_users_come",),
+    ),
+    Switch(
+        "ranks: no fences where users have gone",
+        "the index keeps the size of what it was once",
+        (Edit("truth/queries/rank.sql", "WHERE b.n % 2 = 1 OR NOT", "WHERE true OR b.n % 2 = 1 OR NOT"),),
+        (f"{_RANKS}test_fences_are_taken_out_where_users_leave",),
+    ),
+    Switch(
+        "ranks: a page around a rank begins to walk early enough",
+        "the page begins at another rank than it says",
+        (Edit("truth/queries/rank.sql", "middle.rank - 1 - i.unfolded", "middle.rank - 1"),),
+        (f"{_RANKS}test_a_page_around_a_rank_has_in_it_what_is_not_folded_yet",),
+        by="AssertionError, TruthRefused",
+    ),
+    Switch(
+        "ranks: one builds at a time",
+        "every process counts everybody at once",
+        (Edit("truth/queries/rank.sql", "WHERE pg_try_advisory_xact_lock($3)", "WHERE $3::bigint IS NOT NULL"),),
+        (f"{_RANKS}test_one_builds_at_a_time",),
+    ),
+    Switch(
+        "ranks: the log is kept until it is folded",
+        "after every pruning the index is built anew",
+        (
+            Edit(
+                "truth/queries/log.sql",
+                "THEN s.candidate ELSE r.snapshot END AS until",
+                "THEN s.candidate ELSE s.candidate END AS until",
+            ),
+        ),
+        (f"{_RANKS}test_the_log_is_kept_until_it_is_folded",),
+    ),
+    Switch(
+        "ranks: an index that lacks what was pruned is not believed",
+        "ranks lack changes for good",
+        (Edit(_RANK_MIGRATION, "\n      AND snapshot_covers(r.snapshot, s.pruned);", ";"),),
+        (f"{_RANKS}test_an_index_that_lacks_what_was_pruned_is_not_believed",),
+    ),
+    Switch(
+        "ranks: pruning does not move back to what the index sees",
+        "an index that lacks changes is believed again",
+        (Edit("truth/queries/log.sql", " AND snapshot_covers(r.snapshot, s.pruned)\n", "\n"),),
+        (f"{_RANKS}test_an_index_that_lacks_what_was_pruned_is_not_believed",),
+    ),
+    Switch(
+        "ranks: nothing is pruned while the index is built",
+        "a build that takes longer than the log is kept is in vain",
+        (
+            Edit(
+                "truth/queries/log.sql",
+                "AND pg_try_advisory_xact_lock_shared($3)",
+                "AND $3::bigint IS NOT NULL",
+            ),
+        ),
+        (f"{_RANKS}test_nothing_is_pruned_while_it_is_being_built",),
+    ),
+    Switch(
+        "ranks: an index that came with a dump is not believed",
+        "ranks are those of another server",
+        (Edit(_RANK_MIGRATION, "WHERE written_here(r.xmin, r.written_by) AND", "WHERE"),),
+        (f"{_RANKS}test_an_index_that_came_with_a_dump_is_not_believed",),
+    ),
+    Switch(
+        "ranks: nor one beside a log that came with a dump",
+        "transaction ids of another server are taken for changes",
+        (Edit(_RANK_MIGRATION, " AND written_here(s.xmin, s.written_by)\n", "\n"),),
+        (f"{_RANKS}test_an_index_beside_a_log_that_came_with_a_dump_is_not_believed",),
+    ),
+    Switch(
+        "ranks: a part is recounted regularly",
+        "a wrong count stays",
+        (Edit("rank_keeper.py", "bucket is not None and bucket.said != bucket.found", "False"),),
+        (f"{_RANKS}test_a_wrong_count_is_found_and_the_index_thrown_away",),
+    ),
+    Switch(
+        "the cache's total moves with the log",
+        "the cache says there are as many users as at its rebuild",
+        (Edit("truth/queries/log.sql", "count(new_score) - count(old_score) AS more", "0 AS more"),),
+        (f"{_RANKS}test_the_cache_knows_how_many_users_there_are",),
+    ),
+    Switch(
+        "the audit compares the totals",
+        "a wrong total stays",
+        (Edit("sync.py", "totals=None if total == board.total else (total, board.total)", "totals=None"),),
+        (f"{_RANKS}test_the_cache_knows_how_many_users_there_are",),
     ),
     # Durability
     Switch(

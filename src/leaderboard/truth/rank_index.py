@@ -14,14 +14,14 @@ which is there for the cache as well, is the difference between the index and th
 The index is one row. What follows keeps it good, all of it in the background and by any process:
 
   *fold*    Some times a second the counts are moved to the present: the log rows that the index does not see are
-            added to it and its snapshot is replaced. A count is a sum and not a state, so each change must be
-            added exactly once: this runs in REPEATABLE READ, where what is read is one snapshot and the row cannot
-            have been written since (error 40001: somebody else has just folded).
+            added to it, and its snapshot is replaced. A count is a sum and not a state, so each change must be
+            added exactly once: what is added is what the old snapshot does not see and the new one sees.
   *refit*   After a fold, fences are set into what has grown and taken out where few are left, as users come or
-            scores move. At twenty thousand fences their distance grows instead.
-  *build*   Everything is counted, in REPEATABLE READ as well, while reads and writes go on: when there is no
-            index, when the log says only that too much changed to be listed (a barrier), and when a fold would
-            lack rows.
+            scores move. At twenty thousand fences their distance grows instead. What is counted for a new fence
+            is right only in the snapshot that the other counts are of, so both run in one REPEATABLE READ
+            transaction, which fails (40001) if somebody else has folded since.
+  *build*   Everything is counted, by one statement, while reads and writes go on: when there is no index, when the
+            log says only that too much changed to be listed (a barrier), and when a fold would lack rows.
 
 Whether the index may be used, its reader checks in the same statement. It was written here and did not come with a
 dump (`written_here`); nothing has been deleted from the log that it does not see (`pruned`); there is no barrier
@@ -148,15 +148,9 @@ class RankIndex:
         return Tended(unfolded=None, built=await self.build())
 
     async def build(self) -> bool:
-        """Count everything; False if somebody else is doing so, or just has."""
-        try:
-            async with (
-                self._connections.alone(server_settings=_build_settings()) as connection,
-                connection.transaction(isolation="repeatable_read"),
-            ):
-                return await connection.fetchval(self._sql["build"], WIDTH, MOST_FENCES, LOCK_KEY) is not None
-        except asyncpg.SerializationError:
-            return False
+        """Count everything; False if somebody else is writing the index."""
+        async with self._connections.alone(server_settings=_build_settings()) as connection:
+            return await connection.fetchval(self._sql["build"], WIDTH, MOST_FENCES, LOCK_KEY) is not None
 
     async def discard(self) -> None:
         """Throw the index away, so that it is built anew."""

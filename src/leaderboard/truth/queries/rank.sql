@@ -92,8 +92,7 @@ CROSS JOIN (
 -- 20th of the fences if that is more; $3: or when there are any and the last
 -- fold was so many seconds ago; $4: the lock of those who write the index. One row: whether there is a usable
 -- index, how many log rows it lacked, and whether it was folded.
--- To be run in REPEATABLE READ: the counts it adds to must be those of its own snapshot, or changes would be
--- counted twice. Who folds a row that somebody else has folded meanwhile gets error 40001.
+-- To be run in REPEATABLE READ, with `refit` after it.
 WITH index AS MATERIALIZED (SELECT * FROM rank_index_now($1)),
 folded AS (
     UPDATE rank_index AS r SET
@@ -148,8 +147,7 @@ RETURNING 1
 
 -- name: build
 -- $1: how many users there should be from one fence to the next at least; $2: how many fences, about, at most;
--- $3: the lock of those who write the index. To be run in REPEATABLE READ, so that the counts are of one snapshot
--- with the log that is not folded into them. Returns how many users there are; no row if somebody else is at it.
+-- $3: the lock of those who write the index. Returns how many users there are; no row if somebody else is at it.
 WITH mine AS MATERIALIZED (
     SELECT greatest($1, (SELECT reltuples FROM pg_class WHERE oid = 'users'::regclass)::bigint / $2) AS width
     WHERE pg_try_advisory_xact_lock($3)

@@ -29,8 +29,8 @@ from leaderboard.truth.connections import Connections
 from leaderboard.truth.rank_index import RankIndex
 from leaderboard.truth.store import TruthStore
 
-_OTHER_CONNECTIONS = 6
-"""Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild and timers."""
+_OTHER_CONNECTIONS = 7
+"""Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild, ranks, timers."""
 
 _QUEUE_SHARE = 0.1
 """How much of a request's time a queue may take: when its first has waited so long, it takes no more."""

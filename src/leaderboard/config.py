@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     stale_reads: Literal["on", "off"] = Field(
         "on", description="`on`: serve cached answers, marked with `Age`, while PostgreSQL is unreachable"
     )
-    db_pool_size: int = Field(10, ge=8, le=200, description="PostgreSQL connections of one process, at most")
+    db_pool_size: int = Field(12, ge=10, le=200, description="PostgreSQL connections of one process, at most")
     db_timeout_ms: int = Field(3000, ge=100, le=60_000, description="deadline of one PostgreSQL statement")
     request_timeout_ms: int = Field(
         5000, ge=100, le=60_000, description="deadline of one request, from its headers to its answer"

@@ -47,6 +47,7 @@ from leaderboard.truth.store import NewScore, NewUser, Refusal, TruthStore, Writ
 _READS_AT_ONCE = 512
 _RANKS_AT_ONCE = 128
 _RANK_LANES = 2
+"""More of them would be smaller batches, which are more work for PostgreSQL."""
 _WRITES_AT_ONCE = 1000
 _LARGE_TOP = 1000
 _LOCK_WAIT_S = 2.0
@@ -116,15 +117,16 @@ class Leaderboard:
             "large stale reads", self._read_stale, bounds, most=1, share=True
         )
         # Of many deep standings and contexts most of the work is the same.
+        rank_lanes = min(_RANK_LANES, truth_lanes - 2)
         self._deep: Batcher[AskStanding | AskContext, Seen[Answer | None] | None] = Batcher(
-            "ranks", self._read_ranks, bounds, most=_RANKS_AT_ONCE, lanes=_RANK_LANES, share=True
+            "ranks", self._read_ranks, bounds, most=_RANKS_AT_ONCE, lanes=rank_lanes, share=True
         )
         self._alone: Batcher[Question | PageQuestion, Seen[Answer | None]] = Batcher(
             "reads from PostgreSQL",
             self._read_truth,
             bounds,
             most=1,
-            lanes=truth_lanes - _RANK_LANES - 1,
+            lanes=truth_lanes - rank_lanes - 1,
             share=True,
         )
         self._large_alone: Batcher[Question | PageQuestion, Seen[Answer | None]] = Batcher(

@@ -182,6 +182,24 @@ def test_a_call_can_be_tried_and_its_line_follows(site: Site, look: Look) -> Non
     assert """<span data-for="body">{"username": "O'\\''Brien"}</span>""" in html
 
 
+def test_the_line_of_a_call_has_the_parameters_that_are_filled_in(site: Site, look: Look) -> None:
+    site.answers["/leaderboard?limit=2&after=a%27b"] = api({"users": [], "total": 7, "next": None})
+    script = """
+        const form = document.querySelector("#get-leaderboard form");
+        for (const [name, value] of [["limit", "2"], ["after", "a'b"]]) {
+            const input = form.querySelector(`[name="${name}"]`);
+            input.value = value;
+            input.dispatchEvent(new Event("input"));
+        }
+        form.requestSubmit();
+    """
+    site.page("/docs", site.pages.docs(DOCUMENT), script)
+    html, console = look("/docs")
+    assert console == []
+    assert '/leaderboard<span data-query="">?limit=2&amp;after=a%27b</span>' in html
+    assert '"total": 7' in html
+
+
 @pytest.mark.parametrize(
     "markup", ["<p style='color: red'>", "<script>1</script>", "<img src='https://img.example.com/1'>"]
 )

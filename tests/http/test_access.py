@@ -29,6 +29,7 @@ from tests.tokens import by_hand, claims, hs256, pem
 NEEDS = {
     ("GET", "/leaderboard/top/{n}"): "read",
     ("GET", "/leaderboard/user/{id}/context"): "read",
+    ("GET", "/leaderboard"): "read",
     ("GET", "/users/{id}"): "read",
     ("POST", "/users/{id}/score"): "own score",
     ("POST", "/users"): "write",

@@ -15,37 +15,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from leaderboard.config import Settings
 from leaderboard.http.routes import CALLS
 from leaderboard.model import INT32_MAX, INT32_MIN
+from tests.http.board import USER, flat, true_board
 from tests.http.contract import CODES, JSON, KEYWORDS, PROBLEM, Answer, Caller, documented_calls
 from tests.http.corpus import BAD_NUMBERS
-from tests.system import free_port, sql
+from tests.system import free_port
 
 Start = Callable[..., Caller]
 
 _numbers = count(1)
-USER = ["userId", "username", "imageUrl", "score"]
-STANDING = ["rank", *USER]
 STATUS = {"service": "leaderboard", "version": "0.1.0", "status": "ok", "postgres": "up", "redis": "up"}
 URL = "https://img.example.com/a.png"
 
 
 def new_name() -> str:
     return f"user number {next(_numbers)}"
-
-
-def flat(standing: dict[str, Any]) -> tuple[Any, ...]:
-    """A standing's values, having exactly the documented keys in their order."""
-    assert list(standing) == STANDING
-    return tuple(standing.values())
-
-
-def true_board(settings: Settings) -> list[tuple[Any, ...]]:
-    """What PostgreSQL says, straight from the table."""
-    rows = sql(
-        settings,
-        "SELECT row_number() OVER (ORDER BY total_score DESC, user_id), user_id, user_name, image_url, total_score"
-        " FROM users ORDER BY 1",
-    )
-    return [tuple(row) for row in rows]
 
 
 def refused(answer: Answer, status: int, code: str) -> None:
@@ -57,6 +40,8 @@ def refused(answer: Answer, status: int, code: str) -> None:
 
 def test_an_empty_board(caller: Caller) -> None:
     assert caller.get("/leaderboard/top/10").body == b'{"users":[]}'
+    for page in ("", "?limit=1", "?limit=1000", "?around_rank=1", "?around_rank=5&limit=3"):
+        assert caller.get(f"/leaderboard{page}").body == b'{"users":[],"total":0,"next":null}'
     refused(caller.get("/users/1"), 404, "user_not_found")
     refused(caller.get("/leaderboard/user/1/context"), 404, "user_not_found")
     refused(caller.post("/users/1/score", {"score": 1}), 404, "user_not_found")
@@ -79,7 +64,8 @@ def test_a_context_has_up_to_five_on_each_side(caller: Caller, module_settings: 
     board = true_board(module_settings)
     for at, standing in enumerate(board):
         context = caller.get(f"/leaderboard/user/{standing[1]}/context").json()
-        assert list(context) == ["user", "above", "below"]
+        assert list(context) == ["user", "above", "below", "total"]
+        assert context["total"] == len(board)
         assert flat(context["user"]) == standing
         assert [flat(user) for user in context["above"]] == board[max(at - 5, 0) : at]
         assert [flat(user) for user in context["below"]] == board[at + 1 : at + 6]
@@ -256,7 +242,7 @@ def test_what_is_not_a_route_is_not_found(caller: Caller, path: str, tail: str) 
 
 
 @pytest.mark.parametrize(
-    "path", ["//", "/LIVEZ", "/users//score", "/leaderboard", "/leaderboard/top", "/favicon.ico"]
+    "path", ["//", "/LIVEZ", "/users//score", "/leaderboard/", "/leaderboard/top", "/favicon.ico"]
 )
 def test_nor_is_anything_else(caller: Caller, path: str) -> None:
     refused(caller.get(path), 404, "not_found")
@@ -315,6 +301,8 @@ def test_without_postgres_everything_is_refused_for_now(alone: Caller) -> None:
         alone.get("/leaderboard/top/1"),
         alone.get("/users/1"),
         alone.get("/leaderboard/user/1/context"),
+        alone.get("/leaderboard"),
+        alone.get("/leaderboard?around_rank=1"),
         alone.post("/users", {"username": new_name()}),
         alone.post("/users/1/score", {"score": 1}),
     ):
@@ -472,8 +460,13 @@ def test_the_document_is_openapi_31(caller: Caller) -> None:
         parameters = operation.get("parameters", [])
         in_path = [parameter for parameter in parameters if parameter["in"] == "path"]
         assert [parameter["name"] for parameter in in_path] == re.findall(r"\{(\w+)\}", path)
-        others = {parameter["name"] for parameter in parameters if parameter["in"] != "path"}
-        assert others == ({"Idempotency-Key"} if "requestBody" in operation else set())
+        others = {parameter["name"]: parameter for parameter in parameters if parameter["in"] != "path"}
+        if path == "/leaderboard":
+            assert list(others) == ["limit", "after", "around_rank"]
+        else:
+            assert set(others) == ({"Idempotency-Key"} if "requestBody" in operation else set())
+        assert not any(parameter.get("required") for parameter in others.values())
+        assert all(parameter["description"] for parameter in others.values())
         for parameter in in_path:
             assert (parameter["in"], parameter["required"]) == ("path", True)
             assert not list(contract.complaints(parameter["schema"], parameter["example"]))
@@ -507,6 +500,18 @@ def test_the_document_tells_every_status_of_each_call(caller: Caller) -> None:
             responses = caller.contract.document["paths"][call.path][call.method.lower()]["responses"]
             expected = {call.status, *call.also, *(CODES[code].status for code in call.problems)}
             assert {int(status) for status in responses} == expected
+
+
+def test_the_document_tells_which_answers_may_be_old(caller: Caller) -> None:
+    # The cache has no pages, and so they are never older than now.
+    paths = caller.contract.document["paths"]
+    aged = {
+        path
+        for path in paths
+        for each in paths[path].values()
+        if "Age" in each["responses"].get("200", {}).get("headers", {})
+    }
+    assert aged == {"/", "/users/{id}", "/leaderboard/top/{n}", "/leaderboard/user/{id}/context"}
 
 
 def test_the_checker_itself_sees_what_is_wrong(caller: Caller) -> None:

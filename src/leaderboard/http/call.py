@@ -28,7 +28,8 @@ class Call:
     """One row of the table.
 
     `answer`, `body` and `query`, which is the parameters, are structs, or `answer` a media type where there is
-    none; `problems` are codes of the table of problems; `also` are other statuses with bodies of their own.
+    none; `problems` are codes of the table of problems; `also` are other statuses with bodies of their own;
+    `aged`: while PostgreSQL is unreachable the answer may be an older one, with its Age.
 
     `needs` is the scope a key must have, None for a call that is open to all, always; `own`: where users may
     write, a token of the user in the path is enough; `limited`: it counts against the caller's rate limit.
@@ -45,6 +46,7 @@ class Call:
     query: type | None = None
     problems: tuple[str, ...] = ()
     also: dict[int, type | str] = field(default_factory=dict)
+    aged: bool = False
     own: bool = False
     limited: bool = True
     documented: bool = True

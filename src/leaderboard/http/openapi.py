@@ -119,7 +119,7 @@ def _responses(
         responses["201"]["headers"] = {
             "Location": {"description": "Path of the new user", "schema": {"type": "string"}}
         }
-    elif call.method == "GET" and "unavailable" in call.problems:
+    elif call.aged:
         responses["200"]["headers"] = {"Age": _AGE}
     for status, type_ in call.also.items():
         responses[str(status)] = {

@@ -300,6 +300,7 @@ CALLS: tuple[Call, ...] = (
         "The best n users",
         Top,
         needs="read",
+        aged=True,
         problems=("invalid_parameter", *_READ),
     ),
     Call(
@@ -309,6 +310,7 @@ CALLS: tuple[Call, ...] = (
         "A user among the five above and the five below",
         Context,
         needs="read",
+        aged=True,
         problems=(*_USER, *_READ),
     ),
     Call(
@@ -339,6 +341,7 @@ CALLS: tuple[Call, ...] = (
         "A user and its rank",
         Standing,
         needs="read",
+        aged=True,
         problems=(*_USER, *_READ),
     ),
     Call(
@@ -359,6 +362,7 @@ CALLS: tuple[Call, ...] = (
         "The status; for a browser the board as a page",
         Status,
         needs=None,
+        aged=True,
         problems=("rate_limited", "overloaded", "unavailable"),
     ),
     Call(

@@ -126,7 +126,7 @@ def idempotency_key(headers: list[tuple[bytes, bytes]]) -> str | None:
 
 
 def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
-    """A path parameter that is an integer from 1 to `greatest`. Raises InvalidParameter."""
+    """A parameter that is an integer from 1 to `greatest`. Raises InvalidParameter."""
     if not _POSITIVE.fullmatch(text) or int(text) > greatest:
         raise InvalidParameter(name, text, f"an integer from 1 to {greatest}")
     return int(text)
@@ -134,15 +134,15 @@ def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
 
 def page_question(query: bytes) -> PageQuestion:
     """Which page the query string asks for. Raises InvalidParameter."""
-    fields = {field.name: field for field in msgspec.structs.fields(PageQuery)}
+    known = PageQuery.__struct_fields__
     given: dict[str, str] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name not in fields:
-            raise InvalidParameter(name, value, f"one of {', '.join(fields)}")
+    for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True):
+        if name not in known:
+            raise InvalidParameter("a parameter", name, f"one of {', '.join(known)}")
         if name in given:
             raise InvalidParameter(name, value, "given once")
         given[name] = value
-    limit = positive("limit", given["limit"], MOST_A_PAGE) if "limit" in given else fields["limit"].default
+    limit = positive("limit", given["limit"], MOST_A_PAGE) if "limit" in given else PageQuery().limit
     if "around_rank" not in given:
         return AskPage(limit, _place(given["after"]) if "after" in given else None)
     if "after" in given:

@@ -2,7 +2,7 @@
 
 Ours rather than Swagger UI, whose script is fifty times this page, stays blank under our policy, and comes
 from PyPI only with Django or a year late (docs/decisions). The lines can be pasted without JavaScript; a
-script shows the forms, and each input writes into the span of its name in the line above it.
+script shows the forms, and each input writes into its span in the line above it: a query string has one for all.
 """
 
 import json
@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from string import Template
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from leaderboard.http.page.schema import Node, compact, example, first, kind, limits, resolve
+from leaderboard.http.page.schema import Node, compact, example, first, has_example, kind, limits, resolve
 
 _METHODS = ("get", "put", "post", "patch", "delete")
 _FIELD = ("Name", "Type", "Meaning")
@@ -135,17 +135,18 @@ class _Reader:
 
     def _line(self, method: str, path: str, parameters: Iterable[Node], body: Node, *, keyed: bool) -> str:
         address = escape(path)
-        query = []
+        in_query = {}
         for each in parameters:
             name = escape(each["name"])
-            value = quote(str(example(self._document, each)), safe="")
-            span = f'<span data-for="{name}">{value}</span>'
+            value = self._tried(each)
             if each["in"] == "path":
+                span = f'<span data-for="{name}">{quote(value, safe="")}</span>'
                 address = address.replace(f"{{{name}}}", span)
             elif each["in"] == "query":
-                query.append(f"{name}={span}")
-        if query:
-            address += "?" + "&amp;".join(query)
+                in_query[each["name"]] = value
+        if in_query:
+            query = urlencode({name: value for name, value in in_query.items() if value})
+            address += f"<span data-query>{'?' if query else ''}{escape(query)}</span>"
         verb = "" if method == "get" else f" -X {method.upper()}"
         line = f"curl{verb} '<span data-origin>{escape(self._origin)}</span>{address}'"
         if keyed:
@@ -156,10 +157,16 @@ class _Reader:
             line += f" \\\n  -d '<span data-for=\"body\">{sample}</span>'"
         return f'<pre tabindex="0"><code>{line}</code></pre>'
 
+    def _tried(self, parameter: Node) -> str:
+        """What a parameter is tried with; nothing if it may be left out and the document has no example of it."""
+        if not parameter.get("required", False) and not has_example(self._document, parameter):
+            return ""
+        return str(example(self._document, parameter))
+
     def _form(self, method: str, path: str, parameters: Iterable[Node], body: Node, *, keyed: bool) -> str:
         inputs = "".join(
             f'<label>{escape(each["name"])} <input name="{escape(each["name"])}"'
-            f' value="{escape(str(example(self._document, each)))}" data-in="{escape(each["in"])}"'
+            f' value="{escape(self._tried(each))}" data-in="{escape(each["in"])}"'
             ' autocomplete="off" spellcheck="false"></label>'
             for each in parameters
             if each["in"] != "header"

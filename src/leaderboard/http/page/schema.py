@@ -24,6 +24,8 @@ _REMARKS = {
     "default": "default {}",
 }
 _PLAIN = {"number": 0, "boolean": False, "array": [], "object": {}, "null": None}
+_GIVEN = ("example", "default", "const")
+_LISTED = ("examples", "enum")
 _CHOICES = {"anyOf": " or ", "oneOf": " or ", "allOf": " and "}
 
 
@@ -82,13 +84,21 @@ def limits(schema: Node) -> str:
     return f"<small>{escape(', '.join(said))}</small>" if said else ""
 
 
+def has_example(document: Node, node: Node) -> bool:
+    """Whether the document itself has a value for a parameter, a body or a schema."""
+    node = resolve(document, node)
+    if any(given in node for given in (*_GIVEN, *_LISTED)):
+        return True
+    return "schema" in node and has_example(document, node["schema"])
+
+
 def example(document: Node, node: Node) -> Any:
     """A value for a parameter, a body or a schema: the document's own, or else one of the right type."""
     node = resolve(document, node)
-    for given in ("example", "default", "const"):
+    for given in _GIVEN:
         if given in node:
             return node[given]
-    for listed in ("examples", "enum"):
+    for listed in _LISTED:
         if given_values := node.get(listed):
             # Of a parameter or a body they are named objects, of a schema plain values.
             named = isinstance(given_values, Mapping)

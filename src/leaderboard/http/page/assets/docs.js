@@ -2,23 +2,33 @@
 
 const inShell = (text) => text.replaceAll("'", "'\\''");
 
+function queryOf(form) {
+  const query = new URLSearchParams();
+  for (const input of form.querySelectorAll('[data-in="query"]')) if (input.value) query.set(input.name, input.value);
+  return query.size ? `?${query}` : "";
+}
+
+const written = {
+  path: (input) => encodeURIComponent(input.value),
+  query: (input) => queryOf(input.form),
+  body: (input) => inShell(input.value),
+};
+
 function follow(form, input) {
-  const line = form.previousElementSibling;
-  const place = line.querySelector(`[data-for="${CSS.escape(input.name)}"]`);
-  const isBody = input.dataset.in === "body";
+  const kind = input.dataset.in;
+  const name = kind === "query" ? "[data-query]" : `[data-for="${CSS.escape(input.name)}"]`;
+  const place = form.previousElementSibling.querySelector(name);
   input.addEventListener("input", () => {
-    place.textContent = isBody ? inShell(input.value) : encodeURIComponent(input.value);
+    place.textContent = written[kind](input);
   });
 }
 
 function request(form) {
   let path = form.dataset.path;
-  const query = new URLSearchParams();
   const options = { method: form.dataset.method.toUpperCase(), headers: { accept: "application/json, */*;q=0.5" } };
   for (const input of form.querySelectorAll("[data-in]")) {
     const kind = input.dataset.in;
     if (kind === "path") path = path.replace(`{${input.name}}`, encodeURIComponent(input.value));
-    else if (kind === "query" && input.value) query.set(input.name, input.value);
     else if (kind === "header" && input.value) options.headers[input.name] = input.value;
     else if (kind === "body") {
       options.headers["content-type"] = "application/json";
@@ -27,7 +37,7 @@ function request(form) {
   }
   const key = document.getElementById("key").value;
   if (key && form.dataset.keyed === "1") options.headers.authorization = `Bearer ${key}`;
-  return [query.size ? `${path}?${query}` : path, options];
+  return [path + queryOf(form), options];
 }
 
 function readable(text) {

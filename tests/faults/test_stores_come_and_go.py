@@ -40,8 +40,11 @@ def every_call_works(api: ApiProcess, expected_size: int) -> int:
     user_id = int(created.json()["userId"])
     assert api.set(user_id, 1000 + user_id).json()["previousScore"] == 5
     assert api.top(1)[0][1:] == (user_id, f"user {expected_size}", 1000 + user_id)
-    assert api.client.get(f"/leaderboard/user/{user_id}/context").json()["user"]["rank"] == 1
+    context = api.client.get(f"/leaderboard/user/{user_id}/context").json()
+    assert context["user"]["rank"] == 1
     assert api.client.get(f"/users/{user_id}").json()["score"] == 1000 + user_id
+    page = api.client.get("/leaderboard?limit=1").json()
+    assert (page["users"][0]["userId"], page["total"]) == (user_id, context["total"])
     assert api.client.get("/users/999999").status_code == 404
     return user_id
 
@@ -81,7 +84,7 @@ def test_a_lost_key_is_noticed_at_once_and_healed(settings: Settings, serve: Ser
     every_call_works(api, 3)
 
 
-@pytest.mark.parametrize("field", ["token", "epoch", "snapshot", "floor", "count", "asof", "usable"])
+@pytest.mark.parametrize("field", ["token", "epoch", "snapshot", "floor", "count", "total", "asof", "usable"])
 @pytest.mark.parametrize("value", [None, "", "x"])
 def test_a_damaged_state_is_noticed_and_healed(
     settings: Settings, serve: Serve, field: str, value: str | None
@@ -179,6 +182,15 @@ def test_without_postgres_writes_are_refused_and_reads_tell_their_age(
     context = api.client.get(f"/leaderboard/user/{user_id}/context")
     assert (context.status_code, context.json()["user"]["userId"]) == (200, user_id)
     assert "age" in context.headers
+    # The cache has no pages, and so has nothing older to say.
+    for page in ("/leaderboard", "/leaderboard?around_rank=1"):
+        refused = api.client.get(page)
+        assert (refused.status_code, refused.json()["code"], "age" in refused.headers) == (
+            503,
+            "unavailable",
+            False,
+        )
+        assert refused.headers["retry-after"] == "1"
     assert status(api) == status(api) | {"status": "degraded", "postgres": "down", "redis": "up"}
 
     own_postgres.start()

@@ -1,18 +1,23 @@
-"""What JSON Schema cannot say of our bodies; Schemathesis takes whatever fits the document for acceptable.
+"""What JSON Schema cannot say of our requests; Schemathesis takes whatever fits the document for acceptable.
 
-A refusal of such a body stands only if it names exactly the fields that the rules refuse.
+A refusal of such a body stands only if it names exactly the fields that the rules refuse, and a refusal of such a
+query string only for its cursor.
 """
 
 from collections.abc import Callable
 from itertools import count
 from typing import Any
+from urllib.parse import urlencode
 
 import schemathesis
 from schemathesis.openapi.checks import RejectedPositiveData
 
+from leaderboard.errors import InvalidParameter
+from leaderboard.http.wire import page_question
 from leaderboard.rules import clean_image_url, clean_username
 
 _numbers = count()
+_CURSOR = "AQAAAAUAAAAB"
 
 
 def _refused(rule: Callable[[str], str], text: object) -> bool:
@@ -35,13 +40,29 @@ def _unsayable(body: dict[str, Any]) -> set[str]:
     return {name for name, refused in fields.items() if refused}
 
 
+def _no_place(query: dict[str, Any]) -> bool:
+    """Whether there is an `after` that may be refused all the same."""
+    if "after" not in query:
+        return False
+    try:
+        page_question(urlencode({"after": query["after"]}).encode())
+    except InvalidParameter:
+        # Only a page says what its `next` is.
+        return True
+    # No schema of one parameter knows of another.
+    return "around_rank" in query
+
+
 @schemathesis.hook
 def before_call(_context: object, case: Any, _kwargs: dict[str, Any]) -> None:
-    """Have most good bodies be acceptable, and their names new: else hardly a user would be created."""
+    """Have most good requests be acceptable, and names new: else hardly any would do something."""
     number = next(_numbers)
-    if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
+    if case.meta is None or not case.meta.generation.mode.is_positive or number % 4 == 0:
         return
-    if number % 4:
+    if case.query and _no_place(case.query):
+        case.query = {name: value for name, value in case.query.items() if name != "around_rank"}
+        case.query["after"] = _CURSOR
+    if isinstance(case.body, dict):
         acceptable = {"score": number, "username": f"user {number}", "imageUrl": None}
         new = {"username": f"{case.body['username'][:100]} {number}"} if "username" in case.body else {}
         case.body = case.body | new | {name: acceptable[name] for name in _unsayable(case.body)}
@@ -55,5 +76,7 @@ def filter_failure(_context: object, failure: Exception, case: Any, response: An
     if response.json()["code"] == "idempotency_key_reused":
         # It makes up few keys, and many bodies.
         return "Idempotency-Key" not in case.headers
+    if case.query:
+        return not _no_place(case.query)
     named = {error["field"] for error in response.json().get("errors", ())}
     return not named or named != _unsayable(case.body)

@@ -124,7 +124,7 @@ check "a read-only root" inside sh -c '! touch /tmp/x 2>/dev/null'
 check "the API is healthy" test "$(docker inspect -f '{{.State.Health.Status}}' "$(compose ps -q api)")" = healthy
 
 say "Every call"
-for path in / /livez /readyz /metrics /openapi.json /docs /leaderboard/top/10; do
+for path in / /livez /readyz /metrics /openapi.json /docs /leaderboard/top/10 /leaderboard; do
     check "GET $path" status 200 "$url$path"
 done
 check "GET / for a browser" status 200 -H 'accept: text/html' "$url/"

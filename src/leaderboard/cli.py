@@ -159,12 +159,12 @@ def verify() -> None:
     audit, wrong = _with_sync(work)
     if audit.compared is None:
         _fail(f"nothing to compare: {audit.note}", _FAILED)
-    if not audit.differences:
-        print(f"the cache equals PostgreSQL: {audit.compared:,} users compared at one snapshot")
-    else:
+    if audit.differences:
         _print_differences(audit)
     if audit.totals:
-        print("users in all, by the cache {:,}, by PostgreSQL {:,}".format(*audit.totals))
+        print("users in all: {:,} by the cache, {:,} by PostgreSQL".format(*audit.totals))
+    if not audit.differences and not audit.totals:
+        print(f"the cache equals PostgreSQL: {audit.compared:,} users compared at one snapshot")
     if wrong is None:
         print("there is no rank index that could be used now; ranks are counted")
     elif not wrong:
@@ -447,6 +447,7 @@ Leaderboard runs at {url} (the board for a browser; the API is shown at {url}/do
   curl {url}/users/1/score -H 'content-type: application/json' -d '{{"score": 1000000}}'
   curl {url}/leaderboard/top/10
   curl {url}/leaderboard/user/1/context
+  curl '{url}/leaderboard?limit=10'
   curl {url}/            # also /livez /readyz /metrics /openapi.json
 
 To point other commands, such as .venv/bin/leaderboard import, at these servers:

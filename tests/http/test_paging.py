@@ -24,7 +24,7 @@ from tests.http.board import Row, flat, true_board
 from tests.http.contract import Answer, Caller, exchange
 from tests.http.corpus import BAD_NAMES, BAD_NUMBERS, STRANGE_NAMES
 from tests.http.ledger import Ledger, refused, short
-from tests.system import sql
+from tests.system import eventually, sql
 
 Asking = dict[str, Any]
 
@@ -85,12 +85,14 @@ def place(standing: Row) -> tuple[int, int]:
 
 def pages(caller: Caller, **asking: object) -> Iterator[tuple[list[Row], int]]:
     """Page after page, from the one that is asked for to the last."""
-    cursor: str | None = None
+    shown: set[object] = set()
     while True:
         standings, total, cursor = page(caller, **asking)
         yield standings, total
         if cursor is None:
             return
+        assert cursor not in shown
+        shown.add(cursor)
         asking.pop("around_rank", None)
         asking["after"] = cursor
 
@@ -200,42 +202,58 @@ def test_the_next_page_is_what_now_comes_after_the_last_that_was_shown(
     assert (further is None) == (len(following) <= limit)
 
 
+@pytest.mark.usefixtures("board")
 def test_a_walk_meets_everybody_who_does_not_move_once_at_the_right_rank(
-    caller: Caller, module_settings: Settings, board: list[Row]
+    caller: Caller, module_settings: Settings
 ) -> None:
-    # Of each pair one is above and the other below, always: those who stay keep their ranks.
-    pairs = [(1_000_000 + n, 2_000_000 + n) for n in range(40)]
     sql(
         module_settings,
-        "INSERT INTO users (user_id, user_name, total_score)"
-        " SELECT id, 'mover ' || id, CASE WHEN id < 2000000 THEN 6 ELSE -6 END FROM unnest($1::integer[]) AS id",
-        [mover for pair in pairs for mover in pair],
+        "INSERT INTO users (user_name, total_score)"
+        " SELECT 'more ' || n, CASE WHEN n > 2000 THEN -6 ELSE n % 6 END FROM generate_series(1, 2200) AS n",
     )
-    expected = [standing for standing in true_board(module_settings) if standing[1] not in sum(pairs, ())]
-    assert [standing[1:] for standing in expected] == [standing[1:] for standing in board]
-    done = threading.Event()
+    board = true_board(module_settings)
+    movers = [user_id for _, user_id, _, _, score in board if score == -6]
+    stay = {user_id: rank for rank, user_id, *_ in board if user_id not in movers}
+    eventually(lambda: sql(module_settings, "SELECT FROM rank_index WHERE cardinality(fences) > 5"), 10)
+    risen = {"begun": 0, "done": 0}
 
-    def swap() -> None:
-        while not done.is_set():
-            both = list(random.choice(pairs))
-            sql(module_settings, "UPDATE users SET total_score = -total_score WHERE user_id = ANY ($1)", both)
+    def rise() -> None:
+        for user_id in movers:
+            risen["begun"] += 1
+            sql(module_settings, "UPDATE users SET total_score = 6 WHERE user_id = $1", user_id)
+            risen["done"] += 1
 
-    threads = [threading.Thread(target=swap) for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    def check(standings: list[Row], at_least: int) -> list[int]:
+        """The ids of those on the page who stay, all of them overtaken by the same number of movers or by none."""
+        met = [standing for standing in standings if standing[1] in stay]
+        overtaken = {rank - stay[user_id] for rank, user_id, *_, score in met if -6 < score < 6}
+        assert len(overtaken) <= 1
+        assert all(at_least <= number <= risen["begun"] for number in overtaken)
+        assert all(rank == stay[user_id] for rank, user_id, *_, score in met if not -6 < score < 6)
+        return [user_id for _, user_id, *_ in met]
+
+    thread = threading.Thread(target=rise)
+    thread.start()
     try:
-        for limit in [1, 2, 3, 5, 8, 13] * 2:
-            met = []
-            for standings, total in pages(caller, limit=limit):
-                assert total == len(expected) + 2 * len(pairs)
-                met += [standing for standing in standings if standing[1] not in sum(pairs, ())]
-            assert met == expected
-            for standing in expected[::5]:
-                assert standing in page(caller, limit=limit, around_rank=standing[0])[0]
+        for limit in (29, 97, 500, MOST_A_PAGE) * 100:
+            met: list[int] = []
+            walk = pages(caller, limit=limit)
+            while True:
+                at_least = risen["done"]
+                found = next(walk, None)
+                if found is None:
+                    break
+                assert found[1] == len(board)
+                met += check(found[0], at_least)
+            assert met == list(stay)
+            for rank in range(1, len(board), 500):
+                at_least = risen["done"]
+                check(page(caller, limit=limit, around_rank=rank)[0], at_least)
+            if not thread.is_alive():
+                break
     finally:
-        done.set()
-        for thread in threads:
-            thread.join()
+        thread.join()
+    assert risen["done"] == len(movers)
 
 
 def test_a_page_shows_what_was_just_written(caller: Caller, board: list[Row]) -> None:

@@ -76,6 +76,8 @@ class Batcher(Generic[Item, Result]):
         lanes: int = 1,
         share: bool = False,
     ) -> None:
+        if lanes < 1:
+            raise ValueError(f"{name}: without a lane nobody would be served")
         self.name = name
         self._handle = handle
         self._most = most

@@ -66,15 +66,9 @@ class RankKeeper:
 
     async def recount(self) -> None:
         """Recount a part of it, and throw it away after a difference. Raises TruthUnavailable."""
-        bucket = await self._ranks.recount()
-        if bucket is not None and bucket.said != bucket.found:
-            self._metrics.rank_index_differences.inc()
-            score, user_id = bucket.first
-            _log.error(
-                "the rank index was wrong",
-                said=bucket.said,
-                found=bucket.found,
-                from_score=score,
-                from_user=user_id,
-            )
+        wrong = await self._ranks.recount()
+        if wrong:
+            self._metrics.rank_index_differences.inc(len(wrong))
+            shown = [str(bucket) for bucket in wrong[:5]]
+            _log.error("the rank index was wrong", buckets=len(wrong), first=shown)
             await self._ranks.discard()

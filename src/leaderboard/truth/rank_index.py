@@ -63,6 +63,8 @@ FOLD_AFTER_S = 2.0
 LOCK_KEY = 0x1EADE2B0A4D
 """PostgreSQL's advisory lock of those who write the index; whoever prunes the log takes it shared."""
 _BUILD_TIMEOUT_S = 600
+_RECOUNTED = 50
+"""Buckets that an audit counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,11 @@ class RankIndex:
 
     # Auditing
 
-    async def recount(self) -> Bucket | None:
-        """Count the users between two fences chosen at random; None when the index cannot be used."""
+    async def recount(self) -> list[Bucket]:
+        """Count some buckets, and return where the index is wrong. Counts none when it cannot be used."""
         async with self._connections.pooled() as connection:
-            row = await connection.fetchrow(self._sql["recount"], MOST_UNFOLDED)
-        return None if row is None else _bucket(row)
+            rows = await connection.fetch(self._sql["recount"], MOST_UNFOLDED, _RECOUNTED)
+        return [bucket for bucket in map(_bucket, rows) if bucket.said != bucket.found]
 
     async def recount_all(self) -> list[Bucket] | None:
         """Count everybody, and return where the index is wrong; None when it cannot be used."""

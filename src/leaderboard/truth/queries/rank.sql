@@ -173,20 +173,27 @@ ON CONFLICT (singleton) DO UPDATE SET
 RETURNING total
 
 -- name: recount
--- $1: the most log rows worth reading. One bucket, chosen at random: what the index says is in it, and what is;
--- no row when the index is not usable.
+-- $1: the most log rows worth reading; $2: how many buckets to count, chosen at random, besides the last. One row
+-- each: what the index says is in it, what is, and from which score and id on. No row when it is not usable.
 WITH index AS MATERIALIZED (SELECT * FROM rank_index_now($1)),
-bucket AS MATERIALIZED (SELECT 1 + floor(random() * cardinality(fences))::integer AS n FROM index),
-edge AS (
-    SELECT b.n, e.n AS at, i.fences[e.n] AS fence,
-           i.counts[e.n] + coalesce(i.sums[width_bucket(i.fences[e.n] - 1, i.places)], 0) AS before
-    FROM index AS i, bucket AS b, LATERAL (VALUES (b.n), (b.n + 1)) AS e (n)
+edge AS MATERIALIZED (
+    SELECT f.n, f.fence, lead(f.fence, 1, 9223372036854775807) OVER w AS next_fence, f.before,
+           lead(f.before, 1, i.total) OVER w AS next_before
+    FROM index AS i
+    CROSS JOIN LATERAL (
+        SELECT u.n, u.fence, u.before + coalesce(i.sums[width_bucket(u.fence - 1, i.places)], 0) AS before
+        FROM unnest(i.fences, i.counts) WITH ORDINALITY AS u (fence, before, n)
+    ) AS f
+    WHERE i.usable
+    WINDOW w AS (ORDER BY f.n)
 )
-SELECT coalesce(b.before, i.total) - a.before AS said,
-       users_between(a.fence, coalesce(b.fence, 9223372036854775807)) AS found,
-       ~(a.fence >> 32)::integer AS total_score, (a.fence & 4294967295)::integer AS user_id
-FROM index AS i, edge AS a, edge AS b
-WHERE i.usable AND a.at = a.n AND b.at = b.n + 1
+SELECT next_before - before AS said, users_between(fence, next_fence) AS found,
+       ~(fence >> 32)::integer AS total_score, (fence & 4294967295)::integer AS user_id
+FROM (
+    (SELECT * FROM edge ORDER BY n DESC LIMIT 1)
+    UNION
+    (SELECT * FROM edge ORDER BY random() LIMIT $2)
+) AS chosen
 
 -- name: recount_all
 -- $1: the most log rows worth reading. What the index says is in each bucket, what is, and from which score and

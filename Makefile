@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup dev test chaos switch-off lint format lock clean
+.PHONY: help setup dev test chaos switch-off bench-growth lint format lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,13 @@ chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
 switch-off: setup  ## see a test fail for every mechanism of consistency that is switched off
 	$(BIN)/python -m tests.switches $(ARGS)
 
+bench-growth: setup .venv/.drawing  ## how ranks and scores behave as the board grows: SIZES="10000 100000" ARGS="--docs"
+	$(BIN)/python -m bench.growth $(if $(SIZES),--sizes "$(SIZES)") $(ARGS)
+
+.venv/.drawing: requirements-bench.txt .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	@touch $@
+
 lint: setup  ## style, types, import rules, what is unsafe, what is secret
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +50,7 @@ format: setup  ## put the code into its one style
 lock:  ## pin the requirements again (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.txt
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.txt
+	uv pip compile --group bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-bench.txt
 	echo hatchling | uv pip compile - --constraints requirements-dev.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-build.txt
 
 clean:  ## remove what was installed and the development data

@@ -1,4 +1,4 @@
-"""Loads the SQL of this package: named blocks of `queries/*.sql` and the steps of `migrations/*.sql`."""
+"""Loads SQL: named blocks of files such as `queries/*.sql`, and the steps of `migrations/*.sql`."""
 
 import re
 from collections.abc import Mapping
@@ -13,10 +13,15 @@ _STEP = re.compile(r"^-- step(?: builds (\w+))? *$", re.MULTILINE)
 def load_queries(file: str) -> Mapping[str, str]:
     """The statements of `queries/<file>.sql`, by the names in their `-- name:` lines."""
     text = resources.files(__package__).joinpath("queries", f"{file}.sql").read_text("utf-8")
+    return named_queries(f"{file}.sql", text)
+
+
+def named_queries(file: str, text: str) -> Mapping[str, str]:
+    """The statements in the text of one file, by the names in their `-- name:` lines."""
     pieces = _NAME.split(text)[1:]
     names = pieces[::2]
     if len(set(names)) != len(names):
-        raise ValueError(f"{file}.sql names a query twice")
+        raise ValueError(f"{file} names a query twice")
     return MappingProxyType(dict(zip(names, (body.strip() for body in pieces[1::2]), strict=True)))
 
 

@@ -1,0 +1,75 @@
+"""`make bench-growth`: how the rank index, and what it costs, grow with the number of users."""
+
+import argparse
+import asyncio
+import importlib.util
+import signal
+import sys
+from pathlib import Path
+
+from bench.growth import report
+from bench.growth.measure import measure
+from bench.growth.progress import Progress
+from bench.growth.result import Result
+from bench.growth.servers import servers
+from leaderboard.config import Settings
+from leaderboard.observe import set_up_logs
+
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+FEWEST = 1000
+"""With fewer users there is nothing to be seen, and not enough at each depth."""
+LIMIT_S = 3600
+"""A board that takes longer than that, beside the steady writes, is given up."""
+_DOCS = Path(__file__).parents[2] / "docs"
+
+
+def main() -> int:
+    """Measure each size on servers of its own, and report."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
+    parser.add_argument(
+        "--sizes", default=" ".join(map(str, SIZES)), help="numbers of users; default: %(default)s"
+    )
+    parser.add_argument("--seconds", type=float, default=4, help="about how long each figure is measured")
+    parser.add_argument(
+        "--steady", type=float, default=0, metavar="SECONDS", help="set scores of the largest board for so long"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as SVG")
+    parser.add_argument("--docs", action="store_true", help="put it into docs/performance.md and docs/growth.svg")
+    options = parser.parse_args()
+    sizes = sorted({int(size) for size in options.sizes.replace("_", "").replace(",", " ").split()})
+    if not sizes or sizes[0] < FEWEST:
+        parser.error(f"a board has {FEWEST:,} users or more")
+    if (options.plot or options.docs) and importlib.util.find_spec("ziaplot") is None:
+        parser.error("to draw, ziaplot is needed: pip install --require-hashes -r requirements-bench.txt")
+    set_up_logs("error", "text")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way out
+
+    progress = Progress()
+    results: list[Result] = []
+    for users in sizes:
+        progress.say(f"{users:,} users")
+        steady_s = options.steady if users == sizes[-1] else 0
+        with servers() as settings:
+            results.append(asyncio.run(_one(settings, users, progress, options.seconds, steady_s)))
+        print(f"\n{report.table(results[-1:])}\n", flush=True)
+    print(
+        f"Measured on {report.machine(results)}.\n\n{report.table(results)}\n\n{report.summary(results)}",
+        flush=True,
+    )
+    if options.json:
+        report.write_json(options.json, results)
+    if options.plot:
+        report.write_plot(options.plot, results)
+    if options.docs:
+        report.write_docs(_DOCS / "performance.md", _DOCS / "growth.svg", results)
+    return 0
+
+
+async def _one(settings: Settings, users: int, progress: Progress, seconds: float, steady_s: float) -> Result:
+    async with asyncio.timeout(LIMIT_S + steady_s):
+        return await measure(settings, users, progress, seconds=seconds, steady_s=steady_s)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""Says what was measured: a table, whether the targets are met, a plot, and both in the documentation."""
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.growth.measure import STEADY_RATE
+from bench.growth.result import DEPTHS, TOGETHER, Latency, Look, Result
+
+_COMPARED = 100_000
+"""How much slower a context is on the largest board than on one of so many users is a target."""
+_STYLE = "Canvas {color: white;} Graph {color: white; font_size: 14;} Graph.Legend {font_size: 13;}"
+_BEGIN, _END = "<!-- measured -->\n", "<!-- end -->\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A ratio that matters, and what it should be: at least, or at most."""
+
+    name: str
+    ratio: float
+    limit: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
+
+
+def targets(results: Sequence[Result]) -> list[Target]:
+    """The ratios within one run. That of two boards is missing unless both were measured."""
+    largest = results[-1]
+    context = largest.reads.context[50].p50_ms
+    name = _count(largest.users)
+    found = [
+        Target(
+            f"a context at half depth of {name} users / of {_count(smaller.users)}",
+            context / smaller.reads.context[50].p50_ms,
+            3,
+            at_least=False,
+        )
+        for smaller in results[:-1]
+        if smaller.users == _COMPARED
+    ]
+    plain = largest.reads.plain[50].p50_ms
+    lowest = min(results, key=lambda result: result.writes.with_index / result.writes.without_index)
+    return [
+        *found,
+        Target(
+            f"the rank by `count(*)` / a context, both at half depth of {name} users",
+            plain / context,
+            100,
+            at_least=True,
+        ),
+        Target(
+            f"scores set with the index / without, where that is lowest ({_count(lowest.users)} users)",
+            lowest.writes.with_index / lowest.writes.without_index,
+            0.7,
+            at_least=True,
+        ),
+        Target(
+            f"the rank index after the writes / `users`, in bytes, of {name} users",
+            largest.sizes.index_after / largest.sizes.users,
+            0.05,
+            at_least=False,
+        ),
+    ]
+
+
+def summary(results: Sequence[Result]) -> str:
+    """The targets as a table."""
+    rows = [
+        (t.name, _number(t.ratio), f"{'≥' if t.at_least else '≤'} {t.limit:g}", "yes" if t.met else "**no**")
+        for t in targets(results)
+    ]
+    return _table(("ratio", "measured", "target", "met"), rows)
+
+
+def table(results: Sequence[Result]) -> str:
+    """One column a board."""
+    columns = [dict(_figures(result)) for result in results]
+    rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+    return _table(("", *(f"{_count(result.users)} users" for result in results)), rows)
+
+
+def steady_table(looks: Sequence[Look]) -> str:
+    """A dozen of the looks at steady writes."""
+    every = math.ceil(len(looks) / 12)
+    rows = [
+        (
+            f"{look.at_s:.0f} s",
+            f"{look.log_rows:,}",
+            _bytes(look.log_bytes),
+            _bytes(look.index_bytes),
+            f"{look.unfolded:,}",
+            _quantiles(look.context),
+        )
+        for look in looks[every - 1 :: every]
+    ]
+    return _table(("after", "log rows", "log", "rank index", "unfolded", "context, ms"), rows)
+
+
+def machine(results: Sequence[Result]) -> str:
+    """What was measured on."""
+    system = platform.freedesktop_os_release()["PRETTY_NAME"] if os.name == "posix" else platform.platform()
+    return (
+        f"{os.cpu_count()} cores, {system}, Python {platform.python_version()}, PostgreSQL {results[-1].postgres}"
+    )
+
+
+def _figures(result: Result) -> Iterator[tuple[str, str]]:
+    reads, writes, sizes, keeping = result.reads, result.writes, result.sizes, result.writes.keeping
+    for depth in DEPTHS:
+        yield f"rank at {depth} %, ms", _quantiles(reads.rank[depth])
+    for depth in DEPTHS:
+        yield f"context at {depth} %, ms", _quantiles(reads.context[depth])
+    yield f"context at 50 % while {STEADY_RATE:,} scores/s are set, ms", _quantiles(result.busy.context)
+    yield f"{TOGETHER} contexts together, ms", _quantiles(reads.together)
+    yield "the same for each of them, ms", _number(reads.together.p50_ms / TOGETHER)
+    for depth in DEPTHS:
+        yield f"rank by `count(*)` at {depth} %, ms", _quantiles(reads.plain[depth])
+    yield "scores set with the index, rows/s", f"{writes.with_index:,.0f}"
+    yield "scores set without, rows/s", f"{writes.without_index:,.0f}"
+    yield "ratio of these", _number(writes.with_index / writes.without_index)
+    yield "one fold, ms", _quantiles(keeping.fold)
+    yield "most unfolded rows", f"{keeping.most_unfolded:,}"
+    yield "times the index was found unusable", f"{keeping.unusable}"
+    yield "building the index, s", _number(result.build_s)
+    yield "`users` with its indexes", _bytes(sizes.users)
+    yield "rank index", f"{_bytes(sizes.index)} ({sizes.index / sizes.users:.1%})"
+    yield "rank index after the writes", f"{_bytes(sizes.index_after)} ({sizes.index_after / sizes.users:.1%})"
+
+
+def write_json(path: Path, results: Sequence[Result]) -> None:
+    """All that was measured, for programs."""
+    found = {
+        "machine": machine(results),
+        "results": [asdict(result) for result in results],
+        "targets": [asdict(t) for t in targets(results)],
+    }
+    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def write_docs(page: Path, plot: Path, results: Sequence[Result]) -> None:
+    """Put tables and plot between the page's two marks. Raises ValueError where it has none."""
+    text = page.read_text("utf-8")
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{page} lacks the lines {_BEGIN!r} and {_END!r}")
+    write_plot(plot, results)
+    measured = [
+        f"Measured on {machine(results)}, by `make bench-growth`. Of times: the median / the 99th percentile.",
+        table(results),
+        f"![Time by number of users]({plot.name})",
+        summary(results),
+    ]
+    for result in results:
+        if result.steady:
+            measured += [
+                f"With {_count(result.users)} users and {STEADY_RATE:,} scores set a second:",
+                steady_table(result.steady),
+            ]
+    page.write_text(before + begin + "\n" + "\n\n".join(measured) + "\n\n" + end + after, "utf-8")
+
+
+def write_plot(path: Path, results: Sequence[Result]) -> None:
+    """Time by number of users, both axes logarithmic, as SVG."""
+    import ziaplot  # noqa: PLC0415 - only who draws needs it
+
+    lines = {
+        "the rank by count(*)": ("#b3261e", [result.reads.plain[50] for result in results]),
+        f"a context, {STEADY_RATE:,} scores/s being set": ("#9a6700", [result.busy.context for result in results]),
+        "a context": ("#0b57d0", [result.reads.context[50] for result in results]),
+    }
+    times = [math.log10(latency.p50_ms) for _, latencies in lines.values() for latency in latencies]
+    users = [math.log10(result.users) for result in results]
+    decades = range(math.floor(min(times)), math.ceil(max(times)) + 1)
+    # Ticks of our own on logarithms: the library's logarithmic axes write 1e+06 and cut off the last one.
+    graph = ziaplot.Graph().css(_STYLE).size(760, 420).axesnames("users", "milliseconds, median")
+    graph.xrange(users[0] - 0.2, users[-1] + 0.2).xticks(users, [_count(result.users) for result in results])
+    graph.yrange(decades[0], decades[-1]).yticks(decades, [f"{10.0**decade:g}" for decade in decades])
+    graph.legend("topleft")
+    with graph:
+        for name, (colour, latencies) in lines.items():
+            line = [math.log10(latency.p50_ms) for latency in latencies]
+            ziaplot.PolyLine(users, line).color(colour).marker("round", radius=4).name(name)
+    path.write_text(graph.tosvg() + "\n", "utf-8")
+
+
+def _quantiles(latency: Latency) -> str:
+    return f"{_number(latency.p50_ms)} / {_number(latency.p99_ms)}"
+
+
+def _number(value: float) -> str:
+    """With two or three digits that say something."""
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def _bytes(size: int) -> str:
+    return f"{_number(size / 1e6)} MB" if size >= 1e6 else f"{_number(size / 1e3)} kB"
+
+
+def _count(users: int) -> str:
+    for size, name in ((1_000_000, "million"), (1_000, "thousand")):
+        if users % size == 0:
+            return f"{users // size} {name}"
+    return f"{users:,}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -97,6 +97,8 @@ async def measure(
             await board.check()
             sizes = Sizes(before["users"], before["rank_index"], after["rank_index"])
             steady = await board.steady(steady_s) if steady_s else []
+            if steady:
+                await board.check()
             postgres = await board.version()
     finally:
         await app.truth.close()
@@ -202,22 +204,21 @@ class _Board:
         return Busy(context, rate)
 
     async def writes(self) -> Writes:
-        """How fast scores are set, in rounds with and without the index."""
+        """How fast scores are set, in rounds without and with the index."""
         async with self._progress.during("setting scores, to warm up"):
             await self._set_scores(self._seconds / 2)
         rates_with, rates_without = [], []
         self._ranks.turns.clear()
         for number in range(1, ROUNDS + 1):
+            await self._ranks.discard()
+            await self._connection.execute(self._sql["checkpoint"])
+            async with self._progress.during(f"setting scores without the index, round {number} of {ROUNDS}"):
+                rates_without.append(await self._set_scores(self._seconds))
             await self._ranks.build()
             await self._connection.execute(self._sql["checkpoint"])
             text = f"setting scores with the index, round {number} of {ROUNDS}"
             async with self._progress.during(text), self._kept():
                 rates_with.append(await self._set_scores(self._seconds))
-            await self._ranks.discard()
-            await self._connection.execute(self._sql["checkpoint"])
-            async with self._progress.during(f"setting scores without, round {number} of {ROUNDS}"):
-                rates_without.append(await self._set_scores(self._seconds))
-        await self._ranks.build()
         return Writes(rates_with, rates_without, self._keeping())
 
     async def steady(self, seconds: float) -> list[Look]:
@@ -236,7 +237,10 @@ class _Board:
                     unfolded = service.metrics.registry.get_sample_value("leaderboard_rank_index_unfolded")
                     at_s = time.monotonic() - started
                     looks.append(Look(at_s, rows, now["log"], now["rank_index"], int(unfolded or 0), context))
-                    self._progress.say(f"{STEADY_RATE:,} scores a second are being set: {looks[-1]}")
+                    self._progress.say(
+                        f"{STEADY_RATE:,} scores/s set: {rows:,} log rows in {now['log']:,} bytes, rank index"
+                        f" {now['rank_index']:,} bytes, {unfolded:,.0f} unfolded, context {context.p50_ms:.2f} ms"
+                    )
                 await writing
             finally:
                 writing.cancel()

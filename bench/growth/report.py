@@ -57,7 +57,7 @@ def targets(results: Sequence[Result]) -> list[Target]:
             at_least=True,
         ),
         Target(
-            f"scores set with the index / without, where that is lowest ({_count(lowest.users)} users)",
+            f"scores set with the index / without, where that is lowest, with {_count(lowest.users)} users",
             lowest.writes.with_index / lowest.writes.without_index,
             0.7,
             at_least=True,
@@ -146,12 +146,7 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
 
 
 def write_docs(page: Path, plot: Path, results: Sequence[Result]) -> None:
-    """Put tables and plot between the page's two marks. Raises ValueError where it has none."""
-    text = page.read_text("utf-8")
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the lines {_BEGIN!r} and {_END!r}")
+    """Put the tables between the page's two marks, and the plot beside it. Raises ValueError without marks."""
     write_plot(plot, results)
     measured = [
         f"Measured on {machine(results)}, by `make bench-growth`. Of times: the median / the 99th percentile.",
@@ -161,11 +156,18 @@ def write_docs(page: Path, plot: Path, results: Sequence[Result]) -> None:
     ]
     for result in results:
         if result.steady:
-            measured += [
-                f"With {_count(result.users)} users and {STEADY_RATE:,} scores set a second:",
-                steady_table(result.steady),
-            ]
-    page.write_text(before + begin + "\n" + "\n\n".join(measured) + "\n\n" + end + after, "utf-8")
+            measured += [f"With {_count(result.users)} users and {STEADY_RATE:,} scores set a second:"]
+            measured += [steady_table(result.steady)]
+    page.write_text(filled(page.read_text("utf-8"), "\n\n".join(measured)), "utf-8")
+
+
+def filled(page: str, measured: str) -> str:
+    """The page with this between its marks. Raises ValueError when it has none."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"the page lacks the lines {_BEGIN!r} and {_END!r}")
+    return f"{before}{begin}\n{measured}\n\n{end}{after}"
 
 
 def write_plot(path: Path, results: Sequence[Result]) -> None:
@@ -174,7 +176,7 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
 
     lines = {
         "the rank by count(*)": ("#b3261e", [result.reads.plain[50] for result in results]),
-        f"a context, {STEADY_RATE:,} scores/s being set": ("#9a6700", [result.busy.context for result in results]),
+        "a context, others writing": ("#9a6700", [result.busy.context for result in results]),
         "a context": ("#0b57d0", [result.reads.context[50] for result in results]),
     }
     times = [math.log10(latency.p50_ms) for _, latencies in lines.values() for latency in latencies]

@@ -1,0 +1,53 @@
+"""`make bench-growth` on a board that is small: what it measures is another matter, but it does, and it checks."""
+
+import asyncpg
+import pytest
+
+from bench.growth import report
+from bench.growth.board import Board, WrongAnswer
+from bench.growth.measure import measure
+from bench.growth.progress import Progress
+from leaderboard.app import App
+from leaderboard.config import Settings
+
+pytestmark = pytest.mark.anyio
+
+USERS = 2000
+ONE_TOO_MANY_BEFORE_THE_LAST_FENCE = """
+UPDATE rank_index SET
+    written_by = pg_current_xact_id(),
+    counts = counts[:cardinality(counts) - 1] || counts[cardinality(counts)] + 1
+"""
+
+
+async def test_a_board_is_measured_and_reported(settings: Settings) -> None:
+    result = await measure(settings, USERS, Progress(), seconds=0.35, steady_s=0.5)
+    assert len(result.steady) == 1
+    table, summary = report.table([result]), report.summary([result])
+    assert "| context at 50 %, ms |" in table
+    assert all(line.count("|") == 3 for line in table.splitlines())
+    assert len(summary.splitlines()) == 2 + len(report.targets([result]))
+
+
+async def test_a_wrong_rank_ends_the_measuring(settings: Settings, db: asyncpg.Connection) -> None:
+    app = App(settings)
+    await app.truth.open()
+    try:
+        board = Board(app, db, USERS, Progress())
+        await board.fill()
+        await board.build()
+        await board.check()
+        await db.execute(ONE_TOO_MANY_BEFORE_THE_LAST_FENCE)
+        with pytest.raises(WrongAnswer):
+            await board.check()
+    finally:
+        await app.truth.close()
+
+
+def test_the_page_keeps_its_text_around_what_was_measured() -> None:
+    page = "before\n<!-- measured -->\nold\n<!-- end -->\nafter\n"
+    once = report.filled(page, "new")
+    assert once == "before\n<!-- measured -->\n\nnew\n\n<!-- end -->\nafter\n"
+    assert report.filled(once, "new") == once
+    with pytest.raises(ValueError, match="lacks the lines"):
+        report.filled("no marks", "new")

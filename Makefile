@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup dev test chaos switch-off bench-growth lint format lock clean
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.installed  ## create .venv with the pinned requirements
 

@@ -119,19 +119,19 @@ class _Measuring:
         """How fast scores are set, in rounds without and with the index."""
         async with self._progress.during("setting scores, to warm up"):
             await self._set_scores(self._seconds / 2)
-        rates_with, rates_without = [], []
+        rates_with, rates_without, builds_s = [], [], []
         self._board.ranks.turns.clear()
         for number in range(1, ROUNDS + 1):
             async with self._progress.during(f"setting scores without the index, round {number} of {ROUNDS}"):
                 await self._board.ranks.discard()
                 await self._board.checkpoint()
                 rates_without.append(await self._set_scores(self._seconds))
+            builds_s.append(await self._board.build())
             async with self._progress.during(f"setting scores with the index, round {number} of {ROUNDS}"):
-                await self._board.ranks.build()
                 await self._board.checkpoint()
                 async with self._kept():
                     rates_with.append(await self._set_scores(self._seconds))
-        return Writes(rates_with, rates_without, self._keeping())
+        return Writes(rates_with, rates_without, builds_s, self._keeping())
 
     async def steady(self, seconds: float) -> list[Look]:
         """What grows while scores are set for long, and all that a service does beside answering is done."""

@@ -7,13 +7,14 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 from bench.growth.measure import STEADY_RATE
 from bench.growth.result import DEPTHS, TOGETHER, Latency, Look, Result
 
 _COMPARED = 100_000
 """How much slower a context is on the largest board than on one of so many users is a target."""
-_STYLE = "Canvas {color: white;} Graph {color: white; font_size: 14;} Graph.Legend {font_size: 13;}"
+_STYLE = "Canvas {color: white;} Graph {color: white; font_size: 14;} Graph.Legend {stroke_width: 0;}"
 _BEGIN, _END = "<!-- measured -->\n", "<!-- end -->\n"
 
 
@@ -130,9 +131,10 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
     yield "most unfolded rows", f"{keeping.most_unfolded:,}"
     yield "times the index was found unusable", f"{keeping.unusable}"
     yield "building the index, s", _number(result.build_s)
+    yield "building it after many writes, s", _number(median(writes.builds_s))
     yield "`users` with its indexes", _bytes(sizes.users)
-    yield "rank index", f"{_bytes(sizes.index)} ({sizes.index / sizes.users:.1%})"
-    yield "rank index after the writes", f"{_bytes(sizes.index_after)} ({sizes.index_after / sizes.users:.1%})"
+    yield "rank index", f"{_bytes(sizes.index)} ({sizes.index / sizes.users:.2%})"
+    yield "rank index after the writes", f"{_bytes(sizes.index_after)} ({sizes.index_after / sizes.users:.2%})"
 
 
 def write_json(path: Path, results: Sequence[Result]) -> None:

@@ -70,10 +70,14 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Writes:
-    """How fast scores were set, in rows a second, in each round with the index and in each without."""
+    """How fast scores were set, in rows a second, in each round with the index and in each without.
+
+    `builds_s` is how long it took to build the index after each of the latter.
+    """
 
     rates_with: list[float]
     rates_without: list[float]
+    builds_s: list[float]
     keeping: Keeping
 
     @property

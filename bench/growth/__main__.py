@@ -27,7 +27,7 @@ def main() -> int:
     """Measure each size on servers of its own, and report."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument(
-        "--sizes", default=" ".join(map(str, SIZES)), help="numbers of users; default: %(default)s"
+        "--sizes", type=sizes, default=SIZES, help="numbers of users; default: 10 thousand to 10 million"
     )
     parser.add_argument("--seconds", type=float, default=4, help="about how long each figure is measured")
     parser.add_argument(
@@ -37,9 +37,6 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as SVG")
     parser.add_argument("--docs", action="store_true", help="put it into docs/performance.md and docs/growth.svg")
     options = parser.parse_args()
-    sizes = sorted({int(size) for size in options.sizes.replace("_", "").replace(",", " ").split()})
-    if not sizes or sizes[0] < FEWEST:
-        parser.error(f"a board has {FEWEST:,} users or more")
     if (options.plot or options.docs) and importlib.util.find_spec("ziaplot") is None:
         parser.error("to draw, ziaplot is needed: pip install --require-hashes -r requirements-bench.txt")
     set_up_logs("error", "text")
@@ -47,23 +44,31 @@ def main() -> int:
 
     progress = Progress()
     results: list[Result] = []
-    for users in sizes:
+    for users in options.sizes:
         progress.say(f"{users:,} users")
-        steady_s = options.steady if users == sizes[-1] else 0
+        steady_s = options.steady if users == options.sizes[-1] else 0
         with servers() as settings:
             results.append(asyncio.run(_one(settings, users, progress, options.seconds, steady_s)))
         print(f"\n{report.table(results[-1:])}\n", flush=True)
+        if options.json:
+            report.write_json(options.json, results)
     print(
         f"Measured on {report.machine(results)}.\n\n{report.table(results)}\n\n{report.summary(results)}",
         flush=True,
     )
-    if options.json:
-        report.write_json(options.json, results)
     if options.plot:
         report.write_plot(options.plot, results)
     if options.docs:
         report.write_docs(_DOCS / "performance.md", _DOCS / "growth.svg", results)
     return 0
+
+
+def sizes(text: str) -> list[int]:
+    """Numbers of users, the smallest first."""
+    numbers = sorted({int(number) for number in text.split()})
+    if not numbers or numbers[0] < FEWEST:
+        raise argparse.ArgumentTypeError(f"a board has {FEWEST:,} users or more")
+    return numbers
 
 
 async def _one(settings: Settings, users: int, progress: Progress, seconds: float, steady_s: float) -> Result:

@@ -107,7 +107,10 @@ def steady_table(looks: Sequence[Look]) -> str:
 
 def machine(results: Sequence[Result]) -> str:
     """What was measured on."""
-    system = platform.freedesktop_os_release()["PRETTY_NAME"] if os.name == "posix" else platform.platform()
+    try:
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:  # not on Linux
+        system = platform.platform()
     return (
         f"{os.cpu_count()} cores, {system}, Python {platform.python_version()}, PostgreSQL {results[-1].postgres}"
     )

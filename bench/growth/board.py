@@ -17,7 +17,7 @@ from leaderboard.truth.rows import one_row
 from leaderboard.truth.sql import named_queries
 
 _CHUNK = 100_000
-_CHECKED = 4
+_CHECKED = 2
 """Of so many users at each depth the rank is held against the plain count."""
 
 Place = tuple[int, int]

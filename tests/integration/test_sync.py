@@ -275,6 +275,21 @@ async def test_putting_it_out_of_use_does_not_depend_on_the_connection_that_hung
     assert await top(other, 1) == [(7, 5000)]
 
 
+async def test_putting_it_out_of_use_does_not_depend_on_a_connection_that_was_closed(
+    one: App, other: App, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await one.cache.invalidate()
+    await in_use(one)
+    idle = one.cache._last_resort._connection
+    assert idle is not None
+    await idle.send_command("CLIENT", "ID")
+    assert redis(settings).client_kill_filter(_id=await idle.read_response()) == 1
+    stuck = Held(monkeypatch, one.truth, "catch_up", before=True)
+    await one.board.set_score(7, 5000)
+    assert await top(other, 1) == [(7, 5000)]
+    stuck.let_go()
+
+
 async def test_who_commits_after_redis_was_found_empty_is_not_released_for_that(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from leaderboard.cache import keys
 from leaderboard.cache.link import Link
 from leaderboard.cache.script import load_script
-from leaderboard.errors import CacheRefused
+from leaderboard.errors import CacheRefused, CacheUnavailable
 from leaderboard.model import (
     NEIGHBOURS,
     Answer,
@@ -288,7 +288,14 @@ class CacheStore:
 
     async def invalidate(self) -> None:
         """Put the cache out of use until it is caught up from here, by someone who begins after this."""
-        await self._last_resort.run(self._invalidate, (keys.STATE,), secrets.token_hex(8))
+        for closed_when_idle in (True, False):
+            try:
+                await self._last_resort.run(self._invalidate, (keys.STATE,), secrets.token_hex(8))
+                break
+            except CacheUnavailable:
+                # Nearly always idle, it may have been closed long ago, and Redis be there all the same.
+                if not closed_when_idle:
+                    raise
 
     # Rebuilding
 

@@ -113,8 +113,8 @@ def serve(settings: Settings) -> Iterator[Callable[..., ApiProcess]]:
     """Starts API processes; overrides of settings are keyword arguments."""
     started: list[ApiProcess] = []
 
-    def start(wait_for: str = "ok", **overrides: object) -> ApiProcess:
-        process = ApiProcess(settings.model_copy(update=overrides))
+    def start(wait_for: str = "ok", program: str = "leaderboard", **overrides: object) -> ApiProcess:
+        process = ApiProcess(settings.model_copy(update=overrides), program)
         started.append(process)
         return process.start(wait_for)
 

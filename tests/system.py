@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import asyncpg
@@ -21,6 +22,10 @@ from redis import Redis
 from leaderboard.config import Settings
 
 T = TypeVar("T")
+
+ROOT = Path(__file__).parents[1]
+SMALL_BUCKETS = "tests.small_buckets"
+"""The program, with a rank index that has many fences even on a small board."""
 
 
 def eventually(condition: Callable[[], T], seconds: float = 10, what: str = "") -> T:
@@ -52,7 +57,8 @@ def environment(settings: Settings) -> dict[str, str]:
 class ApiProcess:
     """`leaderboard serve` as a process of its own, with an HTTP client."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, program: str = "leaderboard") -> None:
+        self.program = program
         self.settings = settings.model_copy(update={"port": free_port(), "host": "127.0.0.1"})
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -69,8 +75,9 @@ class ApiProcess:
     def start(self, wait_for: str = "ok") -> Self:
         """Start it and wait until its status is as expected."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "leaderboard", "serve"],
+            [sys.executable, "-m", self.program, "serve"],
             env=environment(self.settings),
+            cwd=ROOT,
             start_new_session=True,
         )
         eventually(lambda: self.status() == wait_for, 20, f"the API is {wait_for}")
@@ -138,34 +145,75 @@ def flat(standing: dict[str, Any]) -> Place:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A read: the best `number` ("top"), or the user of that id, alone ("user") or among others ("context")."""
+class Cursor:
+    """A page's `next`, and the place that it stands for: that of the page's last user."""
 
-    kind: Literal["top", "user", "context"]
-    number: int
+    score: int
+    user_id: int
+    text: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an answer says: users best first, how many there are in all, and whether and where a page goes on."""
+
+    places: list[Place]
+    total: int | None = None
+    next: Cursor | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A read: the best `number` ("top"), the user of that id, alone ("user") or among others ("context"), or up to
+    `limit` users: after a cursor or from the first on ("page"), or around the rank `number` ("around")."""
+
+    kind: Literal["top", "user", "context", "page", "around"]
+    number: int = 0
+    limit: int = 0
+    after: Cursor | None = None
 
     @property
     def path(self) -> str:
-        paths = {"top": "/leaderboard/top/{}", "user": "/users/{}", "context": "/leaderboard/user/{}/context"}
-        return paths[self.kind].format(self.number)
+        match self.kind:
+            case "top":
+                return f"/leaderboard/top/{self.number}"
+            case "user":
+                return f"/users/{self.number}"
+            case "context":
+                return f"/leaderboard/user/{self.number}/context"
+            case "around":
+                return f"/leaderboard?limit={self.limit}&around_rank={self.number}"
+            case "page":
+                return f"/leaderboard?limit={self.limit}{f'&after={self.after.text}' if self.after else ''}"
 
-    def ask(self, client: httpx.Client) -> list[Place] | None:
-        """The places in the answer, best first; None if there is no such user."""
+    def ask(self, client: httpx.Client) -> Shown | None:
+        """What is answered; None if there is no such user."""
         response = client.get(self.path)
-        if response.status_code == 404 and self.kind != "top":
+        if response.status_code == 404 and self.kind in {"user", "context"}:
             return None
         assert response.status_code == 200, f"{self}: {response.status_code} {response.text}"
         answer = response.json()
         match self.kind:
             case "top":
-                return [flat(user) for user in answer["users"]]
+                return Shown([flat(user) for user in answer["users"]])
             case "user":
-                return [flat(answer)]
+                return Shown([flat(answer)])
             case "context":
                 assert answer["user"]["userId"] == self.number
                 assert len(answer["above"]) <= 5
                 assert len(answer["below"]) <= 5
-                return [flat(user) for user in (*answer["above"], answer["user"], *answer["below"])]
+                users = (*answer["above"], answer["user"], *answer["below"])
+                return Shown([flat(user) for user in users], answer["total"])
+            case _:
+                places = [flat(user) for user in answer["users"]]
+                next_ = answer["next"]
+                cursor = None if next_ is None else Cursor(places[-1][3], places[-1][1], next_)
+                return Shown(places, answer["total"], cursor)
+
+    def places(self, client: httpx.Client) -> list[Place] | None:
+        """The users in the answer, best first; None if there is no such user."""
+        shown = self.ask(client)
+        return None if shown is None else shown.places
 
 
 class SlowNetwork:

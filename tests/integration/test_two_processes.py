@@ -176,7 +176,7 @@ def write_and_read_elsewhere(pairs: int) -> Callable[[int, Clients], None]:
                     question = Question("top", chance.choice([10, SIZE]))
                 case _:
                     question = EVERYONE
-            assert_shows(question, question.ask(reader), user_id, score)
+            assert_shows(question, question.places(reader), user_id, score)
 
     return work
 
@@ -211,7 +211,7 @@ def test_a_process_that_was_stopped_turns_nothing_back_when_it_goes_on(processes
             # What it had begun is applied, if at all, within this time, and repaired a moment later.
             until = time.monotonic() + 0.02
             while time.monotonic() < until:
-                places = Question("top", 10).ask(other.client)
+                places = Question("top", 10).places(other.client)
                 assert_shows(Question("top", 10), places, 1, version)
             begun.result()
     assert_same_board(processes)
@@ -237,7 +237,7 @@ def test_a_process_that_stood_still_acknowledges_nothing_unseen(
             with stalling.paused():
                 time.sleep(stall_s)
             write.result()
-            places = Question("user", 7).ask(reader)
+            places = Question("user", 7).places(reader)
             assert places is not None
             assert places[0][3] == score
 
@@ -266,10 +266,10 @@ def test_a_read_is_not_answered_by_one_that_began_before_it(
                 question = chance.choice(
                     [Question("top", 10), Question("user", 1), Question("context", 1), EVERYONE]
                 )
-                begun = pool.submit(question.ask, client)
+                begun = pool.submit(question.places, client)
                 time.sleep(chance.uniform(0, delay_s))
                 set_score(near.client, 1, version)
-                assert_shows(question, question.ask(far.client), 1, version)
+                assert_shows(question, question.places(far.client), 1, version)
                 begun.result()
         far.stop()
 
@@ -321,7 +321,7 @@ def test_what_a_read_has_shown_no_later_read_on_the_other_process_takes_back(pro
             for client in clients.one_and_other():
                 question = clients.chance.choice(questions)
                 least = known.now()
-                places = question.ask(client)
+                places = question.places(client)
                 assert places is not None
                 assert_in_order(places)
                 shown = {place[1]: place[3] for place in places}
@@ -355,7 +355,7 @@ def test_a_name_that_both_create_at_once_is_one_users(processes: Processes) -> N
             response = process.post("/users", json={"username": name, "score": score})
             statuses.setdefault(name, []).append(response.status_code)
             question = clients.chance.choice([Question("top", SIZE), EVERYONE])
-            places = question.ask(other)
+            places = question.places(other)
             assert places is not None
             assert_in_order(places)
             better = len(places) == question.number and places[-1][3] >= score

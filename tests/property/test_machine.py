@@ -31,7 +31,18 @@ from leaderboard.config import Settings
 from leaderboard.errors import InvalidInput
 from leaderboard.importing import OnConflict
 from leaderboard.model import INT32_MAX, INT32_MIN
-from tests.system import ApiProcess, Place, Question, eventually, in_thread, redis, sql
+from tests.system import (
+    SMALL_BUCKETS,
+    ApiProcess,
+    Cursor,
+    Place,
+    Question,
+    Shown,
+    eventually,
+    in_thread,
+    redis,
+    sql,
+)
 
 SIZE = 10
 KEPT = 20
@@ -45,7 +56,14 @@ SOON_S = 2.0
 scores = st.integers(-3, 3) | st.sampled_from([INT32_MIN, INT32_MIN + 1, INT32_MAX - 1, INT32_MAX])
 names = st.integers(0, 79).map("name {}".format)
 who = st.integers(0, 99)
-questions = st.none() | st.just(WHOLE_BOARD) | st.builds(Question, st.just("top"), st.integers(1, 2 * KEPT))
+limits = st.integers(1, 2 * KEPT)
+questions = (
+    st.none()
+    | st.just(WHOLE_BOARD)
+    | st.builds(Question, st.just("top"), limits)
+    | st.builds(Question, st.just("around"), st.integers(1, 3 * KEPT), limits)
+    | st.builds(Question, st.just("page"), limit=limits)
+)
 """What to look at until a change made by hand is seen; None: do not look, but have the API refuse something."""
 
 
@@ -59,13 +77,29 @@ class Model:
         order = sorted((-score, user_id, name) for user_id, (name, score) in self.users.items())
         return [(rank, user_id, name, -minus) for rank, (minus, user_id, name) in enumerate(order, 1)]
 
-    def answer(self, question: Question) -> list[Place] | None:
+    def answer(self, question: Question) -> Shown | None:
         board, number = self.board(), question.number
         if question.kind == "top":
-            return board[:number]
+            return Shown(board[:number])
+        if question.kind in {"page", "around"}:
+            return self.page(board, question)
         mine = next((i for i, place in enumerate(board) if place[1] == number), None)
-        reach = 5 if question.kind == "context" else 0
-        return None if mine is None else board[max(0, mine - reach) : mine + reach + 1]
+        if mine is None:
+            return None
+        if question.kind == "user":
+            return Shown([board[mine]])
+        return Shown(board[max(0, mine - 5) : mine + 6], len(board))
+
+    def page(self, board: list[Place], question: Question) -> Shown:
+        start = 0
+        if question.kind == "around":
+            start = max(0, min(question.number - 1 - question.limit // 2, len(board) - question.limit))
+        elif question.after:
+            after = (-question.after.score, question.after.user_id)
+            start = sum((-score, user_id) <= after for _, user_id, _, score in board)
+        users = board[start : start + question.limit]
+        ends = not users or users[-1][0] == len(board)
+        return Shown(users, len(board), None if ends else Cursor(users[-1][3], users[-1][1]))
 
 
 class Machine(RuleBasedStateMachine):
@@ -75,6 +109,7 @@ class Machine(RuleBasedStateMachine):
     settings: ClassVar[Settings]
     from_cache: ClassVar[float] = 0
     from_truth: ClassVar[float] = 0
+    folds: ClassVar[float] = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,6 +118,7 @@ class Machine(RuleBasedStateMachine):
         self.steps = 0
         self.harmed_at = 0
         self.starts = 0
+        self.cursor: Cursor | None = None
 
     def teardown(self) -> None:
         self.redis.close()
@@ -134,7 +170,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, count: int, seed: int, question: Question | None) -> None:
         chance = random.Random(seed)
         sql(self.settings, "TRUNCATE users RESTART IDENTITY")
-        eventually(lambda: WHOLE_BOARD.ask(self.api.client) == [], SOON_S, "the board is empty")
+        eventually(lambda: WHOLE_BOARD.places(self.api.client) == [], SOON_S, "the board is empty")
         self._insert([("first", chance.randint(-3, 3)) for _ in range(count)], question)
 
     @rule(several=st.lists(scores, min_size=1, max_size=12), question=questions)
@@ -242,7 +278,16 @@ class Machine(RuleBasedStateMachine):
 
         eventually(seen, SOON_S, f"{question} shows {new}")
 
-    # In Redis, by hand: nobody notices
+    # In PostgreSQL's own affairs, and in Redis, by hand: nobody notices
+
+    @precondition(lambda self: self.steps > self.harmed_at + 2)
+    @rule(how=st.sampled_from(["no index", "a barrier"]))
+    def harm_the_rank_index(self, how: str) -> None:
+        self.harmed_at = self.steps
+        if how == "no index":
+            sql(self.settings, "DELETE FROM rank_index")
+        else:
+            sql(self.settings, "INSERT INTO user_changes (user_id) VALUES (NULL)")
 
     @precondition(lambda self: self.steps > self.harmed_at + 2)
     @rule(
@@ -322,6 +367,9 @@ class Machine(RuleBasedStateMachine):
         asked += [Question("context", user_id) for user_id in around]
         asked += [Question("user", user_id) for user_id in around[-3:]]
         asked += [Question(chance.choice(["user", "context"]), NOBODY), WHOLE_BOARD]
+        asked += [Question("around", chance.randint(1, len(board) + 3), chance.randint(1, KEPT)) for _ in range(2)]
+        # The cursor of a board that has changed since, and of users who may be gone.
+        asked += [Question("page", limit=chance.randint(1, KEPT), after=after) for after in (None, self.cursor)]
         # In any order, so that it is not always the same question that meets the system first.
         self._ask(chance.sample(asked, len(asked)))
         if not self._cache_in_use() and self.steps > self.harmed_at + 1:
@@ -333,6 +381,8 @@ class Machine(RuleBasedStateMachine):
         for question in questions:
             answer, expected = question.ask(self.api.client), self.model.answer(question)
             assert answer == expected, f"{question} was answered {answer}, and is {expected}"
+            if question.kind in {"page", "around"} and answer is not None:
+                self.cursor = answer.next or self.cursor
 
     def _cache_in_use(self) -> bool:
         return self.redis.hget(keys.STATE, "usable") == b"1"
@@ -351,11 +401,13 @@ class Machine(RuleBasedStateMachine):
                     Machine.from_cache += float(count)
                 case ['leaderboard_answers_total{source="truth"}', count]:
                     Machine.from_truth += float(count)
+                case ["leaderboard_rank_index_folds_total", count]:
+                    Machine.folds += float(count)
 
 
 def test_every_read_is_the_models(serve: Callable[..., ApiProcess]) -> None:
     class Here(Machine):
-        api = serve(cache_size=SIZE, log_level="error")
+        api = serve(program=SMALL_BUCKETS, cache_size=SIZE, log_level="error")
         settings = api.settings
 
     # A failure prints the story, and a blob: decorate Here with @reproduce_failure(...) to see it again.
@@ -372,3 +424,4 @@ def test_every_read_is_the_models(serve: Callable[..., ApiProcess]) -> None:
     )
     Here()._count_answers()
     assert Machine.from_cache > Machine.from_truth / 2, "the cache has to be what was tested"
+    assert Machine.folds > 30, f"{Machine.folds}: the rank index has to be what was tested"

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from leaderboard.snapshot import Snapshot
 
-Kind = Literal["set", "create", "top", "user", "context"]
+Kind = Literal["set", "create", "top", "user", "context", "page", "around"]
 
 Outcome = Literal["ok", "refused", "missing", "unknown"]
 """`refused`: surely nothing was done. `missing`: an answer, and it says that there is no such user.
@@ -31,7 +31,7 @@ class Operation:
 
     kind: Kind
     target: int
-    """A user's id; n for a top; 0 for a create."""
+    """A user's id; n for a top; the rank that a page is around; 0 for another page and for a create."""
     start: float
     end: float = math.inf
     """Infinite for an answer that never came."""
@@ -44,6 +44,14 @@ class Operation:
     """A set's `previousScore`."""
     places: tuple[Place, ...] = ()
     """The answer's rows, best first: one for a user, above + user + below for a context."""
+    limit: int = 0
+    """How many rows a page may have."""
+    after: tuple[int, int] | None = None
+    """Score and id of the place that a page comes after; None for the first page."""
+    total: int | None = None
+    """How many users there are, by a context or a page."""
+    more: bool | None = None
+    """Whether a page says that another follows it."""
     user_id: int | None = None
     """Whom a create made."""
     slack_s: float = 0.0
@@ -54,10 +62,11 @@ class Operation:
     """Which API process answered."""
 
     def __str__(self) -> str:
-        subject = f"{self.name!r}" if self.kind == "create" else str(self.target)
+        subject = f"{self.name!r}" if self.kind == "create" else str(self.target or "")
         written = f" := {self.score}" if self.kind in {"set", "create"} else ""
+        asked = f" of {self.limit} after {self.after}" if self.limit else ""
         return (
-            f"{self.kind} {subject}{written} [{self.start:.6f} … {self.end:.6f}]"
+            f"{self.kind} {subject}{asked}{written} [{self.start:.6f} … {self.end:.6f}]"
             f"{f' by {self.by}' if self.by else ''} → {self._answer()}"
         )
 
@@ -70,7 +79,9 @@ class Operation:
             return f"user {self.user_id}"
         age = f" (stale by up to {'any' if self.stale else self.slack_s} s)" if self.stale or self.slack_s else ""
         rows = ", ".join(f"{rank}. {user_id} {name!r} {score}" for rank, user_id, name, score in self.places)
-        return f"{rows or 'nobody'}{age}"
+        of = "" if self.total is None else f" of {self.total}"
+        more = {True: ", and more", False: ", and no more", None: ""}[self.more]
+        return f"{rows or 'nobody'}{of}{more}{age}"
 
 
 class Change(NamedTuple):

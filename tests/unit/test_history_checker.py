@@ -60,22 +60,56 @@ def standings(users: Users) -> list[Place]:
     return [Place(rank, user_id, *users[user_id]) for rank, user_id in enumerate(best, 1)]
 
 
+def answer(users: Users, question: Operation) -> Operation:
+    """The question, answered as these users stand."""
+    rows, kind, target, limit = standings(users), question.kind, question.target, question.limit
+    if kind == "top":
+        return replace(question, places=tuple(rows[:target]))
+    if kind in {"page", "around"}:
+        start = _first_of_page(rows, question)
+        more = start + limit < len(rows)
+        return replace(question, places=tuple(rows[start : start + limit]), total=len(rows), more=more)
+    mine = next((place.rank - 1 for place in rows if place.user_id == target), None)
+    if mine is None:
+        return replace(question, outcome="missing", places=(), total=None)
+    if kind == "user":
+        return replace(question, outcome="ok", places=(rows[mine],))
+    return replace(question, outcome="ok", places=tuple(rows[max(0, mine - 5) : mine + 6]), total=len(rows))
+
+
+def _first_of_page(rows: Sequence[Place], question: Operation) -> int:
+    if question.kind == "around":
+        return max(0, min(question.target - 1 - question.limit // 2, len(rows) - question.limit))
+    if question.after is None:
+        return 0
+    score, user_id = question.after
+    return sum((-place.score, place.user_id) <= (-score, user_id) for place in rows)
+
+
 def top(users: Users, n: int, start: float, end: float) -> Operation:
-    return Operation("top", n, start, end, places=tuple(standings(users)[:n]))
+    return answer(users, Operation("top", n, start, end))
 
 
 def one(users: Users, user_id: int, start: float, end: float) -> Operation:
-    places = [place for place in standings(users) if place.user_id == user_id]
-    return Operation("user", user_id, start, end, "ok" if places else "missing", places=tuple(places))
+    return answer(users, Operation("user", user_id, start, end))
 
 
 def context(users: Users, user_id: int, start: float, end: float) -> Operation:
-    rows = standings(users)
-    for place in rows:
-        if place.user_id == user_id:
-            around = rows[max(0, place.rank - 6) : place.rank + 5]
-            return Operation("context", user_id, start, end, places=tuple(around))
-    return Operation("context", user_id, start, end, "missing")
+    return answer(users, Operation("context", user_id, start, end))
+
+
+def page(users: Users, limit: int, start: float, end: float, after: tuple[int, int] | None = None) -> Operation:
+    return answer(users, Operation("page", 0, start, end, limit=limit, after=after))
+
+
+def page_behind(users: Users, user_id: int, start: float, end: float) -> Operation:
+    """Behind where this user stood at first, or would have with a score of 50."""
+    _, score = INITIAL.get(user_id, ("", 50))
+    return page(users, 1 + user_id % 4, start, end, (score, user_id))
+
+
+def around(users: Users, rank: int, start: float, end: float, limit: int = 4) -> Operation:
+    return answer(users, Operation("around", rank, start, end, limit=limit))
 
 
 def put(user_id: int, score: int, start: float, end: float, previous: int | None = None) -> Operation:
@@ -107,8 +141,8 @@ WRITES = (put(5, 200, 1, 2, 95), put(6, 300, 3, 4, 94), put(5, 50, 5, 6, 200))
 
 def test_answers_of_their_time_are_accepted(truth: Truth) -> None:
     ask: Callable[[Users, int, float, float], Operation]
-    for ask in (top, one, context):
-        for target in range(1, 13):
+    for ask in (top, one, context, page, page_behind, around):
+        for target in range(1, 15):
             for moment, users in enumerate(truth.states):
                 assert nothing(truth.check(*WRITES, ask(users, target, 2 * moment + 0.5, 2 * moment + 0.6)))
                 assert nothing(truth.check(*WRITES, ask(users, target, 0, 9)))
@@ -143,6 +177,13 @@ def test_what_an_answer_shows_by_leaving_it_out_counts_as_shown() -> None:
     assert 1 not in {place.user_id for place in without.places}
     assert nothing(truth.check(unknown, without))
     assert truth.check(unknown, without, top(INITIAL, 3, 3, 4)).stale_reads
+    truth = Truth()
+    truth.commit((12, 200))
+    unknown = put(12, 200, 0, math.inf)
+    for last in (around(truth.users, 12, 1, 2, 3), context(truth.users, 10, 1, 2)):
+        assert 12 not in {place.user_id for place in last.places}
+        assert nothing(truth.check(unknown, last))
+        assert truth.check(unknown, last, top(INITIAL, 3, 3, 4)).stale_reads
 
 
 def test_an_answer_from_the_future_is_of_no_state(truth: Truth) -> None:
@@ -170,8 +211,13 @@ def test_what_was_done_by_hand_waits_for_no_operation() -> None:
 
 def test_two_users_from_different_states_are_torn(truth: Truth) -> None:
     torn = truth.states[0] | {6: ("u6", 300)}  # without user 5 at 200, which was before
-    for answer in (top(torn, 12, 0, 9), context(torn, 5, 0, 9)):
-        findings = truth.check(*WRITES, answer)
+    for torn_answer in (
+        top(torn, 12, 0, 9),
+        context(torn, 5, 0, 9),
+        page(torn, 6, 0, 9),
+        around(torn, 4, 0, 9, 9),
+    ):
+        findings = truth.check(*WRITES, torn_answer)
         assert findings == Findings(never_had=findings.never_had)
 
 
@@ -194,11 +240,13 @@ def test_two_that_committed_together_are_seen_in_either_order_but_in_one() -> No
 
 def test_wrong_ranks(truth: Truth) -> None:
     users = truth.states[3]
-    for answer in (one(users, 9, 7, 8), context(users, 9, 7, 8)):
-        assert nothing(truth.check(*WRITES, answer))
-        for wrong in (-1, 2):
-            moved = tuple(place._replace(rank=place.rank + wrong) for place in answer.places)
-            assert truth.check(*WRITES, replace(answer, places=moved)).never_had
+    for right in (one(users, 9, 7, 8), context(users, 9, 7, 8), page_behind(users, 7, 7, 8)):
+        assert nothing(truth.check(*WRITES, right))
+        for wrong in (-1, 1, 2):
+            moved = tuple(place._replace(rank=place.rank + wrong) for place in right.places)
+            findings = truth.check(*WRITES, replace(right, places=moved))
+            # One more was right as long as 5 stood above.
+            assert findings.never_had or (wrong == 1 and findings.stale_reads)
 
 
 def test_a_rank_that_only_one_order_of_concurrent_writes_explains() -> None:
@@ -215,8 +263,16 @@ def test_a_rank_that_only_one_order_of_concurrent_writes_explains() -> None:
 def test_a_user_left_out(truth: Truth) -> None:
     users = truth.states[3]
     without = {user_id: row for user_id, row in users.items() if user_id != 2}
-    for answer in (top(without, 5, 7, 8), top(without, 12, 7, 8), context(without, 3, 7, 8)):
-        assert truth.check(*WRITES, answer).never_had
+    for lacking in (
+        top(without, 5, 7, 8),
+        top(without, 12, 7, 8),
+        context(without, 3, 7, 8),
+        page(without, 4, 7, 8),
+        page(without, 4, 7, 8, (99, 1)),
+        around(without, 3, 7, 8),
+    ):
+        assert truth.check(*WRITES, lacking).never_had
+        assert truth.check(*WRITES, replace(lacking, total=12)).never_had
 
 
 def test_a_user_too_many(truth: Truth) -> None:
@@ -239,6 +295,100 @@ def test_fewer_rows_than_asked_for_means_that_there_are_no_others(truth: Truth) 
     assert nothing(truth.check(*WRITES, top(truth.users, 5, 7, 8)))
 
 
+def test_wrong_totals(truth: Truth) -> None:
+    users = truth.states[3]
+    for right in (
+        context(users, 4, 7, 8),
+        context(users, 12, 7, 8),
+        page(users, 5, 7, 8),
+        page(users, 20, 7, 8),
+        page_behind(users, 7, 7, 8),
+        around(users, 6, 7, 8),
+        around(users, 99, 7, 8),
+    ):
+        assert nothing(truth.check(*WRITES, right))
+        for wrong in (0, 4, 11, 13, None):
+            assert truth.check(*WRITES, replace(right, total=wrong)).never_had
+            assert truth.check(*WRITES, replace(right, total=wrong, more=not right.more)).never_had
+
+
+def test_a_total_that_was_right_before_is_stale() -> None:
+    truth = Truth()
+    truth.commit((12, None), by=2.0)
+    for ask in (context, page, page_behind, around):
+        old = ask(INITIAL, 2, 0, 0)
+        new = ask(truth.users, 2, 5, 6)
+        assert old.places == new.places
+        assert old.total == 12
+        assert new.total == 11
+        assert nothing(truth.check(new))
+        assert truth.check(replace(new, total=12)).stale_reads
+        assert truth.check(new, replace(new, total=12, start=7, end=8, stale=True)) == Findings()
+
+
+def test_a_total_that_only_one_order_of_concurrent_writes_explains() -> None:
+    truth = Truth()
+    both = Snapshot(100, 100)
+    truth.commit((11, None), seen=both)
+    truth.commit((13, 5), seen=both)
+    for total in (11, 12, 13):
+        assert nothing(truth.check(replace(context(INITIAL, 2, 0, 9), total=total)))
+    for total in (10, 14):
+        assert truth.check(replace(context(INITIAL, 2, 0, 9), total=total)).never_had
+
+
+def test_a_page_with_a_hole(truth: Truth) -> None:
+    users = truth.states[3]
+    for right in (page(users, 6, 7, 8), page(users, 6, 7, 8, (99, 1)), around(users, 6, 7, 8, 6)):
+        for missing in range(5):
+            rest = right.places[:missing] + right.places[missing + 1 :]
+            first = right.places[0].rank
+            closed = tuple(place._replace(rank=rank) for rank, place in enumerate(rest, first))
+            assert truth.check(*WRITES, replace(right, places=rest)).never_had
+            assert truth.check(*WRITES, replace(right, places=closed)).never_had
+            assert truth.check(*WRITES, replace(right, places=closed, limit=5)).never_had
+
+
+def test_a_page_begins_where_it_was_asked_to(truth: Truth) -> None:
+    users = truth.states[3]
+    first, behind, middle = page(users, 3, 7, 8), page(users, 3, 7, 8, (99, 1)), around(users, 6, 7, 8, 3)
+    last = around(users, 12, 7, 8, 3)
+    for right in (first, behind, middle, last):
+        assert nothing(truth.check(*WRITES, right))
+        for places in (first.places, behind.places, middle.places, last.places, ()):
+            if places != right.places:
+                more = places != last.places and places != ()
+                assert truth.check(*WRITES, replace(right, places=places, more=more)).never_had
+        assert truth.check(*WRITES, replace(right, more=not right.more)).never_had
+        assert truth.check(*WRITES, replace(right, limit=2)).never_had
+        assert truth.check(*WRITES, replace(right, limit=9)).never_had
+    # The user of the cursor itself, and somebody between it and the page.
+    assert truth.check(*WRITES, replace(behind, after=behind.places[0][:0:-2])).never_had
+    assert truth.check(*WRITES, replace(behind, after=(100, 1))).never_had
+
+
+def test_an_empty_page_means_that_nobody_is_behind_its_cursor(truth: Truth) -> None:
+    users = truth.states[3]
+    empty = page(users, 3, 7, 8, (50, 5))
+    assert empty.places == ()
+    assert nothing(truth.check(*WRITES, empty))
+    for before in ((51, 5), (50, 4)):
+        assert truth.check(*WRITES, replace(empty, after=before)).stale_reads
+    assert truth.check(*WRITES, replace(empty, after=(88, 11))).never_had
+    assert truth.check(*WRITES, replace(empty, total=0)).never_had
+    truth.commit(*((user_id, None) for user_id in truth.users))
+    for nobody in (page({}, 3, 7, 8), page({}, 3, 7, 8, (50, 5)), around({}, 2, 7, 8)):
+        assert nothing(truth.check(*WRITES, nobody))
+
+
+def test_a_stale_page(truth: Truth) -> None:
+    for ask in (page, page_behind, around):
+        old = ask(truth.states[1], 3, 4.5, 4.6)
+        findings = truth.check(*WRITES, old)
+        assert findings == Findings(stale_reads=findings.stale_reads)
+        assert str(old) in findings.stale_reads[0]
+
+
 def test_no_such_user() -> None:
     truth = Truth()
     truth.commit((5, None), by=3.0)
@@ -251,6 +401,8 @@ def test_no_such_user() -> None:
     assert truth.check(one(INITIAL, 5, 3.9, 4.2)) == Findings()
     assert truth.check(replace(gone, target=4)).never_had
     assert truth.check(replace(gone, kind="set", score=3, target=4)).never_had
+    assert truth.check(replace(gone, kind="page", limit=3)).never_had
+    assert truth.check(replace(gone, kind="top")).never_had
 
 
 def test_the_rows_of_an_answer_have_to_fit_each_other(truth: Truth) -> None:
@@ -263,6 +415,7 @@ def test_the_rows_of_an_answer_have_to_fit_each_other(truth: Truth) -> None:
         (a, a, *rest),
         rows.places[1:],
         rows.places[:4],
+        rows.places[:-1],
         (*rows.places, *rows.places),
     ):
         assert truth.check(*WRITES, replace(rows, places=places)).never_had
@@ -280,7 +433,8 @@ def test_a_bounded_age_is_accepted_within_and_refused_beyond(truth: Truth) -> No
 
 def test_an_answer_that_says_that_it_is_old_still_has_to_be_of_one_state(truth: Truth) -> None:
     for users in truth.states:
-        assert nothing(truth.check(*WRITES, replace(top(users, 12, 8, 9), stale=True)))
+        for ask in (top, context, page, page_behind, around):
+            assert nothing(truth.check(*WRITES, replace(ask(users, 12, 8, 9), stale=True)))
     torn = truth.states[0] | {6: ("u6", 300)}
     assert truth.check(*WRITES, replace(top(torn, 12, 8, 9), stale=True)).never_had
 
@@ -447,8 +601,9 @@ class Simulation:
         stale = self.chance.randint(0, 4) == 0
         known = [users for since, users in self.states if since <= self.clock]
         users = self.chance.choice(known) if stale else self.at(self.clock - age)
-        answer = self.chance.choice([top, top, one, context])(users, self.chance.choice(ASKED), start, end)
+        ask = self.chance.choice([top, top, one, context, page, page_behind, around])
         by = f"answer {len(self.operations)}"
+        answer = ask(users, self.chance.choice(ASKED), start, end)
         self.operations.append(replace(answer, slack_s=float(age), stale=stale, by=by))
 
     def at(self, time: float) -> Users:
@@ -507,31 +662,33 @@ def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]
             yield frozenset(state), users
 
 
-def explains(users: Users, answer: Operation, *, ranks: bool) -> bool:
-    """Whether these users give that answer, or would if the ranks were counted right."""
-    if answer.outcome == "missing":
-        return answer.target not in users
-    ask = {"top": top, "user": one, "context": context}[answer.kind]
-    if ranks:
-        return ask(users, answer.target, 0, 1).places == answer.places
-    if not answer.places:
-        return not users
-    shown = [place[1:] for place in answer.places]
+def explains(users: Users, given: Operation, *, counts: bool) -> bool:
+    """Whether these users give that answer, or would if ranks and totals were counted right."""
+    if given.outcome == "missing":
+        return given.target not in users
+    if counts:
+        right = answer(users, given)
+        return (right.places, right.total, right.more) == (given.places, given.total, given.more)
+    shown = [place[1:] for place in given.places]
     rows = [place[1:] for place in standings(users)]
-    if shown[0] not in rows:
+    above = given.places[0].rank - 1 if shown else given.total
+    if given.after:
+        start = _first_of_page(standings(users), given)
+    elif not shown:
+        return not users
+    elif shown[0] in rows:
+        start = rows.index(shown[0])
+    else:
         return False
-    start = rows.index(shown[0])
     stop = start + len(shown)
     open_below = (
-        len(shown) == answer.target
-        if answer.kind == "top"
-        else len(shown) - 1 - [user_id for user_id, _, _ in shown].index(answer.target) == 5
+        given.kind == "user"
+        if given.total is None and given.kind != "top"
+        else len(shown) == given.target
+        if given.total is None
+        else given.total > (given.places[-1].rank if shown else given.total)
     )
-    return (
-        rows[start:stop] == shown
-        and (start == 0 or answer.places[0].rank > 1)
-        and (stop == len(rows) or answer.kind == "user" or open_below)
-    )
+    return rows[start:stop] == shown and (start == 0 or above != 0) and (stop == len(rows) or open_below)
 
 
 def brute_force(simulation: Simulation) -> Mapping[str, str]:
@@ -567,11 +724,11 @@ def brute_force(simulation: Simulation) -> Mapping[str, str]:
             for state, users in states
             if all(begun.get(xid, -math.inf) <= operation.end for xid in state)
         ]
-        if any(lower <= state and explains(users, operation, ranks=True) for state, users in possible):
-            needs = [s for s, users in possible if lower <= s and explains(users, operation, ranks=False)]
+        if any(lower <= state and explains(users, operation, counts=True) for state, users in possible):
+            needs = [s for s, users in possible if lower <= s and explains(users, operation, counts=False)]
             owed.append((operation.end, frozenset.intersection(*needs)))
         else:
-            once = any(explains(users, operation, ranks=True) for _, users in possible)
+            once = any(explains(users, operation, counts=True) for _, users in possible)
             verdicts[operation.by] = "stale" if once else "never"
     return verdicts
 
@@ -582,14 +739,13 @@ def corrupted(chance: Random) -> Simulation:
     place = chance.choice([i for i, operation in enumerate(simulation.operations) if operation.by] or [-1])
     if place < 0:
         return simulation
-    answer = simulation.operations[place]
     a, b = (chance.choice(simulation.states)[1] for _ in range(2))
     mixed = {user: row for user in range(1, 10) if (row := chance.choice([a, b]).get(user))}
-    ask = {"top": top, "user": one, "context": context}[answer.kind]
-    other = ask(chance.choice([a, mixed]), answer.target, answer.start, answer.end)
+    other = answer(chance.choice([a, mixed]), simulation.operations[place])
     wrong = chance.choice([0, 0, 0, 1, -1])
     places = tuple(row._replace(rank=row.rank + wrong) for row in other.places)
-    simulation.operations[place] = replace(answer, outcome=other.outcome, places=places)
+    total = None if other.total is None else other.total + chance.choice([0, 0, 0, 1, -1])
+    simulation.operations[place] = replace(other, places=places, total=total)
     return simulation
 
 

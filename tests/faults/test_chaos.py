@@ -26,3 +26,12 @@ def test_the_promises_are_kept(run: Run, fault: Fault) -> None:
     assert not verdict.violations, {kind: texts for kind, texts in verdict.wrong.items() if texts}
     assert verdict.reads > 0
     assert verdict.writes > 0
+
+
+def test_the_rank_index_is_at_work_meanwhile(run: Run) -> None:
+    fault = next(fault for fault in FAULTS if "more than the log lists" in fault.name)
+    verdict = run.inject(fault, seed=2)
+    result = run.results[fault.name]
+    assert not verdict.violations
+    assert result.builds >= result.times
+    assert result.folds > result.builds

@@ -266,11 +266,11 @@ def restart_postgres(injection: Injection) -> None:
 def crash_of_a_backend(injection: Injection) -> None:
     """PostgreSQL ends all others and recovers; transaction ids may be used again."""
     injection.times = injection.number(5, 1)
+    backends = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'leaderboard' AND datname = current_database()"
+    )
     for _ in range(injection.times):
-        pids = injection.rig.query(
-            "SELECT pid FROM pg_stat_activity"
-            " WHERE application_name = 'leaderboard' AND datname = current_database()"
-        )
+        pids = eventually(lambda: injection.rig.query(backends), 10, "a process has a backend")
         os.kill(injection.chance.choice(pids)[0], signal.SIGKILL)
         injection.last(injection.chance.uniform(0.5, 1.5))
 
@@ -322,6 +322,45 @@ def truncate(injection: Injection) -> None:
             f" SELECT n, 'user ' || n, {800_000 + 1000 * number} + n FROM generate_series(1, 60) AS n"
         )
         injection.last(0.5)
+
+
+def too_much_to_be_listed(injection: Injection) -> None:
+    """What a statement over more than 20,000 rows leaves behind: all users changed, and only a barrier in the log.
+
+    They are all tied then, so that the order of the board is that of the ids.
+    """
+    injection.times = injection.number(10, 2)
+    for number in range(injection.times):
+        injection.rig.by_hand(
+            f"UPDATE users SET total_score = {850_000 + number}",
+            "DELETE FROM user_changes WHERE xid = pg_current_xact_id()",
+            "INSERT INTO user_changes (user_id) VALUES (NULL)",
+        )
+        injection.last(injection.chance.uniform(0.5, 1.2))
+
+
+def delete_the_rank_index(injection: Injection) -> None:
+    injection.times = injection.number(30, 3)
+    for _ in range(injection.times):
+        injection.rig.query("DELETE FROM rank_index")
+        injection.last(injection.chance.uniform(0.0, 0.5))
+
+
+def put_back_an_old_rank_index(injection: Injection) -> None:
+    """As good as ever, since its snapshot comes with it; every second time as if out of a dump, and then void."""
+    rig = injection.rig
+    injection.times = injection.number(20, 4)
+    for number in range(injection.times):
+        copies = rig.query("SELECT snapshot::text, fences, counts, total FROM rank_index")
+        injection.last(injection.chance.uniform(0.3, 1.0))
+        for copy in copies:
+            written_by = "pg_current_xact_id()" if number % 2 == 0 else "written_by"
+            rig.query(
+                f"UPDATE rank_index SET written_by = {written_by}, snapshot = $1::text::pg_snapshot,"
+                " fences = $2, counts = $3, total = $4",
+                *copy,
+            )
+        injection.last(injection.chance.uniform(0.1, 0.5))
 
 
 def pool_exhausted(injection: Injection) -> None:
@@ -463,6 +502,9 @@ FAULTS = (
     Fault("PostgreSQL: a standby promoted that lacks commits", promoted_standby_that_is_behind, refusals=True),
     Fault("psql: UPDATE, DELETE, INSERT", out_of_band),
     Fault("psql: TRUNCATE", truncate),
+    Fault("psql: more than the log lists", too_much_to_be_listed),
+    Fault("psql: DELETE FROM rank_index", delete_the_rank_index),
+    Fault("psql: an old copy of the rank index put back", put_back_an_old_rank_index),
     Fault(
         "one process cut off from Redis: silence",
         lambda injection: cut_off_from_redis(injection, Wire.SILENT),

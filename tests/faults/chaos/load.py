@@ -148,7 +148,7 @@ class _Client:
         self._keys = 0
         self._ended = ended
         self._connections: dict[str, http.client.HTTPConnection] = {}
-        self._now = time.monotonic()
+        self._cursor: tuple[str, tuple[int, int]] | None = None
         self.record = Record()
 
     def run(self) -> None:
@@ -161,19 +161,37 @@ class _Client:
     def _step(self) -> None:
         what = self._chance.random()
         user_id = self._shared.user(self._chance)
-        if what < 0.4:
+        if what < 0.38:
             self._write("set", user_id, f"/users/{user_id}/score", {"score": self._shared.score(user_id)})
-        elif what < 0.44:
+        elif what < 0.42:
             name = self._shared.name(self._plan.seed)
             if name is not None:
                 self._write("create", 0, "/users", {"username": name, "score": self._shared.score(_CREATED)})
-        elif what < 0.6:
+        elif what < 0.54:
             n = self._chance.choice([1, 3, self._plan.top // 2, self._plan.top, 3 * self._plan.top])
             self._read("top", n, f"/leaderboard/top/{n}")
-        elif what < 0.78:
+        elif what < 0.7:
             self._read("context", user_id, f"/leaderboard/user/{user_id}/context")
-        else:
+        elif what < 0.84:
             self._read("user", user_id, f"/users/{user_id}")
+        elif what < 0.92:
+            self._read_page()
+        else:
+            limit, rank = self._limit(), self._chance.randint(1, len(self._plan.users) + NEW_USERS)
+            self._read("around", rank, f"/leaderboard?limit={limit}&around_rank={rank}", limit)
+
+    def _limit(self) -> int:
+        return self._chance.choice([1, 4, 15, 40])
+
+    def _read_page(self) -> None:
+        """The one after the last that was read, if there is one; else the first."""
+        limit = self._limit()
+        text, after = self._cursor or ("", None)
+        path = f"/leaderboard?limit={limit}{f'&after={text}' if text else ''}"
+        answer = self._read("page", 0, path, limit, after)
+        if answer is not None:
+            last = answer["users"][-1] if answer["next"] else None
+            self._cursor = None if last is None else (answer["next"], (last["score"], last["userId"]))
 
     def _write(self, kind: Kind, user_id: int, path: str, body: dict[str, Any]) -> None:
         start = time.monotonic()
@@ -211,12 +229,15 @@ class _Client:
         if kind == "create" and outcome == "ok":
             self._shared.add(answer["userId"])
 
-    def _read(self, kind: Kind, target: int, path: str) -> None:
+    def _read(
+        self, kind: Kind, target: int, path: str, limit: int = 0, after: tuple[int, int] | None = None
+    ) -> Any:
+        """The answer, if one came and it is no refusal."""
         start = time.monotonic()
         by, status, aged, answer = self._send("GET", path)
         outcome = _outcome(status, answer)
         if outcome == "unknown":
-            return
+            return None
         self.record.operations.append(
             Operation(
                 kind,
@@ -225,10 +246,15 @@ class _Client:
                 time.monotonic(),
                 outcome,
                 places=_places(kind, answer) if outcome == "ok" else (),
+                limit=limit,
+                after=after,
+                total=answer.get("total") if outcome == "ok" else None,
+                more=answer["next"] is not None if outcome == "ok" and limit else None,
                 stale=aged,
                 by=by,
             )
         )
+        return answer if outcome == "ok" else None
 
     def _send(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
@@ -278,7 +304,7 @@ def _outcome(status: int, answer: Any) -> Outcome:
 
 def _places(kind: Kind, answer: Any) -> tuple[Place, ...]:
     rows: list[Any]
-    if kind == "top":
+    if kind in {"top", "page", "around"}:
         rows = answer["users"]
     elif kind == "context":
         rows = [*answer["above"], answer["user"], *answer["below"]]

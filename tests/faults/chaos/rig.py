@@ -24,10 +24,11 @@ from leaderboard.errors import CacheError, Unavailable
 from leaderboard.observe import Metrics
 from leaderboard.snapshot import Snapshot
 from leaderboard.sync import Audit, CacheSync
+from leaderboard.truth.rank_index import Bucket, RankIndex
 from tests.faults.chaos.proxy import Loop, Proxy, Wire
 from tests.faults.chaos.steps import Steps
 from tests.faults.history import Change, Transaction
-from tests.system import connect, environment, eventually, free_port, sql
+from tests.system import ROOT, SMALL_BUCKETS, connect, environment, eventually, free_port, sql
 
 T = TypeVar("T")
 
@@ -44,6 +45,13 @@ class Servers(NamedTuple):
 
 
 THE_WHEELS = Servers()
+
+
+class Turns(NamedTuple):
+    """How often the rank index was folded, and built."""
+
+    folds: float
+    builds: float
 
 
 class Api:
@@ -66,8 +74,9 @@ class Api:
         self.steps = Steps(self.to_truth, self.to_cache)
         with self._log.open("ab") as log:
             self.process = Popen(
-                [sys.executable, "-m", "leaderboard", "serve"],
+                [sys.executable, "-m", SMALL_BUCKETS, "serve"],
                 env={"PATH": os.environ["PATH"], **self._environment},
+                cwd=ROOT,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -96,10 +105,16 @@ class Api:
         self._get("/leaderboard/top/3")
         return self._answers() > before
 
+    def turns(self) -> Turns:
+        """How often it has folded and built the rank index since it started."""
+        return Turns(*(self._metric(f"leaderboard_rank_index_{name}_total") for name in ("folds", "builds")))
+
     def _answers(self) -> float:
-        name = 'leaderboard_answers_total{source="cache"} '
+        return self._metric('leaderboard_answers_total{source="cache"}')
+
+    def _metric(self, name: str) -> float:
         lines = self._get("/metrics").splitlines()
-        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(f"{name} "))
 
     def _get(self, path: str) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=6)
@@ -240,23 +255,43 @@ class Rig:
             eventually(api.reads_from_cache, seconds, f"{api.name} reads from the cache")
 
     def healed(self, seconds: float) -> float | None:
-        """In how many seconds the cache is in use and equal to PostgreSQL; None if that takes too long."""
+        """In how many seconds the cache and the rank index are in use and equal to PostgreSQL.
+
+        None if that takes too long.
+        """
         began = time.monotonic()
         while time.monotonic() - began < seconds:
-            audit = self._audit()
-            if audit is not None and audit.compared is not None:
-                if audit.differences:
-                    raise AssertionError(f"the cache differs: {audit.differences[:5]}")
+            audit, wrong = self._audit(), self._recount()
+            if audit is not None and audit.compared is not None and wrong is not None:
+                if audit.differences or audit.totals:
+                    raise AssertionError(f"the cache differs: {audit.totals} {audit.differences[:5]}")
+                if wrong:
+                    raise AssertionError(f"the rank index differs: {wrong[:5]}")
                 if all(api.reads_from_cache() for api in self.apis if api.status() == "ok"):
                     return time.monotonic() - began
             time.sleep(0.01)
         return None
+
+    def _recount(self) -> list[Bucket] | None:
+        """Where the rank index is wrong; None while it cannot be used."""
+
+        async def work() -> list[Bucket] | None:
+            connections = app.truth_store(self.settings).connections
+            return await RankIndex(connections).recount_all()
+
+        try:
+            return self._do(work())
+        except Unavailable:
+            return None
 
     def _audit(self) -> Audit | None:
         async def work() -> Audit:
             truth, cache = app.truth_store(self.settings), app.cache_store(self.settings)
             await truth.open()
             try:
+                state = await cache.poll("", lease_ms=0)
+                if state is None or not state.whole or not state.usable:
+                    return Audit(None, "nobody reads it")
                 return await CacheSync(truth, cache, Metrics(), 0.3).audit()
             finally:
                 await cache.close()

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from tests.faults.chaos.faults import Fault, Injection
 from tests.faults.chaos.judge import Case, Verdict, judge
 from tests.faults.chaos.load import Load, Plan
-from tests.faults.chaos.rig import CACHE_SIZE, Rig
+from tests.faults.chaos.rig import CACHE_SIZE, Rig, Turns
 
 DEADLINE_S = 5.5
 """A request's own deadline, and half a second for the machine's noise."""
 _WARM_UP_S = 0.5
 _SHOWN = 3
+NONE = Turns(0, 0)
 
 
 @dataclass
@@ -23,6 +24,9 @@ class Result:
     times: int = 0
     healed_s: float = 0.0
     slowest_s: float = 0.0
+    folds: int = 0
+    builds: int = 0
+    """Of the rank index, by the processes that lived to the end."""
     verdict: Verdict = field(default_factory=Verdict)
 
 
@@ -48,22 +52,33 @@ class Run:
         initial, mark = rig.state()
         injection = Injection(rig, random.Random(seed), self._long and not again, mark)
         plan = Plan({api.name: api.port for api in rig.apis}, tuple(initial), CACHE_SIZE, seed, DEADLINE_S)
+        before = self._turns()
         with Load(plan) as load:
             time.sleep(_WARM_UP_S)
             began = time.monotonic()
             fault.inject(injection)
             ended = time.monotonic()
-            healed_s = rig.healed(fault.shown_within_s)
+            try:
+                healed_s = rig.healed(fault.shown_within_s)
+                ill = f"cache and rank index were not both in use {fault.shown_within_s:g} s after the end"
+            except AssertionError as error:
+                healed_s, ill = None, str(error)
             time.sleep(_WARM_UP_S)
             record = load.stop()
+        after = self._turns()
         since = mark if injection.fork is None else injection.fork.mark
         verdict = judge(Case(fault, record, initial, rig.transactions(since), began, ended, fork=injection.fork))
         if healed_s is None:
-            verdict.wrong["not healed"].append(
-                f"the cache was not in use {fault.shown_within_s:g} s after the end"
-            )
+            verdict.wrong["not healed"].append(ill)
         self._add(fault, injection.times, healed_s, record.slowest_s, verdict)
+        result = self.results[fault.name]
+        result.folds += sum(int(after[pid].folds - before.get(pid, NONE).folds) for pid in after)
+        result.builds += sum(int(after[pid].builds - before.get(pid, NONE).builds) for pid in after)
         return verdict
+
+    def _turns(self) -> dict[int, Turns]:
+        """By process, of those there are."""
+        return {api.process.pid: api.turns() for api in self._rig.apis if api.process is not None}
 
     def _add(self, fault: Fault, times: int, healed_s: float | None, slowest_s: float, verdict: Verdict) -> None:
         result = self.results.setdefault(fault.name, Result())
@@ -90,11 +105,13 @@ class Run:
 def table(results: Mapping[str, Result]) -> str:
     """The results in Markdown."""
     kinds = list(Verdict().wrong)
-    heads = ["fault", "times", "reads", "writes", "unknown", "503", "with `Age`", "slowest", "healed in", *kinds]
+    seen = ["reads", "writes", "unknown", "503", "with `Age`", "folds", "builds", "slowest", "healed in"]
+    heads = ["fault", "times", *seen, *kinds]
     lines = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
     for name, result in results.items():
         verdict = result.verdict
         counts = [result.times, verdict.reads, verdict.writes, verdict.unknown, verdict.refused, verdict.stale]
+        counts += [result.folds, result.builds]
         lines.append(
             [
                 name,

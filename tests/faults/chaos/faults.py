@@ -12,9 +12,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+import asyncpg
 
 from leaderboard import app
 from leaderboard.cache import keys
@@ -266,13 +269,21 @@ def restart_postgres(injection: Injection) -> None:
 def crash_of_a_backend(injection: Injection) -> None:
     """PostgreSQL ends all others and recovers; transaction ids may be used again."""
     injection.times = injection.number(5, 1)
-    backends = (
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'leaderboard' AND datname = current_database()"
-    )
     for _ in range(injection.times):
-        pids = eventually(lambda: injection.rig.query(backends), 10, "a process has a backend")
-        os.kill(injection.chance.choice(pids)[0], signal.SIGKILL)
+        pids = eventually(lambda: _backends(injection.rig), 10, "a process has a backend")
+        os.kill(injection.chance.choice(pids), signal.SIGKILL)
         injection.last(injection.chance.uniform(0.5, 1.5))
+
+
+def _backends(rig: Rig) -> list[int]:
+    """The processes' backends; none while PostgreSQL recovers."""
+    with suppress(OSError, asyncpg.PostgresError):
+        rows = rig.query(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE application_name = 'leaderboard' AND datname = current_database()"
+        )
+        return [row[0] for row in rows]
+    return []
 
 
 def open_transaction(injection: Injection) -> None:

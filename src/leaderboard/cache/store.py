@@ -16,7 +16,7 @@ import msgspec
 from leaderboard.cache import keys
 from leaderboard.cache.link import Link
 from leaderboard.cache.script import load_script
-from leaderboard.errors import CacheRefused, CacheUnavailable
+from leaderboard.errors import CacheHangs, CacheRefused, CacheUnavailable
 from leaderboard.model import (
     NEIGHBOURS,
     Answer,
@@ -292,9 +292,9 @@ class CacheStore:
             try:
                 await self._last_resort.run(self._invalidate, (keys.STATE,), secrets.token_hex(8))
                 break
-            except CacheUnavailable:
+            except CacheUnavailable as error:
                 # Nearly always idle, it may have been closed long ago, and Redis be there all the same.
-                if not closed_when_idle:
+                if not closed_when_idle or isinstance(error, CacheHangs):
                     raise
 
     # Rebuilding

@@ -52,7 +52,7 @@ LOG_KEPT_S = 10
 PRUNE_EVERY_S = 5
 PRUNE_BATCH = 10_000
 SHORT_LIFE_S = 1.0
-LONGEST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 1.0
 
 _log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -270,6 +270,17 @@ async def connect(settings: Settings) -> asyncpg.Connection:
         password=settings.db_password.get_secret_value(),
         database=settings.db_name,
     )
+
+
+class OneConnection:
+    """Stands for the pool of connections: gives out this one, with whatever transaction is open on it."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    @asynccontextmanager
+    async def pooled(self) -> AsyncIterator[asyncpg.Connection]:
+        yield self._connection
 
 
 def sql(settings: Settings, statement: str, *arguments: Any) -> list[asyncpg.Record]:

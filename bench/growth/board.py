@@ -35,10 +35,11 @@ class WatchedIndex(RankIndex):
         super().__init__(connections)
         self.turns: list[tuple[Tended, float]] = []
 
-    async def tend(self) -> Tended:
+    async def tend(self) -> Tended | None:
         started = time.perf_counter()
         tended = await super().tend()
-        self.turns.append((tended, time.perf_counter() - started))
+        if tended is not None:
+            self.turns.append((tended, time.perf_counter() - started))
         return tended
 
 

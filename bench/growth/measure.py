@@ -56,7 +56,7 @@ async def measure(
         await app.truth.migrate(lambda _: None)
     await app.truth.open()
     try:
-        async with app.truth.connections.alone(server_settings=_PATIENT) as connection:
+        async with app.truth.connections.alone(**_PATIENT) as connection:
             board = Board(app, connection, users, progress)
             measuring = _Measuring(board, progress, seconds)
             load_s = await board.fill()
@@ -222,7 +222,7 @@ class _Measuring:
 
     def _keeping(self) -> Keeping:
         folds = [taken for tended, taken in self._board.ranks.turns if tended.folded]
-        unfolded = [tended.unfolded for tended, _ in self._board.ranks.turns]
+        found = [tended for tended, _ in self._board.ranks.turns]
         return Keeping(
-            Latency.of(folds), max(rows or 0 for rows in unfolded), sum(rows is None for rows in unfolded)
+            Latency.of(folds), max(tended.unfolded for tended in found), sum(not tended.usable for tended in found)
         )

@@ -23,35 +23,55 @@ class RankKeeper:
         self._ranks = ranks
         self._metrics = metrics
         self._interval_s = interval_s
+        self._failing = False
 
     async def run(self) -> None:
         """Tend it on a timer, until cancelled."""
         while True:
             started = time.monotonic()
-            built = False
+            repairing = False
             try:
-                built = await self._tend()
-            except Unavailable:
-                pass
+                repairing = await self._tend()
+                if repairing:
+                    await self._repair()
+            except Unavailable as error:
+                self._metrics.rank_index_up.set(False)
+                if repairing and not self._failing:
+                    self._failing = True
+                    _log.warning("the rank index cannot be repaired, ranks are counted", error=str(error))
             except Exception:
+                self._metrics.rank_index_up.set(False)
                 _log.exception("keeping the rank index failed")
-            # While something makes it useless again and again, building it takes half of the time at most.
-            pause_s = max(self._interval_s, time.monotonic() - started if built else 0)
+            # While something makes it useless again and again, repairing takes half of the time at most.
+            pause_s = max(self._interval_s, time.monotonic() - started if repairing else 0)
             await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
 
     async def _tend(self) -> bool:
+        """Whether it wants to be repaired."""
         started = time.perf_counter()
         tended = await self._ranks.tend()
-        self._metrics.rank_index_up.set(tended.unfolded is not None or tended.built)
-        self._metrics.rank_index_unfolded.set(tended.unfolded or 0)
-        seconds = time.perf_counter() - started
+        if tended is None:
+            return False
+        self._metrics.rank_index_up.set(tended.usable)
+        self._metrics.rank_index_unfolded.set(tended.unfolded)
         if tended.folded:
             self._metrics.folds.inc()
-            self._metrics.fold_seconds.observe(seconds)
-        if tended.built:
+            self._metrics.fold_seconds.observe(time.perf_counter() - started)
+        if tended.usable and self._failing:
+            self._failing = False
+            _log.info("the rank index is in use again")
+        return tended.wants_repair
+
+    async def _repair(self) -> None:
+        started = time.perf_counter()
+        repair = await self._ranks.repair()
+        seconds = round(time.perf_counter() - started, 3)
+        if repair == "built":
             self._metrics.rank_index_builds.inc()
-            _log.info("rank index built", seconds=round(seconds, 3))
-        return tended.built
+            _log.info("rank index built", seconds=seconds)
+        elif repair == "folded":
+            self._metrics.folds.inc()
+            _log.info("rank index folded after a long time", seconds=seconds)
 
     async def recount_regularly(self, interval_s: float) -> None:
         """Recount a part of it on a timer, until cancelled; throw it away after a difference."""

@@ -154,6 +154,8 @@ class CacheSync:
         while True:
             await asyncio.sleep(PRUNE_EVERY_S * random.uniform(0.8, 1.2))
             try:
+                if await self._truth.reset_log():
+                    _log.warning("emptied a change log that came with a dump from another server")
                 while await self._truth.prune_log(LOG_KEPT_S, PRUNE_BATCH) == PRUNE_BATCH:
                     pass
             except Unavailable:

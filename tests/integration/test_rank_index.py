@@ -9,30 +9,31 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from leaderboard.app import App, truth_store
 from leaderboard.cache import keys
 from leaderboard.config import Settings
 from leaderboard.embedded import HOST, EmbeddedPostgres, _run
+from leaderboard.errors import TruthUnavailable
 from leaderboard.model import AskContext, AskPage, AskPageAround, AskStanding, Context, Standing
 from leaderboard.observe import Metrics
 from leaderboard.rank_keeper import RankKeeper
 from leaderboard.truth import rank_index
-from leaderboard.truth.rank_index import LOCK_KEY, RankIndex, Tended
+from leaderboard.truth.rank_index import LOCK_KEY, RankIndex, Repair
 from leaderboard.truth.store import TruthStore
-from tests.system import connect, redis, sql
+from tests.system import OneConnection, connect, free_port, redis, sql
 
 pytestmark = pytest.mark.anyio
 
 USERS = 1000
 WIDTH = 10
-NOT_USABLE = Tended(unfolded=None)
-BUILT = Tended(unfolded=None, built=True)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,7 @@ async def ranks(store: TruthStore, db: asyncpg.Connection) -> RankIndex:
     """An index of a board of some users, whose scores are ten apart: the user of id n stands at rank n."""
     await add(db, [10 * (USERS - n) for n in range(USERS)])
     ranks = RankIndex(store.connections)
-    assert await ranks.tend() == BUILT
+    assert await tend(ranks) == "built"
     return ranks
 
 
@@ -82,6 +83,16 @@ async def add(db: asyncpg.Connection, scores: Sequence[int]) -> None:
 
 async def set_score(db: asyncpg.Connection, user_id: int, score: int) -> None:
     await db.execute("UPDATE users SET total_score = $2 WHERE user_id = $1", user_id, score)
+
+
+async def tend(ranks: RankIndex) -> str:
+    """What is done in one turn."""
+    tended = await ranks.tend()
+    if tended is None:
+        return "overtaken"
+    if tended.wants_repair:
+        return await ranks.repair()
+    return "folded" if tended.folded else "kept" if tended.usable else "left"
 
 
 async def rank(ranks: RankIndex, user_id: int, *, count: bool = False) -> int | None:
@@ -156,11 +167,11 @@ async def test_what_transactions_did_that_ran_when_it_was_folded_is_not_lost(
     await transaction.start()
     await set_score(other, 900, 1_000_000)
     await set_score(db, 800, 1_000_000)
-    assert (await ranks.tend()).folded
+    assert await tend(ranks) == "folded"
     assert await rank(ranks, 500) == 501
     await transaction.commit()
     assert await rank(ranks, 500) == 502
-    assert (await ranks.tend()).folded
+    assert await tend(ranks) == "folded"
     await all_is_right(ranks, db)
 
 
@@ -182,7 +193,7 @@ async def test_all_of_an_answer_is_of_one_instant(
     try:
         for _ in range(40):
             seen |= {await rank(ranks, victim) for _ in range(25)}
-            await ranks.tend()
+            await tend(ranks)
     finally:
         done.set()
         await moving
@@ -205,7 +216,7 @@ async def test_an_empty_board_has_empty_pages(store: TruthStore) -> None:
         for question in (AskPage(10), AskPage(10, (0, 1)), AskPageAround(10, 1), AskPageAround(10, 2**31 - 1)):
             page = (await ranks.page(question)).value
             assert (page.users, page.total) == ([], 0)
-        await ranks.tend()
+        await tend(ranks)
 
 
 # Folding
@@ -214,8 +225,8 @@ async def test_an_empty_board_has_empty_pages(store: TruthStore) -> None:
 async def test_each_change_is_folded_once(ranks: RankIndex, db: asyncpg.Connection) -> None:
     for user_id in (900, 800, 700):
         await set_score(db, user_id, 1_000_000)
-        assert await ranks.tend() == Tended(unfolded=1, folded=True)
-        assert await ranks.tend() == Tended(unfolded=0)
+        assert await tend(ranks) == "folded"
+        assert await tend(ranks) == "kept"
     await all_is_right(ranks, db)
 
 
@@ -224,22 +235,28 @@ async def test_a_fold_and_the_fences_it_sets_are_of_one_snapshot(
 ) -> None:
     """Somebody commits between the two statements of a fold."""
     await add(db, range(5001, 5100))
+    await make_writes_of_the_index_wait(db)
+    folding = asyncio.create_task(tend(ranks))
+    await until(lambda: is_waited_for(other), "the fold waits")
+    await set_score(db, 900, 5050)
+    await db.execute("SELECT pg_advisory_unlock(77)")
+    assert await folding == "folded"
+    assert max(await sizes(other)) <= 2 * WIDTH
+    await all_is_right(ranks, db)
+
+
+async def make_writes_of_the_index_wait(db: asyncpg.Connection) -> None:
+    """Until this session lets go of a lock."""
     await db.execute(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END';"
-        "CREATE TRIGGER wait BEFORE UPDATE ON rank_index FOR EACH ROW EXECUTE FUNCTION wait()"
+        "CREATE TRIGGER wait BEFORE INSERT OR UPDATE ON rank_index FOR EACH ROW EXECUTE FUNCTION wait()"
     )
     await db.execute("SELECT pg_advisory_lock(77)")
-    folding = asyncio.create_task(ranks.tend())
-    await until(
-        lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"),
-        "the fold waits",
-    )
-    await set_score(db, 900, 5050)
-    await db.execute("SELECT pg_advisory_unlock(77)")
-    assert (await folding).folded
-    assert max(await sizes(other)) <= 2 * WIDTH
-    await all_is_right(ranks, db)
+
+
+async def is_waited_for(db: asyncpg.Connection) -> object:
+    return await db.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 
 
 async def test_of_two_who_fold_at_once_one_does(
@@ -249,8 +266,8 @@ async def test_of_two_who_fold_at_once_one_does(
         both = (ranks, RankIndex(another.connections))
         for user_id in range(900, 950):
             await set_score(db, user_id, 1_000_000)
-            tended = await asyncio.gather(*(index.tend() for index in both))
-            assert 1 <= sum(one.folded for one in tended) <= 2
+            did = await asyncio.gather(*(tend(index) for index in both))
+            assert "folded" in did
         await all_is_right(ranks, db)
 
 
@@ -261,14 +278,14 @@ async def test_who_is_overtaken_while_folding_changes_nothing(
     transaction = other.transaction()
     await transaction.start()
     await other.execute("UPDATE rank_index SET written_by = pg_current_xact_id()")
-    folding = asyncio.create_task(ranks.tend())
+    folding = asyncio.create_task(tend(ranks))
     await until(
         lambda: db.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"),
         "the fold waits",
     )
     await transaction.commit()
-    assert await folding == Tended(unfolded=0)
-    assert (await ranks.tend()).folded
+    assert await folding == "overtaken"
+    assert await tend(ranks) == "folded"
     await all_is_right(ranks, db)
 
 
@@ -277,10 +294,10 @@ async def test_few_changes_wait_to_be_folded_but_not_for_ever(
 ) -> None:
     monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 60.0)
     await set_score(db, 900, 1_000_000)
-    assert await ranks.tend() == Tended(unfolded=1)
+    assert await tend(ranks) == "kept"
     monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 0.0)
-    assert await ranks.tend() == Tended(unfolded=1, folded=True)
-    assert await ranks.tend() == Tended(unfolded=0), "there is nothing to fold"
+    assert await tend(ranks) == "folded"
+    assert await tend(ranks) == "kept", "there is nothing to fold"
 
 
 # Fences
@@ -289,22 +306,21 @@ async def test_few_changes_wait_to_be_folded_but_not_for_ever(
 async def test_fences_are_set_where_users_come(ranks: RankIndex, db: asyncpg.Connection) -> None:
     for start in range(0, 2000, 50):
         await add(db, range(4003 + start, 4003 + start + 50))
-        assert (await ranks.tend()).folded
+        assert await tend(ranks) == "folded"
         assert max(await sizes(db)) <= 2 * WIDTH
     await all_is_right(ranks, db)
 
 
 async def test_what_has_grown_very_much_is_fitted_piece_by_piece(ranks: RankIndex, db: asyncpg.Connection) -> None:
     await add(db, [0] * 5000)
-    assert await ranks.tend() == Tended(unfolded=5000, folded=True)
+    assert await tend(ranks) == "folded"
     assert max(await sizes(db)) > 2 * WIDTH
 
     async def fits() -> bool:
-        await set_score(db, random.randint(1, USERS), random.randint(0, 10_000))
-        await ranks.tend()
+        await tend(ranks)
         return max(await sizes(db)) <= 2 * WIDTH
 
-    await until(fits, "every bucket is small")
+    await until(fits, "every bucket is small, though nobody writes")
     await all_is_right(ranks, db)
 
 
@@ -313,7 +329,7 @@ async def test_fences_are_taken_out_where_users_leave(ranks: RankIndex, db: asyn
     await db.execute("DELETE FROM users WHERE user_id % 10 <> 0")
     for _ in range(10):
         await set_score(db, 10, random.randint(0, 10_000))
-        await ranks.tend()
+        await tend(ranks)
     assert len(await sizes(db)) <= before / 4
     await all_is_right(ranks, db)
 
@@ -325,11 +341,11 @@ async def test_the_number_of_fences_is_bounded(
     await add(db, range(USERS))
     await db.execute("ANALYZE users")
     ranks = RankIndex(store.connections)
-    assert await ranks.tend() == BUILT
+    assert await tend(ranks) == "built"
     assert len(await sizes(db)) == 20
     for start in range(USERS, 3 * USERS, 100):
         await add(db, range(start, start + 100))
-        await ranks.tend()
+        await tend(ranks)
         assert len(await sizes(db)) <= 2 * (20 + 4)
     await all_is_right(ranks, db)
 
@@ -366,12 +382,66 @@ async def other_count(db: asyncpg.Connection) -> int:
     return count
 
 
+async def test_writers_do_not_wait_for_a_build(
+    store: TruthStore, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add(db, range(100))
+    ranks = RankIndex(store.connections)
+    await make_writes_of_the_index_wait(db)
+    building = asyncio.create_task(tend(ranks))
+    await until(lambda: is_waited_for(other), "the build waits")
+    async with asyncio.timeout(5):
+        await set_score(other, 1, 7)
+        await add(other, [8])
+        await other.execute("DELETE FROM users WHERE user_id = 2")
+    await db.execute("SELECT pg_advisory_unlock(77)")
+    assert await building == "built"
+    await all_is_right(ranks, other)
+
+
+async def test_an_index_that_cannot_be_used_has_nobody_counted_unless_asked_for(
+    ranks: RankIndex, db: asyncpg.Connection
+) -> None:
+    """Of many questions that wait together each would count everybody, all in one statement."""
+    await ranks.discard()
+    here = RankIndex(cast("Any", OneConnection(db)))
+    before = await entries_read(db)
+    assert await here.standings([AskContext(user_id) for user_id in range(1, 101)], count=False) is None
+    assert await entries_read(db) - before < USERS
+    assert await here.standings([AskStanding(USERS)], count=True) is not None
+    assert await entries_read(db) - before >= USERS - 1, "what is read is counted"
+
+
+async def test_statistics_from_when_all_had_one_score_do_not_lead_astray(
+    ranks: RankIndex, db: asyncpg.Connection
+) -> None:
+    """Else the planner takes the primary key, and walks through everybody behind a user."""
+    await db.execute("TRUNCATE users RESTART IDENTITY")
+    await add(db, [0] * 20_000)
+    await db.execute("ANALYZE users")
+    await db.execute("UPDATE users SET total_score = user_id")
+    await tend(ranks)
+    here = RankIndex(cast("Any", OneConnection(db)))
+    before = await entries_read(db, "users_pkey")
+    assert await here.standings([AskContext(user_id) for user_id in range(100, 20_000, 500)], count=False)
+    assert 0 < await entries_read(db, "users_pkey") - before < 40 * 2 * 15, "the two versions of fifteen users"
+
+
+async def entries_read(db: asyncpg.Connection, index: str = "idx_users_score_desc") -> int:
+    """How many entries of an index this session has read, and others as far as they have told."""
+    await db.execute("SELECT pg_stat_force_next_flush()")
+    number: int = await db.fetchval(
+        "SELECT pg_stat_get_tuples_returned(indexrelid) FROM pg_index WHERE indexrelid = $1::text::regclass", index
+    )
+    return number
+
+
 async def test_one_builds_at_a_time(ranks: RankIndex, other: asyncpg.Connection) -> None:
     await ranks.discard()
     await other.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
-    assert await ranks.tend() == NOT_USABLE
+    assert await tend(ranks) == "left"
     await other.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
-    assert await ranks.tend() == BUILT
+    assert await tend(ranks) == "built"
 
 
 @pytest.mark.parametrize(
@@ -394,18 +464,30 @@ async def test_after_a_change_too_large_to_be_listed_it_is_built_anew(
     assert not await usable(ranks)
     total = await db.fetchval("SELECT count(*) FROM users")
     assert await rank(ranks, 2_000_000, count=True) == total
-    assert await ranks.tend() == BUILT
+    assert await tend(ranks) == "built"
     assert await rank(ranks, 2_000_000) == total
     await all_is_right(ranks, db)
 
 
-async def test_more_log_than_is_worth_reading_has_it_built_anew(
+async def test_more_log_than_is_worth_reading_is_folded_all_the_same(
     ranks: RankIndex, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As after a build during which much was written: to build again would be no better."""
     monkeypatch.setattr(rank_index, "MOST_UNFOLDED", 100)
     await db.execute("UPDATE users SET total_score = total_score - 1 WHERE user_id <= 100")
     assert not await usable(ranks)
-    assert await ranks.tend() == BUILT
+    assert await tend(ranks) == "folded"
+    await all_is_right(ranks, db)
+
+
+async def test_more_log_than_is_worth_folding_has_it_built_anew(
+    ranks: RankIndex, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_index, "MOST_UNFOLDED", 100)
+    monkeypatch.setattr(rank_index, "MOST_FOLDED", 200)
+    await db.execute("UPDATE users SET total_score = total_score - 1 WHERE user_id <= 200")
+    assert not await usable(ranks)
+    assert await tend(ranks) == "built"
     await all_is_right(ranks, db)
 
 
@@ -420,7 +502,7 @@ async def test_the_log_is_kept_until_it_is_folded(
     await store.prune_log(0, 10_000)
     assert await db.fetchval("SELECT count(*) FROM user_changes") == 1, "only what is folded has gone"
     assert await rank(ranks, 500) == 501
-    assert (await ranks.tend()).folded
+    assert await tend(ranks) == "folded"
     await store.prune_log(0, 10_000)
     assert await db.fetchval("SELECT count(*) FROM user_changes") == 0
     assert await rank(ranks, 500) == 501
@@ -440,7 +522,7 @@ async def test_an_index_that_lacks_what_was_pruned_is_not_believed(
     monkeypatch.undo()
     await store.prune_log(0, 10_000)
     assert not await usable(ranks), "pruning does not move back to what the index sees"
-    await ranks.tend()
+    await tend(ranks)
     await all_is_right(ranks, db)
 
 
@@ -460,6 +542,34 @@ async def test_an_index_beside_a_log_that_came_with_a_dump_is_not_believed(
     assert await usable(ranks)
     await db.execute("UPDATE log_state SET written_by = '3'")
     assert not await usable(ranks)
+
+
+async def test_nothing_is_built_beside_a_log_that_is_not_believed(
+    ranks: RankIndex, store: TruthStore, db: asyncpg.Connection
+) -> None:
+    """It would be no better; first the log is emptied."""
+    await db.execute("UPDATE log_state SET written_by = '3'")
+    assert await tend(ranks) == "left"
+    assert await store.reset_log()
+    assert await tend(ranks) == "built"
+    await all_is_right(ranks, db)
+
+
+async def test_all_that_heals_without_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leaderboard.sync.PRUNE_EVERY_S", 0.05)
+    app = App(settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}")}))
+    async with app.running():
+        await until(lambda: usable_with_anybody(app), "it is built")
+        sql(settings, "UPDATE log_state SET written_by = '3'")
+        assert not await usable_with_anybody(app)
+        await until(lambda: usable_with_anybody(app), "the log is emptied and it is built anew")
+
+
+async def usable_with_anybody(app: App) -> bool:
+    try:
+        return await usable(app.ranks)
+    except TruthUnavailable:
+        return False
 
 
 # Where it came from
@@ -489,7 +599,7 @@ async def test_an_index_that_came_with_a_dump_is_not_believed(
             async with store.connections.pooled() as connection:
                 await connection.execute("UPDATE rank_index SET snapshot = '900000000:900000000:'")
             assert not await usable(restored), "though it is as if all there is had been folded long since"
-            assert await restored.tend() == BUILT
+            assert await tend(restored) == "built"
             assert await rank(restored, 500) == 501
     finally:
         sql(admin, f"DROP DATABASE {copy.db_name} WITH (FORCE)")
@@ -521,9 +631,9 @@ async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPos
     await add(db, range(USERS))
     async with opened(settings) as store:
         ranks = RankIndex(store.connections)
-        await ranks.tend()
+        await tend(ranks)
         await set_score(db, 1, 5000)
-        assert (await ranks.tend()).folded
+        assert await tend(ranks) == "folded"
         await set_score(db, 2, 6000)
         open_ = db.transaction()
         await open_.start()
@@ -545,6 +655,48 @@ async def answers(ranks: RankIndex) -> bool:
     except Exception:
         return False
     return True
+
+
+# Keeping
+
+
+async def test_that_it_cannot_be_repaired_is_said_once_and_shown(
+    ranks: RankIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = Metrics()
+    keeper = RankKeeper(ranks, metrics, 0.01)
+    repair, failed = ranks.repair, asyncio.Event()
+
+    async def fail() -> Repair:
+        if failed.is_set():
+            return await repair()
+        raise TruthUnavailable("the disk is full")
+
+    monkeypatch.setattr(ranks, "repair", fail)
+
+    async def up() -> float | None:
+        return metrics.registry.get_sample_value("leaderboard_rank_index_up")
+
+    async def down() -> bool:
+        return await up() == 0
+
+    with capture_logs() as said:
+        keeping = asyncio.create_task(keeper.run())
+        await until(up, "it is up")
+        await ranks.discard()
+        await until(down, "it is down")
+        turns = len(said)
+        await asyncio.sleep(0.1)
+        failed.set()
+        await until(up, "it is up again")
+        keeping.cancel()
+    assert turns <= 1
+    told = [line["event"] for line in said]
+    assert told == [
+        "the rank index cannot be repaired, ranks are counted",
+        "rank index built",
+        "the rank index is in use again",
+    ]
 
 
 # Auditing
@@ -569,7 +721,7 @@ async def test_a_wrong_count_is_found_and_the_index_thrown_away(ranks: RankIndex
     await keeper.recount()
     assert value(metrics.registry) > 0
     assert not await usable(ranks)
-    assert await ranks.tend() == BUILT
+    assert await tend(ranks) == "built"
     await all_is_right(ranks, db)
 
 

@@ -1150,7 +1150,7 @@ SWITCHES: tuple[Switch, ...] = (
                 "count(*) = count(user_id), count(*)",
             ),
         ),
-        (f"{_RANKS}test_more_log_than_is_worth_reading_has_it_built_anew",),
+        (f"{_RANKS}test_more_log_than_is_worth_folding_has_it_built_anew",),
     ),
     Switch(
         "ranks: the fold's snapshot",
@@ -1191,6 +1191,48 @@ SWITCHES: tuple[Switch, ...] = (
         (Edit("truth/queries/rank.sql", "middle.rank - 1 - i.unfolded", "middle.rank - 1"),),
         (f"{_RANKS}test_a_page_around_a_rank_has_in_it_what_is_not_folded_yet",),
         by="AssertionError, TruthRefused",
+    ),
+    Switch(
+        "ranks: what was written during a build is folded, however much",
+        "under load every build is in vain",
+        (Edit("truth/rank_index.py", "self._fold(connection, MOST_FOLDED, 0)", "self._fold(connection, 0, 0)"),),
+        (f"{_RANKS}test_more_log_than_is_worth_reading_is_folded_all_the_same",),
+    ),
+    Switch(
+        "ranks: nobody is counted where many questions wait together",
+        "one statement counts everybody for each of them, and ends at its deadline",
+        (
+            Edit(
+                "truth/queries/rank.sql",
+                "CASE WHEN a.user_id IS NOT NULL AND (i.usable OR $4)\n",
+                "CASE WHEN a.user_id IS NOT NULL AND (true OR i.usable OR $4)\n",
+            ),
+        ),
+        (f"{_RANKS}test_an_index_that_cannot_be_used_has_nobody_counted_unless_asked_for",),
+    ),
+    Switch(
+        "ranks: scores are taken for different",
+        "with statistics of a board where all had one score, ranks walk through everybody",
+        (Edit(_RANK_MIGRATION, "ALTER TABLE users ALTER total_score SET (n_distinct = -1);\n", ""),),
+        (f"{_RANKS}test_statistics_from_when_all_had_one_score_do_not_lead_astray",),
+    ),
+    Switch(
+        "ranks: no build beside a log that came with a dump",
+        "the index is built again and again in vain",
+        (Edit("truth/rank_index.py", "return self.log_valid and self.locked", "return self.locked"),),
+        (f"{_RANKS}test_nothing_is_built_beside_a_log_that_is_not_believed",),
+    ),
+    Switch(
+        "a log that came with a dump is emptied without Redis as well",
+        "the log grows, and ranks are counted, for as long as Redis is away",
+        (
+            Edit(
+                "sync.py",
+                "if await self._truth.reset_log():\n                    _log",
+                "if False:\n                    _log",
+            ),
+        ),
+        (f"{_RANKS}test_all_that_heals_without_redis",),
     ),
     Switch(
         "ranks: one builds at a time",

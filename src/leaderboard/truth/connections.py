@@ -92,11 +92,13 @@ class Connections:
                 await self._pool.release(connection)
 
     @asynccontextmanager
-    async def alone(self, **options: Any) -> AsyncIterator[asyncpg.Connection]:
-        """A connection of one's own, for what takes longer; raises as `pooled` does."""
+    async def alone(self, **settings: str) -> AsyncIterator[asyncpg.Connection]:
+        """A connection of one's own with these settings, for what takes longer; raises as `pooled` does."""
         async with _translated():
             with _connecting():
-                connection = await asyncpg.connect(**self._connect | options, timeout=self._timeout_s)
+                connection = await asyncpg.connect(
+                    **self._connect | {"server_settings": {**_SESSION, **settings}}, timeout=self._timeout_s
+                )
             try:
                 yield connection
             finally:

@@ -13,25 +13,30 @@ which is there for the cache as well, is the difference between the index and th
 
 The index is one row. What follows keeps it good, all of it in the background and by any process:
 
-  *fold*    Some times a second the counts are moved to the present: the log rows that the index does not see are
-            added to it, and its snapshot is replaced. A count is a sum and not a state, so each change must be
-            added exactly once: what is added is what the old snapshot does not see and the new one sees.
+  *fold*    Under load some times a second, else every two seconds, the counts are moved to the present: the log
+            rows that the index does not see are added to it, and its snapshot is replaced. A count is a sum, not a
+            state, so each change must be added exactly once: what is added is what the old snapshot does not see
+            and the new one sees.
   *refit*   After a fold, fences are set into what has grown and taken out where few are left, as users come or
             scores move. At twenty thousand fences their distance grows instead. What is counted for a new fence
             is right only in the snapshot that the other counts are of, so both run in one REPEATABLE READ
             transaction, which fails (40001) if somebody else has folded since.
   *build*   Everything is counted, by one statement, while reads and writes go on: when there is no index, when the
-            log says only that too much changed to be listed (a barrier), and when a fold would lack rows.
+            log says only that too much changed to be listed (a barrier), and when a fold would lack rows or have
+            too many. What was written meanwhile is then folded at once, however much it is.
 
 Whether the index may be used, its reader checks in the same statement. It was written here and did not come with a
 dump (`written_here`); nothing has been deleted from the log that it does not see (`pruned`); there is no barrier
-among what it does not see, nor more than MOST_UNFOLDED rows. Unlike the cache it need not mind which life of the
+among what it does not see, and less than MOST_UNFOLDED rows. Unlike the cache it need not mind which life of the
 database this is: the transaction that wrote it came after everything that its snapshot sees, so where the row
 survives a crash, that does. While the index cannot be used, everybody better is counted.
 """
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import asyncpg
 
@@ -55,25 +60,43 @@ WIDTH = 200
 MOST_FENCES = 20_000
 """About so many fences there are at most; their distance grows with the board instead."""
 MOST_UNFOLDED = 50_000
-"""With so many log rows to read, everything is counted instead, and the index built anew."""
+"""With so many log rows to read, everything is counted instead."""
+MOST_FOLDED = 2_000_000
+"""With so many to fold, the index is built anew. What is written while it is built has to be less."""
 FOLD_FROM = 500
 """So many log rows that are not folded are worth a fold, or a twentieth of the fences."""
 FOLD_AFTER_S = 2.0
 """Fewer are folded when the last fold was so long ago, because the log is not pruned of them before."""
 LOCK_KEY = 0x1EADE2B0A4D
 """PostgreSQL's advisory lock of those who write the index; whoever prunes the log takes it shared."""
-_BUILD_TIMEOUT_S = 600
+_REPAIR_S = 600
+"""How long building, or folding very much, may take."""
 _RECOUNTED = 50
 """Buckets that an audit counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tended:
-    """What one turn of keeping the index found: the log rows it lacked, None if it could not be used; and did."""
+    """What one turn of keeping the index found, and whether it folded.
 
-    unfolded: int | None
+    Not `log_valid`: the log came with a dump and has to be emptied first. `usable`: readers could use the index
+    before this turn; `unfolded`: how many log rows it lacked. `locked`: nobody else was at it.
+    """
+
+    log_valid: bool
+    usable: bool
+    unfolded: int
+    locked: bool = True
     folded: bool = False
-    built: bool = False
+
+    @property
+    def wants_repair(self) -> bool:
+        """Whether `repair` is called for, by whoever found this."""
+        return self.log_valid and self.locked and not self.usable
+
+
+Repair = Literal["folded", "built", "left"]
+"""Left: somebody else is at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +117,7 @@ class RankIndex:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._sql = load_queries("rank")
+        self._refitting = False
 
     # Questions
 
@@ -131,28 +155,44 @@ class RankIndex:
 
     # What keeps it good
 
-    async def tend(self) -> Tended:
-        """Fold, refit or build, as called for, unless somebody else is at it."""
+    async def tend(self) -> Tended | None:
+        """Fold if it is called for; None if somebody else did at this moment."""
         try:
-            async with (
-                self._connections.pooled() as connection,
-                connection.transaction(isolation="repeatable_read"),
-            ):
-                row = await one_row(
-                    connection, self._sql["fold"], MOST_UNFOLDED, FOLD_FROM, FOLD_AFTER_S, LOCK_KEY
-                )
-                if row["folded"]:
-                    await connection.execute(self._sql["refit"], WIDTH, MOST_FENCES)
+            async with self._connections.pooled() as connection:
+                return await self._fold(connection, MOST_UNFOLDED, 0 if self._refitting else FOLD_FROM)
         except asyncpg.SerializationError:
-            return Tended(unfolded=0)
-        if row["usable"]:
-            return Tended(row["unfolded"], folded=row["folded"])
-        return Tended(unfolded=None, built=await self.build())
+            return None
+
+    async def repair(self) -> Repair:
+        """Make an index that cannot be used one that can; within ten minutes, or TruthUnavailable is raised."""
+        async with asyncio.timeout(_REPAIR_S), self._repairing() as connection:
+            try:
+                if (await self._fold(connection, MOST_FOLDED, 0)).folded:
+                    return "folded"
+            except asyncpg.SerializationError:
+                return "left"
+            return "built" if await self._build(connection) else "left"
 
     async def build(self) -> bool:
         """Count everything; False if somebody else is writing the index."""
-        async with self._connections.alone(server_settings=_build_settings()) as connection:
-            return await connection.fetchval(self._sql["build"], WIDTH, MOST_FENCES, LOCK_KEY) is not None
+        async with asyncio.timeout(_REPAIR_S), self._repairing() as connection:
+            return await self._build(connection)
+
+    async def _build(self, connection: asyncpg.Connection) -> bool:
+        return await connection.fetchval(self._sql["build"], WIDTH, MOST_FENCES, LOCK_KEY) is not None
+
+    async def _fold(self, connection: Any, most: int, fold_from: int) -> Tended:
+        async with connection.transaction(isolation="repeatable_read"):
+            row = await one_row(connection, self._sql["fold"], most, fold_from, FOLD_AFTER_S, LOCK_KEY)
+            tended = Tended(row["log_valid"], row["usable"], row["unfolded"], row["locked"], row["folded"])
+            if tended.folded:
+                refitted = await connection.fetchval(self._sql["refit"], WIDTH, MOST_FENCES)
+                # It goes only so far at once.
+                self._refitting = refitted is not None
+        return tended
+
+    def _repairing(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
+        return self._connections.alone(statement_timeout=f"{_REPAIR_S}s")
 
     async def discard(self) -> None:
         """Throw the index away, so that it is built anew."""
@@ -169,15 +209,11 @@ class RankIndex:
 
     async def recount_all(self) -> list[Bucket] | None:
         """Count everybody, and return where the index is wrong; None when it cannot be used."""
-        async with self._connections.alone(server_settings=_build_settings()) as connection:
+        async with asyncio.timeout(_REPAIR_S), self._repairing() as connection:
             rows = await connection.fetch(self._sql["recount_all"], MOST_UNFOLDED)
         if any(row["said"] is None for row in rows):
             return None
         return [_bucket(row) for row in rows]
-
-
-def _build_settings() -> dict[str, str]:
-    return {"application_name": "leaderboard", "jit": "off", "statement_timeout": f"{_BUILD_TIMEOUT_S}s"}
 
 
 def _answer(question: AskStanding | AskContext, row: asyncpg.Record) -> Standing | Context | None:

@@ -290,7 +290,7 @@ class TruthStore:
 
     async def migrate(self, report: Callable[[str], None]) -> int:
         """Bring the schema up to date; see `migrate.migrate`."""
-        async with self.connections.alone(server_settings={"statement_timeout": "0"}) as connection:
+        async with self.connections.alone(statement_timeout="0") as connection:
             return await migrate.migrate(connection, report)
 
     async def check_schema(self) -> None:
@@ -301,7 +301,7 @@ class TruthStore:
     @asynccontextmanager
     async def importing(self) -> AsyncIterator[importer.Importer]:
         """An importer with a connection of its own."""
-        async with self.connections.alone(server_settings={"statement_timeout": "0"}) as connection:
+        async with self.connections.alone(statement_timeout="0") as connection:
             yield importer.Importer(connection)
 
     # How a change is made

@@ -5,8 +5,9 @@
 
 -- name: standings
 -- $1: user ids; $2: of each, how many neighbours to show on each side; $3: the most log rows worth reading;
--- $4: whether to count everybody when the index is not usable. One row an id, in order, the arrays in step and
--- best first; `rank` is NULL where there is no such user, or the index is not usable and $4 is false.
+-- $4: whether to count everybody when the index is not usable, and for those with neighbours the total as well. One
+-- row an id, in order, the arrays in step and best first; `rank` is NULL where there is no such user, or the index is
+-- not usable and $4 is false.
 WITH moment AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot, truth_epoch() AS epoch),
 index AS MATERIALIZED (SELECT * FROM rank_index_now($3)),
 asked AS MATERIALIZED (
@@ -15,14 +16,16 @@ asked AS MATERIALIZED (
     LEFT JOIN LATERAL (SELECT * FROM users WHERE users.user_id = a.user_id LIMIT 1) AS u ON true
 )
 SELECT moment.snapshot, moment.epoch, i.usable, r.rank, around.*,
-       CASE WHEN i.usable THEN i.total WHEN $4 THEN (SELECT count(*) FROM users) END AS total
+       CASE WHEN i.usable THEN i.total WHEN $4 AND a.reach > 0 THEN (SELECT count(*) FROM users) END AS total
 FROM moment, index AS i
 CROSS JOIN asked AS a
 LEFT JOIN LATERAL (
-    SELECT i.counts[f.n] + coalesce(i.sums[width_bucket(i.fences[f.n] - 1, i.places)], 0)
-         + users_between(i.fences[f.n], a.place) + 1 AS rank
+    -- A condition of the join would be looked at after everybody has been counted.
+    SELECT CASE WHEN a.user_id IS NOT NULL AND (i.usable OR $4)
+                THEN i.counts[f.n] + coalesce(i.sums[width_bucket(i.fences[f.n] - 1, i.places)], 0)
+                   + users_between(i.fences[f.n], a.place) + 1 END AS rank
     FROM (SELECT width_bucket(a.place, i.fences) AS n) AS f
-) AS r ON a.user_id IS NOT NULL AND (i.usable OR $4)
+) AS r ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(u.user_id ORDER BY p.place) AS user_ids, array_agg(u.user_name ORDER BY p.place) AS user_names,
            array_agg(u.image_url ORDER BY p.place) AS image_urls,
@@ -33,7 +36,8 @@ LEFT JOIN LATERAL (
         SELECT place FROM places_from(a.place, 0, 1 + a.reach) AS place
     ) AS p
     CROSS JOIN LATERAL (SELECT * FROM users WHERE user_id = (p.place & 4294967295)::integer LIMIT 1) AS u
-) AS around ON r.rank IS NOT NULL
+    WHERE r.rank IS NOT NULL
+) AS around ON true
 ORDER BY a.n
 
 -- name: page_after
@@ -88,12 +92,12 @@ CROSS JOIN (
 ) AS users
 
 -- name: fold
--- $1: the most log rows worth reading; $2: fold when there are so many, or a
--- 20th of the fences if that is more; $3: or when there are any and the last
--- fold was so many seconds ago; $4: the lock of those who write the index. One row: whether there is a usable
--- index, how many log rows it lacked, and whether it was folded.
--- To be run in REPEATABLE READ, with `refit` after it.
+-- $1: the most log rows worth reading; $2: fold when there are so many, or a 20th of the fences if that is more, or
+-- with 0 in any case; $3: or when there are any and the last fold was so many seconds ago; $4: the lock of those who
+-- write the index. One row: whether the log is of this server, whether there is a usable index, how many log rows it
+-- lacked, whether nobody else is at it, and whether it was folded. To be run in REPEATABLE READ, with `refit` after it.
 WITH index AS MATERIALIZED (SELECT * FROM rank_index_now($1)),
+mine AS MATERIALIZED (SELECT pg_try_advisory_xact_lock($4) AS locked),
 folded AS (
     UPDATE rank_index AS r SET
         written_by = pg_current_xact_id(), written_at = clock_timestamp(), snapshot = pg_current_snapshot(),
@@ -102,14 +106,15 @@ folded AS (
             SELECT f.before + coalesce(i.sums[width_bucket(f.fence - 1, i.places)], 0)
             FROM unnest(i.fences, i.counts) WITH ORDINALITY AS f (fence, before, n) ORDER BY f.n
         )
-    FROM index AS i
-    WHERE i.usable
-      AND (i.unfolded >= greatest($2, cardinality(i.fences) / 20)
+    FROM index AS i, mine
+    WHERE i.usable AND mine.locked
+      AND ($2 = 0 OR i.unfolded >= greatest($2, cardinality(i.fences) / 20)
            OR i.unfolded > 0 AND r.written_at < clock_timestamp() - make_interval(secs => $3))
-      AND pg_try_advisory_xact_lock($4)
     RETURNING 1
 )
-SELECT i.usable, i.unfolded, EXISTS (SELECT FROM folded) AS folded FROM index AS i
+SELECT (SELECT written_here(xmin, written_by) FROM log_state) AS log_valid, i.usable, i.unfolded, mine.locked,
+       EXISTS (SELECT FROM folded) AS folded
+FROM index AS i, mine
 
 -- name: refit
 -- $1: how many users there should be from one fence to the next at least; $2: how many fences, at most. Run after

@@ -1176,7 +1176,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "ranks: fences where users come",
         "to count from the nearest fence takes longer and longer",
-        (Edit("truth/rank_index.py", 'if row["folded"]:\n', "if False:\n"),),
+        (Edit("truth/rank_index.py", "if tended.folded:\n", "if False:\n"),),
         (f"{_RANKS}test_fences_are_set_where_users_come",),
     ),
     Switch(

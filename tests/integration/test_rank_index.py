@@ -440,6 +440,7 @@ async def test_one_builds_at_a_time(ranks: RankIndex, other: asyncpg.Connection)
     await ranks.discard()
     await other.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
     assert await tend(ranks) == "left"
+    assert not await ranks.build()
     await other.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
     assert await tend(ranks) == "built"
 

@@ -292,8 +292,8 @@ SWITCHES: tuple[Switch, ...] = (
         "transaction ids of another server are taken for this one's",
         (
             Edit(
-                _MIGRATION,
-                "RETURN state_xmin::text::numeric = written_by::text::numeric % 4294967296;",
+                _RANK_MIGRATION,
+                "RETURN row_xmin::text::numeric = written_by::text::numeric % 4294967296;",
                 "RETURN true;",
             ),
         ),
@@ -307,6 +307,11 @@ SWITCHES: tuple[Switch, ...] = (
                 "sync.py",
                 "if not changes.log_valid and await self._truth.reset_log():",
                 "if False:",
+            ),
+            Edit(
+                "sync.py",
+                "if await self._truth.reset_log():\n                    _log",
+                "if False:\n                    _log",
             ),
         ),
         (f"{_LOG}test_a_service_on_a_restored_dump_heals_the_log_by_itself",),

@@ -50,6 +50,7 @@ _RANK_LANES = 2
 """More of them would be smaller batches, which are more work for PostgreSQL."""
 _WRITES_AT_ONCE = 1000
 _LARGE_TOP = 1000
+_TOPS_KEPT = 100
 _LOCK_WAIT_S = 2.0
 _OF_ONE_ITEM = (TruthRefused, LockedOut, IdempotencyKeyInUse)
 """What may be the fault of one item of a batch, and then fails no other."""
@@ -101,6 +102,8 @@ class Leaderboard:
         self._cache = cache
         self._sync = sync
         self._metrics = metrics
+        self._from_cache = metrics.answers.labels("cache")
+        self._tops: dict[Question, Reply] = {}
         self._stale_reads = stale_reads
         self._idempotency = Idempotency(truth, sync, bounds)
         self._reads: Batcher[Question, Reply | Refuse | None] = Batcher(
@@ -228,10 +231,10 @@ class Leaderboard:
         large = isinstance(question, AskTop) and question.n > _LARGE_TOP
         reply = await (self._large_reads if large else self._reads).submit(question)
         if isinstance(reply, Reply):
-            self._metrics.answers.labels("cache").inc()
+            self._from_cache.inc()
             return reply
         if reply is Refuse.NO_SUCH_USER:
-            self._metrics.answers.labels("cache").inc()
+            self._from_cache.inc()
             raise _not_found(question)
         try:
             return await self._ask_truth(question)
@@ -263,7 +266,21 @@ class Leaderboard:
             reading = None
         if reading is None or reading.epoch != self._sync.epoch:
             return [None] * len(questions)
-        return [answer if isinstance(answer, Refuse) else Reply(answer) for answer in reading.answers]
+        return [
+            answer if isinstance(answer, Refuse) else self._reply(question, answer)
+            for question, answer in zip(questions, reading.answers, strict=True)
+        ]
+
+    def _reply(self, question: Question, answer: Answer) -> Reply:
+        if not isinstance(question, AskTop):
+            return Reply(answer)
+        # As long as nothing changes, the best n are the same object, and are encoded once.
+        reply = self._tops.get(question)
+        if reply is None or reply.answer is not answer:
+            if len(self._tops) > _TOPS_KEPT:
+                self._tops.clear()
+            reply = self._tops[question] = Reply(answer)
+        return reply
 
     async def _read_ranks(
         self, questions: Sequence[AskStanding | AskContext]

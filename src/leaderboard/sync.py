@@ -393,6 +393,9 @@ class CacheSync:
         export = await self._cache.export()
         if export is None:
             return Audit(None, "there is no cache; all reads go to PostgreSQL")
+        if not self._cache.check_copy(export):
+            self._metrics.audit_differences.inc()
+            _log.error("a copy of the cache differed from it")
         floor = export.floor
         changes, board = await self._truth.audit(
             export.moment.snapshot, None if floor is None else floor.total_score, self._limit, self._cache.keep + 1

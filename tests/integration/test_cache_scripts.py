@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from leaderboard.cache import keys
+from leaderboard.cache.copy import Move
 from leaderboard.cache.script import Script
 from leaderboard.cache.store import Applied, CacheState, CacheStore, Floor, Refuse
 from leaderboard.embedded import EmbeddedValkey
@@ -274,8 +275,7 @@ async def test_equal_counts_of_different_members_are_noticed_by_who_reads_them(
     assert name is not None
     server.hdel(keys.METADATA, keys.member(4))
     server.hset(keys.METADATA, keys.member(NOBODY), name)
-    assert await ask(cache, AskTop(3)) is not None
-    assert await ask(cache, AskTop(3), AskTop(4)) is None
+    assert await ask(cache, AskTop(3)) is None
     assert await ask(cache, AskStanding(4)) is None
     export = await cache.export()
     assert export is not None
@@ -314,6 +314,132 @@ async def test_a_state_that_has_lost_a_field_is_not_moved(cache: CacheStore, ser
     applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1], -1)
     assert applied is Applied.TORN
     assert everything(server) == as_it_was
+
+
+async def test_of_those_tied_at_the_end_the_highest_id_is_trimmed(cache: CacheStore) -> None:
+    await fill(cache, [User(user_id, f"user {user_id}", None, 5) for user_id in range(2, 22)])
+    assert await board_in(cache) == list(range(2, 22))
+    await catch_up(cache, [User(1, "user 1", None, 5)], more=1)
+    export = await cache.export()
+    assert export is not None
+    assert [user.user_id for user in export.users] == list(range(1, 21))
+    assert export.floor == Floor(5, 20)
+    assert await board_in(cache) == list(range(1, 21))
+    assert cache.check_copy(export)
+
+
+# Copies
+
+
+@pytest.fixture
+def loads(cache: CacheStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Something for each time that the cache is copied as a whole."""
+    counted: list[str] = []
+    load = cache._load_copy
+
+    async def counting() -> bool:
+        counted.append("loaded")
+        return await load()
+
+    monkeypatch.setattr(cache, "_load_copy", counting)
+    return counted
+
+
+async def board_in(cache: CacheStore) -> list[int] | None:
+    answers = await ask(cache, AskTop(20))
+    return None if answers is None else [standing.user_id for standing in answers[0].users]
+
+
+async def test_a_copy_follows_what_is_done_to_the_cache(cache: CacheStore, loads: list[str]) -> None:
+    await fill(cache, users(5))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    await catch_up(cache, [User(9, "user 9", None, 5000)], [2], more=0)
+    await catch_up(cache, [User(1, "user 1", None, -1)], more=0)
+    await cache.invalidate()
+    assert await board_in(cache) is None
+    await catch_up(cache, [User(10, "user 10", None, 6000)], more=1)
+    assert await board_in(cache) == [10, 9, 3, 4, 5, 1]
+    assert loads == ["loaded"]
+
+
+async def test_a_copy_of_what_has_been_replaced_is_loaded_anew(cache: CacheStore, loads: list[str]) -> None:
+    await fill(cache, users(5))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    await fill(cache, users(3))
+    assert await board_in(cache) == [1, 2, 3]
+    assert len(loads) == 2
+
+
+async def test_moves_are_kept_for_a_while_only(cache: CacheStore, server: Redis, loads: list[str]) -> None:
+    await fill(cache, users(5))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    for score in range(250):
+        await catch_up(cache, [User(5, "user 5", None, 6000 + score)], more=0)
+        assert server.llen(keys.MOVES) <= 200
+    assert await board_in(cache) == [5, 1, 2, 3, 4]
+    assert len(loads) == 2
+
+
+async def test_a_move_too_long_to_be_kept_has_copies_loaded_anew(
+    cache: CacheStore, server: Redis, loads: list[str]
+) -> None:
+    await fill(cache, users(5))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    await catch_up(cache, [User(5, "n" * 20_000, None, 6000)], more=0)
+    assert not server.exists(keys.MOVES)
+    assert await board_in(cache) == [5, 1, 2, 3, 4]
+    assert len(loads) == 2
+
+
+async def test_moves_that_are_not_there_or_no_moves_have_copies_loaded_anew(
+    cache: CacheStore, server: Redis, loads: list[str]
+) -> None:
+    await fill(cache, users(5))
+    for score in (6000, 7000, 8000, 9000):
+        await catch_up(cache, [User(5, "user 5", None, score)], more=0)
+        match score:
+            case 6000:
+                server.delete(keys.MOVES)
+            case 7000:
+                server.lset(keys.MOVES, -1, "what is this")
+            case 8000:
+                server.set(keys.MOVES, "what is this")
+            case 9000:
+                (move,) = server.lrange(keys.MOVES, -1, -1)
+                assert isinstance(move, bytes)
+                server.execute_command("LSET", keys.MOVES, -1, move[:32] + b"what is this")  # type: ignore[no-untyped-call]
+        assert await board_in(cache) == [5, 1, 2, 3, 4]
+    assert len(loads) == 4
+
+
+async def test_a_move_that_is_missing_is_noticed(cache: CacheStore, server: Redis, loads: list[str]) -> None:
+    await fill(cache, users(5))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    await catch_up(cache, [User(5, "user 5", None, 6000)], more=0)
+    await catch_up(cache, [User(4, "user 4", None, 7000)], more=0)
+    assert server.rpop(keys.MOVES)
+    assert await board_in(cache) == [4, 5, 1, 2, 3]
+    assert len(loads) == 2
+
+
+async def test_a_copy_that_is_not_what_it_is_of_is_found_and_thrown_away(cache: CacheStore) -> None:
+    await fill(cache, users(5))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    export = await cache.export()
+    assert export is not None
+    assert cache.check_copy(export)
+    cache._copy.move(Move(20, [], [User(5, "user 5", None, 6000)]))
+    assert await board_in(cache) == [5, 1, 2, 3, 4]
+    assert not cache.check_copy(export)
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+
+
+async def test_a_copy_that_has_not_as_many_as_there_are_is_not_read(cache: CacheStore, loads: list[str]) -> None:
+    await fill(cache, users(5))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    cache._copy.move(Move(20, [3], []))
+    assert await board_in(cache) == [1, 2, 3, 4, 5]
+    assert len(loads) == 2
 
 
 # Moving

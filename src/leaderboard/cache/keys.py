@@ -10,6 +10,7 @@ METADATA = "{leaderboard}:users:metadata"
 STATE = "{leaderboard}:state"
 LEASE = "{leaderboard}:lease"
 CLAIM = "{leaderboard}:claim"
+MOVES = "{leaderboard}:moves"
 
 
 def loading(nonce: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ Each method is one script, so each is one instant in Redis. Nothing here decides
 does.
 """
 
+import asyncio
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +13,14 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+import structlog
 
 from leaderboard.cache import keys
+from leaderboard.cache.copy import Copy, Move
 from leaderboard.cache.link import Link
 from leaderboard.cache.script import load_script
 from leaderboard.errors import CacheHangs, CacheRefused, CacheUnavailable
-from leaderboard.model import (
-    NEIGHBOURS,
-    Answer,
-    AskContext,
-    AskStanding,
-    AskTop,
-    Context,
-    Question,
-    Standing,
-    Top,
-    User,
-)
+from leaderboard.model import NEIGHBOURS, Answer, AskTop, Question, User
 from leaderboard.snapshot import Moment, Snapshot
 
 _FORMAT = "2"
@@ -39,6 +31,12 @@ FRESH_S = 0.8
 
 _BULK_TAKES_LONGER = 10
 _LOAD_CHUNK = 1000
+_LONGEST_MOVE = 16_384
+"""In bytes. Whoever has a copy loads it anew rather than having longer moves kept for it."""
+_TRIES_TO_COPY = 3
+
+
+_log = structlog.get_logger(__name__)
 
 
 class Refuse(Enum):
@@ -103,12 +101,19 @@ class Reading:
 class Export:
     """The whole cache: its users in its order, and the members that one of the two keys lacks."""
 
+    token: bytes
     moment: Moment
     floor: Floor | None
     total: int
     usable: bool
     users: list[User]
     torn: list[int]
+
+
+class _Move(msgspec.Struct, frozen=True, array_like=True):
+    keep: int
+    gone: list[int]
+    changed: list[tuple[int, str, str | None, int]]
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename={"user_name": "username", "image_url": "imageUrl"}):
@@ -135,6 +140,11 @@ class CacheStore:
         # After so long without an answer, what is there is too old to be read.
         self._last_resort = Link(url, timeout_s, patience_s=FRESH_S)
         self._doubted: bytes | None = None
+        self._copy = Copy(b"", ())
+        self._copying = asyncio.Lock()
+        self._torn: bytes | None = None
+        """Of a state whose two keys have as many members each and not the same."""
+        self._decode_move = msgspec.msgpack.Decoder(_Move).decode
         self._decode = msgspec.json.Decoder(_Metadata).decode
         self._poll = load_script("poll")
         self._read = load_script("read")
@@ -162,45 +172,62 @@ class CacheStore:
 
         `max_age_s` None accepts any age, and a state that was put out of use: for when there is no truth to ask.
         """
-        reply = await self._reads.run(
-            self._read,
-            (keys.SCORES, keys.METADATA, keys.STATE),
-            -1 if max_age_s is None else int(max_age_s * 1e6),
-            NEIGHBOURS,
-            *map(_spell, questions),
-        )
-        if len(reply) < 5 + len(questions):
-            return None
-        now, token, epoch, asof, total = reply[:5]
-        if max_age_s is not None and token == self._doubted:
-            return None
-        answers = [self._answer(*pair, int(total)) for pair in zip(questions, reply[5:], strict=True)]
+        async with self._copying:
+            for _ in range(_TRIES_TO_COPY):
+                reply = await self._reads.run(
+                    self._read,
+                    (keys.SCORES, keys.METADATA, keys.STATE, keys.MOVES),
+                    -1 if max_age_s is None else int(max_age_s * 1e6),
+                    self._copy.token,
+                )
+                if len(reply) < 8 or reply[1] == self._torn:
+                    return None
+                now, token, epoch, asof, total, floor, count, known, *moves = reply
+                if max_age_s is not None and token == self._doubted:
+                    return None
+                if known and self._follow(token, moves):
+                    if len(self._copy) == count:
+                        break
+                    _log.error("the copy of the cache was wrong", users=len(self._copy), instead_of=count)
+                if not await self._load_copy():
+                    return None
+            else:
+                return None
+            copy = self._copy
+            copy.everyone, copy.total = floor == b"", int(total)
+            answers = [copy.answer(question) or self._refuse(question) for question in questions]
         return Reading(_epoch(epoch), (now - int(asof)) / 1e6, answers)
+
+    def _follow(self, token: bytes, moves: Sequence[bytes]) -> bool:
+        """Do the same to the copy; False if these are no moves."""
+        try:
+            for move in map(self._decode_move, filter(None, moves)):
+                users = [User(*user) for user in move.changed]
+                self._copy.move(Move(move.keep, move.gone, users))
+        except msgspec.MsgspecError:
+            return False
+        self._copy.token = token
+        return True
+
+    async def _load_copy(self) -> bool:
+        """Copy the whole cache, whatever state it is in; False if there is none, or it is torn."""
+        export = await self.export()
+        if export is None:
+            return False
+        if export.torn:
+            self._torn = export.token
+            return False
+        self._copy = Copy(export.token, export.users)
+        return True
+
+    def _refuse(self, question: Question) -> Refuse:
+        if isinstance(question, AskTop) or not self._copy.everyone:
+            return Refuse.TOO_DEEP
+        return Refuse.NO_SUCH_USER
 
     async def _doubt_what_is_there(self, link: Link) -> None:
         reply = await link.greet(self._poll, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE), "", 0)
         self._doubted = reply[3] if len(reply) > 1 else None
-
-    def _answer(self, question: Question, reply: Any, total: int) -> Answer | Refuse:
-        if reply is None:
-            return Refuse.TOO_DEEP
-        if reply == 0:
-            return Refuse.NO_SUCH_USER
-        first = reply[0]
-        standings = []
-        for offset, (member, score, metadata) in enumerate(_groups(reply[1:], 3)):
-            described = self._decode(metadata)
-            standings.append(
-                Standing(first + offset, int(member), described.user_name, described.image_url, -int(score))
-            )
-        match question:
-            case AskTop():
-                return Top(standings)
-            case AskStanding():
-                return standings[0]
-            case AskContext(user_id):
-                mine = next(i for i, standing in enumerate(standings) if standing.user_id == user_id)
-                return Context(standings[mine], standings[:mine], standings[mine + 1 :], total)
 
     # Catching up
 
@@ -225,7 +252,7 @@ class CacheStore:
 
     async def _drop_damaged(self) -> None:
         """What is not of our making is not mended but dropped: then there is no cache, and one is rebuilt."""
-        await self._sync.run(self._clear, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE))
+        await self._sync.run(self._clear, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.MOVES))
 
     def _state(self, reply: Sequence[Any]) -> CacheState:
         now, leased, whole, token, epoch, snapshot, floor, count, total, asof, usable = reply
@@ -265,7 +292,7 @@ class CacheStore:
         removed.extend(gone)
         reply = await self._sync.run(
             self._apply,
-            (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE),
+            (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.MOVES),
             nonce,
             state.token,
             secrets.token_hex(8),
@@ -274,6 +301,7 @@ class CacheStore:
             state.now,
             state.total + more,
             self.keep,
+            self._spell_move(removed, staying),
             len(removed),
             *map(keys.member, removed),
             *chain.from_iterable(map(_row, staying)),
@@ -286,11 +314,19 @@ class CacheStore:
             return Applied.TORN, state.count
         return Applied.DONE, reply
 
+    def _spell_move(self, gone: Sequence[int], changed: Sequence[User]) -> bytes:
+        if len(gone) + len(changed) > _LOAD_CHUNK:
+            return b""
+        move = msgspec.msgpack.encode(
+            _Move(self.keep, list(gone), [msgspec.structs.astuple(user) for user in changed])
+        )
+        return move if len(move) <= _LONGEST_MOVE else b""
+
     async def invalidate(self) -> None:
         """Put the cache out of use until it is caught up from here, by someone who begins after this."""
         for closed_when_idle in (True, False):
             try:
-                await self._last_resort.run(self._invalidate, (keys.STATE,), secrets.token_hex(8))
+                await self._last_resort.run(self._invalidate, (keys.STATE, keys.MOVES), secrets.token_hex(8))
                 break
             except CacheUnavailable as error:
                 # Nearly always idle, it may have been closed long ago, and Redis be there all the same.
@@ -322,7 +358,7 @@ class CacheStore:
                 return False
         reply = await self._bulk.run(
             self._swap,
-            (keys.SCORES, keys.METADATA, keys.STATE, *loading, keys.CLAIM),
+            (keys.SCORES, keys.METADATA, keys.STATE, *loading, keys.CLAIM, keys.MOVES),
             nonce,
             len(users),
             secrets.token_hex(8),
@@ -336,12 +372,19 @@ class CacheStore:
 
     # Auditing
 
+    def check_copy(self, export: Export) -> bool:
+        """Whether this process's copy, if it is of that state, is it; one that is not is thrown away."""
+        if self._copy.token != export.token or self._copy.users() == export.users:
+            return True
+        self._copy = Copy(b"", ())
+        return False
+
     async def export(self) -> Export | None:
         """The whole cache, None if there is none."""
         reply = await self._bulk.run(self._export, (keys.SCORES, keys.METADATA, keys.STATE))
         if reply is None or None in reply:
             return None
-        _, epoch, snapshot, floor, total, usable, ranked, described = reply
+        token, epoch, snapshot, floor, total, usable, ranked, described = reply
         metadata = dict(_groups(described, 2))
         users, torn = [], []
         for member, score in _groups(ranked, 2):
@@ -353,21 +396,11 @@ class CacheStore:
                 users.append(User(int(member), names.user_name, names.image_url, -int(score)))
         torn.extend(int(member) for member in metadata)
         moment = Moment(_epoch(epoch), Snapshot.parse(snapshot.decode()))
-        return Export(moment, _floor(floor), int(total), usable == b"1", users, torn)
+        return Export(token, moment, _floor(floor), int(total), usable == b"1", users, torn)
 
 
 def _groups(flat: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
     return zip(*[iter(flat)] * size, strict=True)
-
-
-def _spell(question: Question) -> str:
-    match question:
-        case AskTop(n):
-            return f"t{n}"
-        case AskStanding(user_id):
-            return f"u{keys.member(user_id)}"
-        case AskContext(user_id):
-            return f"c{keys.member(user_id)}"
 
 
 def _row(user: User) -> tuple[str | int | bytes, ...]:

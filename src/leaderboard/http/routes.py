@@ -6,12 +6,13 @@ calls are plain ASGI: no middleware and no request objects stand between the ser
 
 import asyncio
 import contextlib
+import logging
 import math
 import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 import structlog
@@ -31,6 +32,9 @@ from leaderboard.http.page.pages import Pages
 from leaderboard.model import Context, Page, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard, Once, Reply
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
 
 Application: TypeAlias = ASGIApp
 
@@ -82,6 +86,9 @@ class Api:
         self._board = board
         self._health = health
         self.metrics = metrics
+        # Looked up once, and not for every request.
+        self._requests: dict[tuple[str, int], Counter] = {}
+        self._tells_requests = logging.getLogger().isEnabledFor(logging.DEBUG)
         self.deadlines = Deadlines(deadline_s)
         self.outbox = Outbox()
         self.stopping = False
@@ -176,9 +183,13 @@ class Api:
 
     def note(self, scope: Scope, route: str, status: int, started: float) -> None:
         """Count an answered request, and log it at debug."""
-        self.metrics.requests.labels(route, status).inc()
-        milliseconds = round((time.perf_counter() - started) * 1000, 2)
-        _log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
+        counter = self._requests.get((route, status))
+        if counter is None:
+            counter = self._requests[route, status] = self.metrics.requests.labels(route, status)
+        counter.inc()
+        if self._tells_requests:
+            milliseconds = round((time.perf_counter() - started) * 1000, 2)
+            _log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
 
     def _status(self) -> Status:
         up = {True: "up", False: "down", None: "unknown"}

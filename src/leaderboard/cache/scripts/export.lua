@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- The whole cache and its state at one instant, for the audit. KEYS scores, metadata, state
+-- The whole cache and its state at one instant, for the audit and for copies. KEYS scores, metadata, state
 -- Returns token, epoch, snapshot, floor, total, usable, then the members with their scores, then the metadata by
 -- member; nil if there is no state.
 local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'snapshot', 'floor', 'total', 'usable')

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bench.growth import report
 from bench.growth.measure import measure
-from bench.growth.progress import Progress
 from bench.growth.result import Result
-from bench.growth.servers import servers
+from bench.progress import Progress
+from bench.servers import servers
 from leaderboard.config import Settings
 from leaderboard.observe import set_up_logs
 
@@ -20,6 +20,8 @@ FEWEST = 1000
 """With fewer users there is nothing to be seen, and not enough at each depth."""
 LIMIT_S = 3600
 """A board that takes longer than that, beside the steady writes, is given up."""
+_PATIENCE_MS = 60_000
+"""A statement that takes long is to be measured and not ended."""
 _DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -47,7 +49,7 @@ def main() -> int:
     for users in options.sizes:
         progress.say(f"{users:,} users")
         steady_s = options.steady if users == options.sizes[-1] else 0
-        with servers() as settings:
+        with servers(db_timeout_ms=_PATIENCE_MS) as settings:
             results.append(asyncio.run(_one(settings, users, progress, options.seconds, steady_s)))
         print(f"\n{report.table(results[-1:])}\n", flush=True)
         if options.json:

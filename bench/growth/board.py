@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 
-from bench.growth.progress import Progress
 from bench.growth.result import DEPTHS
+from bench.progress import Progress
 from leaderboard.app import App
 from leaderboard.model import AskContext, AskStanding, Context, Standing
 from leaderboard.truth.connections import Connections

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from bench.growth.board import Board, Place
-from bench.growth.progress import Progress
 from bench.growth.result import (
     DEPTHS,
     TOGETHER,
@@ -23,6 +22,7 @@ from bench.growth.result import (
     Sizes,
     Writes,
 )
+from bench.progress import Progress
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.model import AskContext, AskStanding, ScoreSet

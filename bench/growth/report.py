@@ -2,44 +2,28 @@
 
 import json
 import math
-import os
-import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
+from bench import tables
 from bench.growth.measure import STEADY_RATE
 from bench.growth.result import DEPTHS, TOGETHER, Latency, Look, Result
+from bench.tables import STYLE, Target, count, filled, number
 
 _COMPARED = 100_000
 """How much slower a context is on the largest board than on one of so many users is a target."""
-_STYLE = "Canvas {color: white;} Graph {color: white; font_size: 14;} Graph.Legend {stroke_width: 0;}"
-_BEGIN, _END = "<!-- measured -->\n", "<!-- end -->\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A ratio that matters, and what it should be: at least, or at most."""
-
-    name: str
-    ratio: float
-    limit: float
-    at_least: bool
-
-    @property
-    def met(self) -> bool:
-        return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
 
 
 def targets(results: Sequence[Result]) -> list[Target]:
     """The ratios within one run. That of two boards is missing unless both were measured."""
     largest = results[-1]
     context = largest.reads.context[50].p50_ms
-    name = _count(largest.users)
+    name = count(largest.users)
     found = [
         Target(
-            f"a context at half depth of {name} users / of {_count(smaller.users)}",
+            f"a context at half depth of {name} users / of {count(smaller.users)}",
             context / smaller.reads.context[50].p50_ms,
             3,
             at_least=False,
@@ -58,7 +42,7 @@ def targets(results: Sequence[Result]) -> list[Target]:
             at_least=True,
         ),
         Target(
-            f"scores set with the index / without, where that is lowest, with {_count(lowest.users)} users",
+            f"scores set with the index / without, where that is lowest, with {count(lowest.users)} users",
             lowest.writes.with_index / lowest.writes.without_index,
             0.7,
             at_least=True,
@@ -74,18 +58,14 @@ def targets(results: Sequence[Result]) -> list[Target]:
 
 def summary(results: Sequence[Result]) -> str:
     """The targets as a table."""
-    rows = [
-        (t.name, _number(t.ratio), f"{'≥' if t.at_least else '≤'} {t.limit:g}", "yes" if t.met else "**no**")
-        for t in targets(results)
-    ]
-    return _table(("ratio", "measured", "target", "met"), rows)
+    return tables.target_table(targets(results))
 
 
 def table(results: Sequence[Result]) -> str:
     """One column a board."""
     columns = [dict(_figures(result)) for result in results]
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
-    return _table(("", *(f"{_count(result.users)} users" for result in results)), rows)
+    return tables.table(("", *(f"{count(result.users)} users" for result in results)), rows)
 
 
 def steady_table(looks: Sequence[Look]) -> str:
@@ -102,18 +82,12 @@ def steady_table(looks: Sequence[Look]) -> str:
         )
         for look in looks[every - 1 :: every]
     ]
-    return _table(("after", "log rows", "log", "rank index", "unfolded", "context, ms"), rows)
+    return tables.table(("after", "log rows", "log", "rank index", "unfolded", "context, ms"), rows)
 
 
 def machine(results: Sequence[Result]) -> str:
     """What was measured on."""
-    try:
-        system = platform.freedesktop_os_release()["PRETTY_NAME"]
-    except OSError:  # not on Linux
-        system = platform.platform()
-    return (
-        f"{os.cpu_count()} cores, {system}, Python {platform.python_version()}, PostgreSQL {results[-1].postgres}"
-    )
+    return tables.machine(results[-1].postgres)
 
 
 def _figures(result: Result) -> Iterator[tuple[str, str]]:
@@ -124,17 +98,17 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
         yield f"context at {depth} %, ms", _quantiles(reads.context[depth])
     yield f"context at 50 % while {STEADY_RATE:,} scores/s are set, ms", _quantiles(result.busy.context)
     yield f"{TOGETHER} contexts together, ms", _quantiles(reads.together)
-    yield "the same for each of them, ms", _number(reads.together.p50_ms / TOGETHER)
+    yield "the same for each of them, ms", number(reads.together.p50_ms / TOGETHER)
     for depth in DEPTHS:
         yield f"rank by `count(*)` at {depth} %, ms", _quantiles(reads.plain[depth])
     yield "scores set with the index, rows/s", f"{writes.with_index:,.0f}"
     yield "scores set without, rows/s", f"{writes.without_index:,.0f}"
-    yield "ratio of these", _number(writes.with_index / writes.without_index)
+    yield "ratio of these", number(writes.with_index / writes.without_index)
     yield "one fold, ms", _quantiles(keeping.fold)
     yield "most unfolded rows", f"{keeping.most_unfolded:,}"
     yield "times the index was found unusable", f"{keeping.unusable}"
-    yield "building the index, s", _number(result.build_s)
-    yield "building it after many writes, s", _number(median(writes.builds_s))
+    yield "building the index, s", number(result.build_s)
+    yield "building it after many writes, s", number(median(writes.builds_s))
     yield "`users` with its indexes", _bytes(sizes.users)
     yield "rank index", f"{_bytes(sizes.index)} ({sizes.index / sizes.users:.2%})"
     yield "rank index after the writes", f"{_bytes(sizes.index_after)} ({sizes.index_after / sizes.users:.2%})"
@@ -161,18 +135,9 @@ def write_docs(page: Path, plot: Path, results: Sequence[Result]) -> None:
     ]
     for result in results:
         if result.steady:
-            measured += [f"With {_count(result.users)} users and {STEADY_RATE:,} scores set a second:"]
+            measured += [f"With {count(result.users)} users and {STEADY_RATE:,} scores set a second:"]
             measured += [steady_table(result.steady)]
-    page.write_text(filled(page.read_text("utf-8"), "\n\n".join(measured)), "utf-8")
-
-
-def filled(page: str, measured: str) -> str:
-    """The page with this between its marks. Raises ValueError when it has none."""
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks the lines {_BEGIN!r} and {_END!r}")
-    return f"{before}{begin}\n{measured}\n\n{end}{after}"
+    page.write_text(filled(page.read_text("utf-8"), "growth", "\n\n".join(measured)), "utf-8")
 
 
 def write_plot(path: Path, results: Sequence[Result]) -> None:
@@ -188,8 +153,8 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
     users = [math.log10(result.users) for result in results]
     decades = range(math.floor(min(times)), math.ceil(max(times)) + 1)
     # Ticks of our own on logarithms: the library's logarithmic axes write 1e+06 and cut off the last one.
-    graph = ziaplot.Graph().css(_STYLE).size(760, 420).axesnames("users", "milliseconds, median")
-    graph.xrange(users[0] - 0.2, users[-1] + 0.2).xticks(users, [_count(result.users) for result in results])
+    graph = ziaplot.Graph().css(STYLE).size(760, 420).axesnames("users", "milliseconds, median")
+    graph.xrange(users[0] - 0.2, users[-1] + 0.2).xticks(users, [count(result.users) for result in results])
     graph.yrange(decades[0], decades[-1]).yticks(decades, [f"{10.0**decade:g}" for decade in decades])
     graph.legend("topleft")
     with graph:
@@ -200,26 +165,8 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
 
 
 def _quantiles(latency: Latency) -> str:
-    return f"{_number(latency.p50_ms)} / {_number(latency.p99_ms)}"
-
-
-def _number(value: float) -> str:
-    """With two or three digits that say something."""
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
-    return f"{value:,.{digits}f}"
+    return f"{number(latency.p50_ms)} / {number(latency.p99_ms)}"
 
 
 def _bytes(size: int) -> str:
-    return f"{_number(size / 1e6)} MB" if size >= 1e6 else f"{_number(size / 1e3)} kB"
-
-
-def _count(users: int) -> str:
-    for size, name in ((1_000_000, "million"), (1_000, "thousand")):
-        if users % size == 0:
-            return f"{users // size} {name}"
-    return f"{users:,}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{number(size / 1e6)} MB" if size >= 1e6 else f"{number(size / 1e3)} kB"

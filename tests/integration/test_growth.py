@@ -6,7 +6,8 @@ import pytest
 from bench.growth import report
 from bench.growth.board import Board, WrongAnswer
 from bench.growth.measure import measure
-from bench.growth.progress import Progress
+from bench.progress import Progress
+from bench.tables import filled
 from leaderboard.app import App
 from leaderboard.config import Settings
 
@@ -45,9 +46,9 @@ async def test_a_wrong_rank_ends_the_measuring(settings: Settings, db: asyncpg.C
 
 
 def test_the_page_keeps_its_text_around_what_was_measured() -> None:
-    page = "before\n<!-- measured -->\nold\n<!-- end -->\nafter\n"
-    once = report.filled(page, "new")
-    assert once == "before\n<!-- measured -->\n\nnew\n\n<!-- end -->\nafter\n"
-    assert report.filled(once, "new") == once
+    page = "before\n<!-- growth measured -->\nold\n<!-- end of growth -->\nafter\n"
+    once = filled(page, "growth", "new")
+    assert once == "before\n<!-- growth measured -->\n\nnew\n\n<!-- end of growth -->\nafter\n"
+    assert filled(once, "growth", "new") == once
     with pytest.raises(ValueError, match="lacks the lines"):
-        report.filled("no marks", "new")
+        filled(once, "hot", "new")

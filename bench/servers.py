@@ -1,4 +1,4 @@
-"""PostgreSQL and Valkey of our own, for one board, and everything deleted at the end."""
+"""PostgreSQL and Valkey of our own, for one benchmark, and everything deleted at the end."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,14 +11,12 @@ from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 
 POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 """All that differs from PostgreSQL's own defaults, which are for a machine with less memory than any today."""
-_PATIENCE_MS = 60_000
-"""A statement that takes long is to be measured and not ended."""
 
 
 @contextmanager
-def servers() -> Iterator[Settings]:
+def servers(**settings: object) -> Iterator[Settings]:
     """The settings of a service on two new servers, whose commits are on disk when they say so."""
-    with tempfile.TemporaryDirectory(prefix="leaderboard-growth-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="leaderboard-bench-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)  # PostgreSQL refuses root, and runs as somebody else
         postgres = EmbeddedPostgres(folder, durable=True, settings=POSTGRES)
@@ -26,6 +24,6 @@ def servers() -> Iterator[Settings]:
             with postgres, EmbeddedValkey(folder) as valkey:
                 endpoints = Endpoints.of(postgres, valkey)
                 postgres.create_database(endpoints.db_name)
-                yield load(None, **asdict(endpoints), db_timeout_ms=_PATIENCE_MS)
+                yield load(None, **asdict(endpoints), **settings)
         finally:
             postgres.remove()

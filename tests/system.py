@@ -57,8 +57,10 @@ def environment(settings: Settings) -> dict[str, str]:
 class ApiProcess:
     """`leaderboard serve` as a process of its own, with an HTTP client."""
 
-    def __init__(self, settings: Settings, program: str = "leaderboard") -> None:
+    def __init__(self, settings: Settings, program: str = "leaderboard", **variables: str) -> None:
+        """`variables` are added to the environment."""
         self.program = program
+        self.variables = variables
         self.settings = settings.model_copy(update={"port": free_port(), "host": "127.0.0.1"})
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.process: subprocess.Popen[bytes] | None = None
@@ -76,7 +78,7 @@ class ApiProcess:
         """Start it and wait until its status is as expected."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", self.program, "serve"],
-            env=environment(self.settings),
+            env={**environment(self.settings), **self.variables},
             cwd=ROOT,
             start_new_session=True,
         )

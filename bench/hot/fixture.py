@@ -1,0 +1,15 @@
+"""Runs another application than ours in our server: the same Granian, with the very same options."""
+
+from collections.abc import Callable
+
+from starlette.types import ASGIApp
+
+from leaderboard import server
+from leaderboard.config import Settings, load
+
+
+def serve(worker: Callable[[Settings], ASGIApp]) -> None:
+    """Serve what `worker` returns in each process, until told to stop; the settings are the environment's."""
+    # It is what `server.serve` hands to Granian, so that no option can come to differ from the service's.
+    server._worker = worker  # type: ignore[assignment]  # noqa: SLF001
+    server.serve(load(None))

@@ -1,0 +1,16 @@
+-- What `make bench` asks PostgreSQL itself.
+
+-- name: best
+SELECT user_id FROM users ORDER BY total_score DESC, user_id ASC LIMIT 10000
+
+-- name: backend
+SELECT pg_backend_pid()
+
+-- name: active
+-- $1: a database. How many statements are under way there.
+SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND state <> 'idle' AND pid <> pg_backend_pid()
+
+-- name: set_scores
+-- As short as it can be.
+UPDATE users SET total_score = new.score FROM unnest($1::integer[], $2::integer[]) AS new (id, score)
+WHERE user_id = new.id

@@ -1,0 +1,277 @@
+"""Measures the contestants in rounds, one after the other at each kind of work, so that a machine that is slower
+for a while is so for all of them."""
+
+import asyncio
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from statistics import median
+
+import asyncpg
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.growth.board import Board
+from bench.hot import processes, raw, wrk
+from bench.hot.contestants import Contestant, boards, contestants, running
+from bench.hot.result import NULL, OURS, PLAIN, TWO, Cell, Facts, Raw, Result, Shot, Used
+from bench.hot.watch import Watcher, WrongAnswer
+from bench.hot.work import MANY, WORKS, Work
+from bench.hot.wrk import Load
+from bench.progress import Progress
+from leaderboard.app import App
+from leaderboard.config import Settings
+from leaderboard.truth.rows import one_row
+from leaderboard.truth.sql import named_queries
+from tests.system import ApiProcess, connect, eventually, redis
+
+_COLD_STARTS = 3
+_WARM_UP_S = 0.3
+_QUIET = 2
+"""So often in a row nothing must be under way before the next one begins."""
+_QUIET_PAUSE_S = 0.02
+_PATIENCE_S = 60
+_PATIENT = {"statement_timeout": "0", "jit": "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure, and for how long."""
+
+    users: int
+    rounds: int
+    seconds: float
+    contestants: Sequence[str] = (NULL, PLAIN, OURS, TWO)
+    works: Sequence[Work] = WORKS
+    only_many: bool = False
+    """One number of connections for all kinds of work."""
+    limits: bool = True
+    """Also what the stores can do alone, and what one process takes."""
+
+
+async def measure(settings: Settings, plan: Plan, progress: Progress) -> Result:
+    """Fill an empty database, and measure. Raises WrongAnswer."""
+    began = time.monotonic()
+    postgres = await _fill(settings, plan.users, progress)
+    progress.say("copying the board")
+    found = boards(settings, plan.contestants)
+    for name in (OURS, TWO):
+        if name in found:
+            await _build(found[name], plan.users, progress)
+    facts = None
+    if plan.limits:
+        progress.say("starting on an empty Redis")
+        facts = [_cold_start(settings, plan.users) for _ in range(_COLD_STARTS)]
+    progress.say("starting the contestants")
+    with contestants(found) as rivals, tempfile.TemporaryDirectory() as folder:
+        connection = await connect(settings)
+        try:
+            arena = _Arena(connection, rivals, plan, Path(folder), progress)
+            cells, limits = await arena.measure()
+        finally:
+            await connection.close()
+        api_bytes = max(processes.largest_bytes(rival.pid) for rival in rivals if rival.name == OURS)
+    took_s = time.monotonic() - began
+    return Result(
+        plan.users,
+        postgres,
+        plan.rounds,
+        plan.seconds,
+        took_s,
+        cells,
+        limits if plan.limits else None,
+        _typical(facts, api_bytes) if facts else None,
+    )
+
+
+class _Arena:
+    """Where they are measured, all of them started."""
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection,
+        rivals: Sequence[Contestant],
+        plan: Plan,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self._connection = connection
+        self._rivals = {rival.name: rival for rival in rivals}
+        self._plan = plan
+        self._ids = folder / "ids"
+        self._progress = progress
+        text = resources.files(__package__).joinpath("hot.sql").read_text("utf-8")
+        self._sql = named_queries("hot.sql", text)
+        self._stores: tuple[int, int] = (0, 0)
+
+    async def measure(self) -> tuple[list[Cell], Raw]:
+        """All of the plan."""
+        backend = (await one_row(self._connection, self._sql["backend"]))[0]
+        some = next(iter(self._rivals.values())).api.settings
+        self._stores = (processes.parent(backend), redis(some).info("server")["process_id"])
+        cells, limits = self._cells(), Raw([], [])
+        for cell in cells:
+            if cell.connections == MANY:
+                await self._shot(cell, _WARM_UP_S, 0)
+        for number in range(1, self._plan.rounds + 1):
+            for cell in cells:
+                shot = await self._shot(cell, self._plan.seconds, number)
+                cell.shots.append(shot)
+                self._progress.say(
+                    f"round {number} of {self._plan.rounds}: {cell.work}, {cell.connections} connections,"
+                    f" {cell.contestant}: {shot.rate:,.0f}/s"
+                )
+            if self._plan.limits:
+                await self._limits(limits)
+        return cells, limits
+
+    def _cells(self) -> list[Cell]:
+        return [
+            Cell(name, work.name, connections, [])
+            for work in self._plan.works
+            for connections in ((MANY,) if self._plan.only_many else work.connections)
+            for name in self._plan.contestants
+            # How few connections are shared by two processes is chance.
+            if name != TWO or connections >= MANY
+        ]
+
+    async def _shot(self, cell: Cell, seconds: float, number: int) -> Shot:
+        rival = self._rivals[cell.contestant]
+        work = next(work for work in self._plan.works if work.name == cell.work)
+        settings = rival.api.settings
+        ids = [row[0] for row in await self._asked_in(settings, "best")]
+        name = f"{cell.connections}-{number}-"
+        environment: dict[str, object] = {"writes": work.writes, "users": self._plan.users, "seed": number}
+        if work.top:
+            environment["top"] = work.top
+        if work.of == "best":
+            self._ids.write_text("\n".join(map(str, ids)))
+            environment["ids"] = self._ids
+        elif work.of == "all":
+            ids = random.choices(range(1, self._plan.users + 1), k=1000)
+        if work.creates:
+            environment["names"] = name
+        with Watcher(rival.api.url, work, ids, rival.own, name) as watcher:
+            before = self._used(rival)
+            load = await wrk.run(rival.api.url, cell.connections, seconds, **environment)
+            used = _since(before, self._used(rival))
+        _check(cell, load)
+        await self._until_quiet(settings)
+        return Shot(load, used, watcher.looks)
+
+    async def _limits(self, limits: Raw) -> None:
+        settings = self._rivals[PLAIN].api.settings
+        seconds = self._plan.seconds
+        statement = self._sql["set_scores"]
+        limits.rows.append(await asyncio.to_thread(raw.rows, settings, statement, self._plan.users, seconds))
+        limits.calls.append(await asyncio.to_thread(raw.calls, settings, seconds))
+        self._progress.say(f"the stores alone: {limits.rows[-1]:,.0f} rows/s, {limits.calls[-1]:,.0f} calls/s")
+
+    async def _asked_in(self, settings: Settings, query: str) -> list[asyncpg.Record]:
+        connection = await connect(settings)
+        try:
+            return await connection.fetch(self._sql[query])
+        finally:
+            await connection.close()
+
+    async def _until_quiet(self, settings: Settings) -> None:
+        """Whoever is next shall not have to wait for what was asked of this one."""
+        quiet, deadline = 0, time.monotonic() + _PATIENCE_S
+        while quiet < _QUIET:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{settings.db_name} is not quiet after {_PATIENCE_S} s")
+            active = (await one_row(self._connection, self._sql["active"], settings.db_name))[0]
+            quiet = 0 if active else quiet + 1
+            await asyncio.sleep(_QUIET_PAUSE_S)
+
+    def _used(self, rival: Contestant) -> Used:
+        """Until now; `others` has all that the machine did."""
+        api, postgres, valkey = map(processes.cpu_s, (rival.pid, *self._stores))
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        load = children.ru_utime + children.ru_stime
+        ourselves = time.process_time()
+        others = processes.busy_s() - api - postgres - valkey - load - ourselves
+        return Used(api, postgres, valkey, load, others, time.monotonic())
+
+
+def _since(before: Used, after: Used) -> Used:
+    return Used(
+        after.api - before.api,
+        after.postgres - before.postgres,
+        after.valkey - before.valkey,
+        after.load - before.load,
+        max(0.0, after.others - before.others),
+        after.elapsed - before.elapsed,
+    )
+
+
+def _check(cell: Cell, load: Load) -> None:
+    if load.refused or load.broken or load.late or not load.requests:
+        raise WrongAnswer(f"{cell.contestant}, {cell.work}, {cell.connections} connections: {load}")
+
+
+async def _fill(settings: Settings, users: int, progress: Progress) -> str:
+    """Create the users; the version of PostgreSQL."""
+    app = App(settings)
+    async with progress.during("migrating"):
+        await app.truth.migrate(lambda _: None)
+    await app.truth.open()
+    try:
+        async with app.truth.connections.alone(server_settings=_PATIENT) as connection:
+            board = Board(app, connection, users, progress)
+            await board.fill()
+            return await board.version()
+    finally:
+        await app.truth.close()
+
+
+async def _build(settings: Settings, users: int, progress: Progress) -> None:
+    """Build the rank index: it is there when a service is started, except for the first time."""
+    app = App(settings)
+    await app.truth.open()
+    try:
+        async with app.truth.connections.alone(server_settings=_PATIENT) as connection:
+            await Board(app, connection, users, progress).build()
+    finally:
+        await app.truth.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _ColdStart:
+    seconds: float
+    rebuild_s: float
+    redis_bytes: int
+
+
+def _cold_start(settings: Settings, users: int) -> _ColdStart:
+    """Start one process on an empty Redis, until it is ready and the cache is full, and end it."""
+    redis(settings).flushall()
+    began = time.perf_counter()
+    with running(ApiProcess(settings)) as api:
+        full = min(users, settings.cache_size)
+        eventually(
+            lambda: _metrics(api).get("leaderboard_cached_users", 0) >= full, _PATIENCE_S, "the cache is full"
+        )
+        seconds = time.perf_counter() - began
+        metrics = _metrics(api)
+        rebuild_s = metrics["leaderboard_rebuild_seconds_sum"] / metrics["leaderboard_rebuild_seconds_count"]
+        return _ColdStart(seconds, rebuild_s, redis(settings).info("memory")["used_memory"])
+
+
+def _metrics(api: ApiProcess) -> Mapping[str, float]:
+    """Those without labels."""
+    families = text_string_to_metric_families(api.client.get("/metrics").text)
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
+def _typical(starts: Sequence[_ColdStart], api_bytes: int) -> Facts:
+    return Facts(
+        median(start.seconds for start in starts),
+        median(start.rebuild_s for start in starts),
+        int(median(start.redis_bytes for start in starts)),
+        api_bytes,
+    )

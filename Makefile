@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup dev test chaos switch-off bench-growth lint format lock clean
+.PHONY: help setup dev test chaos switch-off bench bench-quick bench-growth lint format lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,12 @@ chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
 
 switch-off: setup  ## see a test fail for every mechanism of consistency that is switched off
 	$(BIN)/python -m tests.switches $(ARGS)
+
+bench: setup .venv/.drawing  ## how fast the hot path is, beside its limits and a plain design: ARGS="--docs" (needs wrk)
+	$(BIN)/python -m bench.hot $(ARGS)
+
+bench-quick: setup  ## whether the hot path is as fast as it should be, in a minute and a half (needs wrk)
+	$(BIN)/python -m bench.hot --quick $(ARGS)
 
 bench-growth: setup .venv/.drawing  ## how ranks and scores behave as the board grows: SIZES="10000 100000" ARGS="--docs"
 	$(BIN)/python -m bench.growth $(if $(SIZES),--sizes "$(SIZES)") $(ARGS)

@@ -46,7 +46,8 @@ def main() -> int:
     try:
         wrk.find()
     except wrk.NoWrk as error:
-        parser.error(str(error))
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     set_up_logs("error", "text")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
 

@@ -3,6 +3,13 @@
 -- name: best
 SELECT user_id FROM users ORDER BY total_score DESC, user_id ASC LIMIT 10000
 
+-- name: settle
+-- As autovacuum leaves a table after a while.
+VACUUM ANALYZE users
+
+-- name: checkpoint
+CHECKPOINT
+
 -- name: backend
 SELECT pg_backend_pid()
 

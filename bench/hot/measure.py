@@ -118,6 +118,7 @@ class _Arena:
             if cell.connections == MANY:
                 await self._shot(cell, _WARM_UP_S, 0)
         for number in range(1, self._plan.rounds + 1):
+            await self._settle()
             for cell in cells:
                 shot = await self._shot(cell, self._plan.seconds, number)
                 cell.shots.append(shot)
@@ -159,9 +160,17 @@ class _Arena:
             before = self._used(rival)
             load = await wrk.run(rival.api.url, cell.connections, seconds, **environment)
             used = _since(before, self._used(rival))
-        _check(cell, load)
+        check(cell, load)
         await self._until_quiet(settings)
         return Shot(load, used, watcher.looks)
+
+    async def _settle(self) -> None:
+        """Leave nothing of what was written before to be done while something is measured."""
+        for settings in {
+            rival.api.settings.db_name: rival.api.settings for rival in self._rivals.values()
+        }.values():
+            await self._asked_in(settings, "settle")
+        await self._connection.execute(self._sql["checkpoint"])
 
     async def _limits(self, limits: Raw) -> None:
         settings = self._rivals[PLAIN].api.settings
@@ -209,7 +218,8 @@ def _since(before: Used, after: Used) -> Used:
     )
 
 
-def _check(cell: Cell, load: Load) -> None:
+def check(cell: Cell, load: Load) -> None:
+    """Raise WrongAnswer unless every request was answered, and well."""
     if load.refused or load.broken or load.late or not load.requests:
         raise WrongAnswer(f"{cell.contestant}, {cell.work}, {cell.connections} connections: {load}")
 

@@ -17,7 +17,7 @@ from bench.tables import STYLE, Target, number
 _OF_NULL = {TOP_10: 0.65, CONTEXT_BEST: 0.45, CONTEXT_ALL: 0.06, SET_SCORE: 0.22, MOSTLY_READS: 0.40}
 _OF_PLAIN = {**dict.fromkeys(READS, 3.0), SET_SCORE: 3.0}
 _TWO_OF_ONE = 1.5
-_COLOURS = {NULL: "#747775", PLAIN: "#b3261e", OURS: "#0b57d0", TWO: "#9a6700"}
+_COLOURS = {PLAIN: "#b3261e", OURS: "#0b57d0", TWO: "#9a6700"}
 
 
 def targets(result: Result) -> list[Target]:
@@ -125,14 +125,15 @@ def _notes(result: Result) -> list[str]:
             api = one.median(lambda shot: shot.used.api / shot.used.elapsed)
             load = two.median(lambda shot: shot.used.load / shot.used.elapsed)
             stores = two.median(lambda shot: (shot.used.postgres + shot.used.valkey) / shot.used.elapsed)
-            room = (cores - load - stores) / api
+            strangers = two.median(lambda shot: shot.used.others / shot.used.elapsed)
+            room = (cores - load - stores - strangers) / api
             rooms.append(
-                f"{work.name}: {number(room)} (the load {number(load)} cores, the stores {number(stores)})"
+                f"{work.name} {number(room)} (the load {number(load)} cores, the stores {number(stores)})"
             )
     if rooms:
         notes.append(
-            f"What room there was for two processes on {cores} cores, beside the load generator and the stores, in"
-            f" times what one process took: {'; '.join(rooms)}. Below {_TWO_OF_ONE} it is they that leave no room."
+            f"Room for two processes on {cores} cores, beside load generator, stores and everybody else, in times"
+            f" what one process took: {', '.join(rooms)}. Where that is below {_TWO_OF_ONE}, they leave none."
         )
     return notes
 

@@ -54,6 +54,9 @@ async def run(url: str, connections: int, seconds: float, **environment: object)
     try:
         await asyncio.sleep(seconds)
     finally:
-        process.send_signal(signal.SIGINT)
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
         output, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"wrk ended with {process.returncode}: {output.decode()}")
     return msgspec.json.decode(output.splitlines()[-1], type=Load)

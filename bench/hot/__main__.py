@@ -43,6 +43,8 @@ def main() -> int:
         parser.error("to draw, ziaplot is needed: pip install --require-hashes -r requirements-bench.txt")
     if options.quick and options.docs:
         parser.error("the documentation wants all of it, without --quick")
+    if sys.platform != "linux":
+        parser.error("it needs Linux, whose /proc tells how much CPU is used by whom")
     try:
         wrk.find()
     except wrk.NoWrk as error:

@@ -115,7 +115,7 @@ def record(contestant: Contestant) -> null.Answers:
             **{path: answer("GET", path) for path in gets},
         },
         posts={
-            "/users/": answer("POST", f"/users/{user_id}/score", {"score": _OWN_SCORE}),
+            "/users/": answer("POST", f"/users/{user_id}/score", {"score": _OWN_SCORE + 1}),
             "/users": answer("POST", "/users", {"username": "recorded", "score": 100}),
         },
     )

@@ -11,7 +11,7 @@ import msgspec
 
 from bench import tables
 from bench.hot.result import NULL, OURS, PLAIN, TWO, Cell, Result
-from bench.hot.work import CONTEXT_ALL, CONTEXT_BEST, MANY, MOSTLY_READS, READS, SET_SCORE, TOP_10, Work
+from bench.hot.work import CONTEXT_ALL, CONTEXT_BEST, MANY, MOSTLY_READS, READS, SET_SCORE, TOP_10, WORKS, Work
 from bench.tables import STYLE, Target, number
 
 _OF_NULL = {TOP_10: 0.65, CONTEXT_BEST: 0.45, CONTEXT_ALL: 0.06, SET_SCORE: 0.22, MOSTLY_READS: 0.40}
@@ -168,15 +168,13 @@ def write_plot(path: Path, result: Result) -> None:
     """The share of null's requests a second, by kind of work, as SVG."""
     import ziaplot  # noqa: PLC0415 - only who draws needs it
 
-    works = list(dict.fromkeys(cell.work for cell in result.cells))
     rates = {(cell.contestant, cell.work): cell.rate for cell in result.cells if cell.connections == MANY}
-    chart = (
-        ziaplot.BarChartGrouped([work.replace(" context, ", " / ") for work in works]).css(STYLE).size(980, 420)
-    )
+    works = [work for work in WORKS if (NULL, work.name) in rates]
+    chart = ziaplot.BarChartGrouped([work.label for work in works]).css(STYLE).size(980, 420)
     chart.axesnames("", f"requests/s, {MANY} connections, in shares of null's").legend("topright")
     with chart:
         for name, colour in _COLOURS.items():
-            shares = [rates.get((name, work), 0) / rates[NULL, work] for work in works]
+            shares = [rates.get((name, work.name), 0) / rates[NULL, work.name] for work in works]
             if any(shares):
                 ziaplot.BarSeries(*shares).color(colour).name(name)
     path.write_text(chart.tosvg() + "\n", "utf-8")

@@ -34,9 +34,7 @@ def find() -> str:
     """Where it is. Raises NoWrk."""
     path = shutil.which("wrk")
     if path is None:
-        raise NoWrk(
-            "wrk is not on the PATH; install it: apt install wrk (Debian, Ubuntu) or brew install wrk (macOS)"
-        )
+        raise NoWrk("wrk is not on the PATH; install it, as by: apt install wrk")
     return path
 
 

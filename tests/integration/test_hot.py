@@ -1,5 +1,6 @@
 """`make bench` with numbers that are small: what it measures is another matter, but it does, and notices lies."""
 
+import random
 import shutil
 from dataclasses import replace
 
@@ -49,9 +50,12 @@ async def test_everybody_is_measured_and_reported(settings: Settings) -> None:
 
 
 @with_wrk
-@pytest.mark.parametrize("lie", ["one user is missing", "it is no answer", "it is refused"])
+@pytest.mark.parametrize(
+    ("lie", "found"),
+    [("one user is missing", "the ranks"), ("it is no answer", "Expected `object`"), ("it is refused", ": 503")],
+)
 async def test_whoever_answers_wrongly_ends_the_measuring(
-    lie: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    lie: str, found: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def record(contestant: Contestant) -> null.Answers:
         true = truly(contestant)
@@ -68,18 +72,24 @@ async def test_whoever_answers_wrongly_ends_the_measuring(
 
     truly = contestants.record
     monkeypatch.setattr(contestants, "record", record)
-    with pytest.raises(WrongAnswer):
+    with pytest.raises(WrongAnswer, match=found):
         await measure(
             settings, replace(SMALL, contestants=(NULL, OURS), works=(TOP_10,), limits=False), Progress()
         )
 
 
-def test_a_score_that_the_next_read_does_not_show_is_noticed(settings: Settings) -> None:
+def test_a_score_that_the_next_read_does_not_show_is_noticed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with contestants.contestants({NULL: settings, OURS: settings}) as (constant, ours):
         with Watcher(ours.api.url, SET_SCORE, [], ours.own, "w") as watcher:
             pass
         assert watcher.looks == 1
-        with pytest.raises(WrongAnswer), Watcher(constant.api.url, SET_SCORE, [], ours.own, "w"):
+        # Null has another score in its answer to a write than in its context.
+        url = constant.api.url
+        confirmed = constant.api.client.post("/users/1/score").json()["score"]
+        monkeypatch.setattr(random, "randint", lambda *_: confirmed)
+        with pytest.raises(WrongAnswer, match="the next read shows"), Watcher(url, SET_SCORE, [], ours.own, "w"):
             pass
 
 

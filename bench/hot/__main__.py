@@ -19,7 +19,7 @@ FULL = Plan(users=1_000_000, rounds=3, seconds=2)
 QUICK = Plan(
     users=1_000_000,
     rounds=3,
-    seconds=1,
+    seconds=0.8,
     contestants=(NULL, PLAIN, OURS),
     works=(*READS, MOSTLY_READS, SET_SCORE),
     only_many=True,

@@ -17,6 +17,11 @@ SELECT pg_backend_pid()
 -- $1: a database. How many statements are under way there.
 SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND state <> 'idle' AND pid <> pg_backend_pid()
 
+-- name: end_active
+-- The same, and have them end.
+SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+WHERE datname = $1 AND state <> 'idle' AND pid <> pg_backend_pid()
+
 -- name: set_scores
 -- As short as it can be.
 UPDATE users SET total_score = new.score FROM unnest($1::integer[], $2::integer[]) AS new (id, score)

@@ -57,7 +57,11 @@ class Plain:
             Route("/users/{user_id:int}/score", self.set_score, methods=["POST"]),
             Route("/users", self.create, methods=["POST"]),
         ]
-        return Starlette(routes=routes, lifespan=self._running)
+        return Starlette(
+            routes=routes,
+            exception_handlers={asyncpg.QueryCanceledError: _cancelled},
+            lifespan=self._running,
+        )
 
     @contextlib.asynccontextmanager
     async def _running(self, _app: Starlette) -> AsyncIterator[None]:
@@ -163,6 +167,11 @@ def _standing(rank: int, row: asyncpg.Record) -> dict[str, Any]:
 
 def _context(users: list[dict[str, Any]], at: int) -> Response:
     return _json({"user": users[at], "above": users[max(0, at - _AROUND) : at], "below": users[at + 1 :]})
+
+
+async def _cancelled(_request: Request, _error: Exception) -> Response:
+    """The benchmark ends what nobody waits for any more; that is no news."""
+    return Response(status_code=503)
 
 
 def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -1,6 +1,7 @@
 """Says what was measured: tables, whether the targets are met, a plot, and all of it in the documentation."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -41,7 +42,8 @@ def _ratios(result: Result, upper: str, lower: str, limits: dict[Work, float]) -
     for work, limit in limits.items():
         one, other = result.cell(upper, work), result.cell(lower, work)
         if one and other:
-            yield Target(f"{work.name}: {upper} / {lower}", one.rate / other.rate, limit, at_least=True)
+            ratio = one.rate / other.rate if other.rate else math.inf
+            yield Target(f"{work.name}: {upper} / {lower}", ratio, limit, at_least=True)
 
 
 def text(result: Result) -> str:
@@ -79,7 +81,7 @@ def _row(result: Result, cell: Cell) -> tuple[str, ...]:
     }
 
     def beside(other: str) -> str:
-        return number(cell.rate / rates[other]) if other in rates and other != cell.contestant else ""
+        return number(cell.rate / rates[other]) if rates.get(other) and other != cell.contestant else ""
 
     return (
         cell.work,

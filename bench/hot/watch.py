@@ -36,7 +36,7 @@ class _Context(msgspec.Struct):
 
 
 class Watcher(threading.Thread):
-    """Asks what the load asks, some times a second, until closed; closing raises WrongAnswer if there was one.
+    """Asks what the load asks, before it and then some times a second until the end, where WrongAnswer is raised.
 
     `own` is a user whose score nobody else sets. Without one the answers are always the same, whatever is asked
     for, and only their shape is looked at.
@@ -45,6 +45,7 @@ class Watcher(threading.Thread):
     def __init__(self, url: str, work: Work, ids: Sequence[int], own: User | None, name: str) -> None:
         super().__init__(name="watching", daemon=True)
         self.looks = 0
+        self._pause_s = _PAUSE_S
         self._client = httpx.Client(base_url=url, timeout=60)
         self._work = work
         self._ids = ids
@@ -54,32 +55,43 @@ class Watcher(threading.Thread):
         self._found: Exception | None = None
 
     def __enter__(self) -> Self:
+        try:
+            self._look()
+        except BaseException:
+            self._client.close()
+            raise
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Look no more, not even at what has been asked already: the load has ended."""
         self._closing.set()
+
+    def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
+        self.close()
         self.join()
         self._client.close()
         if self._found is not None and kind is None:
             raise self._found
 
     def run(self) -> None:
-        while self._found is None and not (self.looks and self._closing.is_set()):
-            started = time.monotonic()
+        while not self._closing.wait(self._pause_s):
             try:
-                self.look()
+                self._look()
             except Exception as error:  # noqa: BLE001 - raised where the thread is closed
-                self._found = error
-            self.looks += 1
-            self._closing.wait(max(_PAUSE_S, (time.monotonic() - started) / _SHARE))
+                if not self._closing.is_set():
+                    self._found = error
+                return
 
-    def look(self) -> None:
+    def _look(self) -> None:
         """Ask once. Raises WrongAnswer."""
+        started = time.monotonic()
         if self._work.writes < 1:
             self._read()
         if self._work.writes:
             self._write()
+        self.looks += 1
+        self._pause_s = max(_PAUSE_S, (time.monotonic() - started) / _SHARE)
 
     def _read(self) -> None:
         if n := self._work.top:

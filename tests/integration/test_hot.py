@@ -98,10 +98,9 @@ def test_what_wrk_counts_as_an_error_is_one(fault: str) -> None:
     fine = Load(requests=10, seconds=1, p50_ms=1, p99_ms=1, p999_ms=1, refused=0, broken=0, late=0)
     cell = Cell(OURS, "top 10", 64, [])
     check(cell, fine)
+    check(cell, msgspec.structs.replace(fine, requests=0))
     with pytest.raises(WrongAnswer):
         check(cell, msgspec.structs.replace(fine, **{fault: 1}))
-    with pytest.raises(WrongAnswer):
-        check(cell, msgspec.structs.replace(fine, requests=0))
 
 
 @pytest.mark.parametrize(

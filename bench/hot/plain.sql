@@ -11,9 +11,9 @@ SELECT (SELECT count(*) FROM users WHERE total_score > $1)
      + (SELECT count(*) FROM users WHERE total_score = $1 AND user_id < $2) + 1
 
 -- name: above
--- $1: a user's score; $2: its id.
+-- $1: a user's score; $2: its id. The first condition is what the index can use.
 SELECT user_id, user_name, image_url, total_score FROM users
-WHERE total_score > $1 OR (total_score = $1 AND user_id < $2)
+WHERE total_score >= $1 AND (total_score > $1 OR user_id < $2)
 ORDER BY total_score ASC, user_id DESC LIMIT 5
 
 -- name: below

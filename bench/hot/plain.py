@@ -94,8 +94,8 @@ class Plain:
             first = max(0, at - _AROUND)
             users = await self._cached(first, at + _AROUND)
             # It may have moved in between.
-            index = next((i for i, user in enumerate(users) if user["userId"] == user_id), None)
-            if index is not None:
+            index = at - first
+            if index < len(users) and users[index]["userId"] == user_id:
                 return _context(users, index)
         return await self._context_in_truth(user_id)
 
@@ -112,7 +112,7 @@ class Plain:
 
     async def _context_in_truth(self, user_id: int) -> Response:
         assert self._pool is not None
-        async with self._pool.acquire() as connection, connection.transaction():
+        async with self._pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
             user = await connection.fetchrow(self._sql["user"], user_id)
             if user is None:
                 raise HTTPException(404)

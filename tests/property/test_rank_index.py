@@ -36,7 +36,7 @@ from tests.system import OneConnection, connect
 pytestmark = pytest.mark.anyio
 
 USERS = 1500
-SAMPLES = 2500
+SAMPLES = 1700
 """Compared answers for each kind of board."""
 AT_ONCE = 40
 EVERYTHING = ("unfolded", "folds", "refits", "built", "pruned")

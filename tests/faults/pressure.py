@@ -52,15 +52,15 @@ def in_flight(api: ApiProcess) -> float:
 
 
 @contextmanager
-def locked(settings: Settings) -> Iterator[None]:
-    """Somebody holds the table of users, so that PostgreSQL answers nothing that needs it."""
+def locked(settings: Settings, by: str = "LOCK TABLE users IN ACCESS EXCLUSIVE MODE") -> Iterator[None]:
+    """Somebody holds the table of users, so that PostgreSQL answers nothing that needs it; or another lock."""
     done = threading.Event()
     held = threading.Event()
 
     async def hold() -> None:
         connection = await system.connect(settings)
         async with connection.transaction():
-            await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+            await connection.execute(by)
             held.set()
             await asyncio.to_thread(done.wait)
         await connection.close()

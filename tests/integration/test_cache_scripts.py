@@ -378,6 +378,9 @@ async def test_moves_are_kept_for_a_while_only(cache: CacheStore, server: Redis,
         assert server.llen(keys.MOVES) <= 200
     assert await board_in(cache) == [5, 1, 2, 3, 4]
     assert len(loads) == 2
+    for _ in range(250):
+        await cache.invalidate()
+    assert server.llen(keys.MOVES) <= 200
 
 
 async def test_a_move_too_long_to_be_kept_has_copies_loaded_anew(

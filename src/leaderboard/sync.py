@@ -154,14 +154,17 @@ class CacheSync:
         while True:
             await asyncio.sleep(PRUNE_EVERY_S * random.uniform(0.8, 1.2))
             try:
-                if await self._truth.reset_log():
-                    _log.warning("emptied a change log that came with a dump from another server")
+                await self._empty_foreign_log()
                 while await self._truth.prune_log(LOG_KEPT_S, PRUNE_BATCH) == PRUNE_BATCH:
                     pass
             except Unavailable:
                 continue
             except Exception:
                 _log.exception("pruning the change log failed")
+
+    async def _empty_foreign_log(self) -> None:
+        if await self._truth.reset_log():
+            _log.warning("emptied a change log that came with a dump from another server")
 
     async def audit_regularly(self, interval_s: float) -> None:
         """Compare the cache with the truth on a timer, until cancelled; rebuild after a difference."""
@@ -272,8 +275,8 @@ class CacheSync:
         if changes.moment.epoch != state.moment.epoch:
             await self.discard("PostgreSQL has been restarted or replaced")
         elif not changes.usable:
-            if not changes.log_valid and await self._truth.reset_log():
-                _log.warning("emptied a change log that came with a dump from another server")
+            if not changes.log_valid:
+                await self._empty_foreign_log()
             await self.discard("too much changed to catch up")
         else:
             await self._move(state, changes)

@@ -302,18 +302,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "a log that came with a dump is emptied",
         "the cache of a restored database is rebuilt again and again, and never caught up",
-        (
-            Edit(
-                "sync.py",
-                "if not changes.log_valid and await self._truth.reset_log():",
-                "if False:",
-            ),
-            Edit(
-                "sync.py",
-                "if await self._truth.reset_log():\n                    _log",
-                "if False:\n                    _log",
-            ),
-        ),
+        (Edit("sync.py", "if await self._truth.reset_log():", "if False:"),),
         (f"{_LOG}test_a_service_on_a_restored_dump_heals_the_log_by_itself",),
     ),
     # Which database, and which life of it
@@ -1264,8 +1253,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "sync.py",
-                "if await self._truth.reset_log():\n                    _log",
-                "if False:\n                    _log",
+                "                await self._empty_foreign_log()\n                while",
+                "                while",
             ),
         ),
         (f"{_RANKS}test_all_that_heals_without_redis",),

@@ -224,5 +224,7 @@ class _Measuring:
         folds = [taken for tended, taken in self._board.ranks.turns if tended.folded]
         found = [tended for tended, _ in self._board.ranks.turns]
         return Keeping(
-            Latency.of(folds), max(tended.unfolded for tended in found), sum(not tended.usable for tended in found)
+            Latency.of(folds) if len(folds) > 1 else None,
+            max((tended.unfolded for tended in found), default=0),
+            sum(not tended.usable for tended in found),
         )

@@ -164,8 +164,8 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
     path.write_text(graph.tosvg() + "\n", "utf-8")
 
 
-def _quantiles(latency: Latency) -> str:
-    return f"{number(latency.p50_ms)} / {number(latency.p99_ms)}"
+def _quantiles(latency: Latency | None) -> str:
+    return "too few" if latency is None else f"{number(latency.p50_ms)} / {number(latency.p99_ms)}"
 
 
 def _bytes(size: int) -> str:

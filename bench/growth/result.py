@@ -30,10 +30,11 @@ class Latency:
 class Keeping:
     """What keeping the rank index was like while scores were set as fast as possible.
 
-    `unusable` is how often it could not be used when looked at, as too much had not been folded.
+    `unusable` is how often it could not be used when looked at, as too much had not been folded. `fold` is None
+    when there were fewer than two, as where little time was given.
     """
 
-    fold: Latency
+    fold: Latency | None
     most_unfolded: int
     unusable: int
 

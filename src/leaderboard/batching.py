@@ -10,7 +10,7 @@ nobody waits for any more when its turn comes is not done.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -61,9 +61,10 @@ class Batcher(Generic[Item, Result]):
     """Hands items in batches to `handle`, at most `lanes` batches at a time.
 
     `handle` gets up to `most` items and returns a result for each, in order; a result that is an exception is
-    raised to its waiter only, an exception it raises to all of the batch. With `share`, equal items of a batch
-    are handled once. Beyond `bounds` items are refused; but what would go with the next round is not refused for
-    how long that takes. A waiter that is cancelled leaves a batch that has begun as it is.
+    raised to its waiter only, an exception it raises to all of the batch. Nobody gets a result before `release`,
+    which gets them all, is done with them; the next batch does not wait for that. With `share`, equal items of a
+    batch are handled once. Beyond `bounds` items are refused; but what would go with the next round is not refused
+    for how long that takes. A waiter that is cancelled leaves a batch that has begun as it is.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Batcher(Generic[Item, Result]):
         most: int,
         lanes: int = 1,
         share: bool = False,
+        release: Callable[[Sequence[Result | Exception]], Awaitable[None]] | None = None,
     ) -> None:
         if lanes < 1:
             raise ValueError(f"{name}: without a lane nobody would be served")
@@ -87,6 +89,7 @@ class Batcher(Generic[Item, Result]):
         self._round_s = 0.0
         self._idle_lanes = lanes
         self._share = share
+        self._release = release
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._shared: dict[Item, _Entry[Item, Result]] = {}
         self._waiters = 0
@@ -117,9 +120,7 @@ class Batcher(Generic[Item, Result]):
         self._waiters += 1
         if self._idle_lanes:
             self._idle_lanes -= 1
-            task = asyncio.create_task(self._drain(), name=f"batches of {self.name}")
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._begin(self._drain())
         try:
             return await future
         except asyncio.CancelledError:
@@ -140,6 +141,11 @@ class Batcher(Generic[Item, Result]):
         waited_s = time.monotonic() - self._waiting[0].since
         if max(rounds_before * self._round_s, waited_s) > self._patience_s:
             raise Overloaded(f"the queue for {self.name} is longer than {self._patience_s:g} s")
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=f"batches of {self.name}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _drain(self) -> None:
         try:
@@ -169,18 +175,31 @@ class Batcher(Generic[Item, Result]):
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
             results = [error] * len(batch)
         self._round_s += _WEIGHT_OF_LAST * (time.monotonic() - started - self._round_s)
-        for entry, result in zip(batch, results, strict=True):
-            _settle(entry.futures, result)
-
-
-def _settle(futures: Sequence[asyncio.Future[Result]], result: Result | Exception) -> None:
-    for future in futures:
-        if future.done():
-            continue
-        if isinstance(result, Exception):
-            future.set_exception(result)
+        if self._release is None:
+            _settle(batch, results)
         else:
-            future.set_result(result)
+            self._begin(self._settle_when_released(batch, results))
+
+    async def _settle_when_released(
+        self, batch: Sequence[_Entry[Item, Result]], results: Sequence[Result | Exception]
+    ) -> None:
+        assert self._release is not None
+        try:
+            await self._release(results)
+        except Exception as error:  # noqa: BLE001 - as above
+            results = [error] * len(batch)
+        _settle(batch, results)
+
+
+def _settle(batch: Sequence[_Entry[Item, Result]], results: Sequence[Result | Exception]) -> None:
+    for entry, result in zip(batch, results, strict=True):
+        for future in entry.futures:
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
 
 async def bisect(

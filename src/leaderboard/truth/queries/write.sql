@@ -39,9 +39,9 @@ kept AS (
     ORDER BY k.caller, k.key
 )
 SELECT w.user_id, c.user_name, c.image_url, c.previous_score,
-       EXISTS (SELECT FROM users AS u WHERE u.user_id = w.user_id) AS known,
-       pg_current_xact_id_if_assigned()::text AS xid, pg_current_snapshot()::text AS snapshot,
-       truth_epoch() AS epoch
+       c.user_id IS NOT NULL OR EXISTS (SELECT FROM users AS u WHERE u.user_id = w.user_id) AS known,
+       pg_current_xact_id_if_assigned()::text AS xid, (SELECT pg_current_snapshot()::text) AS snapshot,
+       (SELECT truth_epoch()) AS epoch
 FROM wanted AS w LEFT JOIN changed AS c ON c.user_id = w.user_id
 
 -- name: create_users
@@ -78,5 +78,5 @@ kept AS (
     ORDER BY w.caller, w.key
 )
 SELECT c.user_id, c.user_name, pg_current_xact_id_if_assigned()::text AS xid,
-       pg_current_snapshot()::text AS snapshot, truth_epoch() AS epoch
+       (SELECT pg_current_snapshot()::text) AS snapshot, (SELECT truth_epoch()) AS epoch
 FROM (SELECT) AS always LEFT JOIN created AS c ON true

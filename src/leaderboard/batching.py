@@ -178,14 +178,16 @@ class Batcher(Generic[Item, Result]):
         if self._release is None:
             _settle(batch, results)
         else:
-            self._begin(self._settle_when_released(batch, results))
+            self._begin(self._settle_later(batch, results, self._release(results)))
 
-    async def _settle_when_released(
-        self, batch: Sequence[_Entry[Item, Result]], results: Sequence[Result | Exception]
+    async def _settle_later(
+        self,
+        batch: Sequence[_Entry[Item, Result]],
+        results: Sequence[Result | Exception],
+        released: Awaitable[None],
     ) -> None:
-        assert self._release is not None
         try:
-            await self._release(results)
+            await released
         except Exception as error:  # noqa: BLE001 - as above
             results = [error] * len(batch)
         _settle(batch, results)

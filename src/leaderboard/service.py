@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from leaderboard.batching import Batcher, Bounds, bisect, nothing_done
 from leaderboard.cache.store import FRESH_S, CacheStore, Refuse
@@ -56,6 +56,7 @@ _OF_ONE_ITEM = (TruthRefused, LockedOut, IdempotencyKeyInUse)
 """What may be the fault of one item of a batch, and then fails no other."""
 _LOCK_RETRY_S = (0.005, 0.05)
 
+Value = TypeVar("Value")
 
 Once = tuple[str, str]
 """Who sends a write that is to be done once, and the idempotency key that it comes with."""
@@ -65,20 +66,20 @@ Once = tuple[str, str]
 class Reply:
     """An answer to a question, shared by all who asked it together.
 
-    `age_s` is set only when PostgreSQL is unreachable and the answer may be as old as that. `encoded` is the
-    answer as it is sent, filled in by the first who sends it.
+    `age_s` is set only when PostgreSQL is unreachable and the answer may be as old as that. `response` is the
+    answer as it is sent, left here by the first who sends it.
     """
 
     answer: Answer
     age_s: float | None = None
-    encoded: bytes | None = None
+    response: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """One item of a batch of writes, and the point that the cache must reach before it is acknowledged."""
+@dataclass(slots=True)
+class _Told(Generic[Value]):
+    """What PostgreSQL said of one item of a batch, and the point the cache must reach before it is passed on."""
 
-    outcome: ScoreSet | User | Refusal
+    value: Value
     point: Moment | Commit
 
 
@@ -103,6 +104,7 @@ class Leaderboard:
         self._sync = sync
         self._metrics = metrics
         self._from_cache = metrics.answers.labels("cache")
+        self._from_truth = metrics.answers.labels("truth")
         self._tops: dict[Question, Reply] = {}
         self._stale_reads = stale_reads
         self._idempotency = Idempotency(truth, sync, bounds)
@@ -121,25 +123,37 @@ class Leaderboard:
         )
         # Of many deep standings and contexts most of the work is the same.
         rank_lanes = min(_RANK_LANES, truth_lanes - 2)
-        self._deep: Batcher[AskStanding | AskContext, Seen[Answer | None] | None] = Batcher(
-            "ranks", self._read_ranks, bounds, most=_RANKS_AT_ONCE, lanes=rank_lanes, share=True
+        self._deep: Batcher[AskStanding | AskContext, _Told[Answer | None] | None] = Batcher(
+            "ranks",
+            self._read_ranks,
+            bounds,
+            most=_RANKS_AT_ONCE,
+            lanes=rank_lanes,
+            share=True,
+            release=self._covered,
         )
-        self._alone: Batcher[Question | PageQuestion, Seen[Answer | None]] = Batcher(
+        self._alone: Batcher[Question | PageQuestion, _Told[Answer | None]] = Batcher(
             "reads from PostgreSQL",
             self._read_truth,
             bounds,
             most=1,
             lanes=truth_lanes - rank_lanes - 1,
             share=True,
+            release=self._covered,
         )
-        self._large_alone: Batcher[Question | PageQuestion, Seen[Answer | None]] = Batcher(
-            "large reads from PostgreSQL", self._read_truth, bounds, most=1, share=True
+        self._large_alone: Batcher[Question | PageQuestion, _Told[Answer | None]] = Batcher(
+            "large reads from PostgreSQL",
+            self._read_truth,
+            bounds,
+            most=1,
+            share=True,
+            release=self._covered,
         )
-        self._scores: Batcher[NewScore, _Done] = Batcher(
-            "scores", self._write_scores, bounds, most=_WRITES_AT_ONCE
+        self._scores: Batcher[NewScore, _Told[ScoreSet | Refusal]] = Batcher(
+            "scores", self._write_scores, bounds, most=_WRITES_AT_ONCE, release=self._covered
         )
-        self._users: Batcher[NewUser, _Done] = Batcher(
-            "new users", self._write_users, bounds, most=_WRITES_AT_ONCE
+        self._users: Batcher[NewUser, _Told[User | Refusal]] = Batcher(
+            "new users", self._write_users, bounds, most=_WRITES_AT_ONCE, release=self._covered
         )
 
     # Reads
@@ -167,39 +181,41 @@ class Leaderboard:
     ) -> User:
         """Create a user. Raises UsernameTaken, and with `once` what `Idempotency.once` raises."""
         self._check_truth()
-        asked = ("create", user_name, image_url, total_score)
-        key = None if once is None else idempotency_key(*once, asked)
+        if once is None:
+            return await self._create_user(NewUser(user_name, image_url, total_score))
+        key = idempotency_key(*once, ("create", user_name, image_url, total_score))
         item = NewUser(user_name, image_url, total_score, key)
         return await self._idempotency.once(key, User, lambda: self._create_user(item))
 
     async def set_score(self, user_id: int, total_score: int, once: Once | None = None) -> ScoreSet:
         """Set a user's score. Raises UserNotFound, and with `once` what `Idempotency.once` raises."""
         self._check_truth()
-        asked = ("set", user_id, total_score)
-        key = None if once is None else idempotency_key(*once, asked)
+        if once is None:
+            return await self._set_score(NewScore(user_id, total_score))
+        key = idempotency_key(*once, ("set", user_id, total_score))
         item = NewScore(user_id, total_score, key)
         return await self._idempotency.once(key, ScoreSet, lambda: self._set_score(item))
 
     async def _create_user(self, item: NewUser) -> User:
-        done = await self._users.submit(item)
-        await self._sync.cover(done.point)
-        if isinstance(done.outcome, User):
-            return done.outcome
+        told = await self._users.submit(item)
+        if isinstance(told.value, User):
+            return told.value
         raise UsernameTaken(item.user_name)
 
     async def _set_score(self, item: NewScore) -> ScoreSet:
-        done = await self._scores.submit(item)
+        told = await self._scores.submit(item)
+        if isinstance(told.value, ScoreSet):
+            return told.value
         deadline = time.monotonic() + _LOCK_WAIT_S
-        while done.outcome is Refusal.LOCKED:
+        while told.value is Refusal.LOCKED:
             # It goes with another batch: to wait for the row itself would hold up all others.
             if time.monotonic() > deadline:
                 raise LockedOut(f"another transaction holds the user {item.user_id}")
             with nothing_done():
                 await asyncio.sleep(random.uniform(*_LOCK_RETRY_S))
-            done = await self._scores.submit(item)
-        await self._sync.cover(done.point)
-        if isinstance(done.outcome, ScoreSet):
-            return done.outcome
+            told = await self._scores.submit(item)
+        if isinstance(told.value, ScoreSet):
+            return told.value
         raise UserNotFound(item.user_id)
 
     async def run(self) -> None:
@@ -245,18 +261,16 @@ class Leaderboard:
 
     async def _ask_truth(self, question: Question | PageQuestion) -> Reply:
         self._check_truth()
-        seen = None
+        told = None
         if isinstance(question, AskStanding | AskContext):
-            seen = await self._deep.submit(question)
-        if seen is None:
+            told = await self._deep.submit(question)
+        if told is None:
             large = isinstance(question, AskTop) and question.n > _LARGE_TOP
-            seen = await (self._large_alone if large else self._alone).submit(question)
-        self._sync.note_truth(seen.moment)
-        await self._sync.cover(seen.moment)
-        self._metrics.answers.labels("truth").inc()
-        if seen.value is None:
+            told = await (self._large_alone if large else self._alone).submit(question)
+        self._from_truth.inc()
+        if told.value is None:
             raise _not_found(question)
-        return Reply(seen.value)
+        return Reply(told.value)
 
     async def _read_cache(self, questions: Sequence[Question]) -> list[Reply | Refuse | None]:
         self._metrics.batch_items.labels("reads").observe(len(questions))
@@ -284,15 +298,16 @@ class Leaderboard:
 
     async def _read_ranks(
         self, questions: Sequence[AskStanding | AskContext]
-    ) -> Sequence[Seen[Answer | None] | None]:
+    ) -> Sequence[_Told[Answer | None] | None]:
         self._metrics.batch_items.labels("ranks").observe(len(questions))
         seen = await self._ranks.standings(questions, count=False)
         if seen is None:
             return [None] * len(questions)
-        return [Seen(answer, seen.moment) for answer in seen.value]
+        return [_Told(answer, seen.moment) for answer in seen.value]
 
-    async def _read_truth(self, questions: Sequence[Question | PageQuestion]) -> list[Seen[Answer | None]]:
-        return [await self._read_alone(question) for question in questions]
+    async def _read_truth(self, questions: Sequence[Question | PageQuestion]) -> list[_Told[Answer | None]]:
+        seen = [await self._read_alone(question) for question in questions]
+        return [_Told(each.value, each.moment) for each in seen]
 
     async def _read_alone(self, question: Question | PageQuestion) -> Seen[Answer | None]:
         match question:
@@ -331,18 +346,25 @@ class Leaderboard:
 
     # How writes are done
 
-    async def _write_scores(self, batch: Sequence[NewScore]) -> list[_Done | Exception]:
+    async def _write_scores(self, batch: Sequence[NewScore]) -> list[_Told[ScoreSet | Refusal] | Exception]:
         self._metrics.batch_items.labels("scores").observe(len(batch))
-        return await bisect(batch, lambda part: self._done(self._truth.set_scores(part)), _OF_ONE_ITEM)
+        return await bisect(batch, lambda part: _told(self._truth.set_scores(part)), _OF_ONE_ITEM)
 
-    async def _write_users(self, batch: Sequence[NewUser]) -> list[_Done | Exception]:
+    async def _write_users(self, batch: Sequence[NewUser]) -> list[_Told[User | Refusal] | Exception]:
         self._metrics.batch_items.labels("users").observe(len(batch))
-        return await bisect(batch, lambda part: self._done(self._truth.create_users(part)), _OF_ONE_ITEM)
+        return await bisect(batch, lambda part: _told(self._truth.create_users(part)), _OF_ONE_ITEM)
 
-    async def _done(self, writing: Awaitable[Written[ScoreSet | User | Refusal]]) -> list[_Done]:
-        written = await writing
-        self._sync.note_truth(written.point)
-        return [_Done(outcome, written.point) for outcome in written.outcomes]
+    # What all that comes from PostgreSQL waits for
+
+    async def _covered(self, batch: Sequence[_Told[Any] | Exception | None]) -> None:
+        for point in {told.point for told in batch if isinstance(told, _Told)}:
+            self._sync.note_truth(point)
+            await self._sync.cover(point)
+
+
+async def _told(writing: Awaitable[Written[Value]]) -> list[_Told[Value]]:
+    written = await writing
+    return [_Told(outcome, written.point) for outcome in written.outcomes]
 
 
 def _not_found(question: Question | PageQuestion) -> UserNotFound:

@@ -804,8 +804,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "service.py",
-                "await self._sync.cover(done.point)\n        if isinstance(done.outcome, ScoreSet):\n",
-                "if isinstance(done.outcome, ScoreSet):\n",
+                "self._write_scores, bounds, most=_WRITES_AT_ONCE, release=self._covered",
+                "self._write_scores, bounds, most=_WRITES_AT_ONCE",
             ),
         ),
         (f"{_SYNC}test_a_score_that_is_acknowledged_is_shown_by_the_cache",),
@@ -816,8 +816,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "service.py",
-                "await self._sync.cover(done.point)\n        if isinstance(done.outcome, User):\n",
-                "if isinstance(done.outcome, User):\n",
+                "self._write_users, bounds, most=_WRITES_AT_ONCE, release=self._covered",
+                "self._write_users, bounds, most=_WRITES_AT_ONCE",
             ),
         ),
         (f"{_SYNC}test_a_user_who_is_acknowledged_is_shown_by_the_cache",),
@@ -825,7 +825,18 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "a read answered by PostgreSQL is covered",
         "a later read shows an older board",
-        (Edit("service.py", "await self._sync.cover(seen.moment)\n", "\n"),),
+        (
+            Edit(
+                "service.py",
+                "lanes=rank_lanes,\n            share=True,\n            release=self._covered,",
+                "lanes=rank_lanes,\n            share=True,",
+            ),
+            Edit(
+                "service.py",
+                "lanes=truth_lanes - rank_lanes - 1,\n            share=True,\n            release=self._covered,",
+                "lanes=truth_lanes - rank_lanes - 1,\n            share=True,",
+            ),
+        ),
         (
             f"{_SYNC}test_what_postgres_has_shown_the_cache_shows",
             f"{_SYNC}test_who_was_not_found_in_postgres_is_not_in_the_cache",
@@ -837,8 +848,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "service.py",
-                "await self._sync.cover(done.point)\n        if isinstance(done.outcome, ScoreSet):\n",
-                "if isinstance(done.outcome, ScoreSet):\n            await self._sync.cover(done.point)\n",
+                "if isinstance(told, _Told)}",
+                "if isinstance(told, _Told) and told.value is not Refusal.UNKNOWN}",
             ),
         ),
         (f"{_SYNC}test_whose_score_cannot_be_set_is_not_in_the_cache",),
@@ -849,8 +860,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "service.py",
-                "await self._sync.cover(done.point)\n        if isinstance(done.outcome, User):\n",
-                "if isinstance(done.outcome, User):\n            await self._sync.cover(done.point)\n",
+                "if isinstance(told, _Told)}",
+                "if isinstance(told, _Told) and told.value is not Refusal.TAKEN}",
             ),
         ),
         (f"{_SYNC}test_whose_name_is_taken_is_in_the_cache",),
@@ -1005,9 +1016,9 @@ SWITCHES: tuple[Switch, ...] = (
             Edit("batching.py", "if self._share:\n                        del self._shared[entry.item]", "pass"),
             Edit(
                 "batching.py",
-                "for entry, result in zip(batch, results, strict=True):\n",
-                "for entry, result in zip(batch, results, strict=True):\n"
-                "            self._shared.pop(entry.item, None)\n",
+                "if self._release is None:\n            _settle(batch, results)\n",
+                "for entry in batch:\n            self._shared.pop(entry.item, None)\n"
+                "        if self._release is None:\n            _settle(batch, results)\n",
             ),
         ),
         (f"{_BATCHING}test_a_question_does_not_share_the_answer_of_a_batch_that_has_started",),
@@ -1029,7 +1040,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "a cancelled request does not end its queue",
         "nobody after it is answered",
-        (Edit("batching.py", "if future.done():\n            continue", "pass"),),
+        (Edit("batching.py", "if future.done():\n                continue", "pass"),),
         (f"{_BATCHING}test_a_cancelled_waiter_cancels_neither_its_batch_nor_other_sharers",),
         by="InvalidStateError, TimeoutError",
     ),

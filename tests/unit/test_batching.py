@@ -295,6 +295,48 @@ async def test_close_waits_for_all_that_was_submitted() -> None:
     await asyncio.wait_for(batcher.close(), 5)
 
 
+async def test_nobody_gets_a_result_before_it_is_released_and_the_next_batch_does_not_wait_for_that() -> None:
+    handler, release = Handler(), Handler()
+
+    async def released(results: Sequence[str | Exception]) -> None:
+        await release([str(result) for result in results])
+
+    batcher = Batcher("test", handler, Bounds(100, 60), most=2, release=released)
+    tasks = submitted(batcher, *"abc")
+    await handler.started(["a", "b"])
+    handler.answer(0, ["a of 0", ValueError("b is wrong")])
+    await release.started(["a of 0", "b is wrong"])
+    await handler.started(["a", "b"], ["c"])
+    assert not any(task.done() for task in tasks)
+    handler.finish(1)
+    await release.reached(2)
+    closing = asyncio.create_task(batcher.close())
+    release.finish(1)
+    assert await asyncio.wait_for(tasks[2], 5) == "c of 1"
+    assert not tasks[0].done()
+    assert not tasks[1].done()
+    assert not closing.done()
+    release.finish(0)
+    assert await asyncio.wait_for(tasks[0], 5) == "a of 0"
+    with pytest.raises(ValueError, match="b is wrong"):
+        await tasks[1]
+    await asyncio.wait_for(closing, 5)
+
+
+async def test_what_cannot_be_released_is_told_to_nobody() -> None:
+    handler = Handler()
+
+    async def released(_results: Sequence[str | Exception]) -> None:
+        raise ConnectionError
+
+    batcher = Batcher("test", handler, Bounds(100, 60), most=2, release=released)
+    tasks = submitted(batcher, *"ab")
+    await handler.started(["a", "b"])
+    handler.finish(0)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert list(map(type, results)) == [ConnectionError, ConnectionError]
+
+
 class Guilty(Exception):
     """What a batch raises that has a guilty item in it."""
 

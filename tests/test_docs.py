@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import typer
-from starlette.exceptions import HTTPException
-from starlette.types import Message
 
 from leaderboard import errors
 from leaderboard.cli import cli
 from leaderboard.config import BadSetting, Settings, load
 from leaderboard.http import access, problems, wire
+from leaderboard.http.call import Message
+from leaderboard.http.router import MethodNotAllowed, NoSuchPath
 from leaderboard.http.routes import CALLS
 from leaderboard.observe import Metrics
 
@@ -146,8 +146,8 @@ def _example(kind: problems.Kind) -> Exception:
         "overloaded": errors.Overloaded("10000 requests are waiting in the queue for scores already"),
         "outcome_unknown": errors.OutcomeUnknown("PostgreSQL was lost before it confirmed the write"),
         "unavailable": errors.TruthUnavailable("PostgreSQL did not answer in time"),
-        "not_found": HTTPException(404),
-        "method_not_allowed": HTTPException(405, headers={"Allow": "GET, HEAD"}),
+        "not_found": NoSuchPath(),
+        "method_not_allowed": MethodNotAllowed("GET, HEAD"),
         "internal_error": Exception("what exactly is not told"),
     }[kind.code]
 

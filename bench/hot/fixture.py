@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-from starlette.types import ASGIApp
-
 from leaderboard import server
 from leaderboard.config import Settings, load
+from leaderboard.http.call import AsgiApp
 
 
-def serve(worker: Callable[[Settings], ASGIApp]) -> None:
+def serve(worker: Callable[[Settings], AsgiApp]) -> None:
     """Serve what `worker` returns in each process, until told to stop; the settings are the environment's."""
     # It is what `server.serve` hands to Granian, so that no option can come to differ from the service's.
     server._worker = worker  # type: ignore[assignment]  # noqa: SLF001

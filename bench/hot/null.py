@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
 from bench.hot import fixture
 from leaderboard.config import Settings
+from leaderboard.http.call import Receive, Scope, Send
 
 
 class Answer(msgspec.Struct, frozen=True):

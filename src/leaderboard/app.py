@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 import structlog
 
@@ -18,9 +18,10 @@ from leaderboard.config import Settings, networks, rate
 from leaderboard.credentials import KeyRing, parse_keys
 from leaderboard.errors import CacheError
 from leaderboard.http.access import Access
+from leaderboard.http.call import AsgiApp
 from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import Api, Application, build
+from leaderboard.http.routes import Api, build
 from leaderboard.observe import Metrics
 from leaderboard.rank_keeper import RankKeeper
 from leaderboard.service import Leaderboard
@@ -129,7 +130,7 @@ class App:
         await self.cache.close()
         await self.truth.close()
 
-    def asgi(self) -> Application:
+    def asgi(self) -> AsgiApp:
         """The HTTP application, which runs this app from the server's start to its end."""
         settings = self.settings
         self._api = api = Api(
@@ -147,9 +148,12 @@ class App:
         )
 
         @asynccontextmanager
-        async def lifespan(_app: Any) -> AsyncIterator[None]:
+        async def lifespan() -> AsyncIterator[None]:
             async with self.running():
                 watching = [asyncio.create_task(work) for work in (_end_with_parent(), api.deadlines.watch())]
+                # All that is there now stays: nobody shall wait while it is looked through for garbage.
+                gc.collect()
+                gc.freeze()
                 _log.info("ready to serve", port=settings.port, pid=os.getpid())
                 self.serving = True
                 yield

@@ -28,7 +28,7 @@ _SPELLING = {
 }
 
 
-class User(msgspec.Struct, frozen=True, rename=_SPELLING):
+class User(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     """A user as it is stored."""
 
     user_id: UserId
@@ -37,7 +37,7 @@ class User(msgspec.Struct, frozen=True, rename=_SPELLING):
     total_score: Score
 
 
-class Standing(msgspec.Struct, frozen=True, rename=_SPELLING):
+class Standing(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     """A user with its rank."""
 
     rank: Rank
@@ -47,7 +47,7 @@ class Standing(msgspec.Struct, frozen=True, rename=_SPELLING):
     total_score: Score
 
 
-class Context(msgspec.Struct, frozen=True, rename=_SPELLING):
+class Context(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     """A user's standing with up to five above and five below, each list best first."""
 
     user: Standing
@@ -56,20 +56,20 @@ class Context(msgspec.Struct, frozen=True, rename=_SPELLING):
     total: Total
 
 
-class Top(msgspec.Struct, frozen=True, rename=_SPELLING):
+class Top(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     """The best users, best first."""
 
     users: list[Standing]
 
 
-class Page(msgspec.Struct, frozen=True, rename=_SPELLING):
+class Page(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     """Some users in a row, best first, and how many there are in all."""
 
     users: list[Standing]
     total: Total
 
 
-class ScoreSet(msgspec.Struct, frozen=True, rename=_SPELLING):
+class ScoreSet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     """What setting a score did."""
 
     user_id: UserId
@@ -84,32 +84,32 @@ def ranked(rank: int, user: User) -> Standing:
     return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
 
 
-class AskTop(msgspec.Struct, frozen=True):
+class AskTop(msgspec.Struct, frozen=True, gc=False):
     """Who are the best `n`?"""
 
     n: int
 
 
-class AskStanding(msgspec.Struct, frozen=True):
+class AskStanding(msgspec.Struct, frozen=True, gc=False):
     """Where does this user stand?"""
 
     user_id: int
 
 
-class AskContext(msgspec.Struct, frozen=True):
+class AskContext(msgspec.Struct, frozen=True, gc=False):
     """Who stands around this user?"""
 
     user_id: int
 
 
-class AskPage(msgspec.Struct, frozen=True):
+class AskPage(msgspec.Struct, frozen=True, gc=False):
     """Who are the next `limit` after the place (score, id), or from the first on?"""
 
     limit: int
     after: tuple[int, int] | None = None
 
 
-class AskPageAround(msgspec.Struct, frozen=True):
+class AskPageAround(msgspec.Struct, frozen=True, gc=False):
     """Who are the `limit` users that have this rank in their middle?"""
 
     limit: int

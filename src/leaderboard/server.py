@@ -25,7 +25,7 @@ from granian.log import LogLevels
 
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.http.routes import Application
+from leaderboard.http.call import AsgiApp
 from leaderboard.observe import set_up_logs
 
 _CLOSING_S = 2
@@ -110,7 +110,7 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def _worker(settings: Settings) -> Application:
+def _worker(settings: Settings) -> AsgiApp:
     """What each process runs: sets it up and returns the application."""
     set_up_logs(settings.log_level, settings.log_format)
     app = App(settings)

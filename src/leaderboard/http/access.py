@@ -9,11 +9,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from starlette.types import Scope as Request
-
 from leaderboard.credentials import KeyRing, Scope
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.call import Call
+from leaderboard.http.call import Scope as Request
 from leaderboard.http.limits import Limiter, Network, origin
 
 if TYPE_CHECKING:

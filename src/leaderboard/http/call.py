@@ -1,23 +1,31 @@
-"""What a row of the route table is, and what its handler returns."""
+"""What a row of the route table is, what its handler returns, and ASGI's types, in which the server speaks."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from starlette.types import Receive, Scope
-
 from leaderboard import credentials
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Out:
-    """A response."""
+    """A response, which may be sent any number of times; `start` is the message it begins with."""
 
-    status: int
-    headers: Headers
-    body: bytes
+    __slots__ = ("body", "headers", "start", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        length = (b"content-length", b"%d" % len(body))
+        self.start: Message = {"type": "http.response.start", "status": status, "headers": [*headers, length]}
 
 
 Handler: TypeAlias = Callable[[Any, Scope, Receive], Awaitable[Out]]

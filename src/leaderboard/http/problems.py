@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import msgspec
-from starlette.exceptions import HTTPException
 
 from leaderboard import errors
-from leaderboard.http import access, security, wire
+from leaderboard.http import access, router, security, wire
 from leaderboard.http.call import Headers
 
 RETRY_AFTER_S = 1
@@ -26,8 +25,6 @@ _ALWAYS = security.wire("application/problem+json")
 _LATER: Headers = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
 
 INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")
-NOT_FOUND = Kind("not_found", 404, "There is nothing here")
-METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "This method is not allowed here")
 
 # The first row that an error is an instance of is its kind.
 TABLE: tuple[tuple[type[Exception], Kind], ...] = (
@@ -64,9 +61,11 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _LATER)),
     (errors.OutcomeUnknown, Kind("outcome_unknown", 503, "The write may or may not have been done", _LATER)),
     (errors.TruthUnavailable, Kind("unavailable", 503, "The database cannot be reached", _LATER)),
+    (router.NoSuchPath, Kind("not_found", 404, "There is nothing here")),
+    (router.MethodNotAllowed, Kind("method_not_allowed", 405, "This method is not allowed here")),
 )
 
-KINDS = (*(kind for _, kind in TABLE), NOT_FOUND, METHOD_NOT_ALLOWED, INTERNAL)
+KINDS = (*(kind for _, kind in TABLE), INTERNAL)
 
 
 class FieldProblem(msgspec.Struct, frozen=True):
@@ -89,8 +88,6 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def kind_of(error: Exception) -> Kind:
     """The row of the table for `error`; INTERNAL for what is in none, which is a bug."""
-    if isinstance(error, HTTPException):
-        return {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(error.status_code, INTERNAL)
     return next((kind for type_, kind in TABLE if isinstance(error, type_)), INTERNAL)
 
 
@@ -100,18 +97,16 @@ def render(error: Exception) -> tuple[int, Headers, bytes]:
     headers = (*_ALWAYS, *kind.headers)
     if isinstance(error, access.RateLimited):
         headers = (*_ALWAYS, (b"retry-after", str(error.retry_after_s).encode()))
+    elif isinstance(error, router.MethodNotAllowed):
+        headers = (*_ALWAYS, (b"allow", error.allowed.encode()))
     detail = str(error)
     if kind is INTERNAL:
         detail = "the server's log says what"
     elif isinstance(error, errors.TruthUnavailable):
         # The log says which host and why; that is nobody else's business.
         detail = "PostgreSQL cannot be asked just now; nothing was changed"
-    elif kind is NOT_FOUND:
+    elif isinstance(error, router.NoSuchPath):
         detail = "no call has this path; /docs shows those there are"
-    elif isinstance(error, HTTPException):
-        detail = "; ".join(f"{k.lower()}: {v}" for k, v in (error.headers or {}).items())
-    if isinstance(error, HTTPException):
-        headers += tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
     fields = None
     if isinstance(error, errors.InvalidField):
         fields = [FieldProblem(_printable(field), _printable(text)) for field, text in error.errors.items()]

@@ -8,35 +8,30 @@ import asyncio
 import contextlib
 import logging
 import math
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
-from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from leaderboard.batching import Dropped
 from leaderboard.errors import LeaderboardError, OutcomeUnknown, Overloaded
 from leaderboard.http import openapi, problems, security, wire
 from leaderboard.http.access import Access, Refused
-from leaderboard.http.call import Call, Handler, Headers, Out
+from leaderboard.http.call import AsgiApp, Call, Handler, Headers, Out, Receive, Scope, Send
 from leaderboard.http.deadline import Deadlines
 from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
+from leaderboard.http.router import NoSuchPath, Router
 from leaderboard.model import Context, Page, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard, Once, Reply
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
-
-Application: TypeAlias = ASGIApp
 
 _JSON = security.wire("application/json")
 _TEXT = security.wire("text/plain; version=0.0.4; charset=utf-8")
@@ -169,7 +164,7 @@ class Api:
     async def asset(self, scope: Scope, _receive: Receive) -> Out:
         found = self._pages.assets.get(scope["path"])
         if found is None:
-            raise HTTPException(404)
+            raise NoSuchPath
         media_type, body = found
         return Out(200, security.wire(media_type, self._pages.asset_headers), body)
 
@@ -256,7 +251,7 @@ class Endpoint:
         deadlines = self._api.deadlines
         try:
             with self._api.outbox.holding(out.body):
-                await send(_start(out))
+                await send(out.start)
                 begun = time.monotonic()
                 for at in range(0, len(out.body), PIECE):
                     if time.monotonic() - begun > deadlines.limit_s + at / SLOWEST:
@@ -421,37 +416,19 @@ CALLS: tuple[Call, ...] = (
 )
 
 
-def build(api: Api, lifespan: Callable[[Any], AbstractAsyncContextManager[None]]) -> Application:
+def build(api: Api, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> AsgiApp:
     """The ASGI application; `lifespan` is entered when the server starts and left when it stops."""
-    routes = [
-        Route(
-            call.path,
-            Endpoint(api, call.path, call.handler, writes=call.body is not None, gate=api.access.gate(call)),
-            methods=[call.method],
-        )
-        for call in CALLS
-    ]
-    for route in routes:
-        # Starlette's patterns end in `$`, which also matches before a line feed at the end.
-        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
-    router = Router(routes, redirect_slashes=False, lifespan=lifespan)
 
-    async def entry(scope: Scope, receive: Receive, send: Send) -> None:
-        # Has the router raise what it cannot route, rather than answer in a format of its own.
-        scope["app"] = router
-        try:
-            # The router matches the decoded path: there an encoded slash would be one, and a path have many
-            # spellings, of which a proxy before us may know one.
-            if b"%2f" in scope.get("raw_path", b"").lower():
-                raise HTTPException(404)
-            await router(scope, receive, send)
-        except HTTPException as error:
-            await Endpoint(api, "none", _refuse_with(error))(scope, receive, send)
+    def refuse(error: LeaderboardError) -> AsgiApp:
+        return Endpoint(api, "none", _refuse_with(error))
 
-    return entry
+    def endpoint(call: Call) -> AsgiApp:
+        return Endpoint(api, call.path, call.handler, writes=call.body is not None, gate=api.access.gate(call))
+
+    return Router([(call.method, call.path, endpoint(call)) for call in CALLS], refuse, lifespan)
 
 
-def _refuse_with(error: HTTPException) -> Handler:
+def _refuse_with(error: LeaderboardError) -> Handler:
     async def refuse(_api: Api, scope: Scope, receive: Receive) -> Out:
         await _drain(scope, receive)
         raise error
@@ -476,9 +453,11 @@ def _once(scope: Scope) -> Once | None:
 
 
 def _reply(reply: Reply) -> Out:
-    if reply.encoded is None:
-        reply.encoded = _encode(reply.answer)
-    return Out(200, (*_JSON, *_age_header(reply)), reply.encoded)
+    out: Out | None = reply.response
+    if out is None:
+        headers = _JSON if reply.age_s is None else (*_JSON, *_age_header(reply))
+        out = reply.response = Out(200, headers, _encode(reply.answer))
+    return out
 
 
 def _age(reply: Reply) -> int | None:
@@ -491,13 +470,8 @@ def _age_header(reply: Reply) -> Headers:
 
 
 async def _send(scope: Scope, send: Send, out: Out) -> None:
-    await send(_start(out))
+    await send(out.start)
     await send({"type": _BODY, "body": b"" if scope["method"] == "HEAD" else out.body})
-
-
-def _start(out: Out) -> Message:
-    headers = [*out.headers, (b"content-length", str(len(out.body)).encode())]
-    return {"type": "http.response.start", "status": out.status, "headers": headers}
 
 
 def _prefers_html(accept: str) -> bool:

@@ -1,0 +1,88 @@
+"""Finds what answers a request, and tells the server's start and end: the ASGI application, but for its answers.
+
+It stands before every hot call, and so is no more than the table of calls needs: paths of literal parts and of
+parameters that are one part each, and the methods of each path.
+"""
+
+import re
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+
+from leaderboard.errors import LeaderboardError
+from leaderboard.http.call import AsgiApp, Receive, Scope, Send
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+class NoSuchPath(LeaderboardError):
+    """Nothing is served at this path."""
+
+
+class MethodNotAllowed(LeaderboardError):
+    """Something is served at this path, by other methods; `allowed` has them, as the header Allow does."""
+
+    def __init__(self, allowed: str) -> None:
+        self.allowed = allowed
+        super().__init__(f"allow: {allowed}")
+
+
+class Router:
+    """Several applications as one, each for a method and a path; where there is none, what `refuse` returns."""
+
+    def __init__(
+        self,
+        routes: Iterable[tuple[str, str, AsgiApp]],
+        refuse: Callable[[LeaderboardError], AsgiApp],
+        lifespan: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
+        """`routes` are methods, paths with parameters in braces, and who answers; GET answers HEAD as well.
+
+        `lifespan` is entered when the server starts and left when it stops.
+        """
+        by_path: dict[str, dict[str, AsgiApp]] = {}
+        for method, path, app in routes:
+            apps = by_path.setdefault(path, {})
+            apps.update(dict.fromkeys(("GET", "HEAD") if method == "GET" else (method,), app))
+        self._routes = [(_pattern(path).fullmatch, apps) for path, apps in by_path.items()]
+        self._refuse = refuse
+        self._lifespan = lifespan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._find(scope)(scope, receive, send)
+
+    def _find(self, scope: Scope) -> AsgiApp:
+        # The path is decoded already: an encoded slash would be one in it, and a path have many spellings, of
+        # which a proxy before us may know one.
+        if b"%2f" in scope.get("raw_path", b"").lower():
+            return self._refuse(NoSuchPath())
+        path = scope["path"]
+        for matches, apps in self._routes:
+            if match := matches(path):
+                scope["path_params"] = match.groupdict()
+                app = apps.get(scope["method"])
+                return app or self._refuse(MethodNotAllowed(", ".join(apps)))
+        return self._refuse(NoSuchPath())
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        phase = "startup"
+        try:
+            await receive()
+            async with self._lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+        except BaseException:
+            await send({"type": f"lifespan.{phase}.failed", "message": traceback.format_exc()})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    literals = _PARAMETER.split(path)
+    literals[::2] = map(re.escape, literals[::2])
+    literals[1::2] = [f"(?P<{name}>[^/]+)" for name in literals[1::2]]
+    return re.compile("".join(literals))

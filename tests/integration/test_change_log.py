@@ -535,6 +535,24 @@ async def test_a_floor_leaves_out_who_never_stood_above_it_and_nobody_else(
     assert changes.gone == [5]
 
 
+async def test_a_plan_made_when_the_log_was_empty_does_not_read_all_of_a_long_one(
+    store: TruthStore, db: asyncpg.Connection
+) -> None:
+    await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 5000) AS g")
+    await db.execute("DELETE FROM user_changes")
+    await db.execute("VACUUM ANALYZE user_changes")
+    async with store.connections.pooled() as connection:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE kept AS {store._log['catch_up']}")
+        snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
+        execute = f"EXPLAIN EXECUTE kept('{snapshot}', 20000, 10)"
+        for _ in range(2):
+            plan = "\n".join(row[0] for row in await connection.fetch(execute))
+            assert "user_changes_xid" in plan
+            assert "Seq Scan on user_changes" not in plan
+            await db.execute("UPDATE users SET total_score = total_score + 1")
+
+
 @pytest.mark.parametrize("running", [False, True], ids=["since the snapshot", "running at the snapshot"])
 async def test_more_log_than_the_limit_is_not_usable(
     settings: Settings, store: TruthStore, db: asyncpg.Connection, running: bool

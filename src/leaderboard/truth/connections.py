@@ -43,13 +43,16 @@ _NOT_NOW = (
 _SESSION = MappingProxyType(
     {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
 )
+# What the pool is asked again and again finds its rows by an index. Plans are kept: one that was made when the log
+# was empty, and found reading all of it cheap, would do so when it is long.
+_POOLED = MappingProxyType({**_SESSION, "enable_seqscan": "off"})
 
 
 class Connections:
     """A pool of connections that is opened on first use and survives the server's absence."""
 
     def __init__(self, connect: Mapping[str, Any], pool_size: int, timeout_s: float) -> None:
-        self._connect = dict(connect, server_settings=dict(_SESSION))
+        self._connect = dict(connect)
         self._pool_size = pool_size
         self._timeout_s = timeout_s
         self._pool: asyncpg.Pool | None = None
@@ -58,6 +61,7 @@ class Connections:
         """Prepare the pool; connects only when first asked something."""
         self._pool = await asyncpg.create_pool(
             **self._connect,
+            server_settings=dict(_POOLED),
             min_size=0,
             max_size=self._pool_size,
             timeout=self._timeout_s,
@@ -97,7 +101,7 @@ class Connections:
         async with _translated():
             with _connecting():
                 connection = await asyncpg.connect(
-                    **self._connect | {"server_settings": {**_SESSION, **settings}}, timeout=self._timeout_s
+                    **self._connect, server_settings={**_SESSION, **settings}, timeout=self._timeout_s
                 )
             try:
                 yield connection

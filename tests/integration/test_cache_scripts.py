@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,8 @@ async def polled(cache: CacheStore) -> CacheState:
 async def catch_up(
     cache: CacheStore, changed: Sequence[User] = (), gone: Sequence[int] = (), xid: int = 20, more: int = 0
 ) -> tuple[Applied, int]:
-    return await cache.apply("poller", await polled(cache), moment(xid), changed, gone, more)
+    applied, state = await cache.apply("poller", await polled(cache), moment(xid), changed, gone, more)
+    return applied, state.count
 
 
 async def fill(cache: CacheStore, board: Sequence[User], floor: Floor | None = None) -> None:
@@ -452,7 +454,8 @@ async def test_of_two_who_move_one_state_the_second_does_nothing(cache: CacheSto
     await fill(cache, users(5))
     one, two = await polled(cache), await polled(cache)
     assert one.token == two.token
-    assert await cache.apply("one", one, moment(30), [User(1, "user 1", None, 7)], [2], -1) == (Applied.DONE, 4)
+    applied, made = await cache.apply("one", one, moment(30), [User(1, "user 1", None, 7)], [2], -1)
+    assert (applied, made.count) == (Applied.DONE, 4)
     as_it_was = everything(server)
     overtaken = await cache.apply("two", two, moment(29), [User(1, "user 1", None, 6)], [3], -1)
     assert overtaken[0] is Applied.OVERTAKEN
@@ -460,6 +463,22 @@ async def test_of_two_who_move_one_state_the_second_does_nothing(cache: CacheSto
     state = await polled(cache)
     assert (state.moment, state.count, state.asof) == (moment(30), 4, one.now)
     assert state.token != one.token
+
+
+async def test_a_move_returns_the_state_that_it_made(cache: CacheStore, server: Redis) -> None:
+    await fill(cache, users(5))
+    state = await polled(cache)
+    for number in (6, 7, 8):
+        seconds, microseconds = server.time()
+        new = [User(number, f"user {number}", None, 2000)]
+        applied, made = await cache.apply("one", state, moment(30 + number), new, [], 1)
+        found = await polled(cache)
+        assert applied is Applied.DONE
+        assert replace(made, now=found.now) == found
+        assert state.now <= 1_000_000 * seconds + microseconds <= made.now <= found.now
+        assert made.asof == state.now
+        state = made
+    assert state.count == 8
 
 
 async def test_the_same_snapshot_has_a_new_token_each_time(cache: CacheStore) -> None:
@@ -508,7 +527,7 @@ async def test_a_malformed_change_writes_nothing(cache: CacheStore, server: Redi
     state = await polled(cache)
     as_it_was = everything(server)
     all_keys = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
-    head = ("one", state.token, "new token", "2|e", "9:9:", state.now, 5, 20, 1, keys.member(1))
+    head = ("one", state.token, "new token", "2|e", "9:9:", state.now, 5, 20, "", 1, keys.member(1))
     good = (keys.member(2), -5, b"{}")
     for bad in (good[:2], ("7", -5, b"{}"), (keys.member(3), "many", b"{}"), (keys.member(10**10), -5, b"{}")):
         with pytest.raises(CacheRefused):

@@ -15,6 +15,7 @@ import pytest
 from leaderboard import sync as sync_module
 from leaderboard.app import App
 from leaderboard.cache import keys
+from leaderboard.cache.store import CacheState
 from leaderboard.config import Settings
 from leaderboard.errors import CacheHangs, TruthUnavailable, UsernameTaken, UserNotFound
 from leaderboard.model import ScoreSet, Top, User, ranked
@@ -331,7 +332,7 @@ async def test_who_commits_after_the_cache_was_put_out_of_use_is_not_released_fo
 def pretend(app: App, epoch: str, snapshot: str = "9000000:9000000:") -> None:
     """Make the cache one of another life of a database: it says so, and shows other scores."""
     by_hand = redis(app.settings)
-    by_hand.hset(keys.STATE, mapping={"epoch": epoch, "snapshot": snapshot})
+    by_hand.hset(keys.STATE, mapping={"token": "0123456789abcdef", "epoch": epoch, "snapshot": snapshot})
     by_hand.zadd(keys.SCORES, {keys.member(7): -5000})
     by_hand.close()
 
@@ -339,8 +340,12 @@ def pretend(app: App, epoch: str, snapshot: str = "9000000:9000000:") -> None:
 async def test_a_cache_of_another_life_is_rebuilt_and_not_caught_up(one: App) -> None:
     await in_use(one)
     pretend(one, "2|another/database/of/all")
-    await in_use(one)
-    assert await cached(one) == (await one.truth.best(KEPT)).value
+
+    async def is_right() -> bool:
+        await look(one)
+        return await cached(one) == (await one.truth.best(KEPT)).value
+
+    await until(is_right, "the cache is that of the database")
 
 
 async def test_a_cache_of_another_life_is_not_read(one: App) -> None:
@@ -399,6 +404,70 @@ async def test_a_cache_from_which_too_many_fell_is_filled_again(one: App) -> Non
         return len(await cached(one) or []) == KEPT
 
     await until(filled, "it is filled again")
+    assert await cached(one) == (await one.truth.best(KEPT)).value
+
+
+# What a process has just made itself
+
+
+@pytest.fixture
+def polls(one: App, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often that process has asked for the state, as a list that grows."""
+    asked: list[int] = []
+    poll = one.cache.poll
+
+    async def counted(nonce: str, lease_ms: int) -> CacheState | None:
+        asked.append(lease_ms)
+        return await poll(nonce, lease_ms)
+
+    monkeypatch.setattr(one.cache, "poll", counted)
+    return asked
+
+
+async def test_who_moves_the_cache_alone_goes_on_from_there_without_asking(
+    one: App, other: App, polls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leaderboard.sync.OWN_S", 60)
+    await in_use(one)
+    polls.clear()
+    for score in (5000, 6000, 7000):
+        sql(one.settings, f"UPDATE users SET total_score = {score} WHERE user_id = 7")
+        await look(one)
+        assert await cached(one) == (await one.truth.best(KEPT)).value
+    assert not polls
+    sql(one.settings, "UPDATE users SET total_score = 5000 WHERE user_id = 7")
+    await look(other)
+    # It is overtaken once, asks, and asks as long as it finds what others have made.
+    for expected in (0, 1, 2):
+        await look(one)
+        assert len(polls) == expected
+    await look(other)
+    await look(one)
+    await look(one)
+    assert len(polls) == 3
+    assert await cached(one) == (await one.truth.best(KEPT)).value
+
+
+async def test_a_state_that_was_made_a_while_ago_is_asked_for(
+    one: App, polls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leaderboard.sync.OWN_S", 0.05)
+    await in_use(one)
+    polls.clear()
+    await asyncio.sleep(0.06)
+    by_hand = redis(one.settings)
+    seconds, microseconds = by_hand.time()
+    await look(one)
+    assert len(polls) == 1
+    asof = cast("bytes", by_hand.hget(keys.STATE, "asof"))
+    assert int(asof) >= 1_000_000 * seconds + microseconds, "it is no older than the look"
+    by_hand.close()
+
+
+async def test_a_rebuild_is_put_in_use_by_who_was_alone_before(one: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leaderboard.sync.OWN_S", 60)
+    await in_use(one)
+    assert await one.sync.rebuild("it is to be tried")
     assert await cached(one) == (await one.truth.best(KEPT)).value
 
 

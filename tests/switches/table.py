@@ -704,6 +704,18 @@ SWITCHES: tuple[Switch, ...] = (
         ),
     ),
     Switch(
+        "a state one has made oneself is gone on from only for a moment",
+        "a board that has just been caught up is taken for one too old to be read",
+        (Edit("sync.py", " and time.monotonic() - self._made_at < OWN_S", ""),),
+        (f"{_SYNC}test_a_state_that_was_made_a_while_ago_is_asked_for",),
+    ),
+    Switch(
+        "a rebuild is looked at, not what was made before",
+        "it stays out of use until somebody looks",
+        (Edit("sync.py", "self._made = None\n            await self._look()", "await self._look()"),),
+        (f"{_SYNC}test_a_rebuild_is_put_in_use_by_who_was_alone_before",),
+    ),
+    Switch(
         "age counts from before the snapshot",
         "an old snapshot that was applied late passes for fresh",
         (
@@ -878,8 +890,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "sync.py",
-                "waiting = list(self._waiting)\n        state = await self._cache.poll(self._nonce, LEASE_MS)",
-                "state = await self._cache.poll(self._nonce, LEASE_MS)\n        waiting = list(self._waiting)",
+                'self._rebuild_soon("there was none")',
+                'self._release(list(self._waiting))\n            self._rebuild_soon("there was none")',
             ),
         ),
         (f"{_SYNC}test_who_commits_after_redis_was_found_empty_is_not_released_for_that",),

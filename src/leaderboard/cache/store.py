@@ -278,28 +278,30 @@ class CacheStore:
         changed: Sequence[User],
         gone: Sequence[int],
         more: int,
-    ) -> tuple[Applied, int]:
-        """Move the cache from `state` to `moment` and return its new count.
+    ) -> tuple[Applied, CacheState]:
+        """Move the cache from `state` to `moment`; returns the state it is in then, if that was done.
 
         `changed` and `gone` are what happened in between to those it may hold, and `more` is by how many users
-        there are more now, in it or not. The snapshot must have been taken after `state` was
-        polled, whose time becomes `asof`, and the connection must still be the one it was polled on: another
-        server may hold the same token and an older truth.
+        there are more now, in it or not. The snapshot must have been taken after `state` was looked at, by polling
+        or by the move that made it, whose time becomes `asof`; and the connection must still be the one of then:
+        another server may hold the same token and an older truth.
         """
         floor = state.floor
         staying = [user for user in changed if floor is None or floor.admits(user)]
         removed = [user.user_id for user in changed if floor is not None and not floor.admits(user)]
         removed.extend(gone)
+        token = secrets.token_hex(8)
+        total = state.total + more
         reply = await self._sync.run(
             self._apply,
             (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.MOVES),
             nonce,
             state.token,
-            secrets.token_hex(8),
+            token,
             _stored_epoch(moment),
             str(moment.snapshot),
             state.now,
-            state.total + more,
+            total,
             self.keep,
             self._spell_move(removed, staying),
             len(removed),
@@ -309,10 +311,23 @@ class CacheStore:
             longer=self._longer if len(changed) + len(gone) > _LOAD_CHUNK else 1,
         )
         if reply is None:
-            return Applied.OVERTAKEN, state.count
-        if reply < 0:
-            return Applied.TORN, state.count
-        return Applied.DONE, reply
+            return Applied.OVERTAKEN, state
+        if reply == -1:
+            return Applied.TORN, state
+        now, count, new_floor = reply
+        return Applied.DONE, CacheState(
+            now=now,
+            leased=False,
+            whole=True,
+            token=token.encode(),
+            moment=moment,
+            floor=_floor(new_floor),
+            count=count,
+            total=total,
+            asof=state.now,
+            usable=True,
+            incarnation=state.incarnation,
+        )
 
     def _spell_move(self, gone: Sequence[int], changed: Sequence[User]) -> bytes:
         if len(gone) + len(changed) > _LOAD_CHUNK:

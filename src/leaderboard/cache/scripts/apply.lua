@@ -5,7 +5,8 @@
 -- KEYS scores, metadata, state, lease, moves; ARGV nonce of the lease, expected token, new token, epoch, snapshot,
 --   asof, total of users, most members to keep, this move for those who have a copy ('': too long for that), number
 --   of removals, members to remove…, then member, score, metadata…
--- Returns the new count; nil if the token is another one; -1 if the cache is not what its state says.
+-- Returns now in µs, count and floor of the new state; nil if the token is another one; -1 if the cache is not what
+-- its state says.
 local removals = tonumber(ARGV[10])
 local first_change = 11 + removals
 assert((#ARGV - first_change + 1) % 3 == 0, 'changes come in threes')
@@ -58,4 +59,5 @@ end
 if redis.call('GET', KEYS[4]) == ARGV[1] then
     redis.call('DEL', KEYS[4])
 end
-return count
+local time = redis.call('TIME')
+return {time[1] * 1000000 + time[2], count, floor}

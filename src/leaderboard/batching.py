@@ -93,6 +93,8 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[_Entry[Item, Result]] = deque()
         self._shared: dict[Item, _Entry[Item, Result]] = {}
         self._waiters = 0
+        # Kept: to ask for it is a system call before Python 3.12.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -107,7 +109,9 @@ class Batcher(Generic[Item, Result]):
         """
         if self._waiters >= self._limit:
             raise Overloaded(f"{self._limit} requests are waiting in the queue for {self.name} already")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = self._loop.create_future()
         entry = self._shared.get(item) if self._share else None
         if entry is not None:
             entry.futures.append(future)

@@ -7,7 +7,7 @@ until the cache shows as much (`sync.py`), so that no later read anywhere shows 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -103,8 +103,6 @@ class Leaderboard:
         self._cache = cache
         self._sync = sync
         self._metrics = metrics
-        self._from_cache = metrics.answers.labels("cache")
-        self._from_truth = metrics.answers.labels("truth")
         self._tops: dict[Question, Reply] = {}
         self._stale_reads = stale_reads
         self._idempotency = Idempotency(truth, sync, bounds)
@@ -158,21 +156,21 @@ class Leaderboard:
 
     # Reads
 
-    async def top(self, n: int) -> Reply:
+    def top(self, n: int) -> Coroutine[None, None, Reply]:
         """The best `n` users, at most; a Top."""
-        return await self._ask(AskTop(n))
+        return self._ask(AskTop(n))
 
-    async def standing(self, user_id: int) -> Reply:
+    def standing(self, user_id: int) -> Coroutine[None, None, Reply]:
         """A user's Standing. Raises UserNotFound."""
-        return await self._ask(AskStanding(user_id))
+        return self._ask(AskStanding(user_id))
 
-    async def context(self, user_id: int) -> Reply:
+    def context(self, user_id: int) -> Coroutine[None, None, Reply]:
         """A user's Context. Raises UserNotFound."""
-        return await self._ask(AskContext(user_id))
+        return self._ask(AskContext(user_id))
 
-    async def page(self, question: PageQuestion) -> Reply:
+    def page(self, question: PageQuestion) -> Coroutine[None, None, Reply]:
         """Some users in a row; a Page."""
-        return await self._ask_truth(question)
+        return self._ask_truth(question)
 
     # Writes
 
@@ -247,10 +245,10 @@ class Leaderboard:
         large = isinstance(question, AskTop) and question.n > _LARGE_TOP
         reply = await (self._large_reads if large else self._reads).submit(question)
         if isinstance(reply, Reply):
-            self._from_cache.inc()
+            self._metrics.answers.inc("cache")
             return reply
         if reply is Refuse.NO_SUCH_USER:
-            self._from_cache.inc()
+            self._metrics.answers.inc("cache")
             raise _not_found(question)
         try:
             return await self._ask_truth(question)
@@ -267,7 +265,7 @@ class Leaderboard:
         if told is None:
             large = isinstance(question, AskTop) and question.n > _LARGE_TOP
             told = await (self._large_alone if large else self._alone).submit(question)
-        self._from_truth.inc()
+        self._metrics.answers.inc("truth")
         if told.value is None:
             raise _not_found(question)
         return Reply(told.value)
@@ -329,7 +327,7 @@ class Leaderboard:
             raise _not_found(question)
         if not isinstance(reply, Reply):
             raise TruthUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
-        self._metrics.answers.labels("stale cache").inc()
+        self._metrics.answers.inc("stale cache")
         return reply
 
     async def _read_stale(self, questions: Sequence[Question]) -> list[Reply | Refuse | None]:

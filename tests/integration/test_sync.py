@@ -131,7 +131,7 @@ async def top(app: App, n: int) -> list[tuple[int, int]]:
 
 def from_cache(app: App) -> float:
     """How many questions the cache has answered to that process."""
-    return float(app.metrics.answers.labels("cache")._value.get())
+    return float(app.metrics.answers.counts.get(("cache",), 0))
 
 
 def waiting(app: App, count: int) -> Callable[[], Awaitable[bool]]:

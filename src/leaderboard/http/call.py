@@ -12,13 +12,15 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+BODY = "http.response.body"
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Out:
-    """A response, which may be sent any number of times; `start` is the message it begins with."""
+    """A response, which may be sent any number of times: by the messages `start` and `end`."""
 
-    __slots__ = ("body", "headers", "start", "status")
+    __slots__ = ("body", "end", "headers", "start", "status")
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
         self.status = status
@@ -26,6 +28,7 @@ class Out:
         self.body = body
         length = (b"content-length", b"%d" % len(body))
         self.start: Message = {"type": "http.response.start", "status": status, "headers": [*headers, length]}
+        self.end: Message = {"type": BODY, "body": body}
 
 
 Handler: TypeAlias = Callable[[Any, Scope, Receive], Awaitable[Out]]

@@ -18,10 +18,21 @@ class Deadlines:
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self._begun: dict[asyncio.Task[object], float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._late: set[asyncio.Task[object]] = set()
 
     def __len__(self) -> int:
         return len(self._begun)
+
+    def present_task(self) -> asyncio.Task[object]:
+        """The one that calls this."""
+        if self._loop is None:
+            # Kept: to ask for it is a system call before Python 3.12.
+            self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            raise RuntimeError("a request is served outside of a task")
+        return task
 
     def begin(self, task: asyncio.Task[object]) -> None:
         """From now on `task` has `limit_s`, perhaps once more."""

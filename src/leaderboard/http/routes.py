@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from http import HTTPStatus
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -20,7 +21,7 @@ from leaderboard.batching import Dropped
 from leaderboard.errors import LeaderboardError, OutcomeUnknown, Overloaded
 from leaderboard.http import openapi, problems, security, wire
 from leaderboard.http.access import Access, Refused
-from leaderboard.http.call import AsgiApp, Call, Handler, Headers, Out, Receive, Scope, Send
+from leaderboard.http.call import BODY, AsgiApp, Call, Handler, Headers, Message, Out, Receive, Scope, Send
 from leaderboard.http.deadline import Deadlines
 from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
@@ -30,16 +31,14 @@ from leaderboard.model import Context, Page, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard, Once, Reply
 
-if TYPE_CHECKING:
-    from prometheus_client import Counter
-
 _JSON = security.wire("application/json")
 _TEXT = security.wire("text/plain; version=0.0.4; charset=utf-8")
 
 _CALLER = "leaderboard.caller"
 """Where a request's scope keeps who makes it, if that is known."""
 _CLOSE = (b"connection", b"close")
-_BODY = "http.response.body"
+_NOTHING: Message = {"type": BODY, "body": b""}
+_STATUSES = {status.value: str(status.value) for status in HTTPStatus}
 
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -81,8 +80,6 @@ class Api:
         self._board = board
         self._health = health
         self.metrics = metrics
-        # Looked up once, and not for every request.
-        self._requests: dict[tuple[str, int], Counter] = {}
         self._tells_requests = logging.getLogger().isEnabledFor(logging.DEBUG)
         self.deadlines = Deadlines(deadline_s)
         self.outbox = Outbox()
@@ -178,10 +175,7 @@ class Api:
 
     def note(self, scope: Scope, route: str, status: int, started: float) -> None:
         """Count an answered request, and log it at debug."""
-        counter = self._requests.get((route, status))
-        if counter is None:
-            counter = self._requests[route, status] = self.metrics.requests.labels(route, status)
-        counter.inc()
+        self.metrics.requests.inc(route, _STATUSES[status])
         if self._tells_requests:
             milliseconds = round((time.perf_counter() - started) * 1000, 2)
             _log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=milliseconds)
@@ -221,9 +215,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         api = self._api
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a request is served outside of a task")
+        task = api.deadlines.present_task()
         api.deadlines.begin(task)
         try:
             if self._gate is not None:
@@ -243,7 +235,8 @@ class Endpoint:
         if len(out.body) > PIECE and scope["method"] != "HEAD":
             out = await self._send_large(task, scope, send, out)
         else:
-            await _send(scope, send, out)
+            await send(out.start)
+            await send(out.end if scope["method"] != "HEAD" else _NOTHING)
         api.note(scope, self._route, out.status, started)
 
     async def _send_large(self, task: asyncio.Task[object], scope: Scope, send: Send, out: Out) -> Out:
@@ -261,7 +254,7 @@ class Endpoint:
                     if not self._api.stopping or at == 0:
                         deadlines.begin(task)
                     more = at + PIECE < len(out.body)
-                    await send({"type": _BODY, "body": out.body[at : at + PIECE], "more_body": more})
+                    await send({"type": BODY, "body": out.body[at : at + PIECE], "more_body": more})
         except asyncio.CancelledError:
             if not deadlines.made_late(task):
                 raise
@@ -269,7 +262,8 @@ class Endpoint:
             _log.debug("a client did not take its answer", path=scope["path"])
         except Overloaded as error:
             out = self._api.refusal(error)
-            await _send(scope, send, out)
+            await send(out.start)
+            await send(out.end)
         finally:
             deadlines.end(task)
         return out
@@ -467,11 +461,6 @@ def _age(reply: Reply) -> int | None:
 def _age_header(reply: Reply) -> Headers:
     age = _age(reply)
     return () if age is None else ((b"age", str(age).encode()),)
-
-
-async def _send(scope: Scope, send: Send, out: Out) -> None:
-    await send(out.start)
-    await send({"type": _BODY, "body": b"" if scope["method"] == "HEAD" else out.body})
 
 
 def _prefers_html(accept: str) -> bool:

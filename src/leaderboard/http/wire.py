@@ -136,9 +136,9 @@ def idempotency_key(headers: list[tuple[bytes, bytes]]) -> str | None:
 
 def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
     """A parameter that is an integer from 1 to `greatest`. Raises InvalidParameter."""
-    if not _POSITIVE.fullmatch(text) or int(text) > greatest:
-        raise InvalidParameter(name, text, f"an integer from 1 to {greatest}")
-    return int(text)
+    if _POSITIVE.fullmatch(text) and (value := int(text)) <= greatest:
+        return value
+    raise InvalidParameter(name, text, f"an integer from 1 to {greatest}")
 
 
 def page_question(query: bytes) -> PageQuestion:

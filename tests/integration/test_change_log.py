@@ -542,7 +542,6 @@ async def test_a_plan_made_when_the_log_was_empty_does_not_read_all_of_a_long_on
     await db.execute("DELETE FROM user_changes")
     await db.execute("VACUUM ANALYZE user_changes")
     async with store.connections.pooled() as connection:
-        await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"PREPARE kept AS {store._log['catch_up']}")
         snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
         execute = f"EXPLAIN EXECUTE kept('{snapshot}', 20000, 10)"

@@ -5,6 +5,7 @@ caller can do something about passes as it is: a conflict with somebody else's t
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
@@ -34,6 +35,9 @@ CONFLICTS = (
 )
 """What it raises because of somebody else's transaction."""
 
+_MOST_KEPT = 4
+_LONGEST_IDLE_S = 300
+
 _NOT_NOW = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
@@ -43,9 +47,10 @@ _NOT_NOW = (
 _SESSION = MappingProxyType(
     {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
 )
-# What the pool is asked again and again finds its rows by an index. Plans are kept: one that was made when the log
-# was empty, and found reading all of it cheap, would do so when it is long.
-_POOLED = MappingProxyType({**_SESSION, "enable_seqscan": "off"})
+# What the pool is asked again and again has one plan, which finds rows by an index. To make one for the parameters
+# of each call takes PostgreSQL longer than a small batch of scores; and one that was made when the log was empty,
+# and so found it cheap to read all of it, would be kept for when it is long.
+_POOLED = MappingProxyType({**_SESSION, "enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"})
 
 
 class Connections:
@@ -56,6 +61,10 @@ class Connections:
         self._pool_size = pool_size
         self._timeout_s = timeout_s
         self._pool: asyncpg.Pool | None = None
+        # To give a connection back to the driver's pool and to take it again is as much work as a statement: a few
+        # that nobody waits for are kept here, each with the time it was last used.
+        self._kept: list[tuple[Connection, float]] = []
+        self._wanting = 0
 
     async def open(self) -> None:
         """Prepare the pool; connects only when first asked something."""
@@ -66,7 +75,7 @@ class Connections:
             max_size=self._pool_size,
             timeout=self._timeout_s,
             command_timeout=self._timeout_s,
-            max_inactive_connection_lifetime=300,
+            max_inactive_connection_lifetime=_LONGEST_IDLE_S,
             reset=_nothing_to_reset,
         )
 
@@ -74,6 +83,8 @@ class Connections:
         """Close the connections, forcibly after a second."""
         if self._pool is None:
             return
+        while self._kept:
+            await self._pool.release(self._kept.pop()[0])
         try:
             await asyncio.wait_for(self._pool.close(), 1)
         except TimeoutError:
@@ -88,12 +99,35 @@ class Connections:
         async with _translated(), asyncio.timeout(self._timeout_s):
             if self._pool is None:
                 raise TruthUnavailable("the pool is not open")
-            with _connecting():
-                connection = await self._pool.acquire()
+            connection = await self._take(self._pool)
+            done = False
             try:
                 yield connection
+                done = True
             finally:
-                await self._pool.release(connection)
+                if done and not self._wanting and len(self._kept) < _MOST_KEPT:
+                    self._kept.append((connection, time.monotonic()))
+                else:
+                    await self._pool.release(connection)
+
+    async def _take(self, pool: asyncpg.Pool) -> Connection:
+        while self._kept:
+            connection, used = self._kept.pop()
+            try:
+                if time.monotonic() - used > _LONGEST_IDLE_S:
+                    connection.terminate()
+                if not connection.is_closed():
+                    return connection
+            except asyncpg.InterfaceError:
+                # It was closed, and with that has gone back to the pool.
+                continue
+            await pool.release(connection)
+        self._wanting += 1
+        try:
+            with _connecting():
+                return await pool.acquire()
+        finally:
+            self._wanting -= 1
 
     @asynccontextmanager
     async def alone(self, **settings: str) -> AsyncIterator[asyncpg.Connection]:

@@ -504,7 +504,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "the floor: a top does not reach below it",
         "the top n has fewer than n",
-        (Edit("cache/copy.py", "if not (self.everyone or n <= len(self._places)):", "if False:"),),
+        (Edit("cache/copy.py", "if not (self.everyone or n <= len(self._board)):", "if False:"),),
         (
             f"{_SCRIPTS}test_with_a_floor_it_reaches_exactly_to_its_last_rank",
             f"{_SYNC}test_a_cache_is_complete_down_to_its_floor_and_says_so",
@@ -516,8 +516,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "cache/copy.py",
-                "if index is None or not (self.everyone or index + NEIGHBOURS < len(self._places)):",
-                "if index is None:",
+                "if not (self.everyone or index + NEIGHBOURS < len(self._board)):",
+                "if False:",
             ),
         ),
         (f"{_SCRIPTS}test_with_a_floor_it_reaches_exactly_to_its_last_rank",),

@@ -5,14 +5,13 @@ the state that may be read now. It is moved by the same moves as the cache itsel
 while, or loaded anew. So it is no view of its own that could be ahead of the cache or behind it.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from leaderboard.model import (
     NEIGHBOURS,
     Answer,
-    AskContext,
     AskStanding,
     AskTop,
     Context,
@@ -44,15 +43,17 @@ class Copy:
         self.everyone = False
         self.total = 0
         self._users = {user.user_id: user for user in users}
-        self._places = sorted(map(_place, self._users.values()))
+        # In step: where to find somebody, and who that is.
+        self._board = sorted(self._users.values(), key=_place)
+        self._places = list(map(_place, self._board))
         self._tops: dict[int, Top] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._board)
 
     def users(self) -> list[User]:
         """All of them, best first."""
-        return [self._users[user_id] for _, user_id in self._places]
+        return list(self._board)
 
     def move(self, move: Move) -> None:
         """Do what was done to the cache."""
@@ -61,49 +62,54 @@ class Copy:
         for user in move.changed:
             self._remove(user.user_id)
             self._users[user.user_id] = user
-            insort(self._places, _place(user))
-        for _, user_id in self._places[move.keep :]:
-            del self._users[user_id]
-        del self._places[move.keep :]
+            place = _place(user)
+            index = bisect_left(self._places, place)
+            self._places.insert(index, place)
+            self._board.insert(index, user)
+        for user in self._board[move.keep :]:
+            del self._users[user.user_id]
+        del self._board[move.keep :], self._places[move.keep :]
         self._tops.clear()
 
     def _remove(self, user_id: int) -> None:
         user = self._users.pop(user_id, None)
         if user is not None:
-            del self._places[bisect_left(self._places, _place(user))]
+            index = bisect_left(self._places, _place(user))
+            del self._board[index], self._places[index]
 
     def answer(self, question: Question) -> Answer | None:
         """None if there is no such user here, or the answer would reach further down."""
-        match question:
-            case AskTop(n):
-                return self._top(n)
-            case AskStanding(user_id):
-                index = self._index(user_id)
-                return None if index is None else self._standing(index)
-            case AskContext(user_id):
-                index = self._index(user_id)
-                if index is None or not (self.everyone or index + NEIGHBOURS < len(self._places)):
-                    return None
-                above = list(map(self._standing, range(max(0, index - NEIGHBOURS), index)))
-                below = list(map(self._standing, range(index + 1, min(len(self), index + 1 + NEIGHBOURS))))
-                return Context(self._standing(index), above, below, self.total)
+        if isinstance(question, AskTop):
+            return self._top(question.n)
+        user = self._users.get(question.user_id)
+        if user is None:
+            return None
+        index = bisect_left(self._places, _place(user))
+        if isinstance(question, AskStanding):
+            return ranked(index + 1, user)
+        if not (self.everyone or index + NEIGHBOURS < len(self._board)):
+            return None
+        first = max(0, index - NEIGHBOURS)
+        standings = self._standings(first, index + NEIGHBOURS + 1)
+        at = index - first
+        return Context(standings[at], standings[:at], standings[at + 1 :], self.total)
 
     def _top(self, n: int) -> Top | None:
-        if not (self.everyone or n <= len(self._places)):
+        if not (self.everyone or n <= len(self._board)):
             return None
         top = self._tops.get(n)
         if top is None:
-            top = Top(list(map(self._standing, range(min(n, len(self._places))))))
+            top = Top(self._standings(0, n))
             if len(self._tops) < _TOPS_KEPT:
                 self._tops[n] = top
         return top
 
-    def _index(self, user_id: int) -> int | None:
-        user = self._users.get(user_id)
-        return None if user is None else bisect_left(self._places, _place(user))
-
-    def _standing(self, index: int) -> Standing:
-        return ranked(index + 1, self._users[self._places[index][1]])
+    def _standings(self, first: int, end: int) -> list[Standing]:
+        return [
+            # Not by `ranked`: a call for each of eleven would be a good part of what a context takes.
+            Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
+            for rank, user in enumerate(self._board[first:end], first + 1)
+        ]
 
 
 def _place(user: User) -> _Place:

@@ -17,7 +17,7 @@ from leaderboard.http import access, problems, wire
 from leaderboard.http.call import Message
 from leaderboard.http.router import MethodNotAllowed, NoSuchPath
 from leaderboard.http.routes import CALLS
-from leaderboard.observe import Metrics
+from leaderboard.observe import Metrics, Tally
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -230,10 +230,18 @@ def test_a_command_or_option_that_is_mentioned_exists() -> None:
 
 def test_every_metric_is_documented_as_it_is() -> None:
     expected = []
-    for metric in vars(Metrics()).values():
-        if hasattr(metric, "_labelnames"):
-            name = metric._name + ("_total" if metric._type == "counter" else "")
-            labels = " ".join(f"`{label}`" for label in metric._labelnames)
-            expected.append([f"`{name}`", metric._type, labels, metric._documentation])
+    metrics = Metrics()
+    for metric in vars(metrics).values():
+        if isinstance(metric, Tally):
+            (family,) = metric.collect()
+            names, kind, documentation = metric.labels, family.type, family.documentation
+            name = family.name
+        elif hasattr(metric, "_labelnames"):
+            names, kind, documentation = metric._labelnames, metric._type, metric._documentation
+            name = metric._name
+        else:
+            continue
+        labels = " ".join(f"`{label}`" for label in names)
+        expected.append([f"`{name}{'_total' if kind == 'counter' else ''}`", kind, labels, documentation])
     assert len(expected) > 5
     assert table(METRICS, "metric") == expected

@@ -107,6 +107,19 @@ class Batcher(Generic[Item, Result]):
 
         Raises Overloaded when the queue is full, and Dropped when cancelled before the batch begins.
         """
+        entry, future = self._join(item)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if entry.begun:
+                raise
+            raise Dropped from None
+
+    def ask(self, item: Item) -> asyncio.Future[Result]:
+        """As `submit`, but never Dropped: for what changes nothing, whether it has been done or not."""
+        return self._join(item)[1]
+
+    def _join(self, item: Item) -> tuple[_Entry[Item, Result], asyncio.Future[Result]]:
         if self._waiters >= self._limit:
             raise Overloaded(f"{self._limit} requests are waiting in the queue for {self.name} already")
         if self._loop is None:
@@ -125,12 +138,7 @@ class Batcher(Generic[Item, Result]):
         if self._idle_lanes:
             self._idle_lanes -= 1
             self._begin(self._drain())
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if entry.begun:
-                raise
-            raise Dropped from None
+        return entry, future
 
     async def close(self) -> None:
         """Wait until what was submitted is done."""

@@ -21,7 +21,9 @@ class Tally(Collector):
     not take a lock, as the library's own counters do."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
-        self._described = (name, documentation, labels)
+        self._name = name
+        self._documentation = documentation
+        self.labels = labels
         self.counts: dict[tuple[str, ...], int] = {}
         registry.register(self)
 
@@ -30,8 +32,7 @@ class Tally(Collector):
         self.counts[labels] = self.counts.get(labels, 0) + 1
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        name, documentation, names = self._described
-        family = CounterMetricFamily(name, documentation, labels=names)
+        family = CounterMetricFamily(self._name, self._documentation, labels=self.labels)
         for labels, count in self.counts.items():
             family.add_metric(labels, count)
         yield family

@@ -243,7 +243,7 @@ class Leaderboard:
 
     async def _ask(self, question: Question) -> Reply:
         large = isinstance(question, AskTop) and question.n > _LARGE_TOP
-        reply = await (self._large_reads if large else self._reads).submit(question)
+        reply = await (self._large_reads if large else self._reads).ask(question)
         if isinstance(reply, Reply):
             self._metrics.answers.inc("cache")
             return reply
@@ -261,10 +261,10 @@ class Leaderboard:
         self._check_truth()
         told = None
         if isinstance(question, AskStanding | AskContext):
-            told = await self._deep.submit(question)
+            told = await self._deep.ask(question)
         if told is None:
             large = isinstance(question, AskTop) and question.n > _LARGE_TOP
-            told = await (self._large_alone if large else self._alone).submit(question)
+            told = await (self._large_alone if large else self._alone).ask(question)
         self._metrics.answers.inc("truth")
         if told.value is None:
             raise _not_found(question)
@@ -322,7 +322,7 @@ class Leaderboard:
 
     async def _ask_stale(self, question: Question, *, large: bool) -> Reply:
         """The cache's last word, with its age, while there is no truth to ask."""
-        reply = await (self._large_stale if large else self._stale).submit(question)
+        reply = await (self._large_stale if large else self._stale).ask(question)
         if reply is Refuse.NO_SUCH_USER:
             raise _not_found(question)
         if not isinstance(reply, Reply):

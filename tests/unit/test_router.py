@@ -16,7 +16,8 @@ PATHS = ("/", "/users", "/users/{id}", "/users/{id}/score", "/a.b/{one}/{two}")
 
 def app(name: str) -> AsgiApp:
     async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"name": name, **scope.get("path_params", {})})
+        params = scope.get("path_params")
+        await send({"name": name, **(params.groupdict() if params else {})})
 
     return answer
 
@@ -46,7 +47,7 @@ async def asked(method: str, path: str, raw_path: str | None = None) -> Message:
         sent.append(message)
 
     raw = (path if raw_path is None else raw_path).encode()
-    await ROUTER({"type": "http", "method": method, "path": path, "raw_path": raw}, never, send)
+    await ROUTER.serve({"type": "http", "method": method, "path": path, "raw_path": raw}, never, send)
     (message,) = sent
     return message
 
@@ -102,9 +103,9 @@ async def test_the_server_is_told_of_the_start_and_the_end(fails: str | None) ->
 
     router = Router([], refuse, lifespan)
     if fails is None:
-        await router({"type": "lifespan"}, receive, send)
+        await router.serve({"type": "lifespan"}, receive, send)
         assert sent == ["startup.complete", "shutdown.complete"]
         return
     with pytest.raises(ConnectionError):
-        await router({"type": "lifespan"}, receive, send)
+        await router.serve({"type": "lifespan"}, receive, send)
     assert sent == [*(["startup.complete"] if fails == "shutdown" else []), f"{fails}.failed"]

@@ -6,7 +6,7 @@ parameters that are one part each, and the methods of each path.
 
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 
 from leaderboard.errors import LeaderboardError
@@ -48,21 +48,25 @@ class Router:
         self._refuse = refuse
         self._lifespan = lifespan
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer a request, by the application that is there for it; or be told of the start and the end.
+
+        The scope gets `path_params`, from which that application takes its parameters by their names.
+        """
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
-        else:
-            await self._find(scope)(scope, receive, send)
+            return self._live(receive, send)
+        return self._find(scope)(scope, receive, send)
 
     def _find(self, scope: Scope) -> AsgiApp:
         # The path is decoded already: an encoded slash would be one in it, and a path have many spellings, of
         # which a proxy before us may know one.
-        if b"%2f" in scope.get("raw_path", b"").lower():
+        raw_path = scope.get("raw_path", b"")
+        if b"%" in raw_path and b"%2f" in raw_path.lower():
             return self._refuse(NoSuchPath())
         path = scope["path"]
         for matches, apps in self._routes:
             if match := matches(path):
-                scope["path_params"] = match.groupdict()
+                scope["path_params"] = match
                 app = apps.get(scope["method"])
                 return app or self._refuse(MethodNotAllowed(", ".join(apps)))
         return self._refuse(NoSuchPath())

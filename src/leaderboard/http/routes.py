@@ -212,7 +212,8 @@ class Endpoint:
         self._writes = writes
         self._gate = gate
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
         started = time.perf_counter()
         api = self._api
         task = api.deadlines.present_task()
@@ -414,12 +415,13 @@ def build(api: Api, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -
     """The ASGI application; `lifespan` is entered when the server starts and left when it stops."""
 
     def refuse(error: LeaderboardError) -> AsgiApp:
-        return Endpoint(api, "none", _refuse_with(error))
+        return Endpoint(api, "none", _refuse_with(error)).serve
 
     def endpoint(call: Call) -> AsgiApp:
-        return Endpoint(api, call.path, call.handler, writes=call.body is not None, gate=api.access.gate(call))
+        writes, gate = call.body is not None, api.access.gate(call)
+        return Endpoint(api, call.path, call.handler, writes=writes, gate=gate).serve
 
-    return Router([(call.method, call.path, endpoint(call)) for call in CALLS], refuse, lifespan)
+    return Router([(call.method, call.path, endpoint(call)) for call in CALLS], refuse, lifespan).serve
 
 
 def _refuse_with(error: LeaderboardError) -> Handler:

@@ -33,6 +33,8 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _UNKNOWN_NAMED = 20
 """More unknown fields than these are not listed: an answer should not outgrow its question."""
 _POSITIVE = re.compile(r"[1-9][0-9]{0,9}")
+_ABOUT_THE_BODY = frozenset({b"content-type", b"content-encoding"})
+_JSON = [(b"content-type", b"application/json")]
 _CURSOR = struct.Struct(">Bii")
 _CURSOR_VERSION = 1
 _KEY = re.compile(r"[!-~]{1,255}")
@@ -189,6 +191,8 @@ async def read_json(headers: list[tuple[bytes, bytes]], receive: Receive) -> byt
     The body is read in any case: an answer that overtakes it would cost the client its connection.
     """
     body = await read_body(headers, receive)
+    if [header for header in headers if header[0] in _ABOUT_THE_BODY] == _JSON:
+        return body
     media_type = _header(headers, b"content-type").partition(";")[0].strip(" \t").lower()
     if media_type != "application/json":
         raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}, must be application/json")
@@ -208,7 +212,7 @@ async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive) -> byt
     length = dict(headers).get(b"content-length", b"").lstrip(b"0")
     if length.isdigit() and (len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY):
         raise BodyTooLarge(f"the body has more than {MAX_BODY} bytes")
-    body = bytearray()
+    body: bytes = b""
     while True:
         try:
             message = await receive()
@@ -220,7 +224,7 @@ async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive) -> byt
         if len(body) > MAX_BODY:
             raise BodyTooLarge(f"the body has more than {MAX_BODY} bytes")
         if not message.get("more_body", False):
-            return bytes(body)
+            return body
 
 
 def create_user(body: bytes) -> tuple[str, int, str | None]:

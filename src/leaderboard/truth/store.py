@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import asyncpg
+import msgspec
 
 from leaderboard.errors import (
     IdempotencyKeyInUse,
@@ -80,8 +81,7 @@ class IdempotencyKey:
     fingerprint: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NewUser:
+class NewUser(msgspec.Struct, frozen=True):
     """A user to create."""
 
     user_name: str
@@ -90,8 +90,7 @@ class NewUser:
     key: IdempotencyKey | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NewScore:
+class NewScore(msgspec.Struct, frozen=True):
     """A score to set."""
 
     user_id: int

@@ -355,9 +355,10 @@ class Leaderboard:
     # What all that comes from PostgreSQL waits for
 
     async def _covered(self, batch: Sequence[_Told[Any] | Exception | None]) -> None:
-        for point in {told.point for told in batch if isinstance(told, _Told)}:
+        points = {told.point for told in batch if isinstance(told, _Told)}
+        for point in points:
             self._sync.note_truth(point)
-            await self._sync.cover(point)
+        await asyncio.gather(*map(self._sync.cover, points))
 
 
 async def _told(writing: Awaitable[Written[Value]]) -> list[_Told[Value]]:

@@ -407,6 +407,22 @@ async def test_a_cache_from_which_too_many_fell_is_filled_again(one: App) -> Non
     assert await cached(one) == (await one.truth.best(KEPT)).value
 
 
+async def test_a_batch_that_was_done_in_parts_waits_for_the_cache_once(one: App) -> None:
+    await in_use(one)
+    sql(one.settings, "ALTER TABLE users ADD CHECK (total_score <> 666)")
+    by_hand = redis(one.settings)
+    by_hand.set(keys.LEASE, "somebody who stands still", px=60_000)
+    wanted = {user_id: 666 if user_id in {3, 11, 19} else user_id for user_id in range(1, 31)}
+    setting = [one.board.set_score(user_id, score) for user_id, score in wanted.items()]
+    results = await asyncio.gather(*setting, return_exceptions=True)
+    assert sum(isinstance(result, ScoreSet) for result in results) == 27
+    assert one.metrics.batch_items.labels("scores")._sum.get() >= 30
+    assert one.metrics.invalidations._value.get() <= 2, (
+        "one for each commit would be many times a writer's patience"
+    )
+    by_hand.close()
+
+
 # What a process has just made itself
 
 

@@ -63,7 +63,7 @@ class Metrics:
         )
         self.cover_seconds = Histogram(
             "leaderboard_cover_seconds",
-            "How long an answer waited until the cache showed as much",
+            "How long a batch of answers waited until the cache showed as much",
             buckets=_SECONDS,
             registry=registry,
         )

@@ -23,8 +23,9 @@ is the rule, within milliseconds; case 3 is for when that takes longer than `PAT
 reached even for that, this process is cut off, and what others read from Redis goes out of date within
 `FRESH_S` of the last catching up.
 
-Every process catches up, after its own writes and on a timer. A short lease keeps them from doing so at once;
-it is for speed only, and any of them may die at any point.
+Every process catches up, after its own writes and on a timer. A short lease keeps several from doing so at
+once, and whoever has moved the cache alone does without; both are for speed only, and any of them may die at
+any point.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """The connections to PostgreSQL: kept for whoever is next, for no longer than they are good, and shared fairly."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
@@ -10,12 +11,14 @@ from leaderboard.config import Settings
 from leaderboard.errors import TruthUnavailable
 from leaderboard.truth import connections as connections_module
 from leaderboard.truth.connections import Connections
+from leaderboard.truth.store import NewScore, TruthStore
 from tests.system import eventually, sql
 
 pytestmark = pytest.mark.anyio
 
 SIZE = 2
 PID = "SELECT pg_backend_pid()"
+RUNNING = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture
@@ -33,10 +36,28 @@ async def connections(settings: Settings) -> AsyncIterator[Connections]:
     await opened.close()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
 async def backend(connections: Connections, statement: str = PID) -> int:
     async with connections.pooled() as connection:
         pid: int = await connection.fetchval(statement)
         return pid
+
+
+async def read_so_far(connections: Connections) -> int:
+    """How many entries of the indexes of `users`, and rows of it, have been read."""
+    for _ in range(2):
+        await backend(connections, "SELECT 1 FROM pg_stat_force_next_flush()")
+    return await backend(
+        connections,
+        "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'users')"
+        " + (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'users')",
+    )
 
 
 async def test_the_next_statement_goes_by_the_same_connection(connections: Connections) -> None:
@@ -51,12 +72,12 @@ async def test_no_more_than_the_size_and_everybody_gets_one(connections: Connect
 
 
 async def test_a_connection_that_has_failed_is_not_kept_in_the_midst_of_something(
-    connections: Connections,
+    connections: Connections, settings: Settings
 ) -> None:
     with pytest.raises(TruthUnavailable):
         await backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(30)")
-    cancelled = asyncio.create_task(backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(30)"))
-    await asyncio.sleep(0.1)
+    cancelled = asyncio.create_task(backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(29)"))
+    await until(lambda: bool(sql(settings, f"{RUNNING} AND query LIKE '%pg_sleep(29)'")))
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
     with pytest.raises(asyncpg.UniqueViolationError):
@@ -69,7 +90,8 @@ async def test_a_connection_that_the_server_has_closed_is_not_used(
 ) -> None:
     pid = await backend(connections)
     sql(settings, "SELECT pg_terminate_backend($1)", pid)
-    await asyncio.sleep(0.1)  # for the end of the connection to arrive, which the next statement is not to notice
+    (kept, _), *_ = connections._kept
+    await until(lambda: getattr(kept, "_con", None) is None)  # its end has arrived
     assert await backend(connections) != pid
 
 
@@ -80,3 +102,38 @@ async def test_a_connection_that_was_idle_for_long_is_not_used(
     monkeypatch.setattr(connections_module, "_LONGEST_IDLE_S", 0)
     assert await backend(connections) != pid
     eventually(lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = $1", pid), 5, "it is closed")
+
+
+async def test_what_is_under_way_when_it_is_closed_is_not_kept(
+    connections: Connections, settings: Settings
+) -> None:
+    last = asyncio.create_task(backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(0.4)"))
+    await until(lambda: bool(sql(settings, f"{RUNNING} AND query LIKE '%pg_sleep(0.4)'")))
+    started = time.monotonic()
+    await asyncio.gather(last, connections.close())
+    assert time.monotonic() - started < 0.9, "nobody was waited for who would not have come"
+    with pytest.raises(TruthUnavailable):
+        await backend(connections)
+
+
+async def test_a_plan_made_on_a_small_board_is_not_kept_when_it_has_grown(
+    settings: Settings, connections: Connections, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "_PLANNED_ANEW_S", 0.2)
+    store = TruthStore(connections)
+    await connections.close()
+    await connections.open()
+    await db.execute("INSERT INTO users (user_name) VALUES ('the first')")
+    await db.execute("ANALYZE users")
+    await store.set_scores([NewScore(1, 5)])
+    await store.catch_up((await store.now()).snapshot, None, 20_000)
+    await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 30000) AS g")
+    await asyncio.sleep(0.25)
+    since = (await store.now()).snapshot
+    scores = [NewScore(user_id, 7) for user_id in range(100, 20_000, 100)]
+    before = await read_so_far(connections)
+    await store.set_scores(scores)
+    await store.set_scores([NewScore(10**6, 7)])
+    changes = await store.catch_up(since, None, 20_000)
+    assert len(changes.changed) == len(scores)
+    assert await read_so_far(connections) - before < 10 * len(scores)

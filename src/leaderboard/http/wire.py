@@ -1,7 +1,7 @@
 """What travels: request bodies, parameters and cursors, checked strictly, and the structs that describe them.
 
-Bodies are read with the standard library's parser, because it alone shows a key that is given twice; the
-structs say which fields there are, and are what the OpenAPI document is made from.
+Bodies are read with the standard library's parser, because it alone shows a key that is given twice, but for those
+that have only one; the structs say which fields there are, and are what the OpenAPI document is made from.
 """
 
 import asyncio

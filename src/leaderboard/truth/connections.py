@@ -35,6 +35,7 @@ CONFLICTS = (
 )
 """What it raises because of somebody else's transaction."""
 
+_PLANNED_ANEW_S = 5
 _MOST_KEPT = 4
 _LONGEST_IDLE_S = 300
 
@@ -47,9 +48,9 @@ _NOT_NOW = (
 _SESSION = MappingProxyType(
     {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
 )
-# What the pool is asked again and again has one plan, which finds rows by an index. To make one for the parameters
-# of each call takes PostgreSQL longer than a small batch of scores; and one that was made when the log was empty,
-# and so found it cheap to read all of it, would be kept for when it is long.
+# What the pool is asked again and again has one plan for some seconds: to make one for the parameters of each
+# call takes PostgreSQL longer than a small batch of scores. It must not be one that reads all of a table, which
+# was small when it was made; nor be kept for long, because by an index that does not fit it reads as much.
 _POOLED = MappingProxyType({**_SESSION, "enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"})
 
 
@@ -76,19 +77,21 @@ class Connections:
             timeout=self._timeout_s,
             command_timeout=self._timeout_s,
             max_inactive_connection_lifetime=_LONGEST_IDLE_S,
+            max_cached_statement_lifetime=_PLANNED_ANEW_S,
             reset=_nothing_to_reset,
         )
 
     async def close(self) -> None:
         """Close the connections, forcibly after a second."""
-        if self._pool is None:
+        pool, self._pool = self._pool, None
+        if pool is None:
             return
         while self._kept:
-            await self._pool.release(self._kept.pop()[0])
+            await pool.release(self._kept.pop()[0])
         try:
-            await asyncio.wait_for(self._pool.close(), 1)
+            await asyncio.wait_for(pool.close(), 1)
         except TimeoutError:
-            self._pool.terminate()
+            pool.terminate()
 
     @asynccontextmanager
     async def pooled(self) -> AsyncIterator[Connection]:
@@ -97,18 +100,19 @@ class Connections:
         Raises TruthUnavailable, TruthRefused, and any of CONFLICTS.
         """
         async with _translated(), asyncio.timeout(self._timeout_s):
-            if self._pool is None:
+            pool = self._pool
+            if pool is None:
                 raise TruthUnavailable("the pool is not open")
-            connection = await self._take(self._pool)
+            connection = await self._take(pool)
             done = False
             try:
                 yield connection
                 done = True
             finally:
-                if done and not self._wanting and len(self._kept) < _MOST_KEPT:
+                if done and self._pool is pool and not self._wanting and len(self._kept) < _MOST_KEPT:
                     self._kept.append((connection, time.monotonic()))
                 else:
-                    await self._pool.release(connection)
+                    await pool.release(connection)
 
     async def _take(self, pool: asyncpg.Pool) -> Connection:
         while self._kept:

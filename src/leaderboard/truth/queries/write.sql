@@ -39,7 +39,8 @@ kept AS (
     ORDER BY k.caller, k.key
 )
 SELECT w.user_id, c.user_name, c.image_url, c.previous_score,
-       c.user_id IS NOT NULL OR EXISTS (SELECT FROM users AS u WHERE u.user_id = w.user_id) AS known,
+       -- Not EXISTS, for which all ids might be read and hashed first.
+       c.user_id IS NOT NULL OR (SELECT true FROM users AS u WHERE u.user_id = w.user_id LIMIT 1) IS NOT NULL AS known,
        pg_current_xact_id_if_assigned()::text AS xid, (SELECT pg_current_snapshot()::text) AS snapshot,
        (SELECT truth_epoch()) AS epoch
 FROM wanted AS w LEFT JOIN changed AS c ON c.user_id = w.user_id

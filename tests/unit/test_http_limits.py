@@ -17,9 +17,7 @@ async def test_what_is_late_is_cancelled_and_knows_why() -> None:
     outcome = []
 
     async def request(seconds: float) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        deadlines.begin(task)
+        task = deadlines.begin()
         started = time.monotonic()
         try:
             await asyncio.sleep(seconds)
@@ -49,16 +47,13 @@ async def test_who_gets_more_time_does_not_stand_before_the_others() -> None:
     watching = asyncio.create_task(deadlines.watch())
 
     async def renewed() -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task = deadlines.begin()
         while True:
-            deadlines.begin(task)
+            deadlines.begin_again(task)
             await asyncio.sleep(0.05)
 
     async def late() -> bool:
-        task = asyncio.current_task()
-        assert task is not None
-        deadlines.begin(task)
+        task = deadlines.begin()
         try:
             await asyncio.sleep(5)
         except asyncio.CancelledError:

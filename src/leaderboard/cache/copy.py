@@ -23,7 +23,6 @@ from leaderboard.model import (
 )
 
 _TOPS_KEPT = 100
-_Place = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,5 +111,6 @@ class Copy:
         ]
 
 
-def _place(user: User) -> _Place:
-    return -user.total_score, user.user_id
+def _place(user: User) -> int:
+    """Where a user stands, ascending is best first: as one number, because numbers are found faster than pairs."""
+    return (-user.total_score << 32) + user.user_id

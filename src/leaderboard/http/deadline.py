@@ -24,18 +24,19 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._begun)
 
-    def present_task(self) -> asyncio.Task[object]:
-        """The one that calls this."""
+    def begin(self) -> asyncio.Task[object]:
+        """From now on the task that calls this has `limit_s`; it is returned."""
         if self._loop is None:
             # Kept: to ask for it is a system call before Python 3.12.
             self._loop = asyncio.get_running_loop()
         task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a request is served outside of a task")
+        self._begun[task] = time.monotonic()
         return task
 
-    def begin(self, task: asyncio.Task[object]) -> None:
-        """From now on `task` has `limit_s`, perhaps once more."""
+    def begin_again(self, task: asyncio.Task[object]) -> None:
+        """From now on `task` has `limit_s` once more."""
         # To the end of the order, whatever place it had.
         self._begun.pop(task, None)
         self._begun[task] = time.monotonic()

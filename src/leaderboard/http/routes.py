@@ -216,8 +216,7 @@ class Endpoint:
         """Answer a request."""
         started = time.perf_counter()
         api = self._api
-        task = api.deadlines.present_task()
-        api.deadlines.begin(task)
+        task = api.deadlines.begin()
         try:
             if self._gate is not None:
                 await self._ask(self._gate, scope, receive)
@@ -253,7 +252,7 @@ class Endpoint:
                         break
                     # One that is being sent when the process stops has one deadline, as all others have.
                     if not self._api.stopping or at == 0:
-                        deadlines.begin(task)
+                        deadlines.begin_again(task)
                     more = at + PIECE < len(out.body)
                     await send({"type": BODY, "body": out.body[at : at + PIECE], "more_body": more})
         except asyncio.CancelledError:

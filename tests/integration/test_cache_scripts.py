@@ -526,7 +526,7 @@ async def test_a_malformed_change_writes_nothing(cache: CacheStore, server: Redi
     await fill(cache, users(5))
     state = await polled(cache)
     as_it_was = everything(server)
-    all_keys = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
+    all_keys = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.MOVES)
     head = ("one", state.token, "new token", "2|e", "9:9:", state.now, 5, 20, "", 1, keys.member(1))
     good = (keys.member(2), -5, b"{}")
     for bad in (good[:2], ("7", -5, b"{}"), (keys.member(3), "many", b"{}"), (keys.member(10**10), -5, b"{}")):

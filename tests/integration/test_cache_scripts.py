@@ -259,6 +259,7 @@ async def test_a_torn_pair_is_noticed_by_whoever_looks(cache: CacheStore, server
     await fill(cache, users(5))
     before = await polled(cache)
     assert before.whole
+    assert await ask(cache, AskTop(1)) is not None, "there is a copy, which knows nothing of what comes now"
     tear(server)
     as_it_was = everything(server)
     assert await ask(cache, AskTop(1)) is None
@@ -267,6 +268,14 @@ async def test_a_torn_pair_is_noticed_by_whoever_looks(cache: CacheStore, server
     applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1], -1)
     assert applied is Applied.TORN
     assert everything(server) == as_it_was
+
+
+@pytest.mark.parametrize("field", ["epoch", "snapshot", "floor", "count", "total", "asof"])
+async def test_a_state_that_makes_no_sense_is_dropped(cache: CacheStore, server: Redis, field: str) -> None:
+    await fill(cache, users(5), floor_of(users(5)))
+    server.hset(keys.STATE, field, b"\xff")
+    assert await cache.poll("poller", 0) is None
+    assert everything(server) == {}
 
 
 async def test_equal_counts_of_different_members_are_noticed_by_who_reads_them(

@@ -12,6 +12,9 @@ from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 """All that differs from PostgreSQL's own defaults, which are for a machine with less memory than any today."""
 
+PATIENT = {"statement_timeout": "0"}
+"""For a connection of the benchmark's own: what takes long is to be measured, or filled in, and not ended."""
+
 
 @contextmanager
 def servers(**settings: object) -> Iterator[Settings]:

@@ -23,6 +23,7 @@ from bench.growth.result import (
     Writes,
 )
 from bench.progress import Progress
+from bench.servers import PATIENT
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.model import AskContext, AskStanding, ScoreSet
@@ -42,7 +43,6 @@ _WARM_UP = 5
 _FEWEST = 5
 """So many times is asked even what takes longer than there is time."""
 
-_PATIENT = {"statement_timeout": "0", "jit": "off"}
 
 Item = TypeVar("Item")
 
@@ -56,7 +56,7 @@ async def measure(
         await app.truth.migrate(lambda _: None)
     await app.truth.open()
     try:
-        async with app.truth.connections.alone(**_PATIENT) as connection:
+        async with app.truth.connections.alone(**PATIENT) as connection:
             board = Board(app, connection, users, progress)
             measuring = _Measuring(board, progress, seconds)
             load_s = await board.fill()

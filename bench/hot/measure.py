@@ -23,6 +23,7 @@ from bench.hot.watch import Watcher, WrongAnswer
 from bench.hot.work import MANY, WORKS, Work
 from bench.hot.wrk import Load
 from bench.progress import Progress
+from bench.servers import PATIENT
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.truth.rows import one_row
@@ -35,7 +36,6 @@ _QUIET = 2
 """So often in a row nothing must be under way before the next one begins."""
 _QUIET_PAUSE_S = 0.02
 _PATIENCE_S = 60
-_PATIENT = {"statement_timeout": "0", "jit": "off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ async def _fill(settings: Settings, users: int, progress: Progress) -> str:
         await app.truth.migrate(lambda _: None)
     await app.truth.open()
     try:
-        async with app.truth.connections.alone(**_PATIENT) as connection:
+        async with app.truth.connections.alone(**PATIENT) as connection:
             board = Board(app, connection, users, progress)
             await board.fill()
             return await board.version()
@@ -247,7 +247,7 @@ async def _build(settings: Settings, users: int, progress: Progress) -> None:
     app = App(settings)
     await app.truth.open()
     try:
-        async with app.truth.connections.alone(**_PATIENT) as connection:
+        async with app.truth.connections.alone(**PATIENT) as connection:
             await Board(app, connection, users, progress).build()
     finally:
         await app.truth.close()

@@ -202,8 +202,6 @@ class Leaderboard:
 
     async def _set_score(self, item: NewScore) -> ScoreSet:
         told = await self._scores.submit(item)
-        if isinstance(told.value, ScoreSet):
-            return told.value
         deadline = time.monotonic() + _LOCK_WAIT_S
         while told.value is Refusal.LOCKED:
             # It goes with another batch: to wait for the row itself would hold up all others.

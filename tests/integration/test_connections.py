@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 import pytest
 
+from leaderboard.app import truth_store
 from leaderboard.config import Settings
 from leaderboard.errors import TruthUnavailable
 from leaderboard.truth import connections as connections_module
@@ -23,14 +24,7 @@ RUNNING = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_bac
 
 @pytest.fixture
 async def connections(settings: Settings) -> AsyncIterator[Connections]:
-    connect = {
-        "host": settings.db_host,
-        "port": settings.db_port,
-        "database": settings.db_name,
-        "user": settings.db_user,
-        "password": settings.db_password.get_secret_value(),
-    }
-    opened = Connections(connect, SIZE, 2)
+    opened = truth_store(settings.model_copy(update={"db_pool_size": SIZE, "db_timeout_ms": 2000})).connections
     await opened.open()
     yield opened
     await opened.close()

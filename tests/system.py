@@ -24,6 +24,8 @@ from leaderboard.config import Settings
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
+QUICK_REBUILDS = "tests.quick_rebuilds"
+"""The program, which does not wait before it rebuilds a cache that is lost again and again."""
 SMALL_BUCKETS = "tests.small_buckets"
 """The program, with a rank index that has many fences even on a small board."""
 

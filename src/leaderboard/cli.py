@@ -30,7 +30,7 @@ from leaderboard import app as application
 from leaderboard import embedded, importing, server
 from leaderboard.config import BadSetting, Settings, load
 from leaderboard.credentials import BadEntry, new_key, parse_keys
-from leaderboard.errors import LeaderboardError, Unavailable
+from leaderboard.errors import CacheDamaged, LeaderboardError, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics, set_up_logs
 from leaderboard.sync import Audit, CacheSync
@@ -134,6 +134,8 @@ def sync(
     """Bring the cache up to date with PostgreSQL now."""
 
     async def work(sync: CacheSync, _ranks: RankIndex) -> None:
+        if damage := await sync.drop_unreadable():
+            print(damage)
         if rebuild:
             await sync.discard("asked for")
         started = time.perf_counter()
@@ -149,14 +151,24 @@ def sync(
 def verify() -> None:
     """Compare the cache and the rank index with the users at one snapshot each; exit 1 if anything differs."""
 
-    async def work(sync: CacheSync, ranks: RankIndex) -> tuple[Audit, list[Bucket] | None]:
+    async def work(sync: CacheSync, ranks: RankIndex) -> tuple[list[str], Audit, list[Bucket] | None]:
+        damage: list[str] = []
         # Just after a large change, a running service is about to rebuild the cache.
         deadline = time.monotonic() + _PATIENCE_TO_COMPARE_S
-        while (audit := await sync.audit()).compared is None and time.monotonic() < deadline:  # noqa: ASYNC110
+        while True:
+            try:
+                audit = await sync.audit()
+            except CacheDamaged as error:
+                damage.append(str(error))
+                await sync.catch_up_now()
+                continue
+            if audit.compared is not None or time.monotonic() > deadline:
+                return damage, audit, await ranks.recount_all()
             await asyncio.sleep(0.2)
-        return audit, await ranks.recount_all()
 
-    audit, wrong = _with_sync(work)
+    damage, audit, wrong = _with_sync(work)
+    for line in damage:
+        print(f"{line}; it has been rebuilt")
     if audit.compared is None:
         _fail(f"nothing to compare: {audit.note}", _FAILED)
     if audit.differences:
@@ -172,7 +184,7 @@ def verify() -> None:
     for bucket in (wrong or ())[:_DIFFERENCES_SHOWN]:
         score, user_id = bucket.first
         print(f"rank index: {bucket.said:,} users from score {score}, id {user_id} on; there are {bucket.found:,}")
-    if audit.differences or audit.totals or wrong:
+    if damage or audit.differences or audit.totals or wrong:
         raise typer.Exit(_NO)
 
 

@@ -18,6 +18,7 @@ LeaderboardError
 └── CacheError             never reaches a caller: reads go to PostgreSQL instead
     ├── CacheUnavailable   no answer from Redis
     │   └── CacheHangs     not in time, and it may go on at any moment
+    ├── CacheDamaged       Redis holds something that this program did not write; it has been dropped
     └── CacheRefused       Redis answered that it will not (out of memory, read only, …)
 """
 
@@ -112,6 +113,10 @@ class CacheUnavailable(CacheError):
 
 class CacheHangs(CacheUnavailable):
     """Redis did not answer in time; trying again may still succeed."""
+
+
+class CacheDamaged(CacheError):
+    """Redis holds something that this program did not write: says what. It has been dropped."""
 
 
 class CacheRefused(CacheError):

@@ -37,8 +37,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from leaderboard.cache.store import Applied, CacheState, CacheStore, Floor
-from leaderboard.errors import CacheError, CacheHangs, TruthUnavailable, Unavailable
+from leaderboard.cache.store import LONGEST_CLAIM_MS, Applied, CacheState, CacheStore, Floor
+from leaderboard.errors import CacheDamaged, CacheError, CacheHangs, TruthUnavailable, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics
 from leaderboard.snapshot import Commit, Moment
@@ -52,7 +52,6 @@ OWN_S = 0.02
 """For how long a process takes the state that it has made for the present one without asking; trying shows."""
 
 CLAIM_MS = 1500
-LONGEST_CLAIM_MS = 60_000
 LOG_KEPT_S = 10
 PRUNE_EVERY_S = 5
 PRUNE_BATCH = 10_000
@@ -100,7 +99,7 @@ class CacheSync:
         self._made_at = float("-inf")
         self._alone = False
         self._waiting: dict[Moment | Commit, list[asyncio.Future[None]]] = {}
-        self._waiting_since: dict[Moment | Commit, float] = {}
+        self._overdue: set[Moment | Commit] = set()
         self._turn = asyncio.Lock()
         self._giving_up: asyncio.Task[None] | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -121,7 +120,6 @@ class CacheSync:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(point, []).append(future)
-        self._waiting_since.setdefault(point, time.monotonic())
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._work_off(), name="catching up for writers")
         started = time.perf_counter()
@@ -129,7 +127,9 @@ class CacheSync:
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.shield(future)
         except TimeoutError:
-            # In a task of its own: whoever waits may be cancelled, and others wait with it.
+            if not future.done():
+                self._overdue.add(point)
+            # A task of its own, because this caller may be cancelled while others wait for the same point.
             if self._giving_up is None or self._giving_up.done():
                 self._giving_up = asyncio.create_task(self._give_up(), name="giving up waiting for the cache")
             await asyncio.shield(future)
@@ -180,6 +180,10 @@ class CacheSync:
             await asyncio.sleep(interval_s * random.uniform(0.8, 1.2))
             try:
                 found = await self.audit()
+            except CacheDamaged:
+                self._metrics.audit_differences.inc()
+                self._rebuild_soon("it could not be read")
+                continue
             except (CacheError, Unavailable):
                 continue
             except Exception:
@@ -207,7 +211,7 @@ class CacheSync:
             state = await self._cache.poll(self._nonce, lease_ms=0)
             if self.epoch is None or not self.truth_up or (state is not None and state.moment.epoch != self.epoch):
                 self.note_truth(await self._truth.now())
-            if state is not None and state.usable and state.whole and state.age_s < self._interval_s / 2:
+            if state is not None and state.usable and state.whole and 0 <= state.age_s < self._interval_s / 2:
                 self._settle(state)
                 return
             await self._look()
@@ -229,6 +233,17 @@ class CacheSync:
                 await self._rebuilding
             await asyncio.sleep(random.uniform(0.001, 0.003))
         return self._seen
+
+    async def drop_unreadable(self) -> str | None:
+        """Drop the cache if it cannot be read, and return what was wrong with it. Raises CacheError.
+
+        Catching up reads its state only, and would not notice.
+        """
+        try:
+            await self._cache.export()
+        except CacheDamaged as error:
+            return str(error)
+        return None
 
     async def discard(self, reason: str) -> None:
         """Put the cache out of use and rebuild it."""
@@ -253,9 +268,13 @@ class CacheSync:
                 await asyncio.sleep(random.uniform(0.001, 0.003))
 
     async def _give_up(self) -> None:
-        """Until nobody has waited for too long any more."""
+        """Invalidate the cache for the callers whose patience has ended, at least once.
+
+        A caller that joins while an invalidation is on its way needs another one: its commit may be later.
+        """
         try:
-            while any(time.monotonic() - since >= PATIENCE_S for since in self._waiting_since.values()):
+            while self._overdue:
+                self._overdue.clear()
                 await self._put_out_of_use("catching up took too long")
         except Exception:
             _log.exception("giving up failed")
@@ -328,7 +347,7 @@ class CacheSync:
 
     def _release(self, points: Iterable[Moment | Commit]) -> None:
         for point in points:
-            self._waiting_since.pop(point, None)
+            self._overdue.discard(point)
             for future in self._waiting.pop(point, ()):
                 if not future.done():
                     future.set_result(None)
@@ -408,7 +427,10 @@ class CacheSync:
     # Auditing
 
     async def audit(self) -> Audit:
-        """Compare every cached user with the truth at one snapshot. Raises TruthUnavailable and CacheError."""
+        """Compare every cached user with the truth at one snapshot. Raises TruthUnavailable and CacheError.
+
+        A cache that cannot be read is dropped, and CacheDamaged raised.
+        """
         export = await self._cache.export()
         if export is None:
             return Audit(None, "there is no cache; all reads go to PostgreSQL")
@@ -441,7 +463,7 @@ class CacheSync:
         total = export.total + changes.more
         return Audit(
             len(cached),
-            differences=_differences(cached, true, export.torn),
+            differences=_differences(cached, true),
             totals=None if total == board.total else (total, board.total),
         )
 
@@ -470,10 +492,8 @@ def _place(user: User) -> tuple[int, int]:
     return -user.total_score, user.user_id
 
 
-def _differences(cached: list[User], true: list[User], torn: list[int]) -> list[Difference]:
+def _differences(cached: list[User], true: list[User]) -> list[Difference]:
     of_cache = {user.user_id: user for user in cached}
     of_truth = {user.user_id: user for user in true}
-    differing = {
-        user_id for user_id in of_cache | of_truth if of_cache.get(user_id) != of_truth.get(user_id)
-    } | set(torn)
+    differing = {user_id for user_id in of_cache | of_truth if of_cache.get(user_id) != of_truth.get(user_id)}
     return [Difference(user_id, of_cache.get(user_id), of_truth.get(user_id)) for user_id in sorted(differing)]

@@ -18,7 +18,10 @@ INDEX_EQUALS = "the rank index equals PostgreSQL: everybody counted at one snaps
 @pytest.fixture
 def board(serve: Serve) -> ApiProcess:
     """A board of 30 users that nobody but `verify` looks after."""
-    api = serve(audit_interval_s=0)
+    return filled(serve(audit_interval_s=0))
+
+
+def filled(api: ApiProcess) -> ApiProcess:
     for number in range(30):
         assert api.create(f"user {number}", number).status_code == 201
     eventually(lambda: sql(api.settings, "SELECT FROM rank_index"), 10, "there is a rank index")
@@ -52,7 +55,9 @@ def test_a_user_that_the_cache_shows_otherwise(board: ApiProcess) -> None:
     assert "6 user 6" in said
 
 
-def test_a_total_that_the_cache_has_otherwise(board: ApiProcess) -> None:
+def test_a_total_that_the_cache_has_otherwise(serve: Serve) -> None:
+    # With everybody in the cache, a total that is another one is noticed without PostgreSQL.
+    board = filled(serve(audit_interval_s=0, cache_size=10))
     redis(board.settings).hincrby("{leaderboard}:state", "total", 1200)
     status, said = verify(board.settings)
     assert (status, said) == (1, f"users in all: 1,230 by the cache, 30 by PostgreSQL\n{INDEX_EQUALS}\n")
@@ -70,3 +75,29 @@ def test_a_rank_index_that_is_not_there(board: ApiProcess) -> None:
     sql(board.settings, "DELETE FROM rank_index")
     said = f"{CACHE_EQUALS}\nthere is no rank index that could be used now; ranks are counted\n"
     assert verify(board.settings) == (0, said)
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value"),
+    [
+        ("{leaderboard}:users:metadata", f"{7:010d}", "nope"),
+        ("{leaderboard}:state", "total", "1e3"),
+        ("{leaderboard}:state", "epoch", b"\xff"),
+    ],
+)
+def test_a_cache_that_cannot_be_read_is_rebuilt(
+    board: ApiProcess, key: str, field: str, value: str | bytes
+) -> None:
+    board.stop()
+    redis(board.settings).hset(key, field, value)
+    status, said = verify(board.settings)
+    assert (status, CACHE_EQUALS in said, INDEX_EQUALS in said) == (1, True, True)
+    assert "could not be read" in said
+    assert verify(board.settings) == (0, f"{CACHE_EQUALS}\n{INDEX_EQUALS}\n")
+
+
+def test_sync_rebuilds_a_cache_that_cannot_be_read(board: ApiProcess) -> None:
+    board.stop()
+    redis(board.settings).hset("{leaderboard}:users:metadata", f"{7:010d}", "nope")
+    board.run("sync")
+    assert verify(board.settings) == (0, f"{CACHE_EQUALS}\n{INDEX_EQUALS}\n")

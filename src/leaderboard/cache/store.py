@@ -19,7 +19,7 @@ from leaderboard.cache import keys
 from leaderboard.cache.copy import Copy, Move
 from leaderboard.cache.link import Link
 from leaderboard.cache.script import load_script
-from leaderboard.errors import CacheHangs, CacheRefused, CacheUnavailable
+from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable
 from leaderboard.model import NEIGHBOURS, Answer, AskTop, Question, User
 from leaderboard.snapshot import Moment, Snapshot
 
@@ -28,6 +28,9 @@ _FORMAT = "2"
 
 FRESH_S = 0.8
 """A state older than this is not read: it bounds how stale an answer can be when Redis is cut off."""
+
+LONGEST_CLAIM_MS = 60_000
+"""The longest that a process may claim the rebuild for: a claim with more left is not of our making."""
 
 _BULK_TAKES_LONGER = 10
 _LOAD_CHUNK = 1000
@@ -99,7 +102,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """The whole cache: its users in its order, and the members that one of the two keys lacks."""
+    """The whole cache: its state, and its users in its order."""
 
     token: bytes
     moment: Moment
@@ -107,7 +110,6 @@ class Export:
     total: int
     usable: bool
     users: list[User]
-    torn: list[int]
 
 
 class _Move(msgspec.Struct, frozen=True, array_like=True):
@@ -142,8 +144,6 @@ class CacheStore:
         self._doubted: bytes | None = None
         self._copy = Copy(b"", ())
         self._copying = asyncio.Lock()
-        self._torn: bytes | None = None
-        """Of a state whose two keys have as many members each and not the same."""
         self._decode_move = msgspec.msgpack.Decoder(_Move).decode
         self._decode = msgspec.json.Decoder(_Metadata).decode
         self._poll = load_script("poll")
@@ -180,10 +180,17 @@ class CacheStore:
                     -1 if max_age_s is None else int(max_age_s * 1e6),
                     self._copy.token,
                 )
-                if len(reply) < 8 or reply[1] == self._torn:
+                if len(reply) < 8:
                     return None
                 now, token, epoch, asof, total, floor, count, known, *moves = reply
                 if max_age_s is not None and token == self._doubted:
+                    return None
+                try:
+                    written_in, age_s = _epoch(epoch), (now - int(asof)) / 1e6
+                    everyone = _is_everyone(floor, count, int(total))
+                except ValueError as error:
+                    raise await self._damaged(error, token) from error
+                if not written_in:
                     return None
                 if known and self._follow(token, moves):
                     if len(self._copy) == count:
@@ -194,9 +201,9 @@ class CacheStore:
             else:
                 return None
             copy = self._copy
-            copy.everyone, copy.total = floor == b"", int(total)
+            copy.everyone, copy.total = everyone, int(total)
             answers = [copy.answer(question) or self._refuse(question) for question in questions]
-        return Reading(_epoch(epoch), (now - int(asof)) / 1e6, answers)
+        return Reading(written_in, age_s, answers)
 
     def _follow(self, token: bytes, moves: Sequence[bytes]) -> bool:
         """Do the same to the copy; False if these are no moves."""
@@ -204,18 +211,15 @@ class CacheStore:
             for move in map(self._decode_move, filter(None, moves)):
                 users = [User(*user) for user in move.changed]
                 self._copy.move(Move(move.keep, move.gone, users))
-        except msgspec.MsgspecError:
+        except ValueError:
             return False
         self._copy.token = token
         return True
 
     async def _load_copy(self) -> bool:
-        """Copy the whole cache, whatever state it is in; False if there is none, or it is torn."""
+        """Copy the whole cache, whatever state it is in; False if there is none. Raises CacheDamaged."""
         export = await self.export()
         if export is None:
-            return False
-        if export.torn:
-            self._torn = export.token
             return False
         self._copy = Copy(export.token, export.users)
         return True
@@ -237,25 +241,29 @@ class CacheStore:
             reply = await self._sync.run(
                 self._poll, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE), nonce, lease_ms
             )
+            return None if len(reply) == 1 else self._state(reply)
         except CacheRefused as error:
-            if "WRONGTYPE" not in str(error):
+            if not _is_wrong_type(error):
                 raise
-            await self._drop_damaged()
-            return None
-        if len(reply) == 1:
-            return None
-        try:
-            return self._state(reply)
-        except (ValueError, TypeError, AttributeError):
-            await self._drop_damaged()
-            return None
+            await self._damaged(error)
+        except ValueError as error:
+            await self._damaged(error)
+        return None
 
-    async def _drop_damaged(self) -> None:
-        """What is not of our making is not mended but dropped: then there is no cache, and one is rebuilt."""
-        await self._sync.run(self._clear, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.MOVES))
+    async def _damaged(self, cause: Exception, token: bytes = b"") -> CacheDamaged:
+        """Drop the cache, or only that of `token`, because it cannot be read; returns the error to raise.
+
+        What is not of our making is not mended: without a cache reads go to PostgreSQL, and one is built anew.
+        """
+        _log.warning("dropped a cache that could not be read", reason=str(cause))
+        await self._sync.run(self._clear, (keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.MOVES), token)
+        return CacheDamaged(f"the cache could not be read and was dropped: {cause}")
 
     def _state(self, reply: Sequence[Any]) -> CacheState:
         now, leased, whole, token, epoch, snapshot, floor, count, total, asof, usable = reply
+        if None in reply:
+            raise ValueError("its state lacks a field")
+        _is_everyone(floor, int(count), int(total))
         return CacheState(
             now,
             leased == 1,
@@ -352,7 +360,7 @@ class CacheStore:
 
     async def claim(self, nonce: str, ms: int) -> int | None:
         """Claim the rebuild for `ms` milliseconds; Redis's time in microseconds, None if someone has it."""
-        reply: int | None = await self._bulk.run(self._claim, (keys.CLAIM,), nonce, ms)
+        reply: int | None = await self._bulk.run(self._claim, (keys.CLAIM,), nonce, ms, LONGEST_CLAIM_MS)
         return reply
 
     async def install(
@@ -395,23 +403,51 @@ class CacheStore:
         return False
 
     async def export(self) -> Export | None:
-        """The whole cache, None if there is none."""
-        reply = await self._bulk.run(self._export, (keys.SCORES, keys.METADATA, keys.STATE))
-        if reply is None or None in reply:
+        """The whole cache, None if there is none. One that cannot be read is dropped: raises CacheDamaged."""
+        try:
+            reply = await self._bulk.run(self._export, (keys.SCORES, keys.METADATA, keys.STATE))
+        except CacheRefused as error:
+            if not _is_wrong_type(error):
+                raise
+            raise await self._damaged(error) from error
+        if reply is None:
             return None
+        try:
+            return self._parse_export(reply)
+        except ValueError as error:
+            raise await self._damaged(error, reply[0]) from error
+
+    def _parse_export(self, reply: Sequence[Any]) -> Export:
         token, epoch, snapshot, floor, total, usable, ranked, described = reply
+        if None in reply:
+            raise ValueError("its state lacks a field")
         metadata = dict(_groups(described, 2))
-        users, torn = [], []
+        users = []
         for member, score in _groups(ranked, 2):
-            found = metadata.pop(member, None)
-            if found is None:
-                torn.append(int(member))
-            else:
-                names = self._decode(found)
-                users.append(User(int(member), names.user_name, names.image_url, -int(score)))
-        torn.extend(int(member) for member in metadata)
+            user_id, total_score = keys.user_id(member), keys.total_score(score)
+            if member not in metadata:
+                raise ValueError(f"{member!r} has a score and no metadata")
+            try:
+                names = self._decode(metadata.pop(member))
+            except ValueError as error:
+                raise ValueError(f"the metadata of {member!r} are malformed: {error}") from error
+            users.append(User(user_id, names.user_name, names.image_url, total_score))
+        for member in metadata:
+            raise ValueError(f"{member!r} has metadata and no score")
+        _is_everyone(floor, len(users), int(total))
         moment = Moment(_epoch(epoch), Snapshot.parse(snapshot.decode()))
-        return Export(token, moment, _floor(floor), int(total), usable == b"1", users, torn)
+        return Export(token, moment, _floor(floor), int(total), usable == b"1", users)
+
+
+def _is_wrong_type(error: CacheRefused) -> bool:
+    return "WRONGTYPE" in str(error)
+
+
+def _is_everyone(floor: bytes, count: int, total: int) -> bool:
+    """Whether a cache with this floor and count holds all `total` users. Raises ValueError if it cannot be."""
+    if count > total or (floor == b"" and count != total):
+        raise ValueError(f"it has {count} of {total} users, and the floor {floor!r}")
+    return floor == b""
 
 
 def _groups(flat: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:

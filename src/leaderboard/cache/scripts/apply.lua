@@ -56,7 +56,8 @@ if ARGV[9] ~= '' then
     redis.call('RPUSH', KEYS[5], ARGV[2] .. ARGV[3] .. ARGV[9])
     redis.call('LTRIM', KEYS[5], -200, -1)
 end
-if redis.call('GET', KEYS[4]) == ARGV[1] then
+-- pcall: a lease that is no string is not ours, and must not fail a script that has written.
+if redis.pcall('GET', KEYS[4]) == ARGV[1] then
     redis.call('DEL', KEYS[4])
 end
 local time = redis.call('TIME')

@@ -14,8 +14,14 @@ if redis.call('ZCARD', KEYS[1]) == tonumber(state[5]) and redis.call('HLEN', KEY
     whole = 1
 end
 local leased = 0
-if ARGV[2] ~= '0' and (redis.call('SET', KEYS[4], ARGV[1], 'NX', 'PX', ARGV[2])
-        or redis.call('GET', KEYS[4]) == ARGV[1]) then
-    leased = 1
+if ARGV[2] ~= '0' then
+    -- Every lease is set to expire within ARGV[2]: one that does not is not of our making, and counts as free.
+    local left = redis.call('PTTL', KEYS[4])
+    if left == -1 or left > tonumber(ARGV[2]) then
+        redis.call('DEL', KEYS[4])
+    end
+    if redis.call('SET', KEYS[4], ARGV[1], 'NX', 'PX', ARGV[2]) or redis.call('GET', KEYS[4]) == ARGV[1] then
+        leased = 1
+    end
 end
 return {now, leased, whole, state[1], state[2], state[3], state[4], state[5], state[6], state[7], state[8]}

@@ -30,7 +30,10 @@ SELECT pg_current_snapshot()::text AS snapshot, truth_epoch() AS epoch,
        state.valid AS log_valid, recent_rows.more,
        users.user_ids, users.user_names, users.image_urls, users.total_scores
 FROM (
-    SELECT written_here(s.xmin, s.written_by) AS valid, snapshot_covers(v.p, s.pruned) AS reaches
+    SELECT written_here(s.xmin, s.written_by) AS valid,
+           -- A snapshot from the future is not one of this database: what commits before it would never be read.
+           snapshot_covers(v.p, s.pruned) AND pg_snapshot_xmax(v.p) <= pg_snapshot_xmax(pg_current_snapshot())
+               AS reaches
     FROM log_state AS s, view AS v
 ) AS state,
 (SELECT count(*) < $2 AND count(*) = count(user_id) AS usable, count(new_score) - count(old_score) AS more

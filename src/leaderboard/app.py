@@ -143,6 +143,7 @@ class App:
             version=version("leaderboard"),
             max_top_n=settings.max_top_n,
             stale_reads=settings.stale_reads == "on",
+            ready_without_writes_s=settings.ready_without_writes_s,
             access=access(settings),
             deadline_s=settings.request_timeout_ms / 1000,
         )

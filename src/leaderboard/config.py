@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     stale_reads: Literal["on", "off"] = Field(
         "on", description="`on`: serve cached answers, marked with `Age`, while PostgreSQL is unreachable"
     )
+    ready_without_writes_s: int = Field(
+        300,
+        ge=0,
+        le=86_400,
+        description="seconds that PostgreSQL may take no writes before `/readyz` answers 503; 0: any",
+    )
     db_pool_size: int = Field(12, ge=10, le=200, description="PostgreSQL connections of one process, at most")
     db_timeout_ms: int = Field(3000, ge=100, le=60_000, description="deadline of one PostgreSQL statement")
     request_timeout_ms: int = Field(

@@ -12,6 +12,7 @@ LeaderboardError
 │   ├── Overloaded         more requests are waiting than the bound allows
 │   │   └── LockedOut      another transaction holds what this one would change
 │   ├── TruthUnavailable   PostgreSQL cannot be used now; nothing was changed
+│   │   └── TruthReadOnly  it is a standby, or takes no writes
 │   └── OutcomeUnknown     PostgreSQL was lost between a write and its answer: done or not, never half
 ├── TruthRefused           PostgreSQL answered with an error that is not the caller's fault
 ├── SchemaOutdated         the database wants `leaderboard migrate`
@@ -89,6 +90,10 @@ class LockedOut(Overloaded):
 
 class TruthUnavailable(Unavailable):
     """PostgreSQL could not be asked, and nothing was changed."""
+
+
+class TruthReadOnly(TruthUnavailable):
+    """The PostgreSQL server is a standby, or refuses writes; nothing was changed."""
 
 
 class OutcomeUnknown(Unavailable):

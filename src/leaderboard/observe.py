@@ -105,6 +105,9 @@ class Metrics:
         self.cached_users = Gauge("leaderboard_cached_users", "Users in the cache", registry=registry)
         self.cache_up = Gauge("leaderboard_cache_up", "Whether Redis answers", registry=registry)
         self.truth_up = Gauge("leaderboard_truth_up", "Whether PostgreSQL answers", registry=registry)
+        self.truth_writable = Gauge(
+            "leaderboard_truth_writable", "Whether PostgreSQL takes writes", registry=registry
+        )
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""

@@ -17,6 +17,7 @@ from leaderboard.errors import (
     CacheError,
     IdempotencyKeyInUse,
     LockedOut,
+    TruthReadOnly,
     TruthRefused,
     TruthUnavailable,
     UsernameTaken,
@@ -178,7 +179,7 @@ class Leaderboard:
         self, user_name: str, image_url: str | None, total_score: int, once: Once | None = None
     ) -> User:
         """Create a user. Raises UsernameTaken, and with `once` what `Idempotency.once` raises."""
-        self._check_truth()
+        self._check_writable()
         if once is None:
             return await self._create_user(NewUser(user_name, image_url, total_score))
         key = idempotency_key(*once, ("create", user_name, image_url, total_score))
@@ -187,7 +188,7 @@ class Leaderboard:
 
     async def set_score(self, user_id: int, total_score: int, once: Once | None = None) -> ScoreSet:
         """Set a user's score. Raises UserNotFound, and with `once` what `Idempotency.once` raises."""
-        self._check_truth()
+        self._check_writable()
         if once is None:
             return await self._set_score(NewScore(user_id, total_score))
         key = idempotency_key(*once, ("set", user_id, total_score))
@@ -236,6 +237,12 @@ class Leaderboard:
         """Refuse at once while PostgreSQL is known to be away; the timer of `sync` sees when it is back."""
         if self._sync.truth_up is False:
             raise TruthUnavailable("PostgreSQL is unreachable")
+
+    def _check_writable(self) -> None:
+        """Refuse a write at once while PostgreSQL is known to be away or to take none."""
+        self._check_truth()
+        if not self._sync.writable:
+            raise TruthUnavailable("PostgreSQL takes no writes now")
 
     # How reads are answered
 
@@ -344,11 +351,19 @@ class Leaderboard:
 
     async def _write_scores(self, batch: Sequence[NewScore]) -> list[_Told[ScoreSet | Refusal] | Exception]:
         self._metrics.batch_items.labels("scores").observe(len(batch))
-        return await bisect(batch, lambda part: _told(self._truth.set_scores(part)), _OF_ONE_ITEM)
+        return await bisect(batch, lambda part: self._told(self._truth.set_scores(part)), _OF_ONE_ITEM)
 
     async def _write_users(self, batch: Sequence[NewUser]) -> list[_Told[User | Refusal] | Exception]:
         self._metrics.batch_items.labels("users").observe(len(batch))
-        return await bisect(batch, lambda part: _told(self._truth.create_users(part)), _OF_ONE_ITEM)
+        return await bisect(batch, lambda part: self._told(self._truth.create_users(part)), _OF_ONE_ITEM)
+
+    async def _told(self, writing: Awaitable[Written[Value]]) -> list[_Told[Value]]:
+        try:
+            written = await writing
+        except TruthReadOnly as error:
+            self._sync.note_read_only(error)
+            raise
+        return [_Told(outcome, written.point) for outcome in written.outcomes]
 
     # What all that comes from PostgreSQL waits for
 
@@ -357,11 +372,6 @@ class Leaderboard:
         for point in points:
             self._sync.note_truth(point)
         await asyncio.gather(*map(self._sync.cover, points))
-
-
-async def _told(writing: Awaitable[Written[Value]]) -> list[_Told[Value]]:
-    written = await writing
-    return [_Told(outcome, written.point) for outcome in written.outcomes]
 
 
 def _not_found(question: Question | PageQuestion) -> UserNotFound:

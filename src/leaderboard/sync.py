@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from leaderboard.cache.store import LONGEST_CLAIM_MS, Applied, CacheState, CacheStore, Floor
-from leaderboard.errors import CacheDamaged, CacheError, CacheHangs, TruthUnavailable, Unavailable
+from leaderboard.errors import CacheDamaged, CacheError, CacheHangs, TruthReadOnly, TruthUnavailable, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics
 from leaderboard.snapshot import Commit, Moment
@@ -111,6 +111,8 @@ class CacheSync:
         self.epoch: str | None = None
         self.truth_up: bool | None = None
         self.cache_up: bool | None = None
+        self._read_only = False
+        self._unwritable_since: float | None = None
 
     # For those who answer
 
@@ -139,6 +141,23 @@ class CacheSync:
         """Learn from an answer of PostgreSQL which life of the database this is, and that it is there."""
         self.epoch = moment.epoch
         self._truth_is(up=True)
+
+    def note_read_only(self, error: TruthReadOnly) -> None:
+        """Learn that PostgreSQL has refused a write because it takes none."""
+        if not self._read_only:
+            _log.error("PostgreSQL takes no writes", error=str(error))
+        self._read_only = True
+        self._note_writable()
+
+    @property
+    def writable(self) -> bool:
+        """Whether PostgreSQL, as far as is known, takes writes."""
+        return self.truth_up is not False and not self._read_only
+
+    @property
+    def unwritable_s(self) -> float:
+        """For how many seconds PostgreSQL has taken no writes; 0 while it does."""
+        return 0.0 if self._unwritable_since is None else time.monotonic() - self._unwritable_since
 
     # For the process
 
@@ -211,10 +230,21 @@ class CacheSync:
             state = await self._cache.poll(self._nonce, lease_ms=0)
             if self.epoch is None or not self.truth_up or (state is not None and state.moment.epoch != self.epoch):
                 self.note_truth(await self._truth.now())
+            if self._read_only:
+                await self._check_writable()
             if state is not None and state.usable and state.whole and 0 <= state.age_s < self._interval_s / 2:
                 self._settle(state)
                 return
             await self._look()
+
+    async def _check_writable(self) -> None:
+        try:
+            await self._truth.check_writable()
+        except TruthReadOnly:
+            return
+        _log.info("PostgreSQL takes writes again")
+        self._read_only = False
+        self._note_writable()
 
     async def catch_up_now(self) -> Moment:
         """Make the cache show the present, rebuilding it if need be, and return the moment it is at.
@@ -477,6 +507,14 @@ class CacheSync:
                 _log.info("PostgreSQL back")
             self.truth_up = up
             self._metrics.truth_up.set(up)
+            self._note_writable()
+
+    def _note_writable(self) -> None:
+        self._metrics.truth_writable.set(self.writable)
+        if self.writable:
+            self._unwritable_since = None
+        elif self._unwritable_since is None:
+            self._unwritable_since = time.monotonic()
 
     def _cache_is(self, *, up: bool, error: Exception | None = None) -> None:
         if up != self.cache_up:

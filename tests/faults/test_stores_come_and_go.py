@@ -248,3 +248,32 @@ def test_out_of_band_changes_show_within_a_second(settings: Settings, serve: Ser
     eventually(lambda: api.top(1)[0][2] == "by hand", 1)
     sql(settings, "TRUNCATE users")
     eventually(lambda: api.top(1) == [], 2)
+
+
+def test_a_primary_that_takes_no_writes_is_said_so_and_used_for_reads(settings: Settings, serve: Serve) -> None:
+    api = serve(ready_without_writes_s=1)
+    user_id = every_call_works(api, 1)
+    database = settings.db_name
+    sql(settings, f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
+    # As after a restart of the server or a change of its configuration: new sessions only.
+    sql(
+        settings,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+        database,
+    )
+    refused = eventually(lambda: refused_write(api, user_id), 10, "writes are refused")
+    assert (refused.json()["code"], refused.headers["retry-after"]) == ("unavailable", "1")
+    assert status(api)["writes"] == "refused"
+    assert api.client.get(f"/users/{user_id}").status_code == 200
+    eventually(lambda: api.client.get("/readyz").status_code == 503, 10, "it is not ready any more")
+    assert api.client.get(f"/users/{user_id}").status_code == 200
+
+    admin = settings.model_copy(update={"db_name": "postgres"})
+    sql(admin, f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
+    eventually(lambda: api.set(user_id, 77).status_code == 200, 10, "writes are taken again")
+    assert status(api) == status(api) | {"status": "ok", "writes": "accepted"}
+
+
+def refused_write(api: ApiProcess, user_id: int) -> httpx.Response | None:
+    answer = api.set(user_id, 76)
+    return answer if answer.status_code == 503 and answer.json()["code"] == "unavailable" else None

@@ -23,7 +23,14 @@ from tests.system import free_port
 Start = Callable[..., Caller]
 
 _numbers = count(1)
-STATUS = {"service": "leaderboard", "version": "0.1.0", "status": "ok", "postgres": "up", "redis": "up"}
+STATUS = {
+    "service": "leaderboard",
+    "version": "0.1.0",
+    "status": "ok",
+    "postgres": "up",
+    "redis": "up",
+    "writes": "accepted",
+}
 URL = "https://img.example.com/a.png"
 
 

@@ -52,6 +52,7 @@ class Status(msgspec.Struct, frozen=True):
     status: str
     postgres: str
     redis: str
+    writes: str
 
 
 class Health(Protocol):
@@ -59,6 +60,12 @@ class Health(Protocol):
 
     truth_up: bool | None
     cache_up: bool | None
+
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def unwritable_s(self) -> float: ...
 
 
 class Api:
@@ -74,6 +81,7 @@ class Api:
         version: str,
         max_top_n: int,
         stale_reads: bool,
+        ready_without_writes_s: float,
         access: Access,
         deadline_s: float,
     ) -> None:
@@ -87,6 +95,7 @@ class Api:
         self._version = version
         self._max_top_n = max_top_n
         self._stale_reads = stale_reads
+        self._ready_without_writes_s = ready_without_writes_s
         self.access = access
         self._pages = pages
         document = openapi.document(CALLS, version, max_top_n, access)
@@ -183,15 +192,19 @@ class Api:
     def _status(self) -> Status:
         up = {True: "up", False: "down", None: "unknown"}
         truth, cache = self._health.truth_up, self._health.cache_up
+        health = self._health
         if self.stopping:
             status = "stopping"
-        elif truth and cache:
+        elif truth and cache and health.writable:
             status = "ok"
+        elif 0 < self._ready_without_writes_s <= health.unwritable_s:
+            status = "unavailable"
         elif truth or (truth is False and cache and self._stale_reads):
             status = "degraded"
         else:
             status = "unavailable"
-        return Status("leaderboard", self._version, status, up[truth], up[cache])
+        writes = "unknown" if truth is None else "accepted" if health.writable else "refused"
+        return Status("leaderboard", self._version, status, up[truth], up[cache], writes)
 
 
 class Endpoint:

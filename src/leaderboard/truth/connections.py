@@ -1,21 +1,31 @@
-"""The connections to PostgreSQL, and what it means when one fails.
+"""The pool of connections to PostgreSQL, and what it means when one of them fails.
 
-The driver's many ways to fail leave here as the few that matter: the truth cannot be asked, or it refused. What a
-caller can do something about passes as it is: a conflict with somebody else's transaction.
+The driver's many ways to fail leave here as the few that matter: PostgreSQL cannot be asked, it takes no writes,
+or it refused. What a caller can do something about passes as it is: a conflict with another transaction.
+
+The pool is our own, because after a failover connections have to be told apart. Those made before it may lead to a
+server that is a standby now, or nowhere, and would be tried one after the other, for a deadline each. So:
+
+- a connection is only made to a primary;
+- a server that says it is a standby, or read-only, costs that connection and every one made before;
+- a connection that has been silent for a second is asked whether it is still there before it is used;
+- one that does not answer in time is closed, with all idle ones that have not answered since it was asked.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
-from leaderboard.errors import TruthRefused, TruthUnavailable
+from leaderboard.errors import TruthReadOnly, TruthRefused, TruthUnavailable
 
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 LOST = (
     OSError,
@@ -33,15 +43,18 @@ CONFLICTS = (
     asyncpg.SerializationError,
     asyncpg.UniqueViolationError,
 )
-"""What it raises because of somebody else's transaction."""
+"""What it raises because of another transaction."""
 
 _PLANNED_ANEW_S = 5
-_MOST_KEPT = 4
 _LONGEST_IDLE_S = 300
+_SILENT_S = 1.0
+"""A connection that has not answered for so long is asked whether it is still there, and has as long to answer."""
+_CLOSING_S = 1.0
+_KEEPALIVE = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+"""So that the kernel ends a connection whose peer is gone, also where no deadline does."""
 
 _NOT_NOW = (
     asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
     asyncpg.UndefinedFunctionError,
     asyncpg.UndefinedTableError,
 )
@@ -54,104 +67,200 @@ _SESSION = MappingProxyType(
 _POOLED = MappingProxyType({**_SESSION, "enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"})
 
 
+class _Pooled:
+    """A connection of the pool: when connecting began, and when the server last answered on it."""
+
+    __slots__ = ("answered", "connection", "made")
+
+    def __init__(self, connection: Connection, made: float) -> None:
+        self.connection = connection
+        self.made = made
+        self.answered = time.monotonic()
+
+
 class Connections:
-    """A pool of connections that is opened on first use and survives the server's absence."""
+    """A pool of connections that is opened on first use and survives the server's absence.
+
+    `connect` goes to the driver; `timeout_s` is for connecting, and for everything that is done with a connection
+    from when it is asked for.
+    """
 
     def __init__(self, connect: Mapping[str, Any], pool_size: int, timeout_s: float) -> None:
-        self._connect = dict(connect)
+        self._connect_to = dict(connect)
         self._pool_size = pool_size
         self._timeout_s = timeout_s
-        self._pool: asyncpg.Pool | None = None
-        # To give a connection back to the driver's pool and to take it again is as much work as a statement: a few
-        # that nobody waits for are kept here, each with the time it was last used.
-        self._kept: list[tuple[Connection, float]] = []
-        self._wanting = 0
+        self._open = False
+        self._free = asyncio.Semaphore(0)
+        # The last one used is the next: so the others become idle, and its caches are warm.
+        self._idle: list[_Pooled] = []
+        self._in_use: set[_Pooled] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._trusted_since = float("-inf")
 
     async def open(self) -> None:
         """Prepare the pool; connects only when first asked something."""
-        self._pool = await asyncpg.create_pool(
-            **self._connect,
-            server_settings=dict(_POOLED),
-            min_size=0,
-            max_size=self._pool_size,
-            timeout=self._timeout_s,
-            command_timeout=self._timeout_s,
-            max_inactive_connection_lifetime=_LONGEST_IDLE_S,
-            max_cached_statement_lifetime=_PLANNED_ANEW_S,
-            reset=_nothing_to_reset,
-        )
+        self._free = asyncio.Semaphore(self._pool_size)
+        self._open = True
 
     async def close(self) -> None:
-        """Close the connections, forcibly after a second."""
-        pool, self._pool = self._pool, None
-        if pool is None:
+        """Close the connections; what is under way has a second to end."""
+        if not self._open:
             return
-        while self._kept:
-            await pool.release(self._kept.pop()[0])
-        try:
-            await asyncio.wait_for(pool.close(), 1)
-        except TimeoutError:
-            pool.terminate()
+        self._open = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_S):
+                for _ in range(self._pool_size):
+                    await self._free.acquire()
+        for pooled in self._in_use:
+            pooled.connection.terminate()
+        while self._idle:
+            self._close_soon(self._idle.pop().connection)
+        await asyncio.gather(*self._closing)
 
     @asynccontextmanager
     async def pooled(self) -> AsyncIterator[Connection]:
         """A connection of the pool, to be used within the time that a call to PostgreSQL may take.
 
-        Raises TruthUnavailable, TruthRefused, and any of CONFLICTS.
+        Raises TruthUnavailable, TruthReadOnly, TruthRefused, and any of CONFLICTS. Answers are to be looked at
+        while it is held: one that shows that the server is a standby is about the connection.
         """
-        async with _translated(), asyncio.timeout(self._timeout_s):
-            pool = self._pool
-            if pool is None:
-                raise TruthUnavailable("the pool is not open")
-            connection = await self._take(pool)
-            done = False
+        async with _translated(), asyncio.timeout(self._timeout_s) as deadline:
+            pooled = await self._take()
+            self._in_use.add(pooled)
+            begun = time.monotonic()
+            alive = True
             try:
-                yield connection
-                done = True
+                yield pooled.connection
+            except (asyncpg.ReadOnlySQLTransactionError, TruthReadOnly):
+                self._distrust(pooled)
+                raise
+            except (*LOST, TimeoutError, asyncio.CancelledError):
+                alive = False
+                raise
             finally:
-                if done and self._pool is pool and not self._wanting and len(self._kept) < _MOST_KEPT:
-                    self._kept.append((connection, time.monotonic()))
-                else:
-                    await pool.release(connection)
+                self._in_use.discard(pooled)
+                if deadline.expired():
+                    self._close_silent(begun)
+                self._give_back(pooled, alive=alive)
 
-    async def _take(self, pool: asyncpg.Pool) -> Connection:
-        while self._kept:
-            connection, used = self._kept.pop()
-            try:
-                if time.monotonic() - used > _LONGEST_IDLE_S:
-                    connection.terminate()
-                if not connection.is_closed():
-                    return connection
-            except asyncpg.InterfaceError:
-                # It was closed, and with that has gone back to the pool.
-                continue
-            await pool.release(connection)
-        self._wanting += 1
+    async def _take(self) -> _Pooled:
+        if not self._open:
+            raise TruthUnavailable("the pool is not open")
+        free = self._free
+        await free.acquire()
         try:
-            with _connecting():
-                return await pool.acquire()
-        finally:
-            self._wanting -= 1
+            while self._idle:
+                pooled = self._idle.pop()
+                if await self._is_good(pooled):
+                    return pooled
+                self._close_soon(pooled.connection)
+            begun = time.monotonic()
+            options = {
+                "command_timeout": self._timeout_s,
+                "max_cached_statement_lifetime": _PLANNED_ANEW_S,
+            }
+            return _Pooled(await self._connect(_POOLED, **options), begun)
+        except BaseException:
+            free.release()
+            raise
+
+    async def _is_good(self, pooled: _Pooled) -> bool:
+        now = time.monotonic()
+        silent_s = now - pooled.answered
+        if pooled.connection.is_closed() or pooled.made < self._trusted_since or silent_s > _LONGEST_IDLE_S:
+            return False
+        if silent_s <= _SILENT_S:
+            return True
+        try:
+            async with asyncio.timeout(_SILENT_S):
+                await pooled.connection.execute("SELECT")
+        except (*LOST, asyncpg.PostgresError):
+            return False
+        except TimeoutError:
+            self._close_silent(now)
+            return False
+        except BaseException:
+            self._close_soon(pooled.connection)
+            raise
+        return True
+
+    def _give_back(self, pooled: _Pooled, *, alive: bool) -> None:
+        trusted = pooled.made >= self._trusted_since
+        if self._open and alive and trusted and not pooled.connection.is_closed():
+            pooled.answered = time.monotonic()
+            self._idle.append(pooled)
+        else:
+            self._close_soon(pooled.connection)
+        self._free.release()
+
+    def _distrust(self, pooled: _Pooled) -> None:
+        """Use no connection any more that was made before now.
+
+        But a server that is a primary and takes no writes all the same is not connected to again and again.
+        """
+        now = time.monotonic()
+        if now - pooled.made > _SILENT_S:
+            self._trusted_since = now
+
+    def _close_silent(self, since: float) -> None:
+        """Close the idle connections that have not answered since then."""
+        silent = [pooled for pooled in self._idle if pooled.answered < since]
+        self._idle = [pooled for pooled in self._idle if pooled.answered >= since]
+        for pooled in silent:
+            self._close_soon(pooled.connection)
+
+    def _close_soon(self, connection: Connection) -> None:
+        task = asyncio.create_task(_close(connection), name="closing a connection to PostgreSQL")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     @asynccontextmanager
-    async def alone(self, **settings: str) -> AsyncIterator[asyncpg.Connection]:
+    async def alone(self, **settings: str) -> AsyncIterator[Connection]:
         """A connection of one's own with these settings, for what takes longer; raises as `pooled` does."""
         async with _translated():
-            with _connecting():
-                connection = await asyncpg.connect(
-                    **self._connect, server_settings={**_SESSION, **settings}, timeout=self._timeout_s
-                )
+            connection = await self._connect({**_SESSION, **settings})
             try:
                 yield connection
             finally:
-                await connection.close(timeout=1)
+                await connection.close(timeout=_CLOSING_S)
+
+    async def _connect(self, settings: Mapping[str, str], **options: Any) -> Connection:
+        with _connecting():
+            connection: Connection = await asyncpg.connect(
+                **self._connect_to,
+                **options,
+                server_settings=dict(settings),
+                timeout=self._timeout_s,
+                target_session_attrs=SessionAttribute.primary,
+            )
+        _keep_alive(connection)
+        return connection
+
+
+async def _close(connection: Connection) -> None:
+    """Close it, and what may still run on it; by force after a second."""
+    with suppress(TimeoutError, asyncio.CancelledError, *LOST, asyncpg.PostgresError):
+        await connection.close(timeout=_CLOSING_S)
+    connection.terminate()
+
+
+def _keep_alive(connection: Connection) -> None:
+    # The driver has no option for it.
+    wire = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # noqa: SLF001
+    if wire is not None and wire.family != socket.AF_UNIX:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):  # not on every system
+                wire.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 @contextmanager
 def _connecting() -> Iterator[None]:
-    """Whatever PostgreSQL says while being connected to: it is not to be had now."""
+    """What PostgreSQL says while it is connected to means that it cannot be asked now."""
     try:
         yield
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise TruthReadOnly("this PostgreSQL server is a standby; only a primary can serve as truth") from error
     except asyncpg.PostgresError as error:
         raise TruthUnavailable(f"PostgreSQL cannot be connected to: {error}") from error
 
@@ -162,13 +271,11 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except TimeoutError as error:
         raise TruthUnavailable("PostgreSQL did not answer in time") from error
+    except asyncpg.ReadOnlySQLTransactionError as error:
+        raise TruthReadOnly(f"PostgreSQL takes no writes: {error}") from error
     except (*LOST, *_NOT_NOW) as error:
         raise TruthUnavailable(f"PostgreSQL cannot be used: {error}") from error
     except CONFLICTS:
         raise
     except asyncpg.PostgresError as error:
         raise TruthRefused(f"PostgreSQL refused: {error}") from error
-
-
-async def _nothing_to_reset(_connection: asyncpg.Connection) -> None:
-    """No statement here leaves session state, so the driver's clean-up would be a round trip for nothing."""

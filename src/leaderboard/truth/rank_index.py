@@ -137,10 +137,10 @@ class RankIndex:
                 MOST_UNFOLDED,
                 count,
             )
+            moment = moment_of(rows[0])
         if not rows[0]["usable"] and not count:
             return None
-        answers = [_answer(question, row) for question, row in zip(questions, rows, strict=True)]
-        return Seen(answers, moment_of(rows[0]))
+        return Seen([_answer(question, row) for question, row in zip(questions, rows, strict=True)], moment)
 
     async def page(self, question: PageQuestion) -> Seen[Page]:
         """Some users in a row, with their ranks. Around a rank past an end of the board: that end."""
@@ -151,7 +151,7 @@ class RankIndex:
             else:
                 asked = (question.rank, question.limit)
                 row = await one_row(connection, self._sql["page_around"], *asked, MOST_UNFOLDED)
-        return Seen(Page(_ranked(row), row["total"]), moment_of(row))
+            return Seen(Page(_ranked(row), row["total"]), moment_of(row))
 
     # What keeps it good
 

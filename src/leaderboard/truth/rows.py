@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 import asyncpg
 
-from leaderboard.errors import TruthUnavailable
+from leaderboard.errors import TruthReadOnly, TruthUnavailable
 from leaderboard.model import User
 from leaderboard.snapshot import Moment, Snapshot
 
@@ -29,9 +29,9 @@ async def one_row(connection: Any, sql: str, *arguments: Any) -> asyncpg.Record:
 
 
 def moment_of(row: asyncpg.Record) -> Moment:
-    """The moment that a statement was executed at. Raises TruthUnavailable on a standby."""
+    """The moment that a statement was executed at. Raises TruthReadOnly on a standby."""
     if row["epoch"] is None:
-        raise TruthUnavailable("this PostgreSQL server is a standby; only a primary can serve as truth")
+        raise TruthReadOnly("this PostgreSQL server is a standby; only a primary can serve as truth")
     return Moment(row["epoch"], Snapshot.parse(row["snapshot"]))
 
 

@@ -18,6 +18,7 @@ from leaderboard.errors import (
     LockedOut,
     OutcomeUnknown,
     Overloaded,
+    TruthReadOnly,
     TruthRefused,
     TruthUnavailable,
 )
@@ -139,17 +140,23 @@ class TruthStore:
         async with self.connections.pooled() as connection:
             return moment_of(await one_row(connection, self._read["now"]))
 
+    async def check_writable(self) -> None:
+        """Raise TruthReadOnly if the server takes no writes."""
+        async with self.connections.pooled() as connection:
+            if await connection.fetchval(self._read["read_only"]):
+                raise TruthReadOnly("PostgreSQL takes no writes: its transactions are read-only")
+
     async def best(self, n: int) -> Seen[list[User]]:
         """The best `n` users, best first."""
         async with self.connections.pooled() as connection:
             row = await one_row(connection, self._read["best"], n)
-        return Seen(users_of(row)[0], moment_of(row))
+            return Seen(users_of(row)[0], moment_of(row))
 
     async def board(self, n: int) -> Seen[Board]:
         """The best `n` users and how many there are in all."""
         async with self.connections.pooled() as connection:
             row = await one_row(connection, self._read["board"], n, MOST_UNFOLDED)
-        return Seen(_board(row), moment_of(row))
+            return Seen(_board(row), moment_of(row))
 
     # Changes
 
@@ -235,10 +242,11 @@ class TruthStore:
             rows = await connection.fetch(
                 self._idempotency["first_answers"], [key.caller for key in keys], [key.key for key in keys]
             )
+            moment = moment_of(rows[0])
         found = {(row["caller"], row["key"]): row for row in rows}
         known = [found.get((key.caller, key.key)) for key in keys]
         first = [None if row is None else FirstAnswer(row["fingerprint"], _answer(row)) for row in known]
-        return Seen(first, moment_of(rows[0]))
+        return Seen(first, moment)
 
     async def forget_answers(self, kept_h: int, batch: int) -> int:
         """Delete up to `batch` first answers older than `kept_h` hours; how many that was."""

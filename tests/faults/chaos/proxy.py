@@ -70,15 +70,20 @@ class Proxy:
         self._connections: set[asyncio.StreamWriter] = set()
         self._watch: Watch | None = None
         self._accepted = 0
+        self._frozen = 0
         self.port: int = loop.run(self._open())
 
     def set(self, wire: Wire) -> None:
         """Make the wire so from now on."""
         self._loop.run(self._set(wire))
 
-    def move(self, target: int) -> None:
-        """Lead to another server from now on; what was connected is closed."""
-        self._loop.run(self._move(target))
+    def move(self, target: int, *, close: bool = True) -> None:
+        """Lead to another server from now on; with `close`, what was connected is closed."""
+        self._loop.run(self._move(target, close=close))
+
+    def freeze(self) -> None:
+        """Pass nothing more on the connections that there are now, and leave them open; new ones are as ever."""
+        self._frozen = self._accepted
 
     def watch(self, watch: Watch) -> None:
         """Have `watch`, called in the loop's thread, see all that passes."""
@@ -101,9 +106,10 @@ class Proxy:
             self._may_pass.set()
             self._close()
 
-    async def _move(self, target: int) -> None:
+    async def _move(self, target: int, *, close: bool) -> None:
         self._target = target
-        self._close()
+        if close:
+            self._close()
 
     def _close(self) -> None:
         for writer in self._connections:
@@ -126,7 +132,8 @@ class Proxy:
             for task in rest:
                 task.cancel()
             await asyncio.gather(there, back, return_exceptions=True)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
+            # Cancelled at the end of the loop, whose callback would print that.
             pass
         finally:
             for end in (writer, server):
@@ -140,6 +147,8 @@ class Proxy:
         with suppress(OSError):
             while data := await source.read(1 << 18):
                 await self._may_pass.wait()
+                if number <= self._frozen:
+                    await asyncio.Future()
                 afterwards = None
                 if self._watch is not None:
                     passes, afterwards = self._watch(data, from_api, number)

@@ -29,3 +29,7 @@ FROM index AS i, (
 
 -- name: now
 SELECT pg_current_snapshot()::text AS snapshot, truth_epoch() AS epoch
+
+-- name: read_only
+-- Whether this session's transactions refuse writes: on a standby, or where an operator or a full disk wants it so.
+SELECT current_setting('transaction_read_only')::boolean

@@ -1,0 +1,220 @@
+"""Fails PostgreSQL over under two API processes that write and read all the time, and says what they saw.
+
+`python -m tests.faults.failover --rounds 10` prints a line for each round: seconds until each process wrote again.
+"""
+
+import argparse
+import functools
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from leaderboard.config import Settings, load
+from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from tests.faults.chaos.proxy import Loop, Proxy, Wire
+from tests.faults.nodes import Node
+from tests.system import ApiProcess, eventually, sql
+
+Way = Literal["standby behind the address", "old connections hang", "the way is silent", "killed"]
+WAYS: tuple[Way, ...] = ("standby behind the address", "old connections hang", "the way is silent", "killed")
+
+
+@dataclass
+class Seen:
+    """What the clients of one failover saw."""
+
+    back_after_s: list[float]
+    """For each process, from when the new primary could be reached until it acknowledged a write."""
+    refused: int
+    lost: list[str]
+    old: list[str]
+
+
+@dataclass
+class _Client:
+    """Writes one user's score through one process, higher each time, and reads all users through it."""
+
+    api: ApiProcess
+    user_id: int
+    acknowledged: dict[int, int]
+    """By user, for all clients: the last score that was acknowledged."""
+    wrote_at: list[float] = field(default_factory=list)
+    refused: int = 0
+    old: list[str] = field(default_factory=list)
+
+    def run(self, stop: threading.Event) -> None:
+        score = 0
+        with httpx.Client(base_url=self.api.url, timeout=30) as client:
+            while not stop.is_set():
+                score += 1
+                self._write(client, score)
+                self._read(client)
+
+    def _write(self, client: httpx.Client, score: int) -> None:
+        answer = client.post(f"/users/{self.user_id}/score", json={"score": score})
+        if answer.status_code == 200:
+            self.acknowledged[self.user_id] = score
+            self.wrote_at.append(time.monotonic())
+        else:
+            assert answer.status_code == 503, answer.text
+            self.refused += 1
+            time.sleep(0.02)
+
+    def _read(self, client: httpx.Client) -> None:
+        for user_id, least in list(self.acknowledged.items()):
+            answer = client.get(f"/users/{user_id}")
+            if answer.status_code == 200 and "age" not in answer.headers and answer.json()["score"] < least:
+                self.old.append(f"{self.api.url}: user {user_id} at {answer.json()['score']}, not {least}")
+
+    def back_at(self, moved: float) -> float | None:
+        """When it was the first time after `moved` that a write was acknowledged."""
+        return next((at for at in self.wrote_at if at > moved), None)
+
+
+class Failover:
+    """A primary, two API processes that reach it through a proxy, and clients of them."""
+
+    def __init__(
+        self, seed: EmbeddedPostgres, settings: Settings, proxy: Proxy, apis: Sequence[ApiProcess]
+    ) -> None:
+        """`settings` name the database, which `seed` has."""
+        self._seed = seed
+        self._settings = settings
+        self._proxy = proxy
+        self._apis = apis
+        self._primary = Node.standby_of(seed, seed.port, settings)
+        self._primary.promote()
+        proxy.move(self._primary.port)
+
+    def run(self, way: Way, patience_s: float = 60) -> Seen:
+        """Fail over once. The standby has each commit before it is acknowledged, so that none may be lost."""
+        for api in self._apis:
+            eventually(functools.partial(_is_well, api), 60, "the process is well")
+        old = self._primary
+        new = self._primary = Node.standby_of(self._seed, old.port, self._settings)
+        old.wait_for_each_commit()
+        acknowledged: dict[int, int] = {}
+        clients = [
+            _Client(api, int(api.create(f"user {secrets.token_hex(4)}").json()["userId"]), acknowledged)
+            for api in self._apis
+        ]
+        stop = threading.Event()
+        threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(lambda: all(client.wrote_at for client in clients), 30, "every process has written")
+            self._fail_over(way, old, new, clients)
+            moved = time.monotonic()
+            eventually(lambda: all(client.back_at(moved) for client in clients), patience_s, "writes are back")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+            old.remove()
+        rows = {row[0]: row[1] for row in sql(new.settings, "SELECT user_id, total_score FROM users")}
+        return Seen(
+            back_after_s=[(client.back_at(moved) or 0) - moved for client in clients],
+            refused=sum(client.refused for client in clients),
+            lost=[f"user {u}: {rows.get(u)}, not {s}" for u, s in acknowledged.items() if rows.get(u, -1) < s],
+            old=[text for client in clients for text in client.old],
+        )
+
+    def _fail_over(self, way: Way, old: Node, new: Node, clients: Sequence[_Client]) -> None:
+        """Have `new` take over from `old`; when this returns, new connections lead to it."""
+        refused = [client.refused for client in clients]
+
+        def every_process_refuses() -> bool:
+            return all(client.refused > before + 5 for client, before in zip(clients, refused, strict=True))
+
+        match way:
+            case "standby behind the address":
+                old.stop()
+                old.come_back_as_standby()
+                eventually(every_process_refuses, 60, "every process has met the standby")
+                new.promote()
+                self._proxy.move(new.port, close=False)
+            case "old connections hang":
+                self._proxy.freeze()
+                old.stop(signal.SIGKILL)
+                new.promote()
+                self._proxy.move(new.port, close=False)
+            case "the way is silent":
+                self._proxy.set(Wire.SILENT)
+                eventually(every_process_refuses, 60, "every process has noticed")
+                old.stop(signal.SIGKILL)
+                new.promote()
+                self._proxy.freeze()
+                self._proxy.move(new.port, close=False)
+                self._proxy.set(Wire.WHOLE)
+            case "killed":
+                old.stop(signal.SIGKILL)
+                new.promote()
+                self._proxy.move(new.port)
+
+    def close(self) -> None:
+        """End the server that is the primary now."""
+        self._primary.remove()
+
+
+def _is_well(api: ApiProcess) -> bool:
+    return api.status() == "ok"
+
+
+@contextmanager
+def prepared(seed: EmbeddedPostgres, settings: Settings, serve: Callable[..., ApiProcess]) -> Iterator[Failover]:
+    """`settings` name a migrated database of `seed`; `serve` starts a process with overrides of its settings."""
+    with Loop() as loop:
+        proxy = Proxy(loop, seed.port)
+        apis = [serve(db_port=proxy.port) for _ in range(2)]
+        failover = Failover(seed, settings, proxy, apis)
+        try:
+            yield failover
+        finally:
+            failover.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.failover", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    rounds = parser.parse_args().rounds
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leaderboard-failover-")))
+        folder.chmod(0o755)
+        postgres = stack.enter_context(EmbeddedPostgres(folder, durable=False))
+        postgres.create_database("leaderboard")
+        valkey = stack.enter_context(EmbeddedValkey(folder))
+        settings = load(env_file=None, stop_delay_ms=0, log_level="error", **vars(Endpoints.of(postgres, valkey)))
+        ApiProcess(settings).run("migrate")
+
+        def serve(**overrides: object) -> ApiProcess:
+            api = ApiProcess(settings.model_copy(update=overrides))
+            stack.callback(api.kill)
+            return api.start()
+
+        failover = stack.enter_context(prepared(postgres, settings, serve))
+        lost = old = 0
+        for number in range(1, rounds + 1):
+            way = WAYS[(number - 1) % len(WAYS)]
+            seen = failover.run(way)
+            lost, old = lost + len(seen.lost), old + len(seen.old)
+            back = ", ".join(f"{seconds:.2f} s" for seconds in seen.back_after_s)
+            print(f"{number:2}  {way}: writes back after {back}; {seen.refused} refused", flush=True)
+            for line in (*seen.lost, *seen.old):
+                print(f"    {line}")
+        print(f"lost writes: {lost}, old reads: {old}")
+    sys.exit(1 if lost or old else 0)
+
+
+if __name__ == "__main__":
+    main()

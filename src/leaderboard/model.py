@@ -4,7 +4,7 @@ The Python names are those of the domain; `rename` holds their spelling in JSON,
 cache and the OpenAPI document alike.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
@@ -60,6 +60,21 @@ class Top(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     """The best users, best first."""
 
     users: list[Standing]
+
+
+class EncodedTop(msgspec.Struct, frozen=True, gc=False):
+    """A Top as JSON, so that it is encoded once for all who ask for it while nothing changes."""
+
+    body: bytes
+
+    @classmethod
+    def of(cls, top: Top) -> Self:
+        """Encode it."""
+        return cls(msgspec.json.encode(top))
+
+    def decode(self) -> Top:
+        """The users again."""
+        return msgspec.json.decode(self.body, type=Top)
 
 
 class Page(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
@@ -120,4 +135,4 @@ Question = AskTop | AskStanding | AskContext
 """What the cache may answer."""
 PageQuestion = AskPage | AskPageAround
 """What PostgreSQL alone answers."""
-Answer = Top | Standing | Context | Page
+Answer = EncodedTop | Standing | Context | Page

@@ -31,6 +31,7 @@ from leaderboard.model import (
     AskPageAround,
     AskStanding,
     AskTop,
+    EncodedTop,
     PageQuestion,
     Question,
     ScoreSet,
@@ -51,7 +52,6 @@ _RANK_LANES = 2
 """More of them would be smaller batches, which are more work for PostgreSQL."""
 _WRITES_AT_ONCE = 1000
 _LARGE_TOP = 1000
-_TOPS_KEPT = 100
 _LOCK_WAIT_S = 2.0
 _OF_ONE_ITEM = (TruthRefused, LockedOut, IdempotencyKeyInUse)
 """What may be the fault of one item of a batch, and then fails no other."""
@@ -104,7 +104,6 @@ class Leaderboard:
         self._cache = cache
         self._sync = sync
         self._metrics = metrics
-        self._tops: dict[Question, Reply] = {}
         self._stale_reads = stale_reads
         self._idempotency = Idempotency(truth, sync, bounds)
         self._reads: Batcher[Question, Reply | Refuse | None] = Batcher(
@@ -158,7 +157,7 @@ class Leaderboard:
     # Reads
 
     def top(self, n: int) -> Coroutine[None, None, Reply]:
-        """The best `n` users, at most; a Top."""
+        """The best `n` users, at most; an EncodedTop."""
         return self._ask(AskTop(n))
 
     def standing(self, user_id: int) -> Coroutine[None, None, Reply]:
@@ -283,21 +282,7 @@ class Leaderboard:
             reading = None
         if reading is None or reading.epoch != self._sync.epoch:
             return [None] * len(questions)
-        return [
-            answer if isinstance(answer, Refuse) else self._reply(question, answer)
-            for question, answer in zip(questions, reading.answers, strict=True)
-        ]
-
-    def _reply(self, question: Question, answer: Answer) -> Reply:
-        if not isinstance(question, AskTop):
-            return Reply(answer)
-        # As long as nothing changes, the best n are the same object, and are encoded once.
-        reply = self._tops.get(question)
-        if reply is None or reply.answer is not answer:
-            if len(self._tops) > _TOPS_KEPT:
-                self._tops.clear()
-            reply = self._tops[question] = Reply(answer)
-        return reply
+        return [answer if isinstance(answer, Refuse) else Reply(answer) for answer in reading.answers]
 
     async def _read_ranks(
         self, questions: Sequence[AskStanding | AskContext]
@@ -316,7 +301,8 @@ class Leaderboard:
         match question:
             case AskTop(n):
                 best = await self._truth.best(n)
-                return Seen(Top([ranked(rank, user) for rank, user in enumerate(best.value, 1)]), best.moment)
+                top = Top([ranked(rank, user) for rank, user in enumerate(best.value, 1)])
+                return Seen(EncodedTop.of(top), best.moment)
             case AskStanding() | AskContext():
                 seen = await self._ranks.standings([question], count=True)
                 if seen is None:

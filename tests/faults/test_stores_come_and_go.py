@@ -262,6 +262,7 @@ def test_a_primary_that_takes_no_writes_is_said_so_and_used_for_reads(settings: 
         database,
     )
     refused = eventually(lambda: refused_write(api, user_id), 10, "writes are refused")
+    assert refused is not None
     assert (refused.json()["code"], refused.headers["retry-after"]) == ("unavailable", "1")
     assert status(api)["writes"] == "refused"
     assert api.client.get(f"/users/{user_id}").status_code == 200

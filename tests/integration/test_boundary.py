@@ -7,7 +7,7 @@ import pytest
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.errors import UserNotFound
-from leaderboard.model import Top, ranked
+from leaderboard.model import EncodedTop, ranked
 from tests.system import sql
 
 pytestmark = pytest.mark.anyio
@@ -31,8 +31,10 @@ async def test_20_000_changes_around_the_last_cached_rank(settings: Settings) ->
             await one_change(board, chance, change)
             true = await board.truth.best(board.cache.keep + 1)
             reply = await board.board.top(SIZE)
-            assert isinstance(reply.answer, Top)
-            assert reply.answer.users == [ranked(rank, user) for rank, user in enumerate(true.value[:SIZE], 1)]
+            assert isinstance(reply.answer, EncodedTop)
+            assert reply.answer.decode().users == [
+                ranked(rank, user) for rank, user in enumerate(true.value[:SIZE], 1)
+            ]
             export = await board.cache.export()
             if export is not None and export.usable:
                 # Nobody else changes anything: the cache is at the present, or it could not have been used.

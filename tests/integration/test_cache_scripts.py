@@ -23,10 +23,12 @@ from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnav
 from leaderboard.model import (
     INT32_MAX,
     INT32_MIN,
+    Answer,
     AskContext,
     AskStanding,
     AskTop,
     Context,
+    EncodedTop,
     Standing,
     Top,
     User,
@@ -108,7 +110,11 @@ async def fill(cache: CacheStore, board: Sequence[User], floor: Floor | None = N
 
 async def ask(cache: CacheStore, *questions: AskTop | AskStanding | AskContext) -> list[Any] | None:
     reading = await cache.read(questions, FRESH_S)
-    return None if reading is None else list(reading.answers)
+    return None if reading is None else [decoded(answer) for answer in reading.answers]
+
+
+def decoded(answer: Answer | Refuse) -> Answer | Top | Refuse:
+    return answer.decode() if isinstance(answer, EncodedTop) else answer
 
 
 async def shown(cache: CacheStore) -> list[User] | None:
@@ -551,7 +557,7 @@ async def test_an_invalidation_kills_what_is_under_way_and_only_a_later_look_bri
     assert (out_of_use.usable, out_of_use.moment, out_of_use.whole) == (False, moment(20), True)
     stale = await cache.read([AskTop(1)], None)
     assert stale is not None
-    assert stale.answers == [Top(standings(users(1)))]
+    assert list(map(decoded, stale.answers)) == [Top(standings(users(1)))]
     assert (await cache.apply("one", out_of_use, moment(30), [], [], 0))[0] is Applied.DONE
     assert await ask(cache, AskTop(1)) == [Top(standings(users(1)))]
 
@@ -728,7 +734,7 @@ async def test_a_reader_that_has_just_connected_doubts_what_is_there(
         assert await ask(newcomer, AskTop(1)) is None
         anyhow = await newcomer.read([AskTop(1)], None)
         assert anyhow is not None
-        assert anyhow.answers == [Top(standings(users(1)))]
+        assert list(map(decoded, anyhow.answers)) == [Top(standings(users(1)))]
         await catch_up(cache)
         assert await ask(newcomer, AskTop(1)) == [Top(standings(users(1)))]
 

@@ -13,9 +13,9 @@ from leaderboard.model import (
     AskStanding,
     AskTop,
     Context,
+    EncodedTop,
     Question,
     Standing,
-    Top,
 )
 from tests.system import sql
 
@@ -60,8 +60,8 @@ async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
     expected = [(rank, user_id, score) for rank, (user_id, score) in enumerate(BOARD, 1)]
 
     cached = await ask_cache(leaderboard, AskTop(100))
-    assert isinstance(cached, Top)
-    assert places(cached.users) == expected
+    assert isinstance(cached, EncodedTop)
+    assert places(cached.decode().users) == expected
     true = await leaderboard.truth.best(100)
     assert [(user.user_id, user.total_score) for user in true.value] == BOARD
 

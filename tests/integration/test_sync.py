@@ -19,7 +19,7 @@ from leaderboard.cache import keys
 from leaderboard.cache.store import CacheState
 from leaderboard.config import Settings
 from leaderboard.errors import CacheHangs, TruthUnavailable, UsernameTaken, UserNotFound
-from leaderboard.model import ScoreSet, Top, User, ranked
+from leaderboard.model import EncodedTop, ScoreSet, User, ranked
 from tests.system import redis, sql
 
 pytestmark = pytest.mark.anyio
@@ -126,8 +126,8 @@ async def in_use(app: App) -> None:
 
 async def top(app: App, n: int) -> list[tuple[int, int]]:
     """Id and score of the best `n`, as that process shows them."""
-    answer = cast("Top", (await app.board.top(n)).answer)
-    return [(user.user_id, user.total_score) for user in answer.users]
+    answer = cast("EncodedTop", (await app.board.top(n)).answer)
+    return [(user.user_id, user.total_score) for user in answer.decode().users]
 
 
 def from_cache(app: App) -> float:

@@ -4,7 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leaderboard.cache.copy import Copy, Move
-from leaderboard.model import INT32_MAX, INT32_MIN, AskContext, AskStanding, AskTop, Context, Top, User, ranked
+from leaderboard.model import (
+    INT32_MAX,
+    INT32_MIN,
+    AskContext,
+    AskStanding,
+    AskTop,
+    Context,
+    EncodedTop,
+    Top,
+    User,
+    ranked,
+)
 
 ids = st.integers(1, 30)
 scores = st.integers(-2, 2) | st.sampled_from([INT32_MIN, INT32_MAX])
@@ -31,7 +42,7 @@ def test_after_any_moves_it_answers_as_the_board_does(first: list[User], done: l
     assert copy.users() == in_order(model)
     for n in (1, 3, len(board), len(board) + 1):
         whole = everyone or n <= len(board)
-        assert copy.answer(AskTop(n)) == (Top(board[:n]) if whole else None)
+        assert copy.answer(AskTop(n)) == (EncodedTop.of(Top(board[:n])) if whole else None)
     for user_id in range(1, 32):
         index = next((i for i, standing in enumerate(board) if standing.user_id == user_id), None)
         assert copy.answer(AskStanding(user_id)) == (None if index is None else board[index])
@@ -52,5 +63,5 @@ def test_a_top_is_made_once_and_anew_after_a_move() -> None:
     assert copy.answer(AskTop(2)) is top
     copy.move(Move(10, [], [User(1, "a", None, 3)]))
     moved = copy.answer(AskTop(2))
-    assert isinstance(moved, Top)
-    assert [standing.user_id for standing in moved.users] == [1, 2]
+    assert isinstance(moved, EncodedTop)
+    assert [standing.user_id for standing in moved.decode().users] == [1, 2]

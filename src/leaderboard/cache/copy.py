@@ -9,20 +9,20 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from leaderboard.cache.tops import Tops
 from leaderboard.model import (
     NEIGHBOURS,
     Answer,
     AskStanding,
     AskTop,
     Context,
+    EncodedTop,
     Question,
     Standing,
     Top,
     User,
     ranked,
 )
-
-_TOPS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Copy:
         # In step: where to find somebody, and who that is.
         self._board = sorted(self._users.values(), key=_place)
         self._places = list(map(_place, self._board))
-        self._tops: dict[int, Top] = {}
+        self._tops = Tops()
 
     def __len__(self) -> int:
         return len(self._board)
@@ -93,14 +93,13 @@ class Copy:
         at = index - first
         return Context(standings[at], standings[:at], standings[at + 1 :], self.total)
 
-    def _top(self, n: int) -> Top | None:
+    def _top(self, n: int) -> EncodedTop | None:
         if not (self.everyone or n <= len(self._board)):
             return None
         top = self._tops.get(n)
         if top is None:
-            top = Top(self._standings(0, n))
-            if len(self._tops) < _TOPS_KEPT:
-                self._tops[n] = top
+            top = EncodedTop.of(Top(self._standings(0, n)))
+            self._tops.put(n, top)
         return top
 
     def _standings(self, first: int, end: int) -> list[Standing]:

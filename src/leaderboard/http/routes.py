@@ -27,7 +27,7 @@ from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.router import NoSuchPath, Router
-from leaderboard.model import Context, Page, ScoreSet, Standing, Top, User
+from leaderboard.model import Context, EncodedTop, Page, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard, Once, Reply
 
@@ -143,9 +143,9 @@ class Api:
 
     async def _board_page(self) -> Out:
         reply = await self._board.top(BOARD_SIZE)
-        if not isinstance(reply.answer, Top):
+        if not isinstance(reply.answer, EncodedTop):
             raise TypeError(reply.answer)
-        page = self._pages.board(reply.answer, age_seconds=_age(reply))
+        page = self._pages.board(reply.answer.decode(), age_seconds=_age(reply))
         return Out(200, (*self._page_headers, (b"vary", b"accept"), *_age_header(reply)), page)
 
     async def livez(self, _scope: Scope, _receive: Receive) -> Out:
@@ -464,7 +464,9 @@ def _reply(reply: Reply) -> Out:
     out: Out | None = reply.response
     if out is None:
         headers = _JSON if reply.age_s is None else (*_JSON, *_age_header(reply))
-        out = reply.response = Out(200, headers, _encode(reply.answer))
+        answer = reply.answer
+        body = answer.body if isinstance(answer, EncodedTop) else _encode(answer)
+        out = reply.response = Out(200, headers, body)
     return out
 
 

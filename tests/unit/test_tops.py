@@ -1,0 +1,35 @@
+"""Encoded tops take a bounded number of bytes; the one that was asked for longest ago goes first."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leaderboard.cache.tops import Tops
+from leaderboard.model import EncodedTop
+
+SIZES = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 60), st.booleans()), max_size=60)
+
+
+@given(SIZES)
+def test_they_never_take_more_than_they_may(asked: list[tuple[int, int, bool]]) -> None:
+    tops = Tops(100)
+    kept: dict[int, EncodedTop] = {}
+    for n, size, moved in asked:
+        if moved:
+            tops.clear()
+            kept.clear()
+        top = tops.get(n)
+        assert top == kept.pop(n, None)
+        if top is None:
+            top = EncodedTop(b"x" * size)
+            tops.put(n, top)
+        kept[n] = top
+        while sum(len(each.body) for each in kept.values()) > 100:
+            del kept[next(iter(kept))]
+
+
+def test_one_that_is_larger_than_all_may_be_is_not_kept() -> None:
+    tops = Tops(100)
+    tops.put(1, EncodedTop(b"x" * 100))
+    tops.put(2, EncodedTop(b"x" * 101))
+    assert tops.get(1) is not None
+    assert tops.get(2) is None

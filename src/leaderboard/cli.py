@@ -256,7 +256,7 @@ def key(
 
 
 def _warn_if_open(settings: Settings) -> None:
-    if not settings.api_keys.get_secret_value() and not settings.jwt_key.get_secret_value():
+    if not application.access(settings).guarded:
         _log.warning("no API_KEYS: whoever reaches the port may write", host=settings.host, port=settings.port)
 
 

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from leaderboard.credentials import BadEntry, parse_keys
+from leaderboard.credentials import ALLOWED, BadEntry, parse_keys
 
+_NOT_BLANK = r"\S"
 _IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
 _ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
 _RATE = re.compile(r"([1-9]\d{0,4})/(second|minute|hour)", re.ASCII)
@@ -33,10 +34,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
 
     port: int = Field(3000, ge=1, le=65535, description="TCP port the API listens on")
-    db_host: str = Field("postgres", min_length=1, description="PostgreSQL host, or directory of its socket")
+    db_host: str = Field("postgres", pattern=_NOT_BLANK, description="PostgreSQL host, or directory of its socket")
     db_port: int = Field(5432, ge=1, le=65535, description="PostgreSQL port")
-    db_name: str = Field("leaderboard", min_length=1, description="PostgreSQL database")
-    db_user: str = Field("postgres", min_length=1, description="PostgreSQL role")
+    db_name: str = Field("leaderboard", pattern=_NOT_BLANK, description="PostgreSQL database")
+    db_user: str = Field("postgres", pattern=_NOT_BLANK, description="PostgreSQL role")
     db_password: SecretStr = Field(SecretStr("password"), description="PostgreSQL password; never logged")
     redis_url: SecretStr = Field(
         SecretStr("redis://redis:6379"), description="Redis or Valkey: `redis://`, `rediss://` or `unix://`"
@@ -76,7 +77,7 @@ class Settings(BaseSettings):
         "",
         description="networks of the proxies whose `X-Forwarded-For` is believed, separated by spaces",
     )
-    host: str = Field("0.0.0.0", min_length=1, description="address the API listens on")  # noqa: S104
+    host: str = Field("0.0.0.0", pattern=_NOT_BLANK, description="address the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
     cache_size: int = Field(10_000, ge=10, le=100_000, description="best users the cache always holds")
     max_top_n: int = Field(100_000, ge=1, le=100_000, description="largest n of `/leaderboard/top/{n}`")
@@ -124,21 +125,29 @@ class Settings(BaseSettings):
     @field_validator("page_images")
     @classmethod
     def _image_sources(cls, sources: str) -> str:
-        for source in sources.split():
-            if not _IMAGE_SOURCE.fullmatch(source):
-                raise ValueError("empty, or sources like https: or https://img.example.com/")
+        if _blank(sources) or not all(_IMAGE_SOURCE.fullmatch(source) for source in sources.split()):
+            raise ValueError("empty, or sources like https: or https://img.example.com/")
         return sources
+
+    @field_validator("db_password", "jwt_audience", "jwt_issuer")
+    @classmethod
+    def _empty_or_text(cls, value: str | SecretStr) -> str | SecretStr:
+        if _blank(value if isinstance(value, str) else value.get_secret_value()):
+            raise ValueError("empty, or a text that is not blank")
+        return value
 
     @field_validator("api_keys")
     @classmethod
     def _keys(cls, keys: SecretStr) -> SecretStr:
-        parse_keys(keys.get_secret_value())
+        # Empty opens the board. What a template or a mounted secret leaves of a missing key must not.
+        if keys.get_secret_value() and not parse_keys(keys.get_secret_value()):
+            raise ValueError(f"empty, or at least one entry: {ALLOWED}")
         return keys
 
     @field_validator("jwt_algorithms")
     @classmethod
     def _algorithms(cls, names: str) -> str:
-        if not all(_ALGORITHM.fullmatch(name) for name in names.split()):
+        if _blank(names) or not all(_ALGORITHM.fullmatch(name) for name in names.split()):
             raise ValueError("empty, or some of HS256, HS384, HS512, the same with RS, PS or ES, and EdDSA")
         return names
 
@@ -146,6 +155,8 @@ class Settings(BaseSettings):
     @classmethod
     def _jwt_key(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
         algorithms = info.data.get("jwt_algorithms", "").split()
+        if _blank(key.get_secret_value().replace("\\n", "\n")):
+            raise ValueError("empty, or a secret or a public key, set together with JWT_ALGORITHMS")
         if not key.get_secret_value() and not algorithms:
             return key
         if not key.get_secret_value() or not algorithms:
@@ -158,9 +169,10 @@ class Settings(BaseSettings):
     @field_validator("reads")
     @classmethod
     def _readable(cls, reads: str, info: ValidationInfo) -> str:
-        if reads == "key" and not any(
-            info.data[name].get_secret_value() for name in ("api_keys", "jwt_key") if name in info.data
-        ):
+        keys, jwt_key = (
+            info.data[name].get_secret_value() if name in info.data else "" for name in ("api_keys", "jwt_key")
+        )
+        if reads == "key" and not parse_keys(keys) and not jwt_key:
             raise ValueError("open unless API_KEYS or JWT_KEY is set, as nobody could read")
         return reads
 
@@ -189,6 +201,11 @@ class Settings(BaseSettings):
         return url
 
 
+def _blank(text: str) -> bool:
+    """Whether there is a text, of white space alone: something should have been there, and is missing."""
+    return text.isspace()
+
+
 def rate(text: str) -> tuple[int, int] | None:
     """A limit such as `100/second` as requests and seconds; None for an empty text. Raises ValueError."""
     if not text:
@@ -202,6 +219,8 @@ def rate(text: str) -> tuple[int, int] | None:
 def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     """Networks in CIDR notation, or single addresses, separated by spaces. Raises ValueError."""
     try:
+        if _blank(text):
+            raise ValueError
         return tuple(ip_network(part) for part in text.split())
     except ValueError:
         raise ValueError("empty, or networks like 10.0.0.0/8 or fd00::/8, no bits set beyond the prefix") from None
@@ -234,4 +253,4 @@ def allowed_values(name: str) -> str:
     if bounds:
         kind = "an integer" if field.annotation is int else "a number"
         return f"{kind} from {bounds['ge']} to {bounds['le']}"
-    return "a text" if not any(hasattr(limit, "min_length") for limit in limits) else "a text that is not empty"
+    return "a text that is not blank"

@@ -184,7 +184,46 @@ def test_a_choice_is_one_of_those_it_names(monkeypatch: pytest.MonkeyPatch, name
 
 @pytest.mark.parametrize("name", NOT_EMPTY)
 def test_a_name_is_not_empty(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert refusal(monkeypatch, name, "") == f"{name}='': must be a text that is not empty"
+    assert refusal(monkeypatch, name, "") == f"{name}='': must be a text that is not blank"
+
+
+BLANKS = (" ", "\n", "\t", "\r\n", " \n ", "\N{NO-BREAK SPACE}")
+"""What a template or a mounted file leaves where the value was missing."""
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("blank", BLANKS, ids=ascii)
+def test_a_value_that_is_blank_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, blank: str) -> None:
+    """Taken for "not set", it would open what the setting was to close."""
+    if needed := NEEDED.get(name):
+        monkeypatch.setenv(needed, OTHERS[needed])
+    line = refusal(monkeypatch, name, blank)
+    assert line.startswith(f"{name}={'(hidden)' if name in SECRETS else repr(blank)}: must be ")
+
+
+@pytest.mark.parametrize("name", ["JWT_ALGORITHMS", "JWT_KEY"])
+def test_the_blank_half_of_a_pair_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert refusal(monkeypatch, name, " ").startswith(f"{name}=")
+
+
+@pytest.mark.parametrize("separators", [",", ", ,", ",\n", "\n,,\n"], ids=ascii)
+def test_keys_that_are_separators_alone_are_refused(monkeypatch: pytest.MonkeyPatch, separators: str) -> None:
+    line = refusal(monkeypatch, "API_KEYS", separators)
+    assert line == f"API_KEYS=(hidden): must be empty, or at least one entry: {credentials.ALLOWED}"
+    monkeypatch.setenv("READS", "key")
+    assert refusal(monkeypatch, "API_KEYS", separators) == line
+
+
+def test_a_line_end_written_out_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "empty, or a secret or a public key" in refusal(monkeypatch, "JWT_KEY", "\\n")
+
+
+def test_an_empty_value_is_a_value_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that list every variable, such as `.env.example`, have them empty."""
+    empty = [name for name in DEFAULTS if DEFAULTS[name] == ""]
+    for name in empty:
+        monkeypatch.setenv(name, "")
+    assert {name: value_of(load(), name) for name in empty} == dict.fromkeys(empty, "")
 
 
 @pytest.mark.parametrize("bad", ["*", "https://x", "data:", "https:; script-src *", "'self'", "https://x/y/"])
@@ -297,7 +336,7 @@ def test_a_rate_limit(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def test_trusted_proxies_are_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [str(network) for network in config.networks("10.0.0.0/8  ::1")] == ["10.0.0.0/8", "::1/128"]
-    for bad in ("10.0.0.1/8", "proxy", "10.0.0.0/33", "10.0.0.0/8,::1"):
+    for bad in ("10.0.0.1/8", "proxy", "10.0.0.0/33", "10.0.0.0/8,::1", ",", ", ,"):
         line = refusal(monkeypatch, "TRUSTED_PROXIES", bad)
         assert line.startswith(f"TRUSTED_PROXIES={bad!r}: must be empty, or networks like 10.0.0.0/8")
 
@@ -377,6 +416,21 @@ def test_every_command_stops_with_that_line(command: list[str], tmp_path: Path) 
     assert done.stderr == "leaderboard: LOG_LEVEL='loud': must be one of debug, info, warning, error\n"
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_does_not_start_with_keys_that_are_blank(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "leaderboard", "serve"],
+        env={"PATH": os.environ["PATH"], "API_KEYS": ", ,\n"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    line = f"leaderboard: API_KEYS=(hidden): must be empty, or at least one entry: {credentials.ALLOWED}\n"
+    assert done.stderr == line
 
 
 def test_the_command_that_makes_keys_prints_one_and_its_entry(tmp_path: Path) -> None:

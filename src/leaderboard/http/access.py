@@ -69,12 +69,13 @@ class Access:
         self._per_key = per_key
         self._per_address = per_address
         self._trusted = trusted_proxies
-        self._guarded = bool(keys) or tokens is not None
-        self.reads_need_key = self._guarded and reads_need_key
+        self.guarded = bool(keys) or tokens is not None
+        """Whether there are keys or tokens. Without them anyone may write."""
+        self.reads_need_key = self.guarded and reads_need_key
 
     def needs(self, call: Call) -> Scope | None:
         """The scope that this call needs here, None if it is open to all."""
-        if not self._guarded or (call.needs == "read" and not self.reads_need_key):
+        if not self.guarded or (call.needs == "read" and not self.reads_need_key):
             return None
         return call.needs
 

@@ -28,6 +28,9 @@ class UserTokens:
     The algorithms are ours to say, never the token's: they are pinned, and all of them take the one key. A secret
     serves HMAC only and a public key the others only, so that no public key can be taken for a secret. Raises
     ValueError, which does not quote the key, where they do not fit.
+
+    A token must have the `audience`, if one is given, among its `aud`; otherwise it must have no `aud`, not even
+    an empty one. It must have the `issuer`, if one is given, as its `iss`; otherwise it may have any or none.
     """
 
     def __init__(self, algorithms: Sequence[str], key: str, audience: str = "", issuer: str = "") -> None:
@@ -51,6 +54,9 @@ class UserTokens:
                 options={"require": ["exp", "sub"], "enforce_minimum_key_length": True},
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+            return None
+        if self._audience is None and "aud" in claims:
+            # PyJWT lets an audience that is empty or null pass where it is to expect none.
             return None
         subject = claims["sub"]
         return subject if _USER_ID.fullmatch(subject) and int(subject) <= INT32_MAX else None

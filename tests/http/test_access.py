@@ -110,6 +110,8 @@ def credentials() -> dict[str, Credential]:
         "no exp": nobody(f"Bearer {token(exp=None)}"),
         "not yet valid": nobody(f"Bearer {token(nbf=now + 300)}"),
         "issued tomorrow": nobody(f"Bearer {token(iat=now + 86_400)}"),
+        "somebody else's": nobody(f"Bearer {token(aud='other')}"),
+        "audience of nobody": nobody(f"Bearer {token(aud='')}"),
         "no sub": nobody(f"Bearer {token(sub=None)}"),
         "bad sub": nobody(f"Bearer {token(sub='01')}"),
         "wrong signature": nobody(f"Bearer {token(STRANGER)}"),

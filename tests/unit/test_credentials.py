@@ -161,6 +161,44 @@ def test_audience_and_issuer_are_asked_for_when_they_are_set() -> None:
         assert tokens.user_id(token.encode()) is None, wrong
 
 
+BOARD, ISSUER = "board", "https://issuer.example"
+NO_TEXT: tuple[Any, ...] = ("", [], [""], None, 0, False, {}, [[]], [None])
+"""What a claim may hold that names nobody."""
+
+
+def signed(**changes: Any) -> bytes:
+    """A token with exactly these claims beside the good ones; None stays, as null."""
+    return by_hand({"alg": "HS256"}, claims() | changes, hs256(SECRET))
+
+
+@pytest.mark.parametrize("issuer", ["", ISSUER])
+@pytest.mark.parametrize("aud", ["other", "board ", ["other"], {"board": 1}, ["board", 7], [["board"]], *NO_TEXT])
+def test_a_token_with_an_audience_that_is_not_the_one_is_refused(aud: Any, issuer: str) -> None:
+    token = signed(aud=aud, iss=ISSUER)
+    for audience in ("", BOARD):
+        assert UserTokens(["HS256"], SECRET, audience, issuer).user_id(token) is None, audience
+
+
+@pytest.mark.parametrize("issuer", ["", ISSUER])
+def test_a_token_has_the_audience_that_is_set_or_none(issuer: str) -> None:
+    closed, open_ = (UserTokens(["HS256"], SECRET, audience, issuer) for audience in (BOARD, ""))
+    assert (closed.user_id(signed(iss=ISSUER)), open_.user_id(signed(iss=ISSUER))) == (None, "7")
+    for aud in ("board", ["board"], ["other", "board"], ["", "board"]):
+        token = signed(aud=aud, iss=ISSUER)
+        assert (closed.user_id(token), open_.user_id(token)) == ("7", None), aud
+
+
+@pytest.mark.parametrize("audience", ["", BOARD])
+@pytest.mark.parametrize("iss", [ISSUER, ISSUER + "/", [ISSUER], [ISSUER, ""], {ISSUER: 1}, *NO_TEXT])
+def test_the_issuer_is_the_one_that_is_set(iss: Any, audience: str) -> None:
+    aud = {"aud": audience} if audience else {}
+    token = signed(iss=iss, **aud)
+    expected = "7" if iss == ISSUER else None
+    assert UserTokens(["HS256"], SECRET, audience, ISSUER).user_id(token) == expected
+    assert UserTokens(["HS256"], SECRET, audience).user_id(token) == "7", "without JWT_ISSUER, any or none"
+    assert UserTokens(["HS256"], SECRET, audience, ISSUER).user_id(signed(**aud)) is None
+
+
 def test_no_token_says_itself_how_it_is_verified() -> None:
     public = RSA[1]
     tokens = UserTokens(["RS256", "RS512"], public)

@@ -13,7 +13,7 @@ import typer
 from leaderboard import errors
 from leaderboard.cli import cli
 from leaderboard.config import BadSetting, Settings, load
-from leaderboard.http import access, problems, wire
+from leaderboard.http import access, hosts, problems, wire
 from leaderboard.http.call import Message
 from leaderboard.http.router import MethodNotAllowed, NoSuchPath
 from leaderboard.http.routes import CALLS
@@ -131,6 +131,7 @@ def _example(kind: problems.Kind) -> Exception:
     except errors.LeaderboardError as error:
         return error
     return {
+        "invalid_host": hosts.InvalidHost(),
         "unauthorized": access.Unauthorized("the header Authorization: Bearer is needed, and a key for write"),
         "forbidden": access.Forbidden("the key reader may not POST /users"),
         "rate_limited": access.RateLimited("address", 1500),

@@ -321,7 +321,7 @@ ENCODED_SLASHES = ["1%2F", "%2F1", "1%2f2", "1%2Fscore", "1%2fcontext", "..%2F1"
 
 # Where a value can go beside body and path
 HEADERS = [
-    *("Host", "Accept", "Accept-Encoding", "Authorization", "Cookie", "User-Agent", "Range", "If-None-Match"),
+    *("Accept", "Accept-Encoding", "Authorization", "Cookie", "User-Agent", "Range", "If-None-Match"),
     *("If-Modified-Since", "X-Forwarded-For", "Forwarded", "X-HTTP-Method-Override", "Origin", "Referer", "Via"),
     *("Idempotency-Key", "Traceparent", "Upgrade", "TE", "Expect", "X-Anything"),
 ]

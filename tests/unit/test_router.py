@@ -47,7 +47,8 @@ async def asked(method: str, path: str, raw_path: str | None = None) -> Message:
         sent.append(message)
 
     raw = (path if raw_path is None else raw_path).encode()
-    await ROUTER.serve({"type": "http", "method": method, "path": path, "raw_path": raw}, never, send)
+    scope = {"type": "http", "method": method, "path": path, "raw_path": raw, "headers": [(b"host", b"x")]}
+    await ROUTER.serve(scope, never, send)
     (message,) = sent
     return message
 

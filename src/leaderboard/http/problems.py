@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from leaderboard import errors
-from leaderboard.http import access, router, security, wire
+from leaderboard.http import access, hosts, router, security, wire
 from leaderboard.http.call import Headers
 
 RETRY_AFTER_S = 1
@@ -30,6 +30,7 @@ INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")
 TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (wire.MalformedJson, Kind("malformed_json", 400, "The body is not valid JSON")),
     (wire.ClientGone, Kind("client_gone", 400, "The request was cut short")),
+    (hosts.InvalidHost, Kind("invalid_host", 400, "The host is not given as it must be")),
     (errors.InvalidField, Kind("invalid_field", 422, "A field is not acceptable")),
     (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is not acceptable")),
     (

@@ -1,7 +1,8 @@
 """Finds what answers a request, and tells the server's start and end: the ASGI application, but for its answers.
 
 It stands before every hot call, and so is no more than the table of calls needs: paths of literal parts and of
-parameters that are one part each, and the methods of each path.
+parameters that are one part each, and the methods of each path. A request that does not name one host is refused
+here, as it concerns every path and those that are none.
 """
 
 import re
@@ -11,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.call import AsgiApp, Receive, Scope, Send
+from leaderboard.http.hosts import InvalidHost, has_one_host
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -58,6 +60,8 @@ class Router:
         return self._find(scope)(scope, receive, send)
 
     def _find(self, scope: Scope) -> AsgiApp:
+        if not has_one_host(scope):
+            return self._refuse(InvalidHost())
         # The path is decoded already: an encoded slash would be one in it, and a path have many spellings, of
         # which a proxy before us may know one.
         raw_path = scope.get("raw_path", b"")

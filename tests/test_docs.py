@@ -134,6 +134,7 @@ def _example(kind: problems.Kind) -> Exception:
         "invalid_host": hosts.InvalidHost(),
         "unauthorized": access.Unauthorized("the header Authorization: Bearer is needed, and a key for write"),
         "forbidden": access.Forbidden("the key reader may not POST /users"),
+        "cross_origin_write": access.CrossOriginWrite(),
         "rate_limited": access.RateLimited("address", 1500),
         "user_not_found": errors.UserNotFound(1001),
         "username_taken": errors.UsernameTaken("ada"),

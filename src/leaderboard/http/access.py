@@ -13,6 +13,7 @@ from leaderboard.credentials import KeyRing, Scope
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.call import Call
 from leaderboard.http.call import Scope as Request
+from leaderboard.http.hosts import from_own_page
 from leaderboard.http.limits import Limiter, Network, origin
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Unauthorized(Refused):
 
 class Forbidden(Refused):
     """The credential is known, and is not good for this call."""
+
+
+class CrossOriginWrite(Refused):
+    """Another site's page would write where no key is needed to."""
+
+    def __init__(self) -> None:
+        super().__init__("without keys, pages of other sites may not write: Origin must be the host that is asked")
 
 
 class RateLimited(Refused):
@@ -50,7 +58,10 @@ _READS: frozenset[Scope] = frozenset({"read"})
 
 
 class Access:
-    """The policy of one process. Without keys and tokens every call is open; without limits, at any rate."""
+    """The policy of one process. Without keys and tokens every call is open; without limits, at any rate.
+
+    One thing is refused even then: a write that another site's page has a browser send.
+    """
 
     def __init__(
         self,
@@ -90,10 +101,16 @@ class Access:
         """
         needs = self.needs(call)
         limited = call.limited and (self._per_key or self._per_address) is not None
-        if needs is None and not limited:
+        # Who can reach an open board may write, but a page must not do it in the name of who opens it.
+        own_pages_only = not self.guarded and call.needs == "write"
+        if needs is None and not limited and not own_pages_only:
             return None
 
         def ask(request: Request) -> str:
+            if own_pages_only and not from_own_page(request):
+                raise CrossOriginWrite
+            if needs is None and not limited:
+                return ""
             caller = self._caller(request, limited=limited)
             if needs is None:
                 return "" if caller is None else caller.called

@@ -1,7 +1,7 @@
-"""The header Host: which name a client has called this service by.
+"""The headers Host and Origin: by which name a client calls this service, and which site's page has it call.
 
-Two of them are read differently by a proxy and by us, and one that is no name means nothing to either; so both are
-refused (RFC 9112, section 3.2).
+Two Hosts are read differently by a proxy and by us, and one that is no name means nothing to either; so both are
+refused (RFC 9112, section 3.2). Origin is what a browser says, and no page can change it; other clients send none.
 """
 
 import re
@@ -12,6 +12,7 @@ from leaderboard.http.call import Scope
 # A comma may stand in a host by the grammar. Here it is what became of two headers that a proxy has joined.
 _HOST = re.compile(rb"(?:[\w.~%-]+|\[[\w.:~%-]+\])(?::\d*)?")
 _fits = _HOST.fullmatch
+_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
 
 
 class InvalidHost(LeaderboardError):
@@ -34,3 +35,24 @@ def has_one_host(scope: Scope) -> bool:
             host = value
     # The server puts an empty one where there is none.
     return _fits(host) is not None if host else scope["http_version"] != "1.1"
+
+
+def from_own_page(scope: Scope) -> bool:
+    """False for a request that another site's page sends: Origin is there, and is not the host that is asked.
+
+    The scheme is not compared, as a proxy before us may have ended TLS. `null`, which a sandboxed frame or a local
+    file sends, is nobody's page.
+    """
+    origins: list[bytes] = [value for name, value in scope["headers"] if name == b"origin"]
+    if not origins:
+        return True
+    scheme, _, site = origins[0].lower().partition(b"://")
+    port, host = _DEFAULT_PORTS.get(scheme), _host(scope)
+    if len(origins) > 1 or port is None or not host:
+        return False
+    return site.removesuffix(port) == host.removesuffix(port)
+
+
+def _host(scope: Scope) -> bytes:
+    """The Host in small letters; empty if there is none."""
+    return next((bytes(value).lower() for name, value in scope["headers"] if name == b"host"), b"")

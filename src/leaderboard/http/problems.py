@@ -38,6 +38,7 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
         Kind("unauthorized", 401, "A key is needed", ((b"www-authenticate", b"Bearer"),)),
     ),
     (access.Forbidden, Kind("forbidden", 403, "This key is not good for that")),
+    (access.CrossOriginWrite, Kind("cross_origin_write", 403, "Another site's page may not write here")),
     (access.RateLimited, Kind("rate_limited", 429, "Too many requests from this caller", _LATER)),
     (errors.UserNotFound, Kind("user_not_found", 404, "There is no such user")),
     (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),

@@ -301,7 +301,7 @@ _FIELDS = (
 )
 _ONCE = ("idempotency_key_reused", "idempotency_key_in_use")
 _ACCESS = ("unauthorized", "forbidden", "rate_limited")
-_WRITE = (*_ONCE, *_ACCESS, "overloaded", "unavailable", "outcome_unknown")
+_WRITE = (*_ONCE, *_ACCESS, "cross_origin_write", "overloaded", "unavailable", "outcome_unknown")
 _READ = (*_ACCESS, "overloaded", "unavailable")
 _USER = ("invalid_parameter", "user_not_found")
 

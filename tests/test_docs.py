@@ -50,6 +50,7 @@ def allowed(name: str) -> str:
     """What the refusal of a bad value says is allowed."""
     takes_empty = (
         "page_images",
+        "allowed_hosts",
         "api_keys",
         "jwt_algorithms",
         "jwt_key",
@@ -57,7 +58,7 @@ def allowed(name: str) -> str:
         "rate_limit_per_address",
     )
     takes_any_text = ("db_password", "jwt_audience", "jwt_issuer")
-    bad = "x" if name in {"redis_url", "trusted_proxies", *takes_empty} else " " if name in takes_any_text else ""
+    bad = "!" if name in {"redis_url", "trusted_proxies", *takes_empty} else " " if name in takes_any_text else ""
     with pytest.raises(BadSetting) as refusal:
         load(None, **{name: bad})
     return str(refusal.value).partition(": must be ")[2]
@@ -132,6 +133,7 @@ def _example(kind: problems.Kind) -> Exception:
         return error
     return {
         "invalid_host": hosts.InvalidHost(),
+        "misdirected_request": access.MisdirectedRequest(b"evil.example"),
         "unauthorized": access.Unauthorized("the header Authorization: Bearer is needed, and a key for write"),
         "forbidden": access.Forbidden("the key reader may not POST /users"),
         "cross_origin_write": access.CrossOriginWrite(),

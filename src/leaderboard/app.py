@@ -14,7 +14,7 @@ import structlog
 
 from leaderboard.batching import Bounds
 from leaderboard.cache.store import CacheStore
-from leaderboard.config import Settings, networks, rate
+from leaderboard.config import Settings, host_names, networks, rate
 from leaderboard.credentials import KeyRing, parse_keys
 from leaderboard.errors import CacheError
 from leaderboard.http.access import Access
@@ -76,6 +76,7 @@ def access(settings: Settings) -> Access:
         per_key=Limiter(*per_key) if per_key else None,
         per_address=Limiter(*per_address) if per_address else None,
         trusted_proxies=networks(settings.trusted_proxies),
+        hosts=frozenset(name.encode() for name in host_names(settings.allowed_hosts)),
     )
 
 

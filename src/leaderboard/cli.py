@@ -39,6 +39,12 @@ from leaderboard.truth.rank_index import Bucket, RankIndex
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 _NO, _USAGE, _FAILED = 1, 2, 3
+_LOOPBACK = "localhost 127.0.0.1 [::1]"
+"""The hosts that `dev` answers for.
+
+A site can give 127.0.0.1 to a name of its own (DNS rebinding). Its page, in a browser on this machine, could then
+read the board and write to it.
+"""
 _DIFFERENCES_SHOWN = 50
 _REJECTED_SHOWN = 20
 _SECONDS_BETWEEN_LINES = 2.0
@@ -221,6 +227,7 @@ def dev(
                 print(started.note)
         settings = _settings(
             host=host,
+            allowed_hosts=asked.allowed_hosts or (_LOOPBACK if host == "127.0.0.1" else ""),
             port=port,
             workers=workers,
             log_format="text",

@@ -17,6 +17,7 @@ from leaderboard.credentials import ALLOWED, BadEntry, parse_keys
 
 _NOT_BLANK = r"\S"
 _IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
+_HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
 _RATE = re.compile(r"([1-9]\d{0,4})/(second|minute|hour)", re.ASCII)
 _SECONDS = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
@@ -76,6 +77,10 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "",
         description="networks of the proxies whose `X-Forwarded-For` is believed, separated by spaces",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="hosts that a request may name in `Host`, whatever its port, separated by spaces; empty: any",
     )
     host: str = Field("0.0.0.0", pattern=_NOT_BLANK, description="address the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
@@ -188,6 +193,12 @@ class Settings(BaseSettings):
         networks(text)
         return text
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _host_names(cls, text: str) -> str:
+        host_names(text)
+        return text
+
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, url: SecretStr) -> SecretStr:
@@ -224,6 +235,14 @@ def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
         return tuple(ip_network(part) for part in text.split())
     except ValueError:
         raise ValueError("empty, or networks like 10.0.0.0/8 or fd00::/8, no bits set beyond the prefix") from None
+
+
+def host_names(text: str) -> frozenset[str]:
+    """Hosts without ports, separated by spaces, in small letters. Raises ValueError."""
+    names = text.lower().split()
+    if _blank(text) or not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise ValueError("empty, or hosts without a port, like board.example, 127.0.0.1 or [::1]")
+    return frozenset(names)
 
 
 def load(env_file: str | None = ".env", **overrides: object) -> Settings:

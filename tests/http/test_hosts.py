@@ -1,14 +1,22 @@
 """Which host is asked, and by which site's page: what a browser can be made to do by a page of somebody else's."""
 
-from collections.abc import Callable, Iterable
+import http.client
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
+from leaderboard.http.routes import CALLS
 from tests.http.contract import Answer, Caller, check_problem, exchange
-from tests.system import sql
+from tests.system import eventually, free_port, sql
 
 KEY = "a-key-of-more-than-16-characters"
 SECRET = "a secret of at least thirty-two bytes, for users' tokens"  # pragma: allowlist secret
@@ -177,3 +185,121 @@ def test_limits_by_address_leave_the_check_in_place(start: Callable[..., Caller]
     caller = start(rate_limit_per_address="1000/second")
     assert writes(caller, "null") == REFUSED
     assert writes(caller, "http://localhost") == DONE
+
+
+# Hosts that may be asked for
+
+HOSTS = "Board.Example 127.0.0.1 [::1]"
+MISDIRECTED = (421, "misdirected_request")
+
+
+@pytest.fixture(scope="module")
+def named(start: Callable[..., Caller], open_board: Caller) -> Caller:
+    """A process without keys that answers for some hosts only."""
+    return start(allowed_hosts=HOSTS)
+
+
+def paths() -> list[tuple[str, str]]:
+    """Method and path of every row of the route table."""
+    return [
+        (call.method, call.path.replace("{id}", "1").replace("{n}", "3").replace("{name}", "x")) for call in CALLS
+    ]
+
+
+@pytest.mark.parametrize("call", paths(), ids=" ".join)
+@pytest.mark.parametrize(
+    "host", ["evil.example:3000", "board.example.evil.example", "xboard.example", "127.0.0.2", "[::2]", None]
+)
+def test_a_request_for_another_host_is_refused(named: Caller, call: tuple[str, str], host: str | None) -> None:
+    answer = send(named, " ".join(call), '{"username":"other"}', host=host)
+    if call[1] in {"/livez", "/readyz"}:
+        # Whoever runs the process has an address only.
+        assert answer.status == 200
+    else:
+        assert (answer.status, answer.code) == MISDIRECTED
+
+
+@pytest.mark.parametrize("host", ["board.example", "BOARD.example:8443", "127.0.0.1:1", "[::1]:3000", "[::1]"])
+def test_a_request_for_one_of_the_hosts_is_answered(named: Caller, host: str) -> None:
+    assert send(named, "GET /leaderboard/top/3", host=host).status == 200
+    assert writes(named, host=host) == DONE
+    assert writes(named, f"http://{host}", host=host) == DONE
+    assert writes(named, "http://evil.example", host=host) == REFUSED
+
+
+def test_a_page_that_has_taken_our_address_is_refused(named: Caller, open_board: Caller) -> None:
+    """Its origin is the host that it asks: only the name tells."""
+    host, origin = "evil.example:3000", "http://evil.example:3000"
+    assert writes(named, origin, host=host) == {MISDIRECTED}
+    assert writes(open_board, origin, host=host) == DONE, "where any host may be asked for"
+
+
+def test_the_host_comes_before_the_key(start: Callable[..., Caller], open_board: Caller) -> None:
+    caller = start(allowed_hosts=HOSTS, api_keys=SecretStr(f"all:read+write+admin:{KEY}"), reads="key")
+    key = [f"Authorization: Bearer {KEY}"]
+    for headers in ([], key):
+        assert writes(caller, host="evil.example", headers=headers) == {MISDIRECTED}
+        assert send(caller, "GET /users/1", headers=headers, host="evil.example").code == MISDIRECTED[1]
+    assert writes(caller, host="board.example", headers=key) == DONE
+    assert send(caller, "GET /users/1", headers=key, host="board.example").status == 200
+
+
+# `leaderboard dev`
+
+
+@contextmanager
+def dev(folder: Path, **variables: str) -> Iterator[int]:
+    """Run it on an empty board in a new folder; the port it listens on."""
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "leaderboard", "dev", "--empty", "--port", str(port), "--data-dir", str(folder)],
+        env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ} | variables,
+        cwd=folder.parent,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            eventually(lambda: process.poll() is not None or status(port, "localhost", "/readyz") == 200, 60)
+            yield port
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def status(port: int, host: str, path: str = "/leaderboard/top/3", address: str = "127.0.0.1") -> int:
+    """What a GET for that host is answered; 0 if nobody does."""
+    connection = http.client.HTTPConnection(address, port, timeout=10)
+    try:
+        connection.request("GET", path, headers={"Host": host})
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+def test_dev_answers_on_this_machine_for_this_machine_only(data_dir: Path) -> None:
+    with dev(data_dir) as port:
+        for host in ("localhost", "127.0.0.1", "[::1]"):
+            assert status(port, f"{host}:{port}") == 200
+            assert status(port, host) == 200
+        for host in ("evil.example", "localhost.evil.example", "0.0.0.0", "127.0.0.2"):
+            assert status(port, f"{host}:{port}") == 421
+            assert status(port, host, "/") == 421
+
+
+@pytest.mark.parametrize(
+    ("variables", "answered"),
+    [
+        ({"HOST": "0.0.0.0"}, {"evil.example": 200, "localhost": 200}),
+        ({"ALLOWED_HOSTS": ""}, {"evil.example": 421, "localhost": 200}),
+        ({"ALLOWED_HOSTS": "board.test"}, {"board.test": 200, "localhost": 421}),
+        ({"HOST": "0.0.0.0", "ALLOWED_HOSTS": "board.test"}, {"board.test": 200, "localhost": 421}),
+    ],
+    ids=str,
+)
+def test_dev_answers_for_the_hosts_that_are_chosen(
+    data_dir: Path, variables: dict[str, str], answered: dict[str, int]
+) -> None:
+    with dev(data_dir, **variables) as port:
+        assert {host: status(port, f"{host}:{port}") for host in answered} == answered

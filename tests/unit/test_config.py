@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "RATE_LIMIT_PER_KEY": "",
     "RATE_LIMIT_PER_ADDRESS": "",
     "TRUSTED_PROXIES": "",
+    "ALLOWED_HOSTS": "",
     "HOST": "0.0.0.0",
     "WORKERS": 1,
     "CACHE_SIZE": 10_000,
@@ -89,6 +90,7 @@ OTHERS = {
     "RATE_LIMIT_PER_KEY": "100/second",
     "RATE_LIMIT_PER_ADDRESS": "10000/hour",
     "TRUSTED_PROXIES": "10.0.0.0/8 fd00::1",
+    "ALLOWED_HOSTS": "board.example [::1]",
 }
 """Values that texts with a form of their own may have."""
 NEEDED = {"JWT_ALGORITHMS": "JWT_KEY", "JWT_KEY": "JWT_ALGORITHMS", "READS": "API_KEYS"}
@@ -339,6 +341,28 @@ def test_trusted_proxies_are_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in ("10.0.0.1/8", "proxy", "10.0.0.0/33", "10.0.0.0/8,::1", ",", ", ,"):
         line = refusal(monkeypatch, "TRUSTED_PROXIES", bad)
         assert line.startswith(f"TRUSTED_PROXIES={bad!r}: must be empty, or networks like 10.0.0.0/8")
+
+
+def test_hosts_are_names_without_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.host_names(" Board.Example  127.0.0.1 [FD00::1] a_b ") == {
+        *("board.example", "127.0.0.1", "[fd00::1]", "a_b"),
+    }
+    assert config.host_names("") == frozenset()
+    for bad in (
+        "*",
+        "*.example",
+        "a:80",
+        "[::1]:80",
+        "::1",
+        "a,b",
+        "http://a",
+        "a/",
+        "\u00fc.example",
+        ",",
+        "a b:1",
+    ):
+        line = refusal(monkeypatch, "ALLOWED_HOSTS", bad)
+        assert line.startswith(f"ALLOWED_HOSTS={bad!r}: must be empty, or hosts without a port")
 
 
 def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

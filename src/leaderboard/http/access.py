@@ -5,7 +5,7 @@ nothing is configured that a call could be refused for, nothing is asked.
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from leaderboard.credentials import KeyRing, Scope
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.call import Call
 from leaderboard.http.call import Scope as Request
-from leaderboard.http.hosts import from_own_page
+from leaderboard.http.hosts import from_own_page, host_name
 from leaderboard.http.limits import Limiter, Network, origin
 
 if TYPE_CHECKING:
@@ -30,6 +30,13 @@ class Unauthorized(Refused):
 
 class Forbidden(Refused):
     """The credential is known, and is not good for this call."""
+
+
+class MisdirectedRequest(Refused):
+    """The request is for a host that is not among those this service answers for."""
+
+    def __init__(self, host: bytes) -> None:
+        super().__init__(f"the host {host.decode('latin-1')!r} is not in ALLOWED_HOSTS")
 
 
 class CrossOriginWrite(Refused):
@@ -73,13 +80,16 @@ class Access:
         per_key: Limiter | None = None,
         per_address: Limiter | None = None,
         trusted_proxies: Sequence[Network] = (),
+        hosts: Collection[bytes] = (),
     ) -> None:
+        """`hosts` are those that a request may be for, in small letters and without ports; none: any."""
         self._keys = keys
         self._tokens = tokens
         self._user_writes = user_writes
         self._per_key = per_key
         self._per_address = per_address
         self._trusted = trusted_proxies
+        self._hosts = hosts
         self.guarded = bool(keys) or tokens is not None
         """Whether there are keys or tokens. Without them anyone may write."""
         self.reads_need_key = self.guarded and reads_need_key
@@ -103,10 +113,14 @@ class Access:
         limited = call.limited and (self._per_key or self._per_address) is not None
         # Who can reach an open board may write, but a page must not do it in the name of who opens it.
         own_pages_only = not self.guarded and call.needs == "write"
-        if needs is None and not limited and not own_pages_only:
+        # Whoever runs the process asks for its health by whatever address it has.
+        hosts = self._hosts if call.limited else ()
+        if needs is None and not limited and not own_pages_only and not hosts:
             return None
 
         def ask(request: Request) -> str:
+            if hosts and (host := host_name(request)) not in hosts:
+                raise MisdirectedRequest(host)
             if own_pages_only and not from_own_page(request):
                 raise CrossOriginWrite
             if needs is None and not limited:

@@ -43,7 +43,8 @@ class Call:
     `aged`: while PostgreSQL is unreachable the answer may be an older one, with its Age.
 
     `needs` is the scope a key must have, None for a call that is open to all, always; `own`: where users may
-    write, a token of the user in the path is enough; `limited`: it counts against the caller's rate limit.
+    write, a token of the user in the path is enough; `limited`: it counts against the caller's rate limit, and
+    `ALLOWED_HOSTS` holds for it.
     """
 
     method: str

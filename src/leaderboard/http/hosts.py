@@ -5,14 +5,15 @@ refused (RFC 9112, section 3.2). Origin is what a browser says, and no page can 
 """
 
 import re
+from types import MappingProxyType
 
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.call import Scope
 
 # A comma may stand in a host by the grammar. Here it is what became of two headers that a proxy has joined.
-_HOST = re.compile(rb"(?:[\w.~%-]+|\[[\w.:~%-]+\])(?::\d*)?")
+_HOST = re.compile(rb"([\w.~%-]+|\[[\w.:~%-]+\])(?::\d*)?")
 _fits = _HOST.fullmatch
-_DEFAULT_PORTS = {b"http": b":80", b"https": b":443"}
+_DEFAULT_PORTS = MappingProxyType({b"http": b":80", b"https": b":443"})
 
 
 class InvalidHost(LeaderboardError):
@@ -51,6 +52,12 @@ def from_own_page(scope: Scope) -> bool:
     if len(origins) > 1 or port is None or not host:
         return False
     return site.removesuffix(port) == host.removesuffix(port)
+
+
+def host_name(scope: Scope) -> bytes:
+    """The Host without its port, in small letters; empty if there is none."""
+    match = _fits(_host(scope))
+    return b"" if match is None else match[1]
 
 
 def _host(scope: Scope) -> bytes:

@@ -31,6 +31,8 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (wire.MalformedJson, Kind("malformed_json", 400, "The body is not valid JSON")),
     (wire.ClientGone, Kind("client_gone", 400, "The request was cut short")),
     (hosts.InvalidHost, Kind("invalid_host", 400, "The host is not given as it must be")),
+    # Not 400: the request is as it must be. It was for another host (RFC 9110, section 15.5.20).
+    (access.MisdirectedRequest, Kind("misdirected_request", 421, "This is not the host that was asked for")),
     (errors.InvalidField, Kind("invalid_field", 422, "A field is not acceptable")),
     (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is not acceptable")),
     (

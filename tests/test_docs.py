@@ -12,7 +12,7 @@ import typer
 
 from leaderboard import errors
 from leaderboard.cli import cli
-from leaderboard.config import BadSetting, Settings, load
+from leaderboard.config import BadSetting, Settings, allowed_values, load
 from leaderboard.http import access, hosts, problems, wire
 from leaderboard.http.call import Message
 from leaderboard.http.router import MethodNotAllowed, NoSuchPath
@@ -82,6 +82,72 @@ def test_the_settings_of_the_readme_exist_with_those_defaults() -> None:
     for names, defaults, _ in table(README, "variable"):
         found = [default(name.lower()).strip("`") for name in code(names)]
         assert ", ".join(found) == defaults
+
+
+# `.env.example` and `compose.yaml`
+
+ENV_EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
+COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
+NOT_IN_A_CONTAINER = {"HOST"}
+"""There it listens on all addresses; which of them get in, `BIND_ADDRESS` says."""
+
+
+def commented_variables() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each comment of `.env.example` with the names and values that stand below it, of which it speaks."""
+    for comment, lines in re.findall(r"((?:^# .*\n)*)((?:^#[A-Z_]+=.*\n)+)", ENV_EXAMPLE, re.MULTILINE):
+        yield comment, [tuple(line[1:].split("=", 1)) for line in lines.splitlines()]
+
+
+def section(title: str) -> list[tuple[str, str]]:
+    """Names and values below that line of `.env.example`, up to the next empty line."""
+    (found,) = re.findall(rf"^# {re.escape(title)}$\n((?:.+\n)+)", ENV_EXAMPLE, re.MULTILINE)
+    return [tuple(line[1:].split("=", 1)) for line in found.splitlines() if not line.startswith("# ")]
+
+
+def test_the_example_of_an_environment_has_every_setting_once_with_its_default() -> None:
+    found = [variable for _, variables in commented_variables() for variable in variables]
+    only_for_compose = section("Only for `docker compose`")
+    assert sorted(found) == sorted(re.findall(r"^#?(\w+)=(.*)$", ENV_EXAMPLE, re.MULTILINE)), "every line is read"
+    expected = [(name.upper(), default(name).strip("`")) for name in Settings.model_fields]
+    expected = [(name, "" if value == "empty" else value) for name, value in expected]
+    assert sorted(found) == sorted([*expected, *only_for_compose])
+
+
+def test_what_is_only_for_compose_is_what_only_compose_reads() -> None:
+    read = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE))
+    settings = {name.upper() for name in Settings.model_fields}
+    assert dict(section("Only for `docker compose`")) == {
+        name: value for name, value in read.items() if name not in settings
+    }
+    assert {
+        name for name, _ in section("Only for `leaderboard serve` and `leaderboard dev`")
+    } == NOT_IN_A_CONTAINER
+
+
+def test_the_bounds_in_the_example_of_an_environment_are_the_real_ones() -> None:
+    checked = 0
+    for comment, variables in commented_variables():
+        bounds = {
+            tuple(map(int, found[0]))
+            for name, _ in variables
+            if name.lower() in Settings.model_fields
+            and (found := re.findall(r"from (\d+) to (\d+)$", allowed_values(name.lower())))
+        }
+        for least, most in re.findall(r"(\d+) to (\d+)", comment):
+            assert (int(least), int(most)) in bounds, f"{least} to {most}: {variables}"
+            checked += 1
+    assert checked
+
+
+def test_compose_passes_every_setting_on() -> None:
+    (block,) = re.findall(r"^x-leaderboard:.*?^  environment:\n(.*?)^  \w", COMPOSE, re.MULTILINE | re.DOTALL)
+    found = dict(re.findall(r"^    ([A-Z_]+):(?: (.*))?$", block, re.MULTILINE))
+    assert sorted(found) == sorted(
+        name.upper() for name in Settings.model_fields if name.upper() not in NOT_IN_A_CONTAINER
+    )
+    for name, value in found.items():
+        # As it is set, or with the default that the other services share.
+        assert value in {"", f"${{{name}:-{default(name.lower()).strip('`')}}}"}
 
 
 # Problems

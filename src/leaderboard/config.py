@@ -204,7 +204,8 @@ class Settings(BaseSettings):
     def _redis_scheme(cls, url: SecretStr) -> SecretStr:
         try:
             parts = urlsplit(url.get_secret_value())
-            usable = parts.scheme in {"redis", "rediss", "unix"} and parts.port != 0
+            place = parts.path if parts.scheme == "unix" else parts.hostname
+            usable = parts.scheme in {"redis", "rediss", "unix"} and bool(place) and parts.port != 0
         except ValueError:
             usable = False
         if not usable:

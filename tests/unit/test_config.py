@@ -252,6 +252,14 @@ def test_a_redis_url_has_a_port_that_can_be(monkeypatch: pytest.MonkeyPatch, url
     assert "must be a URL" in refusal(monkeypatch, "REDIS_URL", url.format(PASSWORD))
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://", "redis://:6379", "rediss://u:{}@:6379/0", "redis:///0", "unix://", "unix:"]
+)
+def test_a_redis_url_says_where(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """The client would go to this machine, where the host is missing from a template."""
+    assert "must be a URL" in refusal(monkeypatch, "REDIS_URL", url.format(PASSWORD))
+
+
 def test_a_redis_url_that_cannot_be_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "must be a URL" in refusal(monkeypatch, "REDIS_URL", f"redis://u:{PASSWORD}@[::1")
 

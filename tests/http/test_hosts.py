@@ -213,7 +213,7 @@ def paths() -> list[tuple[str, str]]:
 def test_a_request_for_another_host_is_refused(named: Caller, call: tuple[str, str], host: str | None) -> None:
     answer = send(named, " ".join(call), '{"username":"other"}', host=host)
     if call[1] in {"/livez", "/readyz"}:
-        # Whoever runs the process has an address only.
+        # A health check has only the address.
         assert answer.status == 200
     else:
         assert (answer.status, answer.code) == MISDIRECTED
@@ -267,7 +267,7 @@ def dev(folder: Path, **variables: str) -> Iterator[int]:
 
 
 def status(port: int, host: str, path: str = "/leaderboard/top/3", address: str = "127.0.0.1") -> int:
-    """What a GET for that host is answered; 0 if nobody does."""
+    """What a GET for that host is answered; 0 if there is no answer."""
     connection = http.client.HTTPConnection(address, port, timeout=10)
     try:
         connection.request("GET", path, headers={"Host": host})

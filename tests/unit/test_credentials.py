@@ -163,7 +163,7 @@ def test_audience_and_issuer_are_asked_for_when_they_are_set() -> None:
 
 BOARD, ISSUER = "board", "https://issuer.example"
 NO_TEXT: tuple[Any, ...] = ("", [], [""], None, 0, False, {}, [[]], [None])
-"""What a claim may hold that names nobody."""
+"""What a claim may hold that is no name."""
 
 
 def signed(**changes: Any) -> bytes:

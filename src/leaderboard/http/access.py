@@ -1,7 +1,7 @@
 """Who may call what, and how often: asked once a request, before its handler, of the row of the route table.
 
 Who calls: a key with its scopes, a user with a token of its own, or nobody known, who is then an address. Where
-nothing is configured that a call could be refused for, nothing is asked.
+a call cannot be refused, nothing is asked.
 """
 
 import math
@@ -111,9 +111,9 @@ class Access:
         """
         needs = self.needs(call)
         limited = call.limited and (self._per_key or self._per_address) is not None
-        # Who can reach an open board may write, but a page must not do it in the name of who opens it.
+        # Anyone who reaches an open board may write; a page that a browser has opened elsewhere may not.
         own_pages_only = not self.guarded and call.needs == "write"
-        # Whoever runs the process asks for its health by whatever address it has.
+        # Health checks call a process by its address.
         hosts = self._hosts if call.limited else ()
         if needs is None and not limited and not own_pages_only and not hosts:
             return None

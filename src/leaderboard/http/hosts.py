@@ -42,7 +42,7 @@ def from_own_page(scope: Scope) -> bool:
     """False for a request that another site's page sends: Origin is there, and is not the host that is asked.
 
     The scheme is not compared, as a proxy before us may have ended TLS. `null`, which a sandboxed frame or a local
-    file sends, is nobody's page.
+    file sends, is no host.
     """
     origins: list[bytes] = [value for name, value in scope["headers"] if name == b"origin"]
     if not origins:

@@ -30,9 +30,9 @@ INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")
 TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (wire.MalformedJson, Kind("malformed_json", 400, "The body is not valid JSON")),
     (wire.ClientGone, Kind("client_gone", 400, "The request was cut short")),
-    (hosts.InvalidHost, Kind("invalid_host", 400, "The host is not given as it must be")),
+    (hosts.InvalidHost, Kind("invalid_host", 400, "The header Host is missing, repeated or invalid")),
     # Not 400: the request is as it must be. It was for another host (RFC 9110, section 15.5.20).
-    (access.MisdirectedRequest, Kind("misdirected_request", 421, "This is not the host that was asked for")),
+    (access.MisdirectedRequest, Kind("misdirected_request", 421, "This service does not answer for that host")),
     (errors.InvalidField, Kind("invalid_field", 422, "A field is not acceptable")),
     (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is not acceptable")),
     (

@@ -283,7 +283,7 @@ class OneConnection:
         self._connection = connection
 
     @asynccontextmanager
-    async def pooled(self) -> AsyncIterator[asyncpg.Connection]:
+    async def pooled(self, _isolation: str | None = None) -> AsyncIterator[asyncpg.Connection]:
         yield self._connection
 
 

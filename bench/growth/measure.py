@@ -56,7 +56,7 @@ async def measure(
         await app.truth.migrate(lambda _: None)
     await app.truth.open()
     try:
-        async with app.truth.connections.alone(**PATIENT) as connection:
+        async with app.truth.connections.alone(PATIENT) as connection:
             board = Board(app, connection, users, progress)
             measuring = _Measuring(board, progress, seconds)
             load_s = await board.fill()

@@ -1,6 +1,7 @@
 """PostgreSQL servers that follow each other: a primary, standbys made from it, and one that is promoted."""
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ class Node:
     @classmethod
     def standby_of(cls, seed: EmbeddedPostgres, port: int, settings: Settings) -> Self:
         """A new server that follows the one on `port`, started."""
-        folder = seed._home / f"node-{free_port()}"
+        folder = seed._home / f"node-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
         if seed._account is not None:
             os.chown(folder, *seed._account)

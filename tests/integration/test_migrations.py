@@ -157,12 +157,12 @@ async def is_building(db: asyncpg.Connection) -> bool:
 
 
 async def is_waiting_its_turn(db: asyncpg.Connection) -> bool:
-    return bool(
-        await db.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            " AND query LIKE 'SELECT pg_%advisory_lock(%'"
-        )
+    """Whether a second migrator asks for the lock that a first one has."""
+    asking: int = await db.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND query LIKE 'SELECT WHERE pg_try_advisory_xact_lock(%'"
     )
+    return asking == 2
 
 
 @pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])

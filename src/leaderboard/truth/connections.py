@@ -10,6 +10,11 @@ server that is a standby now, or nowhere, and would be tried one after the other
 - a server that says it is a standby, or read-only, costs that connection and every one made before;
 - a connection that has been silent for a second is asked whether it is still there before it is used;
 - one that does not answer in time is closed, with all idle ones that have not answered since it was asked.
+
+Behind a pooler that lends a server's connection by the transaction (PgBouncer in transaction mode), nothing that is
+set on a connection stays, and a prepared statement may be looked for on another one. So there every use is a
+transaction that begins by setting what it needs, without prepared statements. A pooler shows by the process id of the
+server, which differs from the one that was given when connecting.
 """
 
 import asyncio
@@ -18,10 +23,10 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
+import structlog
 
 from leaderboard.errors import TruthReadOnly, TruthRefused, TruthUnavailable
 
@@ -45,6 +50,7 @@ CONFLICTS = (
 )
 """What it raises because of another transaction."""
 
+_STATEMENTS = 100
 _PLANNED_ANEW_S = 5
 _LONGEST_IDLE_S = 300
 _SILENT_S = 1.0
@@ -58,13 +64,26 @@ _NOT_NOW = (
     asyncpg.UndefinedFunctionError,
     asyncpg.UndefinedTableError,
 )
-_SESSION = MappingProxyType(
-    {"application_name": "leaderboard", "jit": "off", "default_transaction_isolation": "read committed"}
-)
+Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "REPEATABLE READ, READ ONLY"]
+
+_SESSION = MappingProxyType({"jit": "off", "default_transaction_isolation": "'read committed'"})
 # What the pool is asked again and again has one plan for some seconds: to make one for the parameters of each
 # call takes PostgreSQL longer than a small batch of scores. It must not be one that reads all of a table, which
 # was small when it was made; nor be kept for long, because by an index that does not fit it reads as much.
 _POOLED = MappingProxyType({**_SESSION, "enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"})
+
+_WHO = (
+    "SELECT FROM generate_series(1,"
+    " CASE WHEN pg_is_in_recovery() THEN 0 WHEN pg_backend_pid() = {} THEN 1 ELSE 2 END)"
+)
+"""Asks what is at the other end. It is sent as text, because a pooler may look for a prepared statement elsewhere;
+the answer is the number of rows, because the driver returns no more of a statement that is sent as text."""
+_STANDBY, _SERVER, _POOLER = "SELECT 0", "SELECT 1", "SELECT 2"
+
+_TOO_MANY_S = 5.0
+"""For how long the pool is smaller by one connection after the server has said that it has no more."""
+
+_log = structlog.get_logger(__name__)
 
 
 class _Pooled:
@@ -96,6 +115,8 @@ class Connections:
         self._in_use: set[_Pooled] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._trusted_since = float("-inf")
+        self.behind_pooler = False
+        """Whether a pooler was met when last connecting."""
 
     async def open(self) -> None:
         """Prepare the pool; connects only when first asked something."""
@@ -118,11 +139,12 @@ class Connections:
         await asyncio.gather(*self._closing)
 
     @asynccontextmanager
-    async def pooled(self) -> AsyncIterator[Connection]:
+    async def pooled(self, isolation: Isolation | None = None) -> AsyncIterator[Connection]:
         """A connection of the pool, to be used within the time that a call to PostgreSQL may take.
 
-        Raises TruthUnavailable, TruthReadOnly, TruthRefused, and any of CONFLICTS. Answers are to be looked at
-        while it is held: one that shows that the server is a standby is about the connection.
+        With `isolation` in one transaction, else each statement is one. Raises TruthUnavailable, TruthReadOnly,
+        TruthRefused, and any of CONFLICTS. Answers are to be looked at while it is held: one that shows that the
+        server is a standby is about the connection.
         """
         async with _translated(), asyncio.timeout(self._timeout_s) as deadline:
             pooled = await self._take()
@@ -130,7 +152,11 @@ class Connections:
             begun = time.monotonic()
             alive = True
             try:
-                yield pooled.connection
+                if isolation is None and not self.behind_pooler:
+                    yield pooled.connection
+                else:
+                    async with self._transaction(pooled.connection, isolation or "READ COMMITTED", _POOLED):
+                        yield pooled.connection
             except (asyncpg.ReadOnlySQLTransactionError, TruthReadOnly):
                 self._distrust(pooled)
                 raise
@@ -143,26 +169,45 @@ class Connections:
                     self._close_silent(begun)
                 self._give_back(pooled, alive=alive)
 
+    @asynccontextmanager
+    async def _transaction(
+        self, connection: Connection, isolation: Isolation, settings: Mapping[str, str]
+    ) -> AsyncIterator[None]:
+        begin = f"BEGIN ISOLATION LEVEL {isolation}"
+        await connection.execute(f"{begin}; {_set(settings, local=True)}" if self.behind_pooler else begin)
+        try:
+            yield
+        except Exception:
+            # Not after a cancellation: then the connection is closed.
+            if not connection.is_closed():
+                with suppress(*LOST, asyncpg.PostgresError):
+                    await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+
     async def _take(self) -> _Pooled:
         if not self._open:
             raise TruthUnavailable("the pool is not open")
         free = self._free
-        await free.acquire()
-        try:
-            while self._idle:
-                pooled = self._idle.pop()
-                if await self._is_good(pooled):
-                    return pooled
-                self._close_soon(pooled.connection)
-            begun = time.monotonic()
-            options = {
-                "command_timeout": self._timeout_s,
-                "max_cached_statement_lifetime": _PLANNED_ANEW_S,
-            }
-            return _Pooled(await self._connect(_POOLED, **options), begun)
-        except BaseException:
-            free.release()
-            raise
+        while True:
+            await free.acquire()
+            try:
+                while self._idle:
+                    pooled = self._idle.pop()
+                    if await self._is_good(pooled):
+                        return pooled
+                    self._close_soon(pooled.connection)
+                begun = time.monotonic()
+                return _Pooled(await self._connect(_POOLED, command_timeout=self._timeout_s), begun)
+            except TruthUnavailable as error:
+                if not isinstance(error.__cause__, asyncpg.TooManyConnectionsError) or not self._in_use:
+                    free.release()
+                    raise
+                # One of those in use will do: it is given back before the server has room for another one.
+                asyncio.get_running_loop().call_later(_TOO_MANY_S, free.release)
+            except BaseException:
+                free.release()
+                raise
 
     async def _is_good(self, pooled: _Pooled) -> bool:
         now = time.monotonic()
@@ -215,26 +260,60 @@ class Connections:
         task.add_done_callback(self._closing.discard)
 
     @asynccontextmanager
-    async def alone(self, **settings: str) -> AsyncIterator[Connection]:
-        """A connection of one's own with these settings, for what takes longer; raises as `pooled` does."""
+    async def alone(
+        self, settings: Mapping[str, str] = MappingProxyType({}), isolation: Isolation | None = None
+    ) -> AsyncIterator[Connection]:
+        """A connection of one's own with these settings, for what takes longer; raises as `pooled` does.
+
+        Without `isolation` and behind a pooler, the settings are not made, and nothing that is done on it stays.
+        """
         async with _translated():
             connection = await self._connect({**_SESSION, **settings})
             try:
-                yield connection
+                if isolation is None:
+                    yield connection
+                else:
+                    async with self._transaction(connection, isolation, {**_SESSION, **settings}):
+                        yield connection
             finally:
                 await connection.close(timeout=_CLOSING_S)
 
     async def _connect(self, settings: Mapping[str, str], **options: Any) -> Connection:
-        with _connecting():
-            connection: Connection = await asyncpg.connect(
-                **self._connect_to,
-                **options,
-                server_settings=dict(settings),
-                timeout=self._timeout_s,
-                target_session_attrs=SessionAttribute.primary,
-            )
-        _keep_alive(connection)
-        return connection
+        """A new connection to a primary, with these settings, or to a pooler before one."""
+        while True:
+            behind_pooler = self.behind_pooler
+            with _connecting():
+                connection: Connection = await asyncpg.connect(
+                    **self._connect_to,
+                    **options,
+                    server_settings={"application_name": "leaderboard"},
+                    timeout=self._timeout_s,
+                    statement_cache_size=0 if behind_pooler else _STATEMENTS,
+                    max_cached_statement_lifetime=_PLANNED_ANEW_S,
+                )
+                try:
+                    who = await connection.execute(_WHO.format(connection.get_server_pid()))
+                    if who == _STANDBY:
+                        raise TruthReadOnly(
+                            "this PostgreSQL server is a standby; only a primary can serve as truth"
+                        )
+                    self.behind_pooler = who == _POOLER
+                    if self.behind_pooler == behind_pooler:
+                        if not behind_pooler:
+                            await connection.execute(_set(settings, local=False))
+                        _keep_alive(connection)
+                        return connection
+                except BaseException:
+                    connection.terminate()
+                    raise
+            # It was made for something else than what is there.
+            connection.terminate()
+            if self.behind_pooler:
+                _log.info("PostgreSQL is behind a pooler: every call is a transaction of several round trips")
+
+
+def _set(settings: Mapping[str, str], *, local: bool) -> str:
+    return "; ".join(f"SET {'LOCAL' if local else 'SESSION'} {name} = {value}" for name, value in settings.items())
 
 
 async def _close(connection: Connection) -> None:
@@ -259,8 +338,6 @@ def _connecting() -> Iterator[None]:
     """What PostgreSQL says while it is connected to means that it cannot be asked now."""
     try:
         yield
-    except asyncpg.TargetServerAttributeNotMatched as error:
-        raise TruthReadOnly("this PostgreSQL server is a standby; only a primary can serve as truth") from error
     except asyncpg.PostgresError as error:
         raise TruthUnavailable(f"PostgreSQL cannot be connected to: {error}") from error
 

@@ -4,6 +4,9 @@ Two rules come from PostgreSQL. `CREATE INDEX CONCURRENTLY` cannot run in a tran
 an index runs alone and first drops what an interrupted try left INVALID. And it waits for every older
 transaction to end, so a second migrator that sat in `pg_advisory_lock` would deadlock with it: the lock is
 polled instead.
+
+The lock belongs to a transaction on a connection of its own, because behind a pooler there is no session that
+could hold it. Between its statements that transaction has no snapshot, so building an index does not wait for it.
 """
 
 import asyncio
@@ -19,16 +22,20 @@ _LOCK_KEY = 0x1EADE2B0A2D
 
 async def migrate(
     connection: asyncpg.Connection,
+    lock: asyncpg.Connection,
     report: Callable[[str], None],
     patience_s: float = 60,
 ) -> int:
     """Apply what is missing and return how many steps that was; `report` gets a line for each.
 
-    Waits at most `patience_s` for another migrator, then raises TruthUnavailable.
+    `lock` is another connection, which is used for no more than the lock. Waits at most `patience_s` for another
+    migrator, then raises TruthUnavailable.
     """
     sql = load_queries("schema")
     deadline = asyncio.get_running_loop().time() + patience_s
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK_KEY):
+    await lock.execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 0")
+    # As text: a prepared statement's portal would keep its snapshot, for which building an index waits.
+    while await lock.execute(f"SELECT WHERE pg_try_advisory_xact_lock({_LOCK_KEY})") != "SELECT 1":
         if asyncio.get_running_loop().time() > deadline:
             raise TruthUnavailable(f"another migration has been running for {patience_s:.0f} s")
         await asyncio.sleep(0.1)
@@ -40,7 +47,7 @@ async def migrate(
             report(f"applied {step.version:04d} {step.name}, step {step.step}")
         return len(steps)
     finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK_KEY)
+        await lock.execute("COMMIT")
 
 
 async def check(connection: asyncpg.Connection) -> None:
@@ -63,6 +70,7 @@ async def _apply(connection: asyncpg.Connection, step: Step, sql: Mapping[str, s
     record = (step.version, step.step, step.name)
     if step.builds_index is None:
         async with connection.transaction():
+            await connection.execute("SET LOCAL statement_timeout = 0")
             await connection.execute(step.sql)
             await connection.execute(sql["record"], *record)
         return

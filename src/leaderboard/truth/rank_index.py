@@ -51,7 +51,7 @@ from leaderboard.model import (
     Standing,
     ranked,
 )
-from leaderboard.truth.connections import Connections
+from leaderboard.truth.connections import Connection, Connections, Isolation
 from leaderboard.truth.rows import Seen, moment_of, one_row, users_of
 from leaderboard.truth.sql import load_queries
 
@@ -158,41 +158,42 @@ class RankIndex:
     async def tend(self) -> Tended | None:
         """Fold if it is called for; None if somebody else did at this moment."""
         try:
-            async with self._connections.pooled() as connection:
+            async with self._connections.pooled("REPEATABLE READ") as connection:
                 return await self._fold(connection, MOST_UNFOLDED, 0 if self._refitting else FOLD_FROM)
         except asyncpg.SerializationError:
             return None
 
     async def repair(self) -> Repair:
         """Make an index that cannot be used one that can; within ten minutes, or TruthUnavailable is raised."""
-        async with asyncio.timeout(_REPAIR_S), self._repairing() as connection:
+        async with asyncio.timeout(_REPAIR_S):
             try:
-                if (await self._fold(connection, MOST_FOLDED, 0)).folded:
-                    return "folded"
+                async with self._repairing("REPEATABLE READ") as connection:
+                    if (await self._fold(connection, MOST_FOLDED, 0)).folded:
+                        return "folded"
             except asyncpg.SerializationError:
                 return "left"
-            return "built" if await self._build(connection) else "left"
+            async with self._repairing("READ COMMITTED") as connection:
+                return "built" if await self._build(connection) else "left"
 
     async def build(self) -> bool:
         """Count everything; False if somebody else is writing the index."""
-        async with asyncio.timeout(_REPAIR_S), self._repairing() as connection:
+        async with asyncio.timeout(_REPAIR_S), self._repairing("READ COMMITTED") as connection:
             return await self._build(connection)
 
     async def _build(self, connection: asyncpg.Connection) -> bool:
         return await connection.fetchval(self._sql["build"], WIDTH, MOST_FENCES, LOCK_KEY) is not None
 
     async def _fold(self, connection: Any, most: int, fold_from: int) -> Tended:
-        async with connection.transaction(isolation="repeatable_read"):
-            row = await one_row(connection, self._sql["fold"], most, fold_from, FOLD_AFTER_S, LOCK_KEY)
-            tended = Tended(row["log_valid"], row["usable"], row["unfolded"], row["locked"], row["folded"])
-            if tended.folded:
-                refitted = await connection.fetchval(self._sql["refit"], WIDTH, MOST_FENCES)
-                # It goes only so far at once.
-                self._refitting = refitted is not None
+        row = await one_row(connection, self._sql["fold"], most, fold_from, FOLD_AFTER_S, LOCK_KEY)
+        tended = Tended(row["log_valid"], row["usable"], row["unfolded"], row["locked"], row["folded"])
+        if tended.folded:
+            refitted = await connection.fetchval(self._sql["refit"], WIDTH, MOST_FENCES)
+            # It goes only so far at once.
+            self._refitting = refitted is not None
         return tended
 
-    def _repairing(self) -> AbstractAsyncContextManager[asyncpg.Connection]:
-        return self._connections.alone(statement_timeout=f"{_REPAIR_S}s")
+    def _repairing(self, isolation: Isolation) -> AbstractAsyncContextManager[Connection]:
+        return self._connections.alone({"statement_timeout": f"'{_REPAIR_S}s'"}, isolation)
 
     async def discard(self) -> None:
         """Throw the index away, so that it is built anew."""
@@ -209,7 +210,7 @@ class RankIndex:
 
     async def recount_all(self) -> list[Bucket] | None:
         """Count everybody, and return where the index is wrong; None when it cannot be used."""
-        async with asyncio.timeout(_REPAIR_S), self._repairing() as connection:
+        async with asyncio.timeout(_REPAIR_S), self._repairing("READ COMMITTED") as connection:
             rows = await connection.fetch(self._sql["recount_all"], MOST_UNFOLDED)
         if any(row["said"] is None for row in rows):
             return None

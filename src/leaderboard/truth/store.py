@@ -263,10 +263,7 @@ class TruthStore:
 
     async def audit(self, since: Snapshot, floor_score: int | None, limit: int, n: int) -> tuple[Changes, Board]:
         """`catch_up` and `board`, both at the same moment."""
-        async with (
-            self.connections.pooled() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
+        async with self.connections.pooled("REPEATABLE READ, READ ONLY") as connection:
             changes = await self._catch_up(connection, since, floor_score, limit)
             return changes, _board(await one_row(connection, self._read["board"], n, MOST_UNFOLDED))
 
@@ -297,8 +294,8 @@ class TruthStore:
 
     async def migrate(self, report: Callable[[str], None]) -> int:
         """Bring the schema up to date; see `migrate.migrate`."""
-        async with self.connections.alone(statement_timeout="0") as connection:
-            return await migrate.migrate(connection, report)
+        async with self.connections.alone() as connection, self.connections.alone() as lock:
+            return await migrate.migrate(connection, lock, report)
 
     async def check_schema(self) -> None:
         """Raise SchemaOutdated if the database lacks a migration of this program."""
@@ -307,8 +304,12 @@ class TruthStore:
 
     @asynccontextmanager
     async def importing(self) -> AsyncIterator[importer.Importer]:
-        """An importer with a connection of its own."""
-        async with self.connections.alone(statement_timeout="0") as connection:
+        """An importer with a connection of its own. Raises TruthUnavailable behind a pooler."""
+        async with self.connections.alone({"statement_timeout": "0"}) as connection:
+            if self.connections.behind_pooler:
+                raise TruthUnavailable(
+                    "an import needs a session, and this is a pooler; point DB_HOST and DB_PORT at PostgreSQL"
+                )
             yield importer.Importer(connection)
 
     # How a change is made

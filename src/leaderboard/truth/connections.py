@@ -11,10 +11,10 @@ server that is a standby now, or nowhere, and would be tried one after the other
 - a connection that has been silent for a second is asked whether it is still there before it is used;
 - one that does not answer in time is closed, with all idle ones that have not answered since it was asked.
 
-Behind a pooler that lends a server's connection by the transaction (PgBouncer in transaction mode), nothing that is
-set on a connection stays, and a prepared statement may be looked for on another one. So there every use is a
-transaction that begins by setting what it needs, without prepared statements. A pooler shows by the process id of the
-server, which differs from the one that was given when connecting.
+Behind a pooler that lends a server's connection by the transaction (PgBouncer in transaction mode), nothing that
+is set on a connection stays, and a prepared statement may be looked for on another one. So there every use is a
+transaction that begins by setting what it needs, without prepared statements. A pooler shows by the process id of
+the server, which differs from the one that was given when connecting.
 """
 
 import asyncio

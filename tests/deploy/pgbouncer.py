@@ -1,0 +1,70 @@
+"""PgBouncer from the system, before a PostgreSQL of a test."""
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Self
+
+from leaderboard.config import Settings
+from leaderboard.embedded import HOST, _Account, _as
+from tests.system import eventually, free_port
+
+PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+
+
+class PgBouncer:
+    """In transaction mode, and otherwise as it is configured by default."""
+
+    def __init__(self, folder: Path, settings: Settings, account: _Account | None, **more: object) -> None:
+        """`more` are settings of PgBouncer; it runs as `account`, because it refuses to run as root."""
+        self.settings = settings.model_copy(update={"db_host": HOST, "db_port": free_port()})
+        self._folder = folder
+        self._account = account
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True)
+        password = settings.db_password.get_secret_value()
+        (folder / "users.txt").write_text(f'"{settings.db_user}" "{password}"\n')
+        self._lines = {
+            "listen_addr": HOST,
+            "listen_port": self.settings.db_port,
+            "unix_socket_dir": "''",
+            "auth_type": "scram-sha-256",
+            "auth_file": folder / "users.txt",
+            "logfile": folder / "log",
+            "pool_mode": "transaction",
+            **more,
+        }
+        self.lead_to(settings)
+
+    def lead_to(self, settings: Settings) -> None:
+        """Write the configuration with this server behind it; `reload` has it take effect."""
+        lines = [f"* = host={settings.db_host} port={settings.db_port}"]
+        text = "\n".join(["[databases]", *lines, "[pgbouncer]", *(f"{k} = {v}" for k, v in self._lines.items())])
+        (self._folder / "pgbouncer.ini").write_text(text + "\n")
+        if self._account is not None:
+            for path in (self._folder, *self._folder.iterdir()):
+                os.chown(path, *self._account)
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [PROGRAM, "-q", str(self._folder / "pgbouncer.ini")],
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+            **_as(self._account),
+        )
+        eventually(self._answers, 10, "PgBouncer answers")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.settings.db_port), 1):
+                return True
+        except OSError:
+            return False

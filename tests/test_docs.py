@@ -49,6 +49,10 @@ def code(cell: str) -> list[str]:
 def allowed(name: str) -> str:
     """What the refusal of a bad value says is allowed."""
     takes_empty = (
+        "database_url",
+        "db_sslcert",
+        "db_sslkey",
+        "db_sslrootcert",
         "page_images",
         "allowed_hosts",
         "api_keys",

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from importlib.metadata import version
 
 import structlog
 
+from leaderboard import tls
 from leaderboard.batching import Bounds
 from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings, host_names, networks, rate
@@ -50,8 +52,23 @@ def truth_store(settings: Settings) -> TruthStore:
         "database": settings.db_name,
         "user": settings.db_user,
         "password": settings.db_password.get_secret_value(),
+        "ssl": _postgres_tls(settings),
     }
     return TruthStore(Connections(connect, settings.db_pool_size, settings.db_timeout_ms / 1000))
+
+
+def _postgres_tls(settings: Settings) -> str | ssl.SSLContext:
+    """As libpq does it: `require` verifies the certificate only where it is said by which authorities."""
+    mode = settings.db_sslmode
+    if mode in {"disable", "allow", "prefer"}:
+        return mode
+    return tls.client_context(
+        authorities=settings.db_sslrootcert,
+        certificate=settings.db_sslcert,
+        key=settings.db_sslkey,
+        verify=mode != "require" or bool(settings.db_sslrootcert),
+        check_host=mode == "verify-full",
+    )
 
 
 def cache_store(settings: Settings) -> CacheStore:

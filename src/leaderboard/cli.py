@@ -100,7 +100,7 @@ def serve(
     server.check_port(settings)
     _warn_if_open(settings)
     try:
-        asyncio.run(application.truth_store(settings).check_schema())
+        _tell_connections(settings, asyncio.run(application.truth_store(settings).check_schema()))
     except Unavailable as error:
         print(f"leaderboard: starting without PostgreSQL: {error}", file=sys.stderr)
     server.serve(settings)
@@ -265,6 +265,21 @@ def key(
 def _warn_if_open(settings: Settings) -> None:
     if not application.access(settings).guarded:
         _log.warning("no API_KEYS: whoever reaches the port may write", host=settings.host, port=settings.port)
+
+
+def _tell_connections(settings: Settings, allowed: int) -> None:
+    """Log how many connections to PostgreSQL this service may open, and warn if that is more than there are."""
+    most = settings.workers * settings.db_pool_size
+    numbers = {
+        "most": most,
+        "workers": settings.workers,
+        "db_pool_size": settings.db_pool_size,
+        "allowed": allowed,
+    }
+    if most > allowed:
+        _log.warning("PostgreSQL allows fewer connections than this service may want", **numbers)
+    else:
+        _log.info("connections to PostgreSQL", **numbers)
 
 
 def _settings(**overrides: Any) -> Settings:

@@ -6,13 +6,15 @@ the tests are held against this class.
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from typing import Any, Literal, get_args, get_origin
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from leaderboard import tls
 from leaderboard.credentials import ALLOWED, BadEntry, parse_keys
 
 _NOT_BLANK = r"\S"
@@ -21,6 +23,7 @@ _HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
 _RATE = re.compile(r"([1-9]\d{0,4})/(second|minute|hour)", re.ASCII)
 _SECONDS = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
+_WITHOUT_VERIFICATION = frozenset({"disable", "allow", "prefer"})
 _MOST_REQUESTS = 10_000
 """Every request that a window holds is remembered."""
 
@@ -40,6 +43,19 @@ class Settings(BaseSettings):
     db_name: str = Field("leaderboard", pattern=_NOT_BLANK, description="PostgreSQL database")
     db_user: str = Field("postgres", pattern=_NOT_BLANK, description="PostgreSQL role")
     db_password: SecretStr = Field(SecretStr("password"), description="PostgreSQL password; never logged")
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="`postgresql://user:password@host:port/database` instead of the five settings before it, with"
+        " `?sslmode=` and the like instead of the four after it; empty: not used; never logged",
+    )
+    db_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        "prefer", description="whether PostgreSQL is spoken to with TLS, and how its certificate is verified"
+    )
+    db_sslrootcert: str = Field(
+        "", description="file of the authorities that PostgreSQL's certificate may be from; empty: the system's"
+    )
+    db_sslcert: str = Field("", description="file of the client's certificate; empty: none")
+    db_sslkey: str = Field("", description="file of the client's key; empty: none", validate_default=True)
     redis_url: SecretStr = Field(
         SecretStr("redis://redis:6379"), description="Redis or Valkey: `redis://`, `rediss://` or `unix://`"
     )
@@ -126,6 +142,41 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
     log_format: Literal["json", "text"] = Field("json", description="one JSON object or one text line an event")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, values: dict[str, Any]) -> dict[str, Any]:
+        url = values.get("database_url")
+        text = url.get_secret_value() if isinstance(url, SecretStr) else url
+        return {**values, **postgres_url(text)} if text else values
+
+    @field_validator("db_sslrootcert")
+    @classmethod
+    def _authorities(cls, file: str, info: ValidationInfo) -> str:
+        if file:
+            tls.client_context(authorities=file)
+            if info.data.get("db_sslmode") in _WITHOUT_VERIFICATION:
+                raise ValueError("empty, unless DB_SSLMODE is require, verify-ca or verify-full")
+        return file
+
+    @field_validator("db_sslcert")
+    @classmethod
+    def _client_certificate(cls, file: str) -> str:
+        if file and not Path(file).is_file():
+            raise ValueError("empty, or a file that can be read, of a certificate in PEM")
+        return file
+
+    @field_validator("db_sslkey")
+    @classmethod
+    def _client_key(cls, file: str, info: ValidationInfo) -> str:
+        certificate = info.data.get("db_sslcert", "")
+        if file and certificate:
+            tls.client_context(certificate=certificate, key=file)
+        elif file or certificate:
+            raise ValueError("set together with DB_SSLCERT, or neither")
+        if file and info.data.get("db_sslmode") in _WITHOUT_VERIFICATION:
+            raise ValueError("empty, unless DB_SSLMODE is require, verify-ca or verify-full")
+        return file
 
     @field_validator("page_images")
     @classmethod
@@ -218,6 +269,35 @@ def _blank(text: str) -> bool:
     return text.isspace()
 
 
+_POSTGRES_URL = (
+    "empty, or a URL like postgresql://user:password@host:5432/database, percent-encoded, with no other parameters"
+    " than sslmode, sslrootcert, sslcert and sslkey"
+)
+_URL_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey"})
+
+
+def postgres_url(url: str) -> dict[str, Any]:
+    """The settings that a URL of PostgreSQL stands for, by their names. Raises ValueError."""
+    try:
+        parts = urlsplit(url)
+        parameters = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        found: dict[str, Any] = {
+            "db_host": unquote(parts.hostname or ""),
+            "db_port": parts.port,
+            "db_name": unquote(parts.path.removeprefix("/")),
+            "db_user": unquote(parts.username or ""),
+            "db_password": unquote(parts.password or ""),
+        }
+    except ValueError:
+        raise ValueError(_POSTGRES_URL) from None
+    names = [name for name, _ in parameters]
+    known = _URL_PARAMETERS.issuperset(names) and len(set(names)) == len(names)
+    if parts.scheme not in {"postgresql", "postgres"} or parts.fragment or not known or "," in parts.netloc:
+        raise ValueError(_POSTGRES_URL)
+    found |= {f"db_{name}": value for name, value in parameters}
+    return {name: value for name, value in found.items() if value}
+
+
 def rate(text: str) -> tuple[int, int] | None:
     """A limit such as `100/second` as requests and seconds; None for an empty text. Raises ValueError."""
     if not text:
@@ -254,7 +334,8 @@ def load(env_file: str | None = ".env", **overrides: object) -> Settings:
         raise BadSetting(f"{env_file}: must be text in UTF-8") from None
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
+        # A validator of all settings is about the URL, from which several are made.
+        name = str(first["loc"][0]) if first["loc"] else "database_url"
         secret = Settings.model_fields[name].annotation is SecretStr
         value = "(hidden)" if secret else repr(first["input"])
         allowed = str(first["ctx"]["error"]) if first["type"] == "value_error" else allowed_values(name)

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from leaderboard import config, credentials
 from leaderboard.config import BadSetting, Settings, allowed_values, load
+from tests.deploy.certificates import Authority
 
 DEFAULTS: dict[str, Any] = {
     "PORT": 3000,
@@ -21,6 +22,11 @@ DEFAULTS: dict[str, Any] = {
     "DB_NAME": "leaderboard",
     "DB_USER": "postgres",
     "DB_PASSWORD": "password",  # pragma: allowlist secret
+    "DATABASE_URL": "",
+    "DB_SSLMODE": "prefer",
+    "DB_SSLROOTCERT": "",
+    "DB_SSLCERT": "",
+    "DB_SSLKEY": "",
     "REDIS_URL": "redis://redis:6379",
     "API_KEYS": "",
     "JWT_ALGORITHMS": "",
@@ -72,6 +78,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "STOP_DELAY_MS": (0, 60_000),
 }
 CHOICES = {
+    "DB_SSLMODE": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "STALE_READS": ("on", "off"),
     "READS": ("open", "key"),
     "ALLOW_USER_WRITES": ("on", "off"),
@@ -79,9 +86,12 @@ CHOICES = {
     "LOG_FORMAT": ("json", "text"),
 }
 NOT_EMPTY = ("DB_HOST", "DB_NAME", "DB_USER", "HOST")
-SECRETS = ("DB_PASSWORD", "REDIS_URL", "API_KEYS", "JWT_KEY")
+SECRETS = ("DB_PASSWORD", "DATABASE_URL", "REDIS_URL", "API_KEYS", "JWT_KEY")
 PASSWORD = "correct-horse-battery"  # pragma: allowlist secret
+FILES = ("DB_SSLROOTCERT", "DB_SSLCERT", "DB_SSLKEY")
+"""Files of certificates: `test_tls_files_are_checked` has them."""
 OTHERS = {
+    "DATABASE_URL": "postgresql:///",
     "REDIS_URL": "rediss://:x@elsewhere:1/2",
     "PAGE_IMAGES": "https: http://a.example/",
     "API_KEYS": "reader:read:" + PASSWORD,  # pragma: allowlist secret
@@ -141,10 +151,10 @@ def test_every_setting_has_limits_that_are_tested_here() -> None:
             }
             assert (limits["ge"], limits["le"]) == BOUNDS[name.upper()]
         else:
-            assert name.upper() in {*NOT_EMPTY, *SECRETS, *OTHERS, "JWT_AUDIENCE", "JWT_ISSUER"}
+            assert name.upper() in {*NOT_EMPTY, *SECRETS, *OTHERS, *FILES, "JWT_AUDIENCE", "JWT_ISSUER"}
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.parametrize("name", [name for name in DEFAULTS if name not in FILES])
 def test_the_environment_sets_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     value: Any
     if name in BOUNDS:
@@ -501,3 +511,70 @@ def test_what_is_allowed_is_said_of_every_setting_that_can_be_bad() -> None:
 @pytest.mark.parametrize("source", ["*", "https://x/; script-src *", "https://x", "data:", "'unsafe-inline'"])
 def test_an_image_source_cannot_widen_the_policy_of_the_page(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     assert "must be empty, or sources like https:" in refusal(monkeypatch, "PAGE_IMAGES", source)
+
+
+# TLS and the URL of PostgreSQL
+
+
+def test_tls_files_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("client")
+    _, another_key = authority.issue("another")
+    unreadable = "must be empty, or a file that can be read"
+    assert unreadable in refusal(monkeypatch, "DB_SSLROOTCERT", "/nowhere")
+    assert unreadable in refusal(monkeypatch, "DB_SSLROOTCERT", str(key))
+    assert "unless DB_SSLMODE is" in refusal(monkeypatch, "DB_SSLROOTCERT", str(authority.file))
+    monkeypatch.setenv("DB_SSLMODE", "verify-full")
+    monkeypatch.setenv("DB_SSLROOTCERT", str(authority.file))
+    assert unreadable in refusal(monkeypatch, "DB_SSLCERT", "/nowhere")
+    monkeypatch.delenv("DB_SSLCERT")
+    assert "set together with DB_SSLCERT" in refusal(monkeypatch, "DB_SSLKEY", str(key))
+    monkeypatch.setenv("DB_SSLCERT", str(certificate))
+    assert unreadable in refusal(monkeypatch, "DB_SSLKEY", str(another_key))
+    monkeypatch.setenv("DB_SSLKEY", str(key))
+    settings = load()
+    assert [settings.db_sslrootcert, settings.db_sslcert, settings.db_sslkey] == [
+        str(authority.file),
+        str(certificate),
+        str(key),
+    ]
+
+
+def test_a_url_stands_for_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://b%40b:p%40ss%3A%23@db.example:5433/board?sslmode=require")
+    monkeypatch.setenv("DB_HOST", "elsewhere")
+    settings = load()
+    named = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD", "DB_SSLMODE")
+    values = ("db.example", 5433, "board", "b@b", "p@ss:#", "require")
+    assert tuple(value_of(settings, name) for name in named) == values
+
+
+def test_what_a_url_does_not_say_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://db.example")
+    monkeypatch.setenv("DB_NAME", "board")
+    settings = load()
+    assert (settings.db_host, settings.db_port, settings.db_name) == ("db.example", 5432, "board")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://db.example/board",
+        "db.example:5432/board",
+        "postgresql://db.example:99999/board",
+        "postgresql://one.example,two.example/board",
+        "postgresql://db.example/board?options=-cjit%3Doff",
+        "postgresql://db.example/board?sslmode=require&sslmode=disable",
+        "postgresql://db.example/board#part",
+        f"postgresql://me:{PASSWORD}@[db.example/board",
+    ],
+)
+def test_a_url_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    line = refusal(monkeypatch, "DATABASE_URL", url)
+    assert line.startswith("DATABASE_URL=(hidden): must be empty, or a URL like postgresql://")
+    assert PASSWORD not in line
+
+
+def test_the_parts_of_a_url_are_checked_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = refusal(monkeypatch, "DATABASE_URL", "postgresql://db.example/board?sslmode=maybe")
+    assert line.startswith("DB_SSLMODE='maybe': must be one of disable, ")

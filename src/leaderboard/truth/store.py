@@ -297,10 +297,15 @@ class TruthStore:
         async with self.connections.alone() as connection, self.connections.alone() as lock:
             return await migrate.migrate(connection, lock, report)
 
-    async def check_schema(self) -> None:
-        """Raise SchemaOutdated if the database lacks a migration of this program."""
-        async with self.connections.alone() as connection:
+    async def check_schema(self) -> int:
+        """How many connections the server allows to all its clients, but superusers.
+
+        Raises SchemaOutdated if the database lacks a migration of this program.
+        """
+        async with self.connections.alone(isolation="READ COMMITTED") as connection:
             await migrate.check(connection)
+            allowed: int = await connection.fetchval(self._read["connections_allowed"])
+        return allowed
 
     @asynccontextmanager
     async def importing(self) -> AsyncIterator[importer.Importer]:

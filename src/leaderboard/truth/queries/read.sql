@@ -33,3 +33,6 @@ SELECT pg_current_snapshot()::text AS snapshot, truth_epoch() AS epoch
 -- name: read_only
 -- Whether this session's transactions refuse writes: on a standby, or where an operator or a full disk wants it so.
 SELECT current_setting('transaction_read_only')::boolean
+
+-- name: connections_allowed
+SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer

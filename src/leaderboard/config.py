@@ -45,8 +45,8 @@ class Settings(BaseSettings):
     db_password: SecretStr = Field(SecretStr("password"), description="PostgreSQL password; never logged")
     database_url: SecretStr = Field(
         SecretStr(""),
-        description="`postgresql://user:password@host:port/database` instead of the five settings before it, with"
-        " `?sslmode=` and the like instead of the four after it; empty: not used; never logged",
+        description="`postgresql://user:<password>@host:port/database` instead of the five settings before it,"
+        " with `?sslmode=` and the like instead of the four after it; empty: not used; never logged",
     )
     db_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         "prefer", description="whether PostgreSQL is spoken to with TLS, and how its certificate is verified"
@@ -270,8 +270,8 @@ def _blank(text: str) -> bool:
 
 
 _POSTGRES_URL = (
-    "empty, or a URL like postgresql://user:password@host:5432/database, percent-encoded, with no other parameters"
-    " than sslmode, sslrootcert, sslcert and sslkey"
+    "empty, or a URL like postgresql://user:<password>@host:5432/database, percent-encoded, with no other"
+    " parameters than sslmode, sslrootcert, sslcert and sslkey"
 )
 _URL_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey"})
 

@@ -147,7 +147,7 @@ def test_a_role_that_owns_nothing_needs_what_the_documentation_grants(
     assert found is not None
     for statement in filter(None, map(str.strip, found[1].split(";"))):
         sql(owner, statement)
-    mine = on(own_postgres, db_user="leaderboard_api", db_password=SecretStr("choose-another"))
+    mine = on(own_postgres, db_user="leaderboard_api", db_password=SecretStr("<password>"))
     api = serve(**mine)
     the_calls_work(api)
     again = {"Idempotency-Key": "a key of mine".replace(" ", "-")}

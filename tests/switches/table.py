@@ -681,8 +681,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "truth/store.py",
-                'connection.transaction(isolation="repeatable_read", readonly=True)',
-                "connection.transaction(readonly=True)",
+                'self.connections.pooled("REPEATABLE READ, READ ONLY")',
+                'self.connections.pooled("READ COMMITTED")',
             ),
         ),
         (f"{_SYNC}test_an_audit_compares_at_one_moment",),
@@ -1224,8 +1224,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "truth/rank_index.py",
-                'connection.transaction(isolation="repeatable_read")',
-                'connection.transaction(isolation="read_committed")',
+                'self._connections.pooled("REPEATABLE READ")',
+                'self._connections.pooled("READ COMMITTED")',
             ),
         ),
         (

@@ -684,6 +684,19 @@ async def test_without_its_claim_a_rebuild_does_nothing(
     assert await shown(cache) == users(5)
 
 
+@pytest.mark.parametrize("expires_s", [None, 3600])
+async def test_a_lease_or_a_claim_that_lasts_too_long_counts_as_free(
+    cache: CacheStore, server: Redis, expires_s: int | None
+) -> None:
+    await fill(cache, users(3))
+    server.set(keys.LEASE, "somebody", ex=expires_s)
+    server.set(keys.CLAIM, "somebody", ex=expires_s)
+    state = await cache.poll("poller", 50)
+    assert state is not None
+    assert state.leased
+    assert await cache.claim("rebuilder", 1000) is not None
+
+
 async def test_a_claim_that_nobody_extends_runs_out(cache: CacheStore, server: Redis) -> None:
     await fill(cache, users(5))
     asof = await cache.claim("slow", 20)

@@ -601,6 +601,14 @@ async def log_length(db: asyncpg.Connection) -> int:
     return int(await db.fetchval("SELECT count(*) FROM user_changes"))
 
 
+async def test_a_snapshot_of_the_future_is_none_to_catch_up_from(store: TruthStore) -> None:
+    """Else the present would be taken for a later one, and what commits until then never be read."""
+    present = (await store.now()).snapshot
+    assert (await store.catch_up(present, None, PLENTY)).usable
+    future = Snapshot(present.xmax + 1000, present.xmax + 1000)
+    assert not (await store.catch_up(future, None, PLENTY)).usable
+
+
 async def test_the_log_is_kept_short_and_for_long_enough(store: TruthStore, db: asyncpg.Connection) -> None:
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
     before = await store.now()

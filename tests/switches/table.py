@@ -76,6 +76,7 @@ def _code(text: str) -> str:
 
 
 _SCRIPTS = "tests/integration/test_cache_scripts.py::"
+_CONNECTIONS = "tests/integration/test_connections.py::"
 _LOG = "tests/integration/test_change_log.py::"
 _SYNC = "tests/integration/test_sync.py::"
 _WRITES = "tests/integration/test_writes.py::"
@@ -650,6 +651,73 @@ SWITCHES: tuple[Switch, ...] = (
         ),
         (f"{_SCRIPTS}test_a_state_that_makes_no_sense_is_dropped[snapshot]",),
         by="UnicodeDecodeError",
+    ),
+    Switch(
+        "a cache that cannot be read is dropped",
+        "every read fails for good, and nothing notices",
+        (Edit("cache/store.py", "raise await self._damaged(error, reply[0]) from error", "raise"),),
+        (f"{_SCRIPTS}test_equal_counts_of_different_members_are_dropped_when_read",),
+        by="ValueError",
+    ),
+    Switch(
+        "a lease that does not expire counts as free",
+        "the cache is caught up by no process any more",
+        (Edit("cache/scripts/poll.lua", "if left == -1 or left > tonumber(ARGV[2]) then", "if false then"),),
+        (f"{_SCRIPTS}test_a_lease_or_a_claim_that_lasts_too_long_counts_as_free",),
+    ),
+    Switch(
+        "a claim that does not expire counts as free",
+        "the cache is rebuilt by no process any more",
+        (Edit("cache/scripts/claim.lua", "if left == -1 or left > tonumber(ARGV[3]) then", "if false then"),),
+        (f"{_SCRIPTS}test_a_lease_or_a_claim_that_lasts_too_long_counts_as_free",),
+    ),
+    Switch(
+        "no catching up from a snapshot of the future",
+        "what commits until then is never shown",
+        (
+            Edit(
+                "truth/queries/log.sql",
+                "AND pg_snapshot_xmax(v.p) <= pg_snapshot_xmax(pg_current_snapshot())",
+                "",
+            ),
+        ),
+        (f"{_LOG}test_a_snapshot_of_the_future_is_none_to_catch_up_from",),
+    ),
+    # Connections to PostgreSQL
+    Switch(
+        "connections: to a primary only",
+        "after a failover a process goes on with a standby, and its writes are refused",
+        (
+            Edit("truth/connections.py", "if who == _STANDBY:", "if False:"),
+            Edit("truth/connections.py", "self.behind_pooler = who == _POOLER", "self.behind_pooler = False"),
+        ),
+        (f"{_LOG}test_a_standby_does_not_serve_as_truth_until_it_is_promoted",),
+    ),
+    Switch(
+        "connections: none that was made before a server took no writes",
+        "one after the other is tried, and each refuses a batch",
+        (Edit("truth/connections.py", "            self._trusted_since = now\n", "            pass\n"),),
+        (f"{_CONNECTIONS}test_a_server_that_takes_no_writes_costs_every_connection_made_before",),
+    ),
+    Switch(
+        "connections: a read-only primary is connected to again after a second only",
+        "every refused write costs a connection",
+        (Edit("truth/connections.py", "if now - pooled.made > _SILENT_S:", "if True:"),),
+        (f"{_CONNECTIONS}test_a_read_only_primary_is_not_connected_to_again_and_again",),
+    ),
+    Switch(
+        "connections: asked whether they are there",
+        "a write is sent into a connection that is gone, and its outcome unknown",
+        (Edit("truth/connections.py", "if silent_s <= _SILENT_S:", "if True:"),),
+        (f"{_CONNECTIONS}test_a_connection_that_was_silent_is_asked_before_it_is_used",),
+        by="TruthUnavailable",
+    ),
+    Switch(
+        "connections: none that was silent during a deadline",
+        "each of them costs a deadline, one after the other",
+        (Edit("truth/connections.py", "if deadline.expired():", "if False:"),),
+        (f"{_CONNECTIONS}test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile",),
+        by="TruthUnavailable",
     ),
     Switch(
         "a key of another type is dropped",

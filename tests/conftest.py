@@ -113,8 +113,10 @@ def serve(settings: Settings) -> Iterator[Callable[..., ApiProcess]]:
     """Starts API processes; overrides of settings are keyword arguments."""
     started: list[ApiProcess] = []
 
-    def start(wait_for: str = "ok", program: str = "leaderboard", **overrides: object) -> ApiProcess:
-        process = ApiProcess(settings.model_copy(update=overrides), program)
+    def start(
+        wait_for: str = "ok", program: str = "leaderboard", open_files: int | None = None, **overrides: object
+    ) -> ApiProcess:
+        process = ApiProcess(settings.model_copy(update=overrides), program, open_files=open_files)
         started.append(process)
         return process.start(wait_for)
 

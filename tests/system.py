@@ -59,9 +59,12 @@ def environment(settings: Settings) -> dict[str, str]:
 class ApiProcess:
     """`leaderboard serve` as a process of its own, with an HTTP client."""
 
-    def __init__(self, settings: Settings, program: str = "leaderboard", **variables: str) -> None:
-        """`variables` are added to the environment."""
+    def __init__(
+        self, settings: Settings, program: str = "leaderboard", *, open_files: int | None = None, **variables: str
+    ) -> None:
+        """`open_files` is the limit of the process's open files, `variables` are added to its environment."""
         self.program = program
+        self.open_files = open_files
         self.variables = variables
         self.settings = settings.model_copy(update={"port": free_port(), "host": "127.0.0.1"})
         self.url = f"http://127.0.0.1:{self.settings.port}"
@@ -78,8 +81,11 @@ class ApiProcess:
 
     def start(self, wait_for: str = "ok") -> Self:
         """Start it and wait until its status is as expected."""
+        command = [sys.executable, "-m", self.program, "serve"]
+        if self.open_files is not None:
+            command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self.open_files), *command]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", self.program, "serve"],
+            command,
             env={**environment(self.settings), **self.variables},
             cwd=ROOT,
             start_new_session=True,

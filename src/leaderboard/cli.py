@@ -74,7 +74,7 @@ def main() -> None:
         cli()
     except BadSetting as error:
         _fail(str(error), _USAGE)
-    except (LeaderboardError, embedded.EmbeddedError, server.PortInUse) as error:
+    except (LeaderboardError, embedded.EmbeddedError, server.CannotServe) as error:
         _fail(str(error), _FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

@@ -28,6 +28,10 @@ _MOST_REQUESTS = 10_000
 """Every request that a window holds is remembered."""
 
 
+FEWEST_CONNECTIONS = 16
+"""The least that MAX_CONNECTIONS may be."""
+
+
 class BadSetting(Exception):
     """A setting that cannot be used: one line naming the variable, its value and what is allowed."""
 
@@ -126,7 +130,11 @@ class Settings(BaseSettings):
         30_000, ge=100, le=60_000, description="how long a connection may take to send the next request's headers"
     )
     max_connections: int = Field(
-        4096, ge=16, le=100_000, description="client connections of one process, at most; more wait to be accepted"
+        4096,
+        ge=FEWEST_CONNECTIONS,
+        le=100_000,
+        description="client connections of one process, at most, or fewer if the limit of open files is low; more"
+        " wait to be accepted",
     )
     stop_delay_ms: int = Field(
         3000, ge=0, le=60_000, description="how long to go on, not ready, after SIGTERM, so that balancers notice"

@@ -17,6 +17,7 @@ import socket
 from functools import partial
 
 import granian._signals
+import structlog
 from granian import Granian
 from granian._granian import WorkerSignal
 from granian.constants import HTTPModes, Interfaces
@@ -24,7 +25,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from leaderboard.app import App
-from leaderboard.config import Settings
+from leaderboard.config import FEWEST_CONNECTIONS, Settings
 from leaderboard.http.call import AsgiApp
 from leaderboard.observe import set_up_logs
 
@@ -32,16 +33,23 @@ _CLOSING_S = 2
 """How long a process may take to close its stores, when everything has been answered."""
 _LARGEST_HEADERS = 64 * 1024
 """Bytes the server holds for each connection, at most, of requests not read yet and of answers not taken yet."""
-_OTHER_FILES = 1000
-"""Open files of a process that are not clients' connections, generously."""
+_OTHER_FILES = 40
+"""Open files of a process that are connections neither of clients nor to PostgreSQL, at most. It has about 28:
+pipes, event loops, logs, connections to Redis, the listening socket."""
+_FILES_PER_DB_CONNECTION = 2
+"""The connection, and another on which PostgreSQL is asked to cancel its statement."""
+_LONGEST_QUEUE = 1024
+"""Connections of clients that wait to be accepted by one process, at most."""
+
+_log = structlog.get_logger(__name__)
 
 
-class PortInUse(Exception):
-    """The port cannot be listened on; says why."""
+class CannotServe(Exception):
+    """What serving needs is not there: the port, or open files; says what."""
 
 
 def check_port(settings: Settings) -> None:
-    """Raise PortInUse unless the port is free.
+    """Raise CannotServe unless the port is free.
 
     Granian shares its port with others of its kind, and would not notice that one is there already.
     """
@@ -50,17 +58,17 @@ def check_port(settings: Settings) -> None:
             pass
     except OSError as error:
         reason = os.strerror(error.errno or errno.EADDRINUSE)
-        raise PortInUse(
+        raise CannotServe(
             f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another port"
         ) from None
 
 
 def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
     """Serve until SIGINT or SIGTERM; with `stop_on_hangup`, for a person, until the terminal is closed, and
-    without delay."""
+    without delay. Raises CannotServe."""
     if stop_on_hangup:
         settings = settings.model_copy(update={"stop_delay_ms": 0})
-    _allow_files(settings.max_connections + _OTHER_FILES)
+    connections = _connections(settings)
     server = Granian(
         "leaderboard",
         address=settings.host,
@@ -72,7 +80,9 @@ def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
         http1_settings=HTTP1Settings(
             header_read_timeout=settings.idle_timeout_ms, max_buffer_size=_LARGEST_HEADERS
         ),
-        backpressure=settings.max_connections,
+        backpressure=connections,
+        # As many may wait as are served, so that a small limit is not followed by a long wait.
+        backlog=min(connections, _LONGEST_QUEUE),
         websockets=False,
         respawn_failed_workers=True,
         workers_kill_timeout=math.ceil((settings.stop_delay_ms + settings.request_timeout_ms) / 1000) + _CLOSING_S,
@@ -102,12 +112,41 @@ def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
     server.serve(target_loader=partial(_worker, settings), wrap_loader=False)
 
 
-def _allow_files(wanted: int) -> None:
-    """Raise the limit of open files to that, if it is lower and may be raised: each connection is one."""
+def _connections(settings: Settings) -> int:
+    """How many connections of clients one process accepts: MAX_CONNECTIONS, or as many as its open files allow.
+
+    Without a file for the next connection, the server would try to accept it again and again, as fast as it can.
+    """
+    others = _OTHER_FILES + _FILES_PER_DB_CONNECTION * settings.db_pool_size
+    limit = _allow_files(settings.max_connections + others)
+    connections = min(settings.max_connections, limit - others)
+    if connections < FEWEST_CONNECTIONS:
+        raise CannotServe(
+            f"the limit of open files is {limit}, which is too low: a process needs {others} for itself and"
+            f" {FEWEST_CONNECTIONS} for clients; allow {others + FEWEST_CONNECTIONS} or more (ulimit -n)"
+        )
+    if connections < settings.max_connections:
+        _log.warning(
+            "fewer client connections than MAX_CONNECTIONS, because of the limit of open files (ulimit -n)",
+            max_connections=settings.max_connections,
+            open_files=limit,
+            client_connections=connections,
+        )
+    return connections
+
+
+def _allow_files(wanted: int) -> int:
+    """Raise the limit of open files to `wanted`, or as far as it may be raised; returns how many may be used."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
+    try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):
+        # macOS has another limit below the hard one.
+        return soft
+    return allowed
 
 
 def _worker(settings: Settings) -> AsgiApp:

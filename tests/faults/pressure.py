@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -33,11 +34,22 @@ def rest(connection: socket.socket) -> bytes:
     return received
 
 
+def is_reset(connection: socket.socket) -> bool:
+    """Whether the server has ended the connection, although the client has not read all that was sent."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
 def worker(api: ApiProcess) -> int:
     """The process that answers; the one started is its parent."""
     assert api.process is not None
     children = Path(f"/proc/{api.process.pid}/task/{api.process.pid}/children").read_text("ascii").split()
     return int(children[0])
+
+
+def open_files(api: ApiProcess) -> int:
+    return len(list(Path(f"/proc/{worker(api)}/fd").iterdir()))
 
 
 def memory_mb(api: ApiProcess) -> float:

@@ -26,8 +26,6 @@ _SECONDS = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
 _WITHOUT_VERIFICATION = frozenset({"disable", "allow", "prefer"})
 _MOST_REQUESTS = 10_000
 """Every request that a window holds is remembered."""
-
-
 FEWEST_CONNECTIONS = 16
 """The least that MAX_CONNECTIONS may be."""
 

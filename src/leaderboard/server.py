@@ -14,7 +14,9 @@ import os
 import resource
 import signal
 import socket
+import sys
 from functools import partial
+from typing import Any
 
 import granian._signals
 import structlog
@@ -40,6 +42,8 @@ _FILES_PER_DB_CONNECTION = 2
 """The connection, and another on which PostgreSQL is asked to cancel its statement."""
 _LONGEST_QUEUE = 1024
 """Connections of clients that wait to be accepted by one process, at most."""
+_MOST_UNSENT = 256 * 1024
+"""Bytes the kernel takes for one client beyond those that the client has room for."""
 
 _log = structlog.get_logger(__name__)
 
@@ -109,7 +113,7 @@ def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
             signal.signal(number, take)
 
     server.on_startup(take_signals)
-    server.serve(target_loader=partial(_worker, settings), wrap_loader=False)
+    server.serve(spawn_target=_serve_in_worker, target_loader=partial(_worker, settings), wrap_loader=False)
 
 
 def _connections(settings: Settings) -> int:
@@ -147,6 +151,23 @@ def _allow_files(wanted: int) -> int:
         # macOS has another limit below the hard one.
         return soft
     return allowed
+
+
+def _serve_in_worker(
+    number: int, name: str | None, load: Any, sockets: tuple[tuple[Any, Any], Any], *more: Any
+) -> None:
+    """Run Granian's own worker, on a listening socket that has our options.
+
+    Connections inherit them. Without a limit of what is not sent yet, the kernel keeps up to 4 MB for each client
+    that does not read (`net.ipv4.tcp_wmem`).
+    """
+    (address, listening), shared = sockets
+    if listening is None:
+        listening = address.build()
+    if sys.platform == "linux":
+        with socket.socket(fileno=os.dup(listening.get_fd())) as copy:
+            copy.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT)
+    Granian._spawn_asgi_lifespan_worker(number, name, load, ((None, listening), shared), *more)  # noqa: SLF001
 
 
 def _worker(settings: Settings) -> AsgiApp:

@@ -3,9 +3,11 @@
 import json
 import resource
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +135,32 @@ def test_clients_that_never_read_are_cut_off_and_hold_little(settings: Settings,
         # Each answer is of 4 to 5 MB, and no two are the same.
         assert peak - before < 150
         eventually(lambda: in_flight(api) == 1, 5, "they are given up")
+
+
+TOP = b"GET /leaderboard/top/%d HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def unsent(api: ApiProcess) -> int:
+    """The most bytes that the kernel holds for one client."""
+    port = f":{api.settings.port:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+    return max(int(line[4].partition(":")[0], 16) for line in lines if line[1].endswith(port))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net/tcp")
+def test_the_kernel_holds_little_for_a_client_that_never_reads(settings: Settings, serve: Serve) -> None:
+    api = serve()
+    sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 300) AS i")
+    eventually(lambda: len(api.top(300)) == 300)
+    held = [0]
+
+    def full() -> bool:
+        held.append(unsent(api))
+        return held[-1] > 0 and held[-50:] == [held[-1]] * 50
+
+    with connect(api, TOP % 300 * 300, buffer=4096):
+        eventually(full, 30, "nothing more is sent")
+        assert held[-1] < 1_000_000
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])

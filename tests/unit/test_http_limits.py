@@ -2,12 +2,17 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from leaderboard.errors import Overloaded
+from leaderboard.http import routes
+from leaderboard.http.call import Message, Out, Receive, Scope
 from leaderboard.http.deadline import Deadlines
-from leaderboard.http.outbox import Outbox
+from leaderboard.http.outbox import PIECE, Outbox
+from leaderboard.http.routes import Api, Endpoint
 
 
 @pytest.mark.anyio
@@ -88,3 +93,30 @@ def test_large_answers_have_so_much_room_and_one_that_is_shared_counts_once() ->
         pass
     assert outbox._held == 0
     assert not outbox._readers
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("crowded", [False, True])
+async def test_a_slow_client_of_a_large_answer_is_cut_only_where_others_want_the_room(
+    monkeypatch: pytest.MonkeyPatch, crowded: bool
+) -> None:
+    monkeypatch.setattr(routes, "SLOWEST", 1000 * PIECE)
+    body = b"x" * (20 * PIECE)
+    outbox = Outbox(most=len(body) if crowded else 3 * len(body))
+    # Nothing watches these deadlines: what is held against them here is the time of the whole.
+    api = SimpleNamespace(deadlines=Deadlines(0.01), outbox=outbox, stopping=False, note=lambda *_: None)
+    sent = 0
+
+    async def answer(_api: object, _scope: Scope, _receive: Receive) -> Out:
+        return Out(200, (), body)
+
+    async def receive() -> Message:
+        return {}
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        sent += len(message.get("body", b""))
+        await asyncio.sleep(0.005)
+
+    await Endpoint(cast("Api", api), "/", answer).serve({"method": "GET", "path": "/"}, receive, send)
+    assert (sent < len(body)) == crowded

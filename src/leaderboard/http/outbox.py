@@ -14,7 +14,7 @@ MOST_HELD = 64 * 1024 * 1024
 """Bytes of large bodies that may be on their way at the same time; one of any size always may."""
 
 SLOWEST = 512 * 1024
-"""Bytes a second that a client has to take of a large body, or it is not for it that others wait."""
+"""Bytes a second that a client has to take of a large body while there is little room for others."""
 
 
 class Outbox:
@@ -24,6 +24,11 @@ class Outbox:
         self._most = most
         self._held = 0
         self._readers: Counter[int] = Counter()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more than half of the room is taken."""
+        return self._held > self._most / 2
 
     @contextmanager
     def holding(self, body: bytes) -> Iterator[None]:

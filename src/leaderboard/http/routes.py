@@ -253,14 +253,18 @@ class Endpoint:
         api.note(scope, self._route, out.status, started)
 
     async def _send_large(self, task: asyncio.Task[object], scope: Scope, send: Send, out: Out) -> Out:
-        """Send it in pieces, which the client has to take in time; what was sent, or refused instead."""
+        """Send it in pieces, each of which the client has to take in time. Returns what was sent, or the refusal.
+
+        While there is little room for other large answers, the whole has to be taken in time too.
+        """
         deadlines = self._api.deadlines
         try:
             with self._api.outbox.holding(out.body):
                 await send(out.start)
                 begun = time.monotonic()
                 for at in range(0, len(out.body), PIECE):
-                    if time.monotonic() - begun > deadlines.limit_s + at / SLOWEST:
+                    slow = time.monotonic() - begun > deadlines.limit_s + at / SLOWEST
+                    if slow and self._api.outbox.crowded:
                         _log.debug("a client took its answer too slowly", path=scope["path"])
                         break
                     # One that is being sent when the process stops has one deadline, as all others have.

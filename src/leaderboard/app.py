@@ -24,6 +24,7 @@ from leaderboard.http.call import AsgiApp
 from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, build
+from leaderboard.http.watchdog import Watchdog
 from leaderboard.observe import Metrics
 from leaderboard.rank_keeper import RankKeeper
 from leaderboard.service import Leaderboard
@@ -165,11 +166,13 @@ class App:
             access=access(settings),
             deadline_s=settings.request_timeout_ms / 1000,
         )
+        watchdog = Watchdog(settings.port, settings.idle_timeout_ms / 1000)
 
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
             async with self.running():
-                watching = [asyncio.create_task(work) for work in (_end_with_parent(), api.deadlines.watch())]
+                works = (_end_with_parent(), api.deadlines.watch(), watchdog.watch())
+                watching = [asyncio.create_task(work) for work in works]
                 # All that is there now stays: nobody shall wait while it is looked through for garbage.
                 gc.collect()
                 gc.freeze()

@@ -125,7 +125,11 @@ class Settings(BaseSettings):
         5000, ge=100, le=60_000, description="deadline of one request, from its headers to its answer"
     )
     idle_timeout_ms: int = Field(
-        30_000, ge=100, le=60_000, description="how long a connection may take to send the next request's headers"
+        30_000,
+        ge=100,
+        le=60_000,
+        description="how long a connection may take to send the next request's headers, or may take nothing of an"
+        " answer",
     )
     max_connections: int = Field(
         4096,

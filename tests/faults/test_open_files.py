@@ -9,7 +9,7 @@ import pytest
 
 from leaderboard.config import Settings
 from tests.faults.pressure import connect, open_files, rest
-from tests.system import ROOT, ApiProcess, environment
+from tests.system import ROOT, ApiProcess, environment, eventually
 
 Serve = Callable[..., ApiProcess]
 
@@ -59,3 +59,20 @@ def test_a_limit_that_leaves_too_few_clients_stops_the_start(settings: Settings)
 def test_a_limit_of_1024_leaves_most_files_to_clients(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     serve(open_files=1024, max_connections=900)
     assert "MAX_CONNECTIONS" not in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many wait")
+def test_clients_that_wait_to_be_accepted_are_told_of(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    api = serve(max_connections=16, idle_timeout_ms=1000)
+    said = ""
+
+    def told() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return "clients wait to be accepted" in said
+
+    with ExitStack() as stack:
+        # Those that are closed as they are idle give way to others, which are idle as well.
+        for _ in range(120):
+            stack.enter_context(connect(api))
+        eventually(told, 30)

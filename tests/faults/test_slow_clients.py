@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from leaderboard.config import Settings
-from tests.faults.pressure import connect, in_flight, memory_mb, rest
+from tests.faults.pressure import connect, in_flight, is_reset, memory_mb, rest
 from tests.system import ApiProcess, eventually, sql
 
 Serve = Callable[..., ApiProcess]
@@ -85,6 +85,24 @@ def test_a_body_that_dribbles_has_no_more_time_than_another(api: ApiProcess) -> 
         assert dribble(connection, b" ") < LIMIT_S + 1
 
 
+def test_a_body_that_was_asked_for_and_is_never_sent_is_cut_off(api: ApiProcess) -> None:
+    with connect(api, POST + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n") as connection:
+        answers = rest(connection)
+    assert answers.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 408 ")
+    eventually(lambda: in_flight(api) == 1, 5, "only who asks for the metrics is left")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"Content-Length: 100\r\n\r\n", b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"],
+    ids=["length", "expect"],
+)
+def test_a_body_that_no_call_reads_is_not_waited_for(api: ApiProcess, body: bytes) -> None:
+    with connect(api, b"GET /livez HTTP/1.1\r\nHost: x\r\n" + body) as connection:
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.parametrize(
     "sent",
     [b"", b"GET / HT", b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Half: ", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"],
@@ -140,6 +158,19 @@ def test_clients_that_never_read_are_cut_off_and_hold_little(settings: Settings,
 TOP = b"GET /leaderboard/top/%d HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a client has taken")
+@pytest.mark.parametrize(("n", "requests"), [(300, 300), (8000, 3)], ids=["pipelined", "large"])
+def test_a_connection_whose_client_never_reads_is_ended(
+    settings: Settings, api: ApiProcess, n: int, requests: int
+) -> None:
+    sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 8000) AS i")
+    eventually(lambda: len(api.top(n)) == n)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(api, TOP % n * requests, buffer=4096)) for _ in range(20)]
+        eventually(lambda: all(is_reset(client) for client in clients), 30, "their connections are ended")
+    assert api.client.get("/livez").status_code == 200
+
+
 def unsent(api: ApiProcess) -> int:
     """The most bytes that the kernel holds for one client."""
     port = f":{api.settings.port:04X}"
@@ -161,6 +192,27 @@ def test_the_kernel_holds_little_for_a_client_that_never_reads(settings: Setting
     with connect(api, TOP % 300 * 300, buffer=4096):
         eventually(full, 30, "nothing more is sent")
         assert held[-1] < 1_000_000
+
+
+def test_a_client_that_reads_slowly_but_steadily_gets_everything(settings: Settings, serve: Serve) -> None:
+    """It takes about three times as long as it may take nothing."""
+    limit_s = 3
+    api = serve(idle_timeout_ms=1000 * limit_s)
+    sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 8000) AS i")
+    eventually(lambda: len(api.top(8000)) == 8000)
+    last = (TOP % 300).replace(b"Host: x", b"Host: x\r\nConnection: close")
+    received = b""
+    started = time.monotonic()
+    with connect(api, TOP % 300 * 20 + TOP % 8000 + TOP % 300 * 19 + last, buffer=4096) as client:
+        while data := client.recv(8192):
+            received += data
+            # Not for a condition: this is how fast it reads.
+            time.sleep(0.05)
+    assert time.monotonic() - started > 2 * limit_s
+    assert received.count(b"HTTP/1.1 200 ") == 41
+    assert received.count(b'"rank":300,') == 41
+    assert received.count(b'"rank":8000,') == 1
+    assert received.endswith(b"}]}")
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])

@@ -2,7 +2,7 @@
 
 The server does neither. What a client does not read stays in the kernel, which offers it for as long as the
 client answers. TCP_USER_TIMEOUT would also end connections of clients that read slowly but steadily
-(docs/decisions/0011). So the kernel is asked how many bytes each client has acknowledged.
+(docs/decisions/0012). So the kernel is asked how many bytes each client has acknowledged.
 """
 
 import asyncio

@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import http.client
+import io
 import secrets
 import signal
 import sys
@@ -22,9 +23,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import structlog
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from leaderboard import app as application
 from leaderboard import embedded, importing, server
@@ -33,6 +34,7 @@ from leaderboard.credentials import BadEntry, new_key, parse_keys
 from leaderboard.errors import CacheDamaged, LeaderboardError, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics, set_up_logs
+from leaderboard.printable import printable, printable_lines
 from leaderboard.sync import Audit, CacheSync
 from leaderboard.truth.rank_index import Bucket, RankIndex
 
@@ -67,7 +69,11 @@ cli = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; every expected failure is one line on standard error."""
+    """Run the command; every expected failure is one line on standard error, any other is logged as an error."""
+    set_up_logs("error", "text")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As standard error does: a user's name may have characters that the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # As the first process of a container, nothing else would end it before the server takes the signal over.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -78,6 +84,9 @@ def main() -> None:
         _fail(str(error), _FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except Exception:  # noqa: BLE001 - Python would print its message unescaped, and end with the status for "no"
+        _log.exception("the command failed")
+        raise SystemExit(_FAILED) from None
 
 
 @cli.callback()
@@ -102,7 +111,7 @@ def serve(
     try:
         _tell_connections(settings, asyncio.run(application.truth_store(settings).check_schema()))
     except Unavailable as error:
-        print(f"leaderboard: starting without PostgreSQL: {error}", file=sys.stderr)
+        _log.warning("starting without PostgreSQL", error=str(error))
     server.serve(settings)
 
 
@@ -126,7 +135,7 @@ def import_(
 ) -> None:
     """Import users from a CSV file; a running service shows them without a restart."""
     report = _import(_settings(), file, on_conflict)
-    print(report.summary())
+    print(printable(report.summary()))
     if report.rejected:
         raise typer.Exit(_NO)
 
@@ -224,7 +233,7 @@ def dev(
             if ephemeral:
                 stack.callback(started.remove)
             if started.note:
-                print(started.note)
+                print(printable(started.note))
         settings = _settings(
             host=host,
             allowed_hosts=asked.allowed_hosts or (_LOOPBACK if host == "127.0.0.1" else ""),
@@ -382,7 +391,7 @@ def _print_rejected() -> Callable[[importing.Rejected], None]:
         nonlocal shown
         shown += 1
         if shown <= _REJECTED_SHOWN:
-            print(f"line {row.line} rejected: {row.reason}", file=sys.stderr)
+            print(printable(f"line {row.line} rejected: {row.reason}"), file=sys.stderr)
         elif shown == _REJECTED_SHOWN + 1:
             print("more rows are rejected; all are in the file of rejected rows", file=sys.stderr)
 
@@ -391,7 +400,6 @@ def _print_rejected() -> Callable[[importing.Rejected], None]:
 
 def _with_sync(work: Callable[[CacheSync, RankIndex], Coroutine[Any, Any, _T]]) -> _T:
     settings = _settings()
-    set_up_logs("error", "text")
 
     async def run() -> _T:
         truth, cache = application.truth_store(settings), application.cache_store(settings)
@@ -435,15 +443,19 @@ def _print_differences(audit: Audit) -> None:
         table.add_column(column)
     for difference in audit.differences[:_DIFFERENCES_SHOWN]:
         table.add_row(
-            str(difference.user_id), *(escape(_described(user)) for user in (difference.cached, difference.true))
+            str(difference.user_id), *(_described(user) for user in (difference.cached, difference.true))
         )
     Console().print(table)
     if len(audit.differences) > _DIFFERENCES_SHOWN:
         print(f"… and {len(audit.differences) - _DIFFERENCES_SHOWN} more")
 
 
-def _described(user: User | None) -> str:
-    return "absent" if user is None else f"{user.total_score} {user.user_name} {user.image_url or ''}".strip()
+def _described(user: User | None) -> Text:
+    """Not a `str`, in which Rich would look for markup and for emoji's names."""
+    if user is None:
+        return Text("absent")
+    image = "" if user.image_url is None else f" {user.image_url}"
+    return Text(printable(f"{user.total_score} {user.user_name}{image}"))
 
 
 def _announce(settings: Settings) -> None:
@@ -491,6 +503,7 @@ To point other commands, such as .venv/bin/leaderboard import, at these servers:
 Ctrl-C stops everything."""
 
 
-def _fail(line: str, status: int) -> NoReturn:
-    print(f"leaderboard: {line}", file=sys.stderr)
+def _fail(text: str, status: int) -> NoReturn:
+    first, *more = text.split("\n", 1)
+    print(f"leaderboard: {printable(first)}", *map(printable_lines, more), sep="\n", file=sys.stderr)
     raise SystemExit(status)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from leaderboard.config import Settings
 from leaderboard.credentials import new_key
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
-from tests.system import ApiProcess, eventually, free_port
+from tests.system import ApiProcess, eventually, free_port, sql
 
 Serve = Callable[..., ApiProcess]
 PASSWORD = "correct-horse-battery"  # pragma: allowlist secret
@@ -127,6 +127,54 @@ def test_text_lines_are_one_an_event(log: Log, serve: Serve) -> None:
     assert len(lines) == 1
     assert "status=422" in lines[0]
     assert "\x1b[2J" not in lines[0]
+
+
+@pytest.mark.parametrize("escaped", ["%1B[2J", "%C2%9B2J", "%7F%E2%80%AE2J", "%E2%80%A82J"])
+def test_text_lines_show_no_path_as_it_is(log: Log, serve: Serve, escaped: str) -> None:
+    api = serve(log_level="debug", log_format="text")
+    assert api.client.get(f"/users/{escaped}").status_code == 422
+    api.stop()
+    (line,) = [line for line in log.text().split("\n") if "2J" in line]
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_bug_is_logged_without_what_the_request_said(
+    log: Log, settings: Settings, serve: Serve, log_format: str
+) -> None:
+    forged = "2026-01-01T00:00:00.000000Z [info     ] all is well"
+    api = serve(log_format=log_format)
+    sql(
+        settings,
+        f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" RAISE EXCEPTION E'the cause\n{forged}\r\x1b[2J\u202e'; END $$",
+    )
+    sql(settings, "CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON users EXECUTE FUNCTION fail()")
+    log.forget()
+    headers = {"Idempotency-Key": "the-key-of-a-request", "X-Header": "what-a-header-says"}
+    body = {"username": "the-name-of-a-user", "score": 1815}
+    assert api.client.post("/users", json=body, headers=headers).status_code == 500
+    eventually(lambda: "the cause" in log.text())
+    api.stop()
+    text = log.text()
+    assert "Traceback" in text
+    for said in ("the-key-of-a-request", "what-a-header-says", "the-name-of-a-user"):
+        assert said not in text
+    lines = text.removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert forged not in lines
+    if log_format == "json":
+        assert [json.loads(line)["event"] for line in lines] == ["a request failed", "stopping"]
+    else:
+        events = [line.split("] ")[1].split("  ")[0] for line in lines if not line.startswith("  | ")]
+        assert events == ["a request failed", "stopping"]
+
+
+def test_a_start_without_postgresql_is_a_line_of_the_log(log: Log, serve: Serve) -> None:
+    serve(db_port=free_port(), wait_for="unavailable").stop()
+    (line,) = [line for line in log.lines() if line["event"] == "starting without PostgreSQL"]
+    assert line["level"] == "warning"
+    assert "PostgreSQL" in line["error"]
 
 
 def test_at_error_a_quiet_life_says_nothing(log: Log, serve: Serve) -> None:

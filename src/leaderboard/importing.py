@@ -5,6 +5,7 @@ is written.
 """
 
 import csv
+import errno
 import gzip
 import io
 import os
@@ -12,7 +13,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, TextIO
@@ -92,13 +93,13 @@ async def import_file(
 ) -> ImportReport:
     """Import the CSV file at `path`, gzipped or not; `-` is standard input.
 
-    `progress` is called about every 10,000 rows, `rejected` for each row left out, which also goes to
-    `<path>.rejected.csv`. Raises UnusableFile, or NamesTaken if `on_conflict` is FAIL and names exist:
-    nothing was written then. After any other error or a cancellation, what the last `progress` reported is
-    committed (at least), and importing again completes it.
+    `progress` is called about every 10,000 rows, `rejected` for each row left out, which also goes to a new file
+    `<path>.rejected.csv`, readable by its owner only. Raises UnusableFile, or NamesTaken if `on_conflict` is FAIL
+    and names exist: nothing was written then. After any other error or a cancellation, what the last `progress`
+    reported is committed (at least), and importing again completes it.
     """
     read = 0
-    with _opened(path) as source, _RejectedFile(path, rejected) as rejects:
+    with _opened(path) as source, _RejectedFile(path, rejected, source.status) as rejects:
         await importer.begin()
         good: list[Row] = []
         users = CsvUsers(source.text)
@@ -265,7 +266,12 @@ class _Source:
 
     text: TextIO
     raw: io.BufferedReader
-    size: int | None
+    status: os.stat_result
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; None where that is not known: a pipe."""
+        return self.status.st_size if stat.S_ISREG(self.status.st_mode) else None
 
     def position(self) -> int:
         return self.raw.tell() if self.size is not None else 0
@@ -283,17 +289,21 @@ def _opened(path: str) -> Iterator[_Source]:
         data = io.BufferedReader(stack.enter_context(gzip.GzipFile(fileobj=raw)), 2**16) if zipped else raw
         # `utf-8-sig` drops the byte order mark of Excel's exports.
         text = io.TextIOWrapper(data, "utf-8-sig", "surrogateescape", newline="")
-        yield _Source(stack.enter_context(text), raw, status.st_size if stat.S_ISREG(status.st_mode) else None)
+        yield _Source(stack.enter_context(text), raw, status)
 
 
 class _RejectedFile:
-    """The rejected rows, counted, told and written; the file is made at the first of them."""
+    """The rejected rows, counted, reported and written; the file is made at the first of them.
 
-    def __init__(self, path: str, tell: Callable[[Rejected], None]) -> None:
+    `source` is the file that is imported: it is never replaced. Raises UnusableFile when a row cannot be kept.
+    """
+
+    def __init__(self, path: str, tell: Callable[[Rejected], None], source: os.stat_result | None = None) -> None:
         beside = Path("stdin.rejected.csv" if path == STDIN else f"{path}.rejected.csv")
         # The input may lie where we must not write.
         self._places = (beside, Path(beside.name))
         self._tell = tell
+        self._source = source
         self._path: Path | None = None
         self._file: TextIO | None = None
         self._count = 0
@@ -301,8 +311,8 @@ class _RejectedFile:
     def add(self, row: Rejected) -> None:
         if self._file is None:
             self._file, self._path = self._create()
-            csv.writer(self._file).writerow(_OUR_COLUMNS + _COLUMNS)
-        csv.writer(self._file).writerow((row.line, row.reason, row.user_name, row.score, row.image_url))
+            self._write(self._file, *_OUR_COLUMNS, *_COLUMNS)
+        self._write(self._file, row.line, row.reason, row.user_name, row.score, row.image_url)
         self._count += 1
         self._tell(row)
 
@@ -315,11 +325,21 @@ class _RejectedFile:
         """Of a file of which `read` rows have been read and nothing is written yet."""
         return ImportReport(read, rejected=self._count, rejected_path=self._path)
 
+    def _write(self, file: TextIO, *cells: object) -> None:
+        with self._failing():
+            csv.writer(file).writerow(cells)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UnusableFile(f"cannot write rejected rows to {self._path}: {error.strerror}") from error
+
     def _create(self) -> tuple[TextIO, Path]:
         for place in self._places:
             try:
-                # Bytes that are no UTF-8 go out as they came in.
-                return place.open("w", encoding="utf-8", errors="surrogateescape", newline=""), place
+                return _new_file(place, self._source), place
             except OSError as error:
                 failure = error
         raise UnusableFile(f"cannot write rejected rows to {failure.filename}: {failure.strerror}")
@@ -327,6 +347,31 @@ class _RejectedFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with self._failing() if kind is None else suppress(OSError):
+                self._file.close()
+
+
+def _new_file(path: Path, source: os.stat_result | None) -> TextIO:
+    """A new file for its owner only, which replaces an older regular file. Raises OSError.
+
+    The rows are users' data, and others may write to the folder if it is one like /tmp. So nothing that is there
+    is opened: not what a link leads to, not a pipe, not a file that another user made in order to read the rows.
+    An older file is unlinked, and keeps its other names; mode "x" makes a file and follows no link.
+    """
+    with suppress(FileNotFoundError):
+        there = path.lstat()
+        if stat.S_ISLNK(there.st_mode):
+            raise OSError(errno.EEXIST, "it is a symbolic link", str(path))
+        if not stat.S_ISREG(there.st_mode):
+            raise OSError(errno.EEXIST, "it is not a regular file", str(path))
+        if source is not None and os.path.samestat(there, source):
+            raise OSError(errno.EEXIST, "it is the file being imported", str(path))
+        path.unlink()
+    # Bytes that are no UTF-8 go out as they came in.
+    return open(path, "x", encoding="utf-8", errors="surrogateescape", newline="", opener=_private)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

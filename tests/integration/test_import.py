@@ -6,6 +6,8 @@ import gzip
 import io
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from leaderboard.config import Settings
 from leaderboard.errors import TruthUnavailable
 from leaderboard.importing import ImportReport, OnConflict, Progress, UnusableFile, import_file
 from leaderboard.truth.importer import CHUNK, NamesTaken
-from tests.system import sql
+from tests.system import environment, sql
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +111,59 @@ async def test_good_rows_go_in_and_bad_ones_are_reported(settings: Settings, tmp
     assert report.summary() == (
         f"8 read, 3 imported, 0 updated, 0 skipped, 5 rejected: see {tmp_path / 'in.csv.rejected.csv'}"
     )
+
+
+def import_in(folder: Path, settings: Settings, file: str, stdin: Path, limit: int = 2**20) -> tuple[int, str]:
+    """The status of `leaderboard import` and its last line; no file may become larger than `limit` bytes."""
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+from leaderboard.cli import main
+main()
+"""
+    with stdin.open("rb") as input_:
+        done = subprocess.run(
+            [sys.executable, "-c", program, "import", file],
+            cwd=folder,
+            env=environment(settings),
+            stdin=input_,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    return done.returncode, (done.stdout + done.stderr).splitlines()[-1]
+
+
+def test_the_file_being_imported_is_not_replaced_by_its_own_rejected_rows(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Corrected rejected rows of standard input, put there again."""
+    path = write_csv(tmp_path / "stdin.rejected.csv", [("amy", 5, ""), ("", 1, "")])
+    before = path.read_bytes()
+    assert import_in(tmp_path, settings, "-", path) == (
+        3,
+        "leaderboard: cannot write rejected rows to stdin.rejected.csv: it is the file being imported;"
+        " nothing was imported",
+    )
+    assert path.read_bytes() == before
+    assert board(settings) == {}
+    path = path.rename(tmp_path / "corrected.csv")
+    assert import_in(tmp_path, settings, "-", path)[0] == 1
+    assert board(settings) == {"amy": (5, None)}
+
+
+@pytest.mark.parametrize("rows", [30, 1000])
+def test_nothing_is_imported_when_rejected_rows_cannot_be_kept(
+    settings: Settings, tmp_path: Path, rows: int
+) -> None:
+    """As on a full disk: noticed while they are written, or when the file is closed."""
+    path = write_csv(tmp_path / "in.csv", [("amy", 5, ""), *[("", 1, "")] * rows])
+    assert import_in(tmp_path, settings, str(path), path, limit=1000) == (
+        3,
+        f"leaderboard: cannot write rejected rows to {path}.rejected.csv: File too large; nothing was imported",
+    )
+    assert board(settings) == {}
 
 
 async def test_a_clean_file_leaves_no_rejected_rows(settings: Settings, tmp_path: Path) -> None:

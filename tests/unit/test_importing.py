@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import os
+import stat
 import subprocess
 import sys
 import tracemalloc
@@ -323,9 +324,73 @@ def test_rejected_rows_go_to_the_current_folder_when_the_file_s_is_closed(
     (tmp_path / "blocked.csv.rejected.csv").mkdir()
     with (
         importing._RejectedFile("/proc/blocked.csv", lambda _: None) as rejects,
-        pytest.raises(UnusableFile, match=r"cannot write rejected rows to blocked\.csv\.rejected\.csv: Is a dir"),
+        pytest.raises(UnusableFile, match=r"cannot write rejected rows to blocked\.csv\.rejected\.csv: it is not"),
     ):
         rejects.add(Rejected(2, "x"))
+
+
+def _plant(kind: str, place: Path, precious: Path) -> None:
+    match kind:
+        case "symlink":
+            place.symlink_to(precious)
+        case "dangling symlink":
+            place.symlink_to(precious.with_name("made"))
+        case "symlink to a folder":
+            place.symlink_to(precious.parent)
+        case "pipe":
+            os.mkfifo(place)
+        case "folder":
+            place.mkdir()
+        case "hard link":
+            place.hardlink_to(precious)
+        case _:
+            place.write_text("older")
+            place.chmod(0o666)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "dangling symlink", "symlink to a folder", "pipe", "folder"])
+def test_rejected_rows_are_written_to_nothing_that_was_there_but_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Anybody may have put it there, if the folder is /tmp."""
+    current, precious = tmp_path / "current", tmp_path / "elsewhere" / "precious"
+    for path in (current, precious.parent):
+        path.mkdir()
+    precious.write_text("precious")
+    monkeypatch.chdir(current)
+    beside = tmp_path / "in.csv.rejected.csv"
+    _plant(kind, beside, precious)
+    mode = beside.lstat().st_mode
+    with importing._RejectedFile(str(tmp_path / "in.csv"), lambda _: None) as rejects:
+        rejects.add(Rejected(2, "x"))
+    assert rejects.report(1).rejected_path == Path("in.csv.rejected.csv")
+    assert (current / "in.csv.rejected.csv").read_text().endswith("2,x,,,\n")
+    assert beside.lstat().st_mode == mode
+
+    (current / "in.csv.rejected.csv").unlink()
+    _plant(kind, current / "in.csv.rejected.csv", precious)
+    why = "a symbolic link" if "symlink" in kind else "not a regular file"
+    with (
+        importing._RejectedFile(str(tmp_path / "in.csv"), lambda _: None) as rejects,
+        pytest.raises(UnusableFile, match=rf"cannot write rejected rows to in\.csv\.rejected\.csv: it is {why}"),
+    ):
+        rejects.add(Rejected(2, "x"))
+    assert [path.name for path in precious.parent.iterdir()] == ["precious"]
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["hard link", "older file"])
+def test_rejected_rows_replace_an_older_file_and_are_for_their_owner(tmp_path: Path, kind: str) -> None:
+    """Its other names keep what it was, and so does who has it open."""
+    precious, place = tmp_path / "precious", tmp_path / "in.csv.rejected.csv"
+    precious.write_text("precious")
+    _plant(kind, place, precious)
+    with place.open() as older, importing._RejectedFile(str(tmp_path / "in.csv"), lambda _: None) as rejects:
+        rejects.add(Rejected(2, "x"))
+        assert older.read() == ("precious" if kind == "hard link" else "older")
+    assert place.read_text().endswith("2,x,,,\n")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    assert precious.read_text() == "precious"
 
 
 def test_the_example_board_is_clean() -> None:

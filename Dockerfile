@@ -1,5 +1,6 @@
 # The service's image: needs no compiler, because every pinned requirement has a wheel for musl (and for glibc),
 # and holds no build tool, no pip and no database. docs/deploy.md tells how to run it.
+# compose.yaml has the same default. A tag can come to mean another image: docs/deploy.md tells how to pin a digest.
 ARG PYTHON_IMAGE=python:3.13-alpine
 
 FROM ${PYTHON_IMAGE} AS build

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup dev test chaos switch-off bench bench-quick bench-growth lint format lock clean
+.PHONY: help setup dev test chaos switch-off bench bench-quick bench-growth lint format lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ lock:  ## pin the requirements again (needs uv)
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.txt
 	uv pip compile --group bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-bench.txt
 	echo hatchling | uv pip compile - --constraints requirements-dev.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-build.txt
+
+image-digests:  ## print the lines for .env that pin the images of compose.yaml (needs docker buildx and the registry)
+	@deploy/image-digests.sh
 
 clean:  ## remove what was installed and the development data
 	rm -rf .venv .data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

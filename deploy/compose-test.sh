@@ -4,6 +4,7 @@
 #
 #   deploy/compose-test.sh [users.csv|users.csv.gz]      default: the example board
 #   PORT=3999 KEEP=1 deploy/compose-test.sh              another port than 3900; keep everything running
+#   POSTGRES_IMAGE=… deploy/compose-test.sh              another image than compose.yaml's; also PYTHON_ and REDIS_IMAGE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Prints a line for .env for each image of compose.yaml: what its default tag names now, pinned by digest.
+# Prints nothing unless all of them are found.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lines=
+while read -r name image; do
+    digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$image" </dev/null)
+    if ! [[ $digest =~ ^sha256:[0-9a-f]{64}$ ]]; then
+        echo "no digest of $image: $digest" >&2
+        exit 1
+    fi
+    lines+="$name=$image@$digest"$'\n'
+done < <(sed -nE 's/.*\$\{([A-Z]+_IMAGE):-([^}]+)\}.*/\1 \2/p' compose.yaml)
+printf %s "$lines"

@@ -1,0 +1,67 @@
+"""The images that containers are made from can be pinned by digest, and each file names the same ones."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("PYTHON_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE")
+COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
+
+
+def defaults() -> dict[str, str]:
+    return dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", COMPOSE))
+
+
+def test_every_image_is_a_variable_with_a_default() -> None:
+    assert tuple(defaults()) == NAMES
+    named = re.findall(r"^\s+(?:image|PYTHON_IMAGE): (.*)$", COMPOSE, re.MULTILINE)
+    assert len(named) == len(NAMES) + 1, "and ours"
+    assert all(re.fullmatch(r"\$\{\w*IMAGE:-[^}]+\}", image) for image in named)
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+    assert re.findall(r"^ARG PYTHON_IMAGE=(.*)$", dockerfile, re.MULTILINE) == [defaults()["PYTHON_IMAGE"]]
+    assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
+    example = (ROOT / ".env.example").read_text("utf-8")
+    assert dict(re.findall(r"^#(\w+_IMAGE)=(.*)$", example, re.MULTILINE)) == defaults()
+
+
+def image_digests(folder: Path, docker: str) -> subprocess.CompletedProcess[str]:
+    """`make image-digests` with this script as docker."""
+    program = folder / "docker"
+    program.write_text(f"#!/bin/sh\n{docker}\n")
+    program.chmod(0o755)
+    return subprocess.run(
+        ["make", "--silent", "image-digests"],
+        cwd=ROOT,
+        env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_the_digests_are_printed_as_lines_for_the_settings(tmp_path: Path) -> None:
+    done = image_digests(
+        tmp_path,
+        '[ "$1 $2 $3 $4 $5" = "buildx imagetools inspect --format {{.Manifest.Digest}}" ] || exit 9\n'
+        'echo "sha256:$(echo "$6" | sha256sum | cut -d" " -f1)"',
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.partition("=") for line in done.stdout.splitlines()]
+    assert {name: image.partition("@")[0] for name, _, image in lines} == defaults()
+    digests = {image.partition("@")[2] for _, _, image in lines}
+    assert len(digests) == len(NAMES)
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", digest) for digest in digests)
+
+
+def test_no_line_is_printed_when_a_digest_is_not_found(tmp_path: Path) -> None:
+    for docker in (
+        'case "$6" in redis*) echo "no such image" >&2; exit 1;; esac; echo sha256:' + "0" * 64,
+        'case "$6" in redis*) echo latest;; *) echo sha256:' + "0" * 64 + ";; esac",
+    ):
+        done = image_digests(tmp_path, docker)
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert done.stderr != ""

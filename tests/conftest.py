@@ -7,12 +7,22 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import pytest
 
 from leaderboard import app
 from leaderboard.config import Settings, load
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.system import ApiProcess, connect, redis, sql
+
+# No example fails for how long it takes: that says something of the machine. Other profiles' settings stay.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
+
+PATIENT = {"request_timeout_ms": 60_000, "db_timeout_ms": 60_000, "redis_timeout_ms": 5000}
+"""The longest deadlines there are. A busy machine must not make one pass; a test of a deadline sets its own."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,7 +70,7 @@ def template(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Settings:
     """The settings for a migrated, empty database that tests get copies of."""
     name = "leaderboard_template"
     postgres.create_database(name)
-    settings = load(env_file=None, stop_delay_ms=0, **vars(Endpoints.of(postgres, valkey, name)))
+    settings = load(env_file=None, stop_delay_ms=0, **PATIENT, **vars(Endpoints.of(postgres, valkey, name)))
     asyncio.run(app.truth_store(settings).migrate(lambda _line: None))
     return settings
 

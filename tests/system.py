@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -30,7 +31,11 @@ SMALL_BUCKETS = "tests.small_buckets"
 """The program, with a rank index that has many fences even on a small board."""
 
 
-def eventually(condition: Callable[[], T], seconds: float = 10, what: str = "") -> T:
+PATIENCE_S = 60.0
+"""How long a test waits before it takes something for hung: far longer than any machine needs, however busy."""
+
+
+def eventually(condition: Callable[[], T], seconds: float = PATIENCE_S, what: str = "") -> T:
     """The first truthy value of `condition`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -38,13 +43,39 @@ def eventually(condition: Callable[[], T], seconds: float = 10, what: str = "") 
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}; last: {value!r}")
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}; last: {value!r}")
         time.sleep(0.01)
 
 
+async def until(condition: Callable[[], Awaitable[T]], what: str = "") -> T:
+    """As `eventually`, for a condition that is awaited."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        value = await condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {PATIENCE_S:g} s: {what or condition}; last: {value!r}")
+        await asyncio.sleep(0.005)
+
+
+_reserved: deque[socket.socket] = deque()
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """A port of 127.0.0.1 that nobody else is given until the server that it is for listens there.
+
+    A bound socket that does not listen keeps it from everybody but servers that share or reuse addresses, as all
+    of ours do. Only the latest are kept: a server that listens keeps its port itself.
+    """
+    keeper = socket.socket()
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        keeper.setsockopt(socket.SOL_SOCKET, option, 1)
+    keeper.bind(("127.0.0.1", 0))
+    _reserved.append(keeper)
+    if len(_reserved) > 64:
+        _reserved.popleft().close()
+    return int(keeper.getsockname()[1])
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -69,7 +100,7 @@ class ApiProcess:
         self.settings = settings.model_copy(update={"port": free_port(), "host": "127.0.0.1"})
         self.url = f"http://127.0.0.1:{self.settings.port}"
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     def run(self, *command: str) -> None:
         """Run another `leaderboard` command with the same settings."""
@@ -90,7 +121,7 @@ class ApiProcess:
             cwd=ROOT,
             start_new_session=True,
         )
-        eventually(lambda: self.status() == wait_for, 20, f"the API is {wait_for}")
+        eventually(lambda: self.status() == wait_for, what=f"the API is {wait_for}")
         return self
 
     def status(self) -> str:
@@ -126,10 +157,10 @@ class ApiProcess:
                 os.killpg(self.process.pid, number)
             else:
                 self.process.send_signal(number)
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
             self.process = None
         self.client.close()
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     # The calls
 

@@ -58,14 +58,14 @@ def test_without_redis_every_call_works_and_it_is_used_when_it_comes(
     assert status(api)["redis"] == "down"
 
     own_valkey.start()
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
     assert status(api)["status"] == "ok"
     every_call_works(api, 2)
 
     own_valkey.kill()
     every_call_works(api, 3)
     own_valkey.start()
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used again")
     every_call_works(api, 4)
 
 
@@ -74,13 +74,13 @@ def test_without_redis_every_call_works_and_it_is_used_when_it_comes(
 def test_a_lost_key_is_noticed_at_once_and_healed(settings: Settings, serve: Serve, key: str, how: str) -> None:
     api = serve()
     every_call_works(api, 1)
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
     by_hand = redis(settings)
     by_hand.delete(key)
     if how == "another type":
         by_hand.set(key, "what is this")
     every_call_works(api, 2)
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used again")
     every_call_works(api, 3)
 
 
@@ -91,14 +91,14 @@ def test_a_damaged_state_is_noticed_and_healed(
 ) -> None:
     api = serve()
     every_call_works(api, 1)
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
     by_hand = redis(settings)
     if value is None:
         by_hand.hdel("{leaderboard}:state", field)
     else:
         by_hand.hset("{leaderboard}:state", field, value)
     every_call_works(api, 2)
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used again")
     api.run("verify")
 
 
@@ -114,7 +114,7 @@ def test_after_redis_hung_no_acknowledged_write_is_missing(
     assert pid is not None
     with ThreadPoolExecutor(1) as pool:
         for score in range(5000, 5008):
-            eventually(lambda: reads_come_from(reader, "cache"), 5, "the cache is used")
+            eventually(lambda: reads_come_from(reader, "cache"), what="the cache is used")
             os.kill(pid, signal.SIGSTOP)
             try:
                 write = pool.submit(writer.set, user_id, score)
@@ -134,7 +134,7 @@ def test_an_emptied_or_torn_cache_is_noticed_at_once_and_healed(
     api = serve()
     user_id = every_call_works(api, 1)
     every_call_works(api, 2)
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
     member = f"{user_id:010d}"
     by_hand = redis(settings)
     match command:
@@ -145,7 +145,7 @@ def test_an_emptied_or_torn_cache_is_noticed_at_once_and_healed(
         case "HDEL":
             by_hand.hdel("{leaderboard}:users:metadata", member)
     assert user_id in [standing[1] for standing in api.top(10)]
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used again")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used again")
     assert user_id in [standing[1] for standing in api.top(10)]
 
 
@@ -156,7 +156,7 @@ def test_a_full_redis_costs_no_answer(settings: Settings, serve: Serve, own_valk
     full.config_set("maxmemory", 1)
     every_call_works(api, 2)
     full.config_set("maxmemory", 0)
-    eventually(lambda: reads_come_from(api, "cache"), 10, "the cache is used again")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used again")
     every_call_works(api, 3)
 
 
@@ -165,7 +165,7 @@ def test_without_postgres_writes_are_refused_and_reads_tell_their_age(
 ) -> None:
     api = serve_on(serve, own_postgres, settings)
     user_id = every_call_works(api, 1)
-    eventually(lambda: reads_come_from(api, "cache"), 5, "the cache is used")
+    eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
     shown = api.top(10)
 
     own_postgres.kill()
@@ -175,7 +175,7 @@ def test_without_postgres_writes_are_refused_and_reads_tell_their_age(
     assert refused.json()["code"] in {"unavailable", "outcome_unknown"}
     assert api.create("nobody").status_code == 503
 
-    answer = eventually(lambda: with_age(api, "/leaderboard/top/10"), 5, "answers tell their age")
+    answer = eventually(lambda: with_age(api, "/leaderboard/top/10"), what="answers tell their age")
     assert answer is not None
     assert int(answer.headers["age"]) >= 1
     assert [standing["userId"] for standing in answer.json()["users"]] == [standing[1] for standing in shown]
@@ -194,7 +194,7 @@ def test_without_postgres_writes_are_refused_and_reads_tell_their_age(
     assert status(api) == status(api) | {"status": "degraded", "postgres": "down", "redis": "up"}
 
     own_postgres.start()
-    eventually(lambda: status(api)["status"] == "ok", 10, "PostgreSQL is back")
+    eventually(lambda: status(api)["status"] == "ok", what="PostgreSQL is back")
     every_call_works(api, 2)
     assert "age" not in api.client.get("/leaderboard/top/10").headers
 
@@ -203,7 +203,7 @@ def test_stale_reads_can_be_switched_off(settings: Settings, serve: Serve, own_p
     api = serve_on(serve, own_postgres, settings, stale_reads="off")
     every_call_works(api, 1)
     own_postgres.kill()
-    eventually(lambda: api.client.get("/leaderboard/top/10").status_code == 503, 5, "reads are refused")
+    eventually(lambda: api.client.get("/leaderboard/top/10").status_code == 503, what="reads are refused")
     assert api.client.get("/readyz").status_code == 503
     assert api.client.get("/livez").status_code == 200
 
@@ -217,7 +217,7 @@ def test_a_service_that_starts_before_its_database_serves_as_soon_as_it_is_there
     api.start(wait_for="unavailable")
     assert api.client.get("/leaderboard/top/1").status_code == 503
     own_postgres.start()
-    eventually(lambda: status(api)["status"] == "ok", 10, "PostgreSQL is there")
+    eventually(lambda: status(api)["status"] == "ok", what="PostgreSQL is there")
     every_call_works(api, 1)
 
 
@@ -243,11 +243,11 @@ def test_out_of_band_changes_show_within_a_second(settings: Settings, serve: Ser
     api = serve()
     user_id = every_call_works(api, 1)
     sql(settings, "UPDATE users SET total_score = 7, user_name = 'renamed' WHERE user_id = $1", user_id)
-    eventually(lambda: api.top(1) == [(1, user_id, "renamed", 7)], 1)
+    eventually(lambda: api.top(1) == [(1, user_id, "renamed", 7)])
     sql(settings, "INSERT INTO users (user_name, total_score) VALUES ('by hand', 8)")
-    eventually(lambda: api.top(1)[0][2] == "by hand", 1)
+    eventually(lambda: api.top(1)[0][2] == "by hand")
     sql(settings, "TRUNCATE users")
-    eventually(lambda: api.top(1) == [], 2)
+    eventually(lambda: api.top(1) == [])
 
 
 def test_a_primary_that_takes_no_writes_is_said_so_and_used_for_reads(settings: Settings, serve: Serve) -> None:
@@ -264,7 +264,7 @@ def test_a_primary_that_takes_no_writes_is_said_so_and_used_for_reads(settings: 
     refused = eventually(lambda: refused_write(api, user_id), 10, "writes are refused")
     assert refused is not None
     assert (refused.json()["code"], refused.headers["retry-after"]) == ("unavailable", "1")
-    assert status(api)["writes"] == "refused"
+    eventually(lambda: status(api)["writes"] == "refused", what="it is said so")
     assert api.client.get(f"/users/{user_id}").status_code == 200
     eventually(lambda: api.client.get("/readyz").status_code == 503, 10, "it is not ready any more")
     assert api.client.get(f"/users/{user_id}").status_code == 200

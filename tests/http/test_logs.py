@@ -72,7 +72,7 @@ def test_lines_are_json_and_tell_no_request(log: Log, serve: Serve) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     api = serve(**PATIENT)
     some_calls(api)
-    eventually(lambda: log.events()["rank index built"], 10)
+    eventually(lambda: log.events()["rank index built"])
     api.stop()
     lines = log.lines()
     for line in lines:
@@ -274,7 +274,7 @@ def test_redis_lost_and_back_is_one_line_each(log: Log, serve: Serve, own_valkey
     assert log.events() - before == {"cache lost, reading from PostgreSQL": 1}
 
     own_valkey.start()
-    eventually(lambda: api.status() == "ok", 10, "Redis is back")
+    eventually(lambda: api.status() == "ok", what="Redis is back")
     load(api, A_FEW_TURNS_S)
     api.stop()
     new = log.events() - before
@@ -298,7 +298,7 @@ def test_postgres_lost_and_back_is_one_line_each(
     assert log.events() - before == {"PostgreSQL lost": 1}
 
     own_postgres.start()
-    eventually(lambda: api.status() == "ok", 10, "PostgreSQL is back")
+    eventually(lambda: api.status() == "ok", what="PostgreSQL is back")
     load(api, A_FEW_TURNS_S)
     api.stop()
     new = log.events() - before

@@ -104,7 +104,7 @@ async def test_a_connection_that_was_idle_for_long_is_not_used(
     pid = await backend(connections)
     monkeypatch.setattr(connections_module, "_LONGEST_IDLE_S", 0)
     assert await backend(connections) != pid
-    eventually(lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = $1", pid), 5, "it is closed")
+    eventually(lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = $1", pid), what="it is closed")
 
 
 async def two_idle(connections: Connections) -> set[int]:

@@ -24,7 +24,7 @@ def board(serve: Serve) -> ApiProcess:
 def filled(api: ApiProcess) -> ApiProcess:
     for number in range(30):
         assert api.create(f"user {number}", number).status_code == 201
-    eventually(lambda: sql(api.settings, "SELECT FROM rank_index"), 10, "there is a rank index")
+    eventually(lambda: sql(api.settings, "SELECT FROM rank_index"), what="there is a rank index")
     return api
 
 

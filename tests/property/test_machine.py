@@ -338,7 +338,7 @@ class Machine(RuleBasedStateMachine):
             time.sleep(after_ms / 1000)
             getattr(self.api, how)()
             acknowledged = {user_id for user_id, done in writes.items() if done.result()}
-        eventually(self._writes_have_ended, 10, "PostgreSQL has ended what the process began")
+        eventually(self._writes_have_ended, what="PostgreSQL has ended what the process began")
         for row in sql(
             self.settings, "SELECT user_id, total_score FROM users WHERE user_id = ANY ($1)", list(wanted)
         ):
@@ -374,7 +374,7 @@ class Machine(RuleBasedStateMachine):
         self._ask(chance.sample(asked, len(asked)))
         if not self._cache_in_use() and self.steps > self.harmed_at + 1:
             # Most stories would be told by PostgreSQL alone otherwise.
-            eventually(self._cache_in_use, 10, "the cache is in use")
+            eventually(self._cache_in_use, what="the cache is in use")
             self._ask(asked)
 
     def _ask(self, questions: list[Question]) -> None:

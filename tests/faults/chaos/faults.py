@@ -102,9 +102,9 @@ def kill_at_each_step(injection: Injection) -> None:
     for _ in range(rounds):
         for step in injection.chance.sample(STEPS, len(STEPS)):
             api = rig.apis[killed % len(rig.apis)]
-            eventually(lambda api=api: api.status() == "ok", 20, f"{api.name} is ready")  # type: ignore[misc]
+            eventually(lambda api=api: api.status() == "ok", what=f"{api.name} is ready")  # type: ignore[misc]
             api.steps.arm(step, api.kill)
-            eventually(lambda api=api: not api.steps.armed, 10, f"{api.name} is at the step: {step}")  # type: ignore[misc]
+            eventually(lambda api=api: not api.steps.armed, what=f"{api.name} is at the step: {step}")  # type: ignore[misc]
             _kill(rig, api)
             killed += 1
     injection.times = killed
@@ -116,7 +116,7 @@ def _kill(rig: Rig, api: Api) -> None:
     api.start()
     # The others go on; at least one of them is there.
     others = [other for other in rig.apis if other is not api]
-    eventually(lambda: any(other.status() == "ok" for other in others), 20, "another process is ready")
+    eventually(lambda: any(other.status() == "ok" for other in others), what="another process is ready")
 
 
 # Redis
@@ -194,8 +194,8 @@ def redis_replica_behind(injection: Injection) -> None:
         replica = redis(rig.settings.model_copy(update={"redis_url": type(rig.settings.redis_url)(behind.url)}))
         replica.config_set("masterauth", rig.valkey.password)
         replica.replicaof("127.0.0.1", link.port)
-        eventually(lambda: replica.info("replication")["master_link_status"] == "up", 10, "the replica follows")
-        eventually(lambda: replica.exists(keys.STATE), 10, "the replica holds the cache")
+        eventually(lambda: replica.info("replication")["master_link_status"] == "up", what="the replica follows")
+        eventually(lambda: replica.exists(keys.STATE), what="the replica holds the cache")
         link.set(Wire.SILENT)
         injection.last(injection.seconds(10, 1.5))
         old = rig.valkey
@@ -270,7 +270,7 @@ def crash_of_a_backend(injection: Injection) -> None:
     """PostgreSQL ends all others and recovers; transaction ids may be used again."""
     injection.times = injection.number(5, 1)
     for _ in range(injection.times):
-        pids = eventually(lambda: _backends(injection.rig), 10, "a process has a backend")
+        pids = eventually(lambda: _backends(injection.rig), what="a process has a backend")
         os.kill(injection.chance.choice(pids), signal.SIGKILL)
         injection.last(injection.chance.uniform(0.5, 1.5))
 
@@ -401,7 +401,7 @@ def promoted_synchronous_standby(injection: Injection) -> None:
         standby = _standby(rig, link.port)
         rig.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         rig.query("SELECT pg_reload_conf()")
-        eventually(lambda: _replicates(rig, "sync"), 20, "the standby is synchronous")
+        eventually(lambda: _replicates(rig, "sync"), what="the standby is synchronous")
         injection.last(injection.seconds(3, 1))
         old = rig.postgres
         rig.to_truth(Wire.CUT)
@@ -418,7 +418,7 @@ def promoted_standby_that_is_behind(injection: Injection) -> None:
     with Wires(rig) as wires:
         link = wires.new(rig.postgres.port)
         standby = _standby(rig, link.port)
-        eventually(lambda: _replicates(rig, "async"), 20, "the standby follows")
+        eventually(lambda: _replicates(rig, "async"), what="the standby follows")
         injection.last(injection.seconds(2, 0.5))
         link.set(Wire.SILENT)
         injection.last(injection.seconds(3, 1))

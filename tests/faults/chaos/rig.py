@@ -251,8 +251,8 @@ class Rig:
     def settle(self, seconds: float = 20) -> None:
         """Wait until all processes serve and read from the cache."""
         for api in self.apis:
-            eventually(lambda api=api: api.status() == "ok", seconds, f"{api.name} is ready")  # type: ignore[misc]
-            eventually(api.reads_from_cache, seconds, f"{api.name} reads from the cache")
+            eventually(lambda api=api: api.status() == "ok", what=f"{api.name} is ready")  # type: ignore[misc]
+            eventually(api.reads_from_cache, what=f"{api.name} reads from the cache")
 
     def healed(self, seconds: float) -> float | None:
         """In how many seconds the cache and the rank index are in use and equal to PostgreSQL.

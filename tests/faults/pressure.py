@@ -21,7 +21,7 @@ def connect(api: ApiProcess, data: bytes = b"", buffer: int | None = None) -> so
     if buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     connection.connect(("127.0.0.1", api.settings.port))
-    connection.settimeout(10)
+    connection.settimeout(system.PATIENCE_S)
     connection.sendall(data)
     return connection
 
@@ -64,15 +64,15 @@ def in_flight(api: ApiProcess) -> float:
 
 
 @contextmanager
-def locked(settings: Settings, by: str = "LOCK TABLE users IN ACCESS EXCLUSIVE MODE") -> Iterator[None]:
-    """Somebody holds the table of users, so that PostgreSQL answers nothing that needs it; or another lock."""
+def locked(settings: Settings) -> Iterator[None]:
+    """Somebody holds the table of users, so that PostgreSQL answers nothing that needs it."""
     done = threading.Event()
     held = threading.Event()
 
     async def hold() -> None:
         connection = await system.connect(settings)
         async with connection.transaction():
-            await connection.execute(by)
+            await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
             held.set()
             await asyncio.to_thread(done.wait)
         await connection.close()
@@ -80,7 +80,7 @@ def locked(settings: Settings, by: str = "LOCK TABLE users IN ACCESS EXCLUSIVE M
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(asyncio.run, hold())
         try:
-            assert held.wait(5)
+            assert held.wait(system.PATIENCE_S)
             yield
         finally:
             done.set()

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup dev test chaos switch-off bench bench-quick bench-growth lint format lock image-digests clean
+.PHONY: help setup dev test test-fast chaos switch-off bench bench-quick bench-growth lint format lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,8 +19,14 @@ setup: .venv/.installed  ## create .venv with the pinned requirements
 dev: setup  ## start PostgreSQL, Valkey and the service, with example data
 	@exec $(BIN)/leaderboard dev $(ARGS)
 
-test: setup  ## run the tests on real servers
-	$(BIN)/python -m pytest $(ARGS)
+# By files, in their order: those that share servers stay together, and the longest come first.
+IN_PARALLEL = --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
+
+test: setup  ## run the tests on real servers, two at a time; JOBS=0 is one at a time and for --pdb
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
+
+test-fast: setup  ## run only the tests that need no servers, in half a minute
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not servers" --ignore tests/browser $(ARGS)
 
 chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
 	$(BIN)/python -m tests.faults.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -31,6 +31,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--redis-binary", type=Path, help="another Redis's or Valkey's server program")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start servers: all of these have their folder in that of the session."""
+    for item in items:
+        if "session_folder" in getattr(item, "fixturenames", ()):
+            item.add_marker("servers")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
@@ -78,6 +85,20 @@ def template(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Settings:
 @pytest.fixture
 def settings(template: Settings) -> Iterator[Settings]:
     """The settings for a fresh database and an empty cache."""
+    admin = template.model_copy(update={"db_name": "postgres"})
+    fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
+    sql(admin, f"CREATE DATABASE {fresh.db_name} TEMPLATE {template.db_name}")
+    redis(fresh).flushall()
+    yield fresh
+    sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def module_settings(template: Settings) -> Iterator[Settings]:
+    """The settings for a fresh database and an empty cache, for all of a module.
+
+    Not to be used beside `settings`, which empties the cache that all share.
+    """
     admin = template.model_copy(update={"db_name": "postgres"})
     fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
     sql(admin, f"CREATE DATABASE {fresh.db_name} TEMPLATE {template.db_name}")

@@ -1,6 +1,5 @@
 """One API process for all tests of a module: they look at single answers, and starting one takes a second."""
 
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,21 +7,7 @@ import pytest
 from leaderboard.config import Settings
 from tests.http.contract import Caller
 from tests.http.ledger import Ledger
-from tests.system import ApiProcess, redis, sql
-
-
-@pytest.fixture(scope="module")
-def module_settings(template: Settings) -> Iterator[Settings]:
-    """The settings for a fresh database and an empty cache, for all of a module.
-
-    Not to be used beside `settings`, which empties the cache that all share.
-    """
-    admin = template.model_copy(update={"db_name": "postgres"})
-    fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
-    sql(admin, f"CREATE DATABASE {fresh.db_name} TEMPLATE {template.db_name}")
-    redis(fresh).flushall()
-    yield fresh
-    sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+from tests.system import ApiProcess
 
 
 @pytest.fixture(scope="module")

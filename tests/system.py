@@ -31,6 +31,9 @@ SMALL_BUCKETS = "tests.small_buckets"
 """The program, with a rank index that has many fences even on a small board."""
 
 
+THOROUGH = int(os.environ.get("THOROUGH", "1"))
+"""How many times as much to try where more finds more: requests at random, interleavings that come by chance."""
+
 PATIENCE_S = 60.0
 """How long a test waits before it takes something for hung: far longer than any machine needs, however busy."""
 
@@ -57,6 +60,21 @@ async def until(condition: Callable[[], Awaitable[T]], what: str = "") -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {PATIENCE_S:g} s: {what or condition}; last: {value!r}")
         await asyncio.sleep(0.005)
+
+
+BY_HAND_S = 1.0
+"""Who asks so long after a change by hand is shown it; who asks before that may be."""
+
+
+def comes_to_show(shows: Callable[[], bool], what: str = "") -> None:
+    """Ask until a change that has just been made by hand is shown; fail if one that had to show it does not."""
+    made = time.monotonic()
+    while True:
+        asked = time.monotonic()
+        if shows():
+            return
+        assert asked - made < BY_HAND_S, f"asked {asked - made:.3f} s after the change: not {what or shows}"
+        time.sleep(0.005)
 
 
 _reserved: deque[socket.socket] = deque()

@@ -1,6 +1,5 @@
 """Any bytes at all, sent to a process as if they were HTTP: it answers or hangs up, never with 5xx, and lives."""
 
-import os
 import re
 
 from hypothesis import HealthCheck, given, settings
@@ -9,8 +8,8 @@ from hypothesis import strategies as st
 from leaderboard.config import Settings
 from tests.http.contract import Caller, conversation, talk
 from tests.http.ledger import Ledger, valid_rows
+from tests.system import THOROUGH
 
-THOROUGH = int(os.environ.get("THOROUGH", "1"))
 WELL_FORMED = b'{"username":"at random"}'
 LAST = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 

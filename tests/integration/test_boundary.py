@@ -8,16 +8,17 @@ from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.errors import UserNotFound
 from leaderboard.model import EncodedTop, ranked
-from tests.system import sql
+from tests.system import THOROUGH, sql
 
 pytestmark = pytest.mark.anyio
 
 SIZE = 40
 USERS = 120
-CHANGES = 20_000
+ANSWERS = 4000 * THOROUGH
+"""So often the cache has to have answered after a change. It does nearly each time, the faster the machine."""
 
 
-async def test_20_000_changes_around_the_last_cached_rank(settings: Settings) -> None:
+async def test_thousands_of_changes_around_the_last_cached_rank(settings: Settings) -> None:
     chance = random.Random(20_000)
     board = App(settings.model_copy(update={"cache_size": SIZE, "audit_interval_s": 0}))
     async with board.running():
@@ -27,7 +28,10 @@ async def test_20_000_changes_around_the_last_cached_rank(settings: Settings) ->
             " SELECT 'user ' || n, n / 2 FROM generate_series(1, $1) AS n",
             USERS,
         )
-        for change in range(CHANGES):
+        answered = board.metrics.answers.counts
+        for change in range(20 * ANSWERS):
+            if answered.get(("cache",), 0) >= ANSWERS:
+                break
             await one_change(board, chance, change)
             true = await board.truth.best(board.cache.keep + 1)
             reply = await board.board.top(SIZE)
@@ -40,7 +44,7 @@ async def test_20_000_changes_around_the_last_cached_rank(settings: Settings) ->
                 # Nobody else changes anything: the cache is at the present, or it could not have been used.
                 held = [user for user in true.value if export.floor is None or export.floor.admits(user)]
                 assert export.users == held[: board.cache.keep]
-    assert board.metrics.answers.counts["cache",] > 0.9 * CHANGES, "the cache has to be what was tested"
+    assert answered["cache",] >= ANSWERS, "the cache has to be what was tested"
 
 
 async def one_change(board: App, chance: random.Random, change: int) -> None:

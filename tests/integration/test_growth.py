@@ -22,7 +22,7 @@ UPDATE rank_index SET
 
 
 async def test_a_board_is_measured_and_reported(settings: Settings) -> None:
-    result = await measure(settings, USERS, Progress(), seconds=0.35, steady_s=0.5)
+    result = await measure(settings, USERS, Progress(), seconds=0.1, steady_s=0.2)
     assert len(result.steady) == 1
     table, summary = report.table([result]), report.summary([result])
     assert "| context at 50 %, ms |" in table

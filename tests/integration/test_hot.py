@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from bench.hot import contestants, null, report
+from bench.hot import measure as measure_module
 from bench.hot.contestants import Contestant
 from bench.hot.measure import Plan, check, measure
 from bench.hot.result import NULL, OURS, PLAIN, TWO, Cell
@@ -26,14 +27,15 @@ with_wrk = pytest.mark.skipif(
 SMALL = Plan(
     users=1000,
     rounds=1,
-    seconds=0.3,
+    seconds=0.1,
     works=(TOP_10, CONTEXT_ALL, HALF_READS, SET_SCORE, CREATE),
     only_many=True,
 )
 
 
 @with_wrk
-async def test_everybody_is_measured_and_reported(settings: Settings) -> None:
+async def test_everybody_is_measured_and_reported(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_module, "_WARM_UP_S", 0.05)
     result = await measure(settings, SMALL, Progress())
     assert len(result.cells) == len(SMALL.works) * 4
     for cell in result.cells:

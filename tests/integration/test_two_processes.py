@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,7 +20,17 @@ from pydantic import SecretStr
 
 from leaderboard.config import Settings
 from leaderboard.model import INT32_MAX, INT32_MIN
-from tests.system import ApiProcess, Place, Question, SlowNetwork, environment, sql
+from tests.system import (
+    PATIENCE_S,
+    THOROUGH,
+    ApiProcess,
+    Place,
+    Question,
+    SlowNetwork,
+    environment,
+    eventually,
+    sql,
+)
 
 SIZE = 50
 USERS = 300
@@ -30,16 +40,39 @@ WRITERS = 8
 Processes = tuple[ApiProcess, ApiProcess]
 
 
+OVERRIDES = {"cache_size": SIZE, "audit_interval_s": 0, "log_level": "warning", "redis_timeout_ms": 200}
+"""Among them the ordinary deadline of a call to Redis: a call may be late, no answer may be wrong for it."""
+
+
+@pytest.fixture(scope="module")
+def both(module_settings: Settings) -> Iterator[Processes]:
+    one, other = (ApiProcess(module_settings.model_copy(update=OVERRIDES)) for _ in range(2))
+    try:
+        yield one.start(), other.start()
+    finally:
+        for process in (one, other):
+            process.kill()
+            process.client.close()
+
+
 @pytest.fixture
-def processes(serve: Callable[..., ApiProcess]) -> Processes:
-    """Two processes on a board far larger than its cache."""
-    first = serve(cache_size=SIZE, audit_interval_s=0, log_level="warning")
+def processes(both: Processes) -> Processes:
+    """Two processes on a board far larger than its cache, both of which show it as it is now."""
+    settings = both[0].settings
+    sql(settings, "TRUNCATE users RESTART IDENTITY")
     sql(
-        first.settings,
+        settings,
         "INSERT INTO users (user_name, total_score) SELECT 'user ' || n, n % 100 FROM generate_series(1, $1) AS n",
         USERS,
     )
-    return first, serve(cache_size=SIZE, audit_interval_s=0, log_level="warning")
+    for process in both:
+        eventually(lambda process=process: process.top(EVERYONE.number) == true_board(settings))  # type: ignore[misc]
+    return both
+
+
+def true_board(settings: Settings) -> list[Place]:
+    rows = sql(settings, "SELECT user_id, user_name, total_score FROM users ORDER BY total_score DESC, user_id")
+    return [(rank, row[0], row[1], row[2]) for rank, row in enumerate(rows, 1)]
 
 
 class Clients:
@@ -47,7 +80,7 @@ class Clients:
 
     def __init__(self, processes: Processes, seed: int) -> None:
         self.chance = random.Random(seed)
-        self._clients = [httpx.Client(base_url=process.url, timeout=30) for process in processes]
+        self._clients = [httpx.Client(base_url=process.url, timeout=PATIENCE_S) for process in processes]
 
     def one_and_other(self) -> tuple[httpx.Client, httpx.Client]:
         one, other = self.chance.sample(self._clients, 2)
@@ -73,9 +106,17 @@ def in_threads(processes: Processes, count: int, work: Callable[[int, Clients], 
             done.result()
 
 
+def post(client: httpx.Client, path: str, body: dict[str, object]) -> httpx.Response:
+    """Send it until it is not refused for what the other process holds for longer than one waits for it."""
+    while True:
+        response = client.post(path, json=body)
+        if response.status_code != 503 or response.json()["code"] != "overloaded":
+            return response
+
+
 def set_score(client: httpx.Client, user_id: int, score: int) -> int:
     """Set it and return the previous score."""
-    response = client.post(f"/users/{user_id}/score", json={"score": score})
+    response = post(client, f"/users/{user_id}/score", {"score": score})
     assert response.status_code == 200, response.text
     answer = response.json()
     assert (answer["userId"], answer["score"]) == (user_id, score)
@@ -91,16 +132,7 @@ def assert_in_order(places: list[Place]) -> None:
 
 def assert_same_board(processes: Processes) -> None:
     """Now that nothing changes any more, both processes, the cache and PostgreSQL show one board."""
-    true = [
-        (rank, row[0], row[1], row[2])
-        for rank, row in enumerate(
-            sql(
-                processes[0].settings,
-                "SELECT user_id, user_name, total_score FROM users ORDER BY total_score DESC, user_id",
-            ),
-            1,
-        )
-    ]
+    true = true_board(processes[0].settings)
     for process in processes:
         for n in (10, SIZE, EVERYONE.number):
             assert process.top(n) == true[:n]
@@ -108,12 +140,9 @@ def assert_same_board(processes: Processes) -> None:
 
 
 def verify(settings: Settings) -> int:
-    return subprocess.run(
-        [sys.executable, "-m", "leaderboard", "verify"],
-        env=environment(settings),
-        check=False,
-        timeout=30,
-    ).returncode
+    patient = settings.model_copy(update={"redis_timeout_ms": 5000})
+    command = [sys.executable, "-m", "leaderboard", "verify"]
+    return subprocess.run(command, env=environment(patient), check=False).returncode
 
 
 class Write(NamedTuple):
@@ -126,7 +155,7 @@ class Write(NamedTuple):
 
 
 def test_8_writers_on_the_same_users_leave_one_history(processes: Processes) -> None:
-    users, writes_each = [1, 2, 3, 4, 5], 500
+    users, writes_each = [1, 2, 3, 4, 5], 250 * THOROUGH
     histories: dict[int, list[Write]] = {user_id: [] for user_id in users}
     start = {row[0]: row[1] for row in sql(processes[0].settings, "SELECT user_id, total_score FROM users")}
 
@@ -193,8 +222,8 @@ def assert_shows(question: Question, places: list[Place] | None, user_id: int, s
         assert (-last[3], last[1]) < (-score, user_id), f"{question}: the user {user_id} with {score} is missing"
 
 
-def test_10_000_times_a_write_is_seen_by_a_read_on_the_other_process(processes: Processes) -> None:
-    in_threads(processes, WRITERS, write_and_read_elsewhere(10_000 // WRITERS))
+def test_a_write_is_seen_by_a_read_on_the_other_process(processes: Processes) -> None:
+    in_threads(processes, WRITERS, write_and_read_elsewhere(250 * THOROUGH))
     assert_same_board(processes)
 
 
@@ -202,8 +231,8 @@ def test_a_process_that_was_stopped_turns_nothing_back_when_it_goes_on(processes
     """Stopped between looking at the cache and moving it, while the other process moves it on."""
     stopped, other = processes
     chance = random.Random(1)
-    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=stopped.url, timeout=30) as client:
-        for version in range(100, 300):
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=stopped.url, timeout=PATIENCE_S) as client:
+        for version in range(100, 100 + 100 * THOROUGH):
             begun = pool.submit(set_score, client, 2, version)
             time.sleep(chance.uniform(0.001, 0.012))
             with stopped.paused():
@@ -226,10 +255,10 @@ def test_a_process_that_stood_still_acknowledges_nothing_unseen(
     stall_s = 1.5 * stalling.settings.redis_timeout_ms / 1000
     with (
         ThreadPoolExecutor(1) as pool,
-        httpx.Client(base_url=stalling.url, timeout=30) as writer,
-        httpx.Client(base_url=other.url, timeout=30) as reader,
+        httpx.Client(base_url=stalling.url, timeout=PATIENCE_S) as writer,
+        httpx.Client(base_url=other.url, timeout=PATIENCE_S) as reader,
     ):
-        for score in range(1000, 1060):
+        for score in range(1000, 1000 + 25 * THOROUGH):
             set_score(writer, 7, score - 500)
             write = pool.submit(set_score, writer, 7, score)
             # Not for a condition: to stop it at a moment of the write that is another each time.
@@ -242,27 +271,18 @@ def test_a_process_that_stood_still_acknowledges_nothing_unseen(
             assert places[0][3] == score
 
 
-def test_a_read_is_not_answered_by_one_that_began_before_it(
-    processes: Processes, serve: Callable[..., ApiProcess]
-) -> None:
+def test_a_read_is_not_answered_by_one_that_began_before_it(processes: Processes) -> None:
     """The answers to one process take long to arrive: long enough for a write on the other in the meantime."""
     near, delay_s = processes[0], 0.08
     cache = urlsplit(near.settings.redis_url.get_secret_value())
     assert cache.port is not None
     with SlowNetwork(near.settings.db_port, delay_s) as to_truth, SlowNetwork(cache.port, delay_s) as to_cache:
-        far = serve(
-            cache_size=SIZE,
-            audit_interval_s=0,
-            log_level="warning",
-            db_port=to_truth.port,
-            redis_url=SecretStr(
-                cache._replace(netloc=cache.netloc.replace(str(cache.port), str(to_cache.port))).geturl()
-            ),
-            redis_timeout_ms=2000,
-        )
+        url = cache._replace(netloc=cache.netloc.replace(str(cache.port), str(to_cache.port))).geturl()
+        slow = {"db_port": to_truth.port, "redis_url": SecretStr(url), "redis_timeout_ms": 5000}
+        far = ApiProcess(near.settings.model_copy(update=slow)).start()
         chance = random.Random(1)
-        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=far.url, timeout=30) as client:
-            for version in range(100, 160):
+        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=far.url, timeout=PATIENCE_S) as client:
+            for version in range(100, 100 + 25 * THOROUGH):
                 question = chance.choice(
                     [Question("top", 10), Question("user", 1), Question("context", 1), EVERYONE]
                 )
@@ -272,6 +292,7 @@ def test_a_read_is_not_answered_by_one_that_began_before_it(
                 assert_shows(question, question.places(far.client), 1, version)
                 begun.result()
         far.stop()
+        far.client.close()
 
 
 class Known:
@@ -317,7 +338,7 @@ def test_what_a_read_has_shown_no_later_read_on_the_other_process_takes_back(pro
             known.learn({user_id: score})
 
     def read(_number: int, clients: Clients) -> None:
-        for _ in range(800):
+        for _ in range(250 * THOROUGH):
             for client in clients.one_and_other():
                 question = clients.chance.choice(questions)
                 least = known.now()
@@ -340,9 +361,9 @@ def test_what_a_read_has_shown_no_later_read_on_the_other_process_takes_back(pro
 
 
 def test_a_name_that_both_create_at_once_is_one_users(processes: Processes) -> None:
-    rounds, asking = 150, 4
+    rounds, asking = 60 * THOROUGH, 4
     # Two groups, so that one batch has names that are taken beside names that are not.
-    barriers = [threading.Barrier(asking, timeout=30) for _ in range(2)]
+    barriers = [threading.Barrier(asking, timeout=PATIENCE_S) for _ in range(2)]
     statuses: dict[str, list[int]] = {}
     missing: list[str] = []
 
@@ -352,7 +373,7 @@ def test_a_name_that_both_create_at_once_is_one_users(processes: Processes) -> N
         for i in range(rounds):
             name, score = f"new {group} {i}", 1000 + i
             barriers[group].wait()
-            response = process.post("/users", json={"username": name, "score": score})
+            response = post(process, "/users", {"username": name, "score": score})
             statuses.setdefault(name, []).append(response.status_code)
             question = clients.chance.choice([Question("top", SIZE), EVERYONE])
             places = question.places(other)

@@ -301,14 +301,19 @@ def bearer(value: str) -> dict[str, str]:
 
 
 def test_too_many_from_one_address_are_refused_and_told_when(serve: Serve) -> None:
-    api = serve(rate_limit_per_address="3/second")
-    eventually(lambda: [api.client.get("/users/1").status_code for _ in range(4)] == [404, 404, 404, 429])
+    api = serve(rate_limit_per_address="3/hour")
+    assert [api.client.get("/users/1").status_code for _ in range(4)] == [404, 404, 404, 429]
     refused = api.client.get("/leaderboard/top/3")
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
-    assert refused.headers["retry-after"] == "1"
+    assert 3000 < int(refused.headers["retry-after"]) <= 3600
     for path in UNLIMITED:
         assert {api.client.get(path).status_code for _ in range(20)} == {200}
-    eventually(lambda: api.client.get("/users/1").status_code == 404, what="the window has passed")
+
+
+def test_when_the_window_has_passed_a_call_is_answered_again(serve: Serve) -> None:
+    api = serve(rate_limit_per_address="1/second")
+    for _ in range(2):
+        eventually(lambda: api.client.get("/users/1").status_code == 404)
 
 
 def test_every_call_but_two_is_limited(serve: Serve) -> None:
@@ -319,7 +324,7 @@ def test_every_call_but_two_is_limited(serve: Serve) -> None:
         answer = api.client.request(call.method, path)
         assert (answer.status_code == 429) == (call.path not in UNLIMITED), call.path
         if answer.status_code == 429:
-            assert 3590 < int(answer.headers["retry-after"]) <= 3600
+            assert 3000 < int(answer.headers["retry-after"]) <= 3600
 
 
 def test_a_key_counts_for_itself_wherever_it_comes_from(serve: Serve) -> None:

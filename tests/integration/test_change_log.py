@@ -8,9 +8,8 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from leaderboard.model import AskContext, AskPage, AskTop, User
 from leaderboard.snapshot import Snapshot, same_database
 from leaderboard.truth.rank_index import LOCK_KEY, RankIndex
 from leaderboard.truth.store import Changes, NewScore, TruthStore
-from tests.system import connect, free_port, sql
+from tests.system import PATIENCE_S, connect, free_port, sql, until
 
 pytestmark = pytest.mark.anyio
 
@@ -43,13 +42,6 @@ async def store(settings: Settings) -> AsyncIterator[TruthStore]:
     await truth.open()
     yield truth
     await truth.close()
-
-
-async def until(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 # What is logged
@@ -675,7 +667,7 @@ async def test_of_two_who_prune_at_once_one_does_and_the_other_does_not_wait(
     assert await store.prune_log(0, 1000) == 0
     async with db.transaction():
         assert await db.fetchval(store._log["prune"], 0.0, 4, LOCK_KEY, 600.0) == 4
-        assert await asyncio.wait_for(store.prune_log(0, 1000), 1) is None
+        assert await asyncio.wait_for(store.prune_log(0, 1000), PATIENCE_S) is None
     results = await asyncio.gather(*(store.prune_log(0, 2) for _ in range(8)))
     assert sum(result or 0 for result in results) == 10 - 4 - await log_length(db)
     while await store.prune_log(0, 1000):
@@ -750,7 +742,7 @@ async def test_a_service_on_a_restored_dump_heals_the_log_by_itself(restored: Se
         assert (await board.board.set_score(1, 1000)).previous_score == 1
 
         async def caught_up() -> bool:
-            reading = await board.cache.read([AskTop(1)], 0.8)
+            reading = await board.cache.read([AskTop(1)], PATIENCE_S)
             return reading is not None and reading.epoch == board.sync.epoch
 
         await until(caught_up, "the cache is in use")
@@ -904,7 +896,7 @@ def standby(own_postgres: EmbeddedPostgres, own_settings: Settings) -> Iterator[
         yield own_settings.model_copy(update={"db_port": port})
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 async def test_a_standby_does_not_serve_as_truth_until_it_is_promoted(

@@ -13,7 +13,13 @@ from pydantic import SecretStr
 
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.errors import IdempotencyKeyInUse, IdempotencyKeyReused, UsernameTaken, UserNotFound
+from leaderboard.errors import (
+    IdempotencyKeyInUse,
+    IdempotencyKeyReused,
+    LockedOut,
+    UsernameTaken,
+    UserNotFound,
+)
 from leaderboard.idempotency import KEPT_H
 from leaderboard.model import ScoreSet, User
 from tests.system import ApiProcess, connect, eventually, sql
@@ -113,7 +119,7 @@ async def test_a_hundred_copies_at_once_are_one_write(
                 if kind == "create":
                     return await app.board.create_user("bob", None, 7, ONCE)
                 return await app.board.set_score(user.user_id, 7, ONCE)
-            except IdempotencyKeyInUse:
+            except (IdempotencyKeyInUse, LockedOut):
                 await asyncio.sleep(0.001)
 
     others = [leaderboard.board.create_user(f"beside {number}", None, 0) for number in range(20)]

@@ -4,9 +4,8 @@ import asyncio
 import re
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 
 import asyncpg
@@ -21,7 +20,7 @@ from leaderboard.truth import migrate
 from leaderboard.truth.rank_index import RankIndex
 from leaderboard.truth.sql import load_queries, load_steps
 from leaderboard.truth.store import NewUser, Refusal
-from tests.system import connect, environment, sql
+from tests.system import connect, environment, sql, until
 
 pytestmark = pytest.mark.anyio
 
@@ -57,13 +56,6 @@ async def db(empty: Settings) -> AsyncIterator[asyncpg.Connection]:
     connection = await connect(empty)
     yield connection
     await connection.close()
-
-
-async def until(condition: Callable[[], Awaitable[object]], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not await condition():
-        assert time.monotonic() < deadline, f"not within 10 s: {what}"
-        await asyncio.sleep(0.01)
 
 
 def migrating(settings: Settings) -> "asyncio.Task[int]":

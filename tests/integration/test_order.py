@@ -17,7 +17,7 @@ from leaderboard.model import (
     Question,
     Standing,
 )
-from tests.system import sql
+from tests.system import PATIENCE_S, sql
 
 pytestmark = pytest.mark.anyio
 
@@ -38,8 +38,8 @@ BOARD = sorted(
 async def ask_cache(leaderboard: App, question: Question) -> object:
     """The cache's answer, as soon as there is one that shows the present."""
     await leaderboard.sync.cover(await leaderboard.truth.now())
-    async with asyncio.timeout(10):
-        while (reading := await leaderboard.cache.read([question], 0.8)) is None:
+    async with asyncio.timeout(PATIENCE_S):
+        while (reading := await leaderboard.cache.read([question], PATIENCE_S)) is None:
             await asyncio.sleep(0.01)
     return reading.answers[0]
 

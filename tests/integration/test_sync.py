@@ -5,7 +5,6 @@ everything else is as in production, on real servers.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from leaderboard import service as service_module
 from leaderboard import sync as sync_module
 from leaderboard.app import App
 from leaderboard.cache import keys
@@ -20,7 +20,7 @@ from leaderboard.cache.store import CacheState
 from leaderboard.config import Settings
 from leaderboard.errors import CacheHangs, TruthUnavailable, UsernameTaken, UserNotFound
 from leaderboard.model import EncodedTop, ScoreSet, User, ranked
-from tests.system import redis, sql
+from tests.system import PATIENCE_S, redis, sql, until
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +28,18 @@ SIZE = 10
 KEPT = 20
 USERS = 40
 """User 1 is the best, with a score of 1000; each has 10 less than the one before."""
+
+
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the cache stays fresh for as long as a test takes."""
+    monkeypatch.setattr(service_module, "FRESH_S", PATIENCE_S)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No writer gives up waiting for the cache."""
+    monkeypatch.setattr(sync_module, "PATIENCE_S", PATIENCE_S)
 
 
 @asynccontextmanager
@@ -88,17 +100,10 @@ class Held:
         await self._go.wait()
 
     async def reached(self) -> None:
-        await asyncio.wait_for(self._reached.wait(), 5)
+        await asyncio.wait_for(self._reached.wait(), PATIENCE_S)
 
     def let_go(self) -> None:
         self._go.set()
-
-
-async def until(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.005)
 
 
 async def look(app: App) -> None:
@@ -158,6 +163,7 @@ async def test_the_service_works(one: App, other: App) -> None:
     assert (await top(other, 5))[:2] == [(40, 5000), (41, 4000)]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_score_that_is_acknowledged_is_shown_by_the_cache(one: App, other: App) -> None:
     await in_use(one)
     before = from_cache(other)
@@ -166,6 +172,7 @@ async def test_a_score_that_is_acknowledged_is_shown_by_the_cache(one: App, othe
     assert from_cache(other) > before
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_user_who_is_acknowledged_is_shown_by_the_cache(one: App, other: App) -> None:
     await in_use(one)
     before = from_cache(other)
@@ -243,7 +250,7 @@ async def test_a_writer_that_waits_too_long_puts_the_cache_out_of_use(
     await in_use(one)
     stuck = Held(monkeypatch, one.truth, "catch_up", before=True)
     write = asyncio.create_task(one.board.set_score(7, 5000))
-    await asyncio.wait([write], timeout=2)
+    await asyncio.wait([write], timeout=PATIENCE_S)
     assert write.done(), "it answers without having caught up"
     assert await top(other, 1) == [(7, 5000)]
     stuck.let_go()
@@ -286,7 +293,7 @@ async def test_giving_up_does_not_depend_on_the_clock(
 async def test_putting_it_out_of_use_does_not_depend_on_the_connection_that_hung(one: App, other: App) -> None:
     await in_use(one)
     # A call hung on it, perhaps because this process stood still: it is left alone for a moment.
-    one.cache._sync._paused_until = asyncio.get_running_loop().time() + 5
+    one.cache._sync._paused_until = asyncio.get_running_loop().time() + PATIENCE_S
     await one.board.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
 
@@ -306,10 +313,10 @@ async def test_putting_it_out_of_use_does_not_depend_on_a_connection_that_was_cl
     stuck.let_go()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_who_commits_after_redis_was_found_empty_is_not_released_for_that(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync_module, "PATIENCE_S", 10)
     monkeypatch.setattr(one.sync, "_rebuild_soon", lambda _reason: None)
     asked = Held(monkeypatch, one.cache, "poll")
     first = asyncio.create_task(one.board.set_score(7, 2000))
@@ -458,7 +465,7 @@ def polls(one: App, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_who_moves_the_cache_alone_goes_on_from_there_without_asking(
     one: App, other: App, polls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leaderboard.sync.OWN_S", 60)
+    monkeypatch.setattr("leaderboard.sync.OWN_S", PATIENCE_S)
     await in_use(one)
     polls.clear()
     for score in (5000, 6000, 7000):
@@ -482,10 +489,9 @@ async def test_who_moves_the_cache_alone_goes_on_from_there_without_asking(
 async def test_a_state_that_was_made_a_while_ago_is_asked_for(
     one: App, polls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("leaderboard.sync.OWN_S", 0.05)
     await in_use(one)
     polls.clear()
-    await asyncio.sleep(0.06)
+    monkeypatch.setattr("leaderboard.sync.OWN_S", 0)
     by_hand = redis(one.settings)
     seconds, microseconds = by_hand.time()
     await look(one)
@@ -496,7 +502,7 @@ async def test_a_state_that_was_made_a_while_ago_is_asked_for(
 
 
 async def test_a_rebuild_is_put_in_use_by_who_was_alone_before(one: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leaderboard.sync.OWN_S", 60)
+    monkeypatch.setattr("leaderboard.sync.OWN_S", PATIENCE_S)
     await in_use(one)
     assert await one.sync.rebuild("it is to be tried")
     assert await cached(one) == (await one.truth.best(KEPT)).value

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from leaderboard.batching import Batcher, Bounds, Dropped, bisect
 from leaderboard.errors import Overloaded
+from tests.system import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -49,9 +50,9 @@ class Handler:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, "not within 5 s"
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s"
         await asyncio.sleep(0)
 
 
@@ -192,7 +193,7 @@ async def test_a_cancelled_waiter_cancels_neither_its_batch_nor_other_sharers(wh
         handler.finish(0)
         await handler.started(["x"], ["a", "b"])  # nobody waits for "c" any more
     handler.finish(1)
-    answers = await asyncio.wait_for(asyncio.gather(*first, tasks[1], tasks[2]), 5)
+    answers = await asyncio.wait_for(asyncio.gather(*first, tasks[1], tasks[2]), PATIENCE_S)
     assert answers == ["x of 0", "a of 1", "b of 1"]
     assert all(task.cancelled() for task in leaving)
     assert batcher.depth == 0
@@ -290,9 +291,9 @@ async def test_close_waits_for_all_that_was_submitted() -> None:
     await handler.started(["a"], ["b"])
     assert not closing.done()
     handler.finish(1)
-    await asyncio.wait_for(closing, 5)
+    await asyncio.wait_for(closing, PATIENCE_S)
     assert tasks[0].result() == "a of 0"
-    await asyncio.wait_for(batcher.close(), 5)
+    await asyncio.wait_for(batcher.close(), PATIENCE_S)
 
 
 async def test_nobody_gets_a_result_before_it_is_released_and_the_next_batch_does_not_wait_for_that() -> None:
@@ -312,15 +313,15 @@ async def test_nobody_gets_a_result_before_it_is_released_and_the_next_batch_doe
     await release.reached(2)
     closing = asyncio.create_task(batcher.close())
     release.finish(1)
-    assert await asyncio.wait_for(tasks[2], 5) == "c of 1"
+    assert await asyncio.wait_for(tasks[2], PATIENCE_S) == "c of 1"
     assert not tasks[0].done()
     assert not tasks[1].done()
     assert not closing.done()
     release.finish(0)
-    assert await asyncio.wait_for(tasks[0], 5) == "a of 0"
+    assert await asyncio.wait_for(tasks[0], PATIENCE_S) == "a of 0"
     with pytest.raises(ValueError, match="b is wrong"):
         await tasks[1]
-    await asyncio.wait_for(closing, 5)
+    await asyncio.wait_for(closing, PATIENCE_S)
 
 
 async def test_what_cannot_be_released_is_told_to_nobody() -> None:

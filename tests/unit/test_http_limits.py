@@ -2,77 +2,103 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Awaitable
 from types import SimpleNamespace
-from typing import cast
+from typing import TypeVar, cast
 
 import pytest
 
 from leaderboard.errors import Overloaded
-from leaderboard.http import routes
+from leaderboard.http import deadline, routes
 from leaderboard.http.call import Message, Out, Receive, Scope
 from leaderboard.http.deadline import Deadlines
 from leaderboard.http.outbox import PIECE, Outbox
 from leaderboard.http.routes import Api, Endpoint
+from tests.system import PATIENCE_S
+
+T = TypeVar("T")
+
+LIMIT_S = 0.1
 
 
-@pytest.mark.anyio
-async def test_what_is_late_is_cancelled_and_knows_why() -> None:
-    deadlines = Deadlines(0.1)
-    watching = asyncio.create_task(deadlines.watch())
-    outcome = []
+class Clock:
+    """The time, as the deadlines see it, goes on when it is told to."""
 
-    async def request(seconds: float) -> None:
-        task = deadlines.begin()
-        started = time.monotonic()
-        try:
-            await asyncio.sleep(seconds)
-            outcome.append((seconds, "done"))
-        except asyncio.CancelledError:
-            outcome.append((seconds, "late" if deadlines.made_late(task) else "cancelled"))
-            assert task.cancelling() == (outcome[-1][1] == "cancelled")
-        finally:
-            deadlines.end(task)
-        assert time.monotonic() - started < 0.2
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: self.now))
 
-    others = asyncio.create_task(request(9))
-    tasks = [asyncio.create_task(request(seconds)) for seconds in (0, 0.05, 5, 6)]
-    await asyncio.sleep(0.05)
-    assert len(deadlines) >= 3
-    others.cancel()
-    await asyncio.gather(*tasks, others)
-    assert sorted(outcome) == [(0, "done"), (0.05, "done"), (5, "late"), (6, "late"), (9, "cancelled")]
-    assert len(deadlines) == 0
-    assert not deadlines._late
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+async def deadlines() -> AsyncIterator[Deadlines]:
+    watched = Deadlines(LIMIT_S)
+    watching = asyncio.create_task(watched.watch())
+    yield watched
     watching.cancel()
 
 
+async def request(deadlines: Deadlines, done: asyncio.Event) -> str:
+    """What becomes of a request that waits for `done`."""
+    task = deadlines.begin()
+    try:
+        await done.wait()
+    except asyncio.CancelledError:
+        outcome = "late" if deadlines.made_late(task) else "cancelled"
+        assert task.cancelling() == (outcome == "cancelled")
+        return outcome
+    finally:
+        deadlines.end(task)
+    return "done"
+
+
+async def in_time(outcome: Awaitable[T]) -> T:
+    return await asyncio.wait_for(outcome, PATIENCE_S)
+
+
+async def several_looks() -> None:
+    """The clock has been looked at a few times meanwhile: whatever is late has been found."""
+    await asyncio.sleep(LIMIT_S / 5)
+
+
 @pytest.mark.anyio
-async def test_who_gets_more_time_does_not_stand_before_the_others() -> None:
-    deadlines = Deadlines(0.2)
-    watching = asyncio.create_task(deadlines.watch())
-
-    async def renewed() -> None:
-        task = deadlines.begin()
-        while True:
-            deadlines.begin_again(task)
-            await asyncio.sleep(0.05)
-
-    async def late() -> bool:
-        task = deadlines.begin()
-        try:
-            await asyncio.sleep(5)
-        except asyncio.CancelledError:
-            return deadlines.made_late(task)
-        return False
-
-    first = asyncio.create_task(renewed())
+async def test_what_is_late_is_cancelled_and_knows_why(deadlines: Deadlines, clock: Clock) -> None:
+    done, never = asyncio.Event(), asyncio.Event()
+    early = [asyncio.create_task(request(deadlines, event)) for event in (done, never, never)]
     await asyncio.sleep(0)
-    started = time.monotonic()
-    assert await asyncio.create_task(late())
-    assert time.monotonic() - started < 1
-    assert not first.done()
-    for task in (first, watching):
-        task.cancel()
+    clock.now += 0.6 * LIMIT_S
+    later = asyncio.create_task(request(deadlines, never))
+    await several_looks()
+    assert len(deadlines) == 4
+    done.set()
+    early[1].cancel()
+    assert await in_time(asyncio.gather(*early[:2])) == ["done", "cancelled"]
+    clock.now += 0.6 * LIMIT_S
+    assert await in_time(early[2]) == "late"
+    await several_looks()
+    assert not later.done()
+    clock.now += 0.6 * LIMIT_S
+    assert await in_time(later) == "late"
+    assert len(deadlines) == 0
+    assert not deadlines._late
+
+
+@pytest.mark.anyio
+async def test_who_gets_more_time_does_not_stand_before_the_others(deadlines: Deadlines, clock: Clock) -> None:
+    never = asyncio.Event()
+    renewed, late = (asyncio.create_task(request(deadlines, never)) for _ in range(2))
+    await asyncio.sleep(0)
+    clock.now += 0.6 * LIMIT_S
+    deadlines.begin_again(renewed)
+    clock.now += 0.6 * LIMIT_S
+    assert await in_time(late) == "late"
+    assert not renewed.done()
+    clock.now += 0.6 * LIMIT_S
+    assert await in_time(renewed) == "late"
 
 
 def test_one_large_answer_may_be_sent_however_large_it_is() -> None:

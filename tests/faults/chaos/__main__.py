@@ -1,4 +1,5 @@
-"""`make chaos`: every fault under load, and a table of what came of it; ends with 1 if a promise was broken."""
+"""`make chaos`: every fault under load, then more load than can be served, and what came of it; ends with 1 if a
+promise was broken."""
 
 import argparse
 import os
@@ -9,8 +10,9 @@ import time
 from pathlib import Path
 
 from leaderboard.observe import set_up_logs
+from tests.faults.chaos import overload
 from tests.faults.chaos.faults import FAULTS
-from tests.faults.chaos.rig import Rig
+from tests.faults.chaos.rig import THE_WHEELS, Rig
 from tests.faults.chaos.run import Run, table
 
 
@@ -21,7 +23,9 @@ def main() -> int:
         "--seconds", type=float, default=600, help="how long to go on; every fault comes at least once"
     )
     parser.add_argument("--seed", type=int, default=None, help="of all that is left to chance; default: a new one")
-    parser.add_argument("--only", default="", help="only the faults with this in their names")
+    parser.add_argument(
+        "--only", default="", help=f"only the faults with this in their names; one more is `{overload.NAME}`"
+    )
     parser.add_argument(
         "--folder", type=Path, help="where the servers and logs are, to be kept; default: a temporary one"
     )
@@ -41,10 +45,15 @@ def main() -> int:
             run = Run(rig, long=not options.short, say=lambda line: print(line, flush=True))
             for fault in faults:
                 run.inject(fault, chance.randrange(2**31))
-            while time.monotonic() < ends:
+            while faults and time.monotonic() < ends:
                 run.inject(chance.choice(faults), chance.randrange(2**31), again=True)
+        missed = 0
+        if options.only in overload.NAME:
+            overloaded = overload.measure(folder, THE_WHEELS)
+            print(overloaded, flush=True)
+            missed = len(overloaded.missed)
     print(table(run.results))
-    return 1 if run.violations else 0
+    return 1 if run.violations or missed else 0
 
 
 if __name__ == "__main__":

@@ -190,6 +190,8 @@ def redis_replica_behind(injection: Injection) -> None:
     (behind.folder / "password").write_text(rig.valkey.password)
     with redis(rig.settings) as primary, Wires(rig) as wires:
         link = wires.new(rig.valkey.port)
+        # It would wait for 5 s for others who want to follow.
+        primary.config_set("repl-diskless-sync-delay", 0)
         behind.start()
         replica = redis(rig.settings.model_copy(update={"redis_url": type(rig.settings.redis_url)(behind.url)}))
         replica.config_set("masterauth", rig.valkey.password)

@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack, suppress
 from importlib import resources
 from pathlib import Path
 from subprocess import Popen
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import asyncpg
@@ -28,13 +29,14 @@ from leaderboard.truth.rank_index import Bucket, RankIndex
 from tests.faults.chaos.proxy import Loop, Proxy, Wire
 from tests.faults.chaos.steps import Steps
 from tests.faults.history import Change, Transaction
-from tests.system import ROOT, SMALL_BUCKETS, connect, environment, eventually, free_port, sql
+from tests.system import PATIENCE_S, ROOT, SMALL_BUCKETS, connect, environment, eventually, free_port, sql
 
 T = TypeVar("T")
 
 CACHE_SIZE = 20
 """Small, so that the board is far larger than its cache."""
 USERS = 60
+APIS = 3
 
 
 class Servers(NamedTuple):
@@ -92,7 +94,7 @@ class Api:
         """Kill it and wait for its end."""
         self.kill()
         if self.process is not None:
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     def status(self) -> str:
@@ -117,7 +119,7 @@ class Api:
         return sum(float(line.removeprefix(name)) for line in lines if line.startswith(f"{name} "))
 
     def _get(self, path: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=6)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()
@@ -130,11 +132,19 @@ class Api:
 class Rig:
     """All servers and processes of a run: started on entering, ended on leaving."""
 
-    def __init__(self, folder: Path, servers: Servers = THE_WHEELS, *, durable: bool, apis: int = 3) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        servers: Servers = THE_WHEELS,
+        *,
+        durable: bool,
+        settings: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """`settings` go before ours."""
         self.folder = folder
         self.servers = servers
         self.durable = durable
-        self._count = apis
+        self._overrides = settings
         self._folders = 0
         self._stack = ExitStack()
         self._by_hand: dict[int, float] = {}
@@ -150,6 +160,7 @@ class Rig:
             self.valkey = EmbeddedValkey(self.new_folder(), binary=self.servers.redis_binary).start()
             self.settings = load(
                 None,
+                **self._overrides,
                 **Endpoints.of(self.postgres, self.valkey).__dict__,
                 host="127.0.0.1",
                 cache_size=CACHE_SIZE,
@@ -158,7 +169,7 @@ class Rig:
             )
             asyncio.run(app.truth_store(self.settings).migrate(lambda _line: None))
             self._do(self._connected(lambda connection: connection.execute(_witness())))
-            self.apis = [Api(self, f"api-{number}") for number in range(1, self._count + 1)]
+            self.apis = [Api(self, f"api-{number}") for number in range(1, APIS + 1)]
             for api in self.apis:
                 stack.callback(api.end)
                 api.start()
@@ -216,7 +227,7 @@ class Rig:
     def begin(self) -> None:
         """Wait until what was filled in is shown, and forget what was done by hand before."""
         self._by_hand.clear()
-        if self.healed(10) is None:
+        if self.healed(PATIENCE_S) is None:
             raise AssertionError("the cache does not show the board with which to begin")
 
     def state(self) -> tuple[dict[int, tuple[str, int]], int]:
@@ -248,7 +259,7 @@ class Rig:
 
     # Whether all is well
 
-    def settle(self, seconds: float = 20) -> None:
+    def settle(self) -> None:
         """Wait until all processes serve and read from the cache."""
         for api in self.apis:
             eventually(lambda api=api: api.status() == "ok", what=f"{api.name} is ready")  # type: ignore[misc]

@@ -9,10 +9,10 @@ from tests.faults.chaos.faults import Fault, Injection
 from tests.faults.chaos.judge import Case, Verdict, judge
 from tests.faults.chaos.load import Load, Plan
 from tests.faults.chaos.rig import CACHE_SIZE, Rig, Turns
+from tests.system import PATIENCE_S
 
 DEADLINE_S = 5.5
 """A request's own deadline, and half a second for the machine's noise."""
-_WARM_UP_S = 0.5
 _SHOWN = 3
 NONE = Turns(0, 0)
 
@@ -33,10 +33,13 @@ class Result:
 class Run:
     """A series of injections into one rig."""
 
-    def __init__(self, rig: Rig, *, long: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, rig: Rig, *, long: bool, say: Callable[[str], None], timed: bool = True) -> None:
+        """Without `timed`, nothing is wrong for having taken long: that says something of the machine as well."""
         self._rig = rig
         self._long = long
         self._say = say
+        self._timed = timed
+        self._pause_s = 0.5 if long else 0.3
         self.results: dict[str, Result] = {}
 
     @property
@@ -51,23 +54,30 @@ class Run:
         rig.begin()
         initial, mark = rig.state()
         injection = Injection(rig, random.Random(seed), self._long and not again, mark)
-        plan = Plan({api.name: api.port for api in rig.apis}, tuple(initial), CACHE_SIZE, seed, DEADLINE_S)
+        deadline_s = DEADLINE_S if self._timed else 2 * PATIENCE_S
+        heals_within_s = fault.shown_within_s if self._timed else PATIENCE_S
+        plan = Plan({api.name: api.port for api in rig.apis}, tuple(initial), CACHE_SIZE, seed, deadline_s)
         before = self._turns()
         with Load(plan) as load:
-            time.sleep(_WARM_UP_S)
+            time.sleep(self._pause_s)
             began = time.monotonic()
             fault.inject(injection)
             ended = time.monotonic()
             try:
-                healed_s = rig.healed(fault.shown_within_s)
-                ill = f"cache and rank index were not both in use {fault.shown_within_s:g} s after the end"
+                healed_s = rig.healed(heals_within_s)
+                ill = f"cache and rank index were not both in use {heals_within_s:g} s after the end"
             except AssertionError as error:
                 healed_s, ill = None, str(error)
-            time.sleep(_WARM_UP_S)
+            well = None
+            if not self._timed:
+                rig.settle()
+                well = time.monotonic()
+            time.sleep(self._pause_s)
             record = load.stop()
         after = self._turns()
         since = mark if injection.fork is None else injection.fork.mark
-        verdict = judge(Case(fault, record, initial, rig.transactions(since), began, ended, fork=injection.fork))
+        case = Case(fault, record, initial, rig.transactions(since), began, ended, injection.fork, well)
+        verdict = judge(case)
         if healed_s is None:
             verdict.wrong["not healed"].append(ill)
         self._add(fault, injection.times, healed_s, record.slowest_s, verdict)

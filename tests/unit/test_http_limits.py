@@ -1,7 +1,6 @@
 """The deadline of requests, and the room for large answers."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable
 from types import SimpleNamespace
 from typing import TypeVar, cast

@@ -216,6 +216,12 @@ def _example(kind: problems.Kind) -> Exception:
         "idempotency_key_in_use": errors.IdempotencyKeyInUse(
             "another request with this idempotency key is under way"
         ),
+        "too_many_idempotency_keys": errors.TooManyIdempotencyKeys(
+            "the key game has as many idempotency keys as one caller may, 5000000; each is kept for 24 hours"
+        ),
+        "idempotency_keys_full": errors.IdempotencyKeysFull(
+            "as many idempotency keys are kept as may be, 10000000; each is kept for 24 hours"
+        ),
         "overloaded": errors.Overloaded("10000 requests are waiting in the queue for scores already"),
         "outcome_unknown": errors.OutcomeUnknown("PostgreSQL was lost before it confirmed the write"),
         "unavailable": errors.TruthUnavailable("PostgreSQL did not answer in time"),

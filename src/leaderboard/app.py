@@ -25,6 +25,7 @@ from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, build
 from leaderboard.http.watchdog import Watchdog
+from leaderboard.idempotency import KeyBounds
 from leaderboard.observe import Metrics
 from leaderboard.rank_keeper import RankKeeper
 from leaderboard.service import Leaderboard
@@ -120,6 +121,7 @@ class App:
             self.cache,
             self.sync,
             self.metrics,
+            key_bounds=KeyBounds(settings.idempotency_keys_per_caller, settings.idempotency_keys),
             bounds=Bounds(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000),
             truth_lanes=settings.db_pool_size - _OTHER_CONNECTIONS,
             stale_reads=settings.stale_reads == "on",

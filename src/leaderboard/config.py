@@ -145,6 +145,12 @@ class Settings(BaseSettings):
     queue_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="requests that may wait in each queue; beyond it, 503"
     )
+    idempotency_keys_per_caller: int = Field(
+        5_000_000, ge=1, le=100_000_000, description="idempotency keys that one caller may have; beyond it, 429"
+    )
+    idempotency_keys: int = Field(
+        10_000_000, ge=1, le=100_000_000, description="idempotency keys of all callers together; beyond it, 503"
+    )
     page_images: str = Field(
         "",
         description="where the web page may load users' images from, such as `https:` or `https://img.example.com/`;"

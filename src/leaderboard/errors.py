@@ -1,26 +1,28 @@
 """What can go wrong, in the words of the domain; how HTTP says it stands in `http/problems.py`.
 
 LeaderboardError
-├── InvalidInput           the caller's fault, and nothing was changed
-│   ├── InvalidField       fields of a record, each with a message
-│   └── InvalidParameter   a path or query parameter
+├── InvalidInput               the caller's fault, and nothing was changed
+│   ├── InvalidField           fields of a record, each with a message
+│   └── InvalidParameter       a path or query parameter
 ├── UserNotFound
 ├── UsernameTaken
-├── IdempotencyKeyReused   the key belongs to another request
-├── IdempotencyKeyInUse    a request with this key is under way
-├── Unavailable            try again
-│   ├── Overloaded         more requests are waiting than the bound allows
-│   │   └── LockedOut      another transaction holds what this one would change
-│   ├── TruthUnavailable   PostgreSQL cannot be used now; nothing was changed
-│   │   └── TruthReadOnly  it is a standby, or takes no writes
-│   └── OutcomeUnknown     PostgreSQL was lost between a write and its answer: done or not, never half
-├── TruthRefused           PostgreSQL answered with an error that is not the caller's fault
-├── SchemaOutdated         the database wants `leaderboard migrate`
-└── CacheError             never reaches a caller: reads go to PostgreSQL instead
-    ├── CacheUnavailable   no answer from Redis
-    │   └── CacheHangs     not in time, and it may go on at any moment
-    ├── CacheDamaged       Redis holds something that this program did not write; it has been dropped
-    └── CacheRefused       Redis answered that it will not (out of memory, read only, …)
+├── IdempotencyKeyReused       the key belongs to another request
+├── IdempotencyKeyInUse        a request with this key is under way
+├── TooManyIdempotencyKeys     the caller has as many keys as one caller may have
+├── Unavailable                try again
+│   ├── Overloaded             more requests are waiting than the bound allows
+│   │   └── LockedOut          another transaction holds what this one would change
+│   ├── IdempotencyKeysFull    as many keys are kept as may be, of all callers together
+│   ├── TruthUnavailable       PostgreSQL cannot be used now; nothing was changed
+│   │   └── TruthReadOnly      it is a standby, or takes no writes
+│   └── OutcomeUnknown         PostgreSQL was lost between a write and its answer: done or not, never half
+├── TruthRefused               PostgreSQL answered with an error that is not the caller's fault
+├── SchemaOutdated             the database wants `leaderboard migrate`
+└── CacheError                 never reaches a caller: reads go to PostgreSQL instead
+    ├── CacheUnavailable       no answer from Redis
+    │   └── CacheHangs         not in time, and it may go on at any moment
+    ├── CacheDamaged           Redis holds something that this program did not write; it has been dropped
+    └── CacheRefused           Redis answered that it will not (out of memory, read only, …)
 """
 
 
@@ -76,6 +78,10 @@ class IdempotencyKeyInUse(LeaderboardError):
     """A request with the same idempotency key is under way; nothing was changed by this one."""
 
 
+class TooManyIdempotencyKeys(LeaderboardError):
+    """The caller has as many idempotency keys as one caller may have; nothing was changed."""
+
+
 class Unavailable(LeaderboardError):
     """Not now; the same request may succeed later."""
 
@@ -86,6 +92,10 @@ class Overloaded(Unavailable):
 
 class LockedOut(Overloaded):
     """Somebody else's transaction holds the row or the name, and has not ended in time."""
+
+
+class IdempotencyKeysFull(Unavailable):
+    """As many idempotency keys are kept as may be, of all callers together; nothing was changed."""
 
 
 class TruthUnavailable(Unavailable):

@@ -113,6 +113,9 @@ class Metrics:
             "Parts of the rank index that were found wrong; must stay 0",
             registry=registry,
         )
+        self.idempotency_keys = Gauge(
+            "leaderboard_idempotency_keys", "Idempotency keys that are kept, as last counted", registry=registry
+        )
         self.cached_users = Gauge("leaderboard_cached_users", "Users in the cache", registry=registry)
         self.cache_up = Gauge("leaderboard_cache_up", "Whether Redis answers", registry=registry)
         self.truth_up = Gauge("leaderboard_truth_up", "Whether PostgreSQL answers", registry=registry)

@@ -23,7 +23,7 @@ from leaderboard.errors import (
     UsernameTaken,
     UserNotFound,
 )
-from leaderboard.idempotency import Idempotency, idempotency_key
+from leaderboard.idempotency import Idempotency, KeyBounds, idempotency_key
 from leaderboard.model import (
     Answer,
     AskContext,
@@ -44,7 +44,7 @@ from leaderboard.snapshot import Commit, Moment, same_database
 from leaderboard.sync import CacheSync
 from leaderboard.truth.rank_index import RankIndex
 from leaderboard.truth.rows import Seen
-from leaderboard.truth.store import NewScore, NewUser, Refusal, TruthStore, Written
+from leaderboard.truth.store import FirstWrite, NewScore, NewUser, Refusal, TruthStore, Written
 
 _READS_AT_ONCE = 512
 _RANKS_AT_ONCE = 128
@@ -96,6 +96,7 @@ class Leaderboard:
         metrics: Metrics,
         *,
         bounds: Bounds,
+        key_bounds: KeyBounds,
         truth_lanes: int,
         stale_reads: bool,
     ) -> None:
@@ -105,7 +106,7 @@ class Leaderboard:
         self._sync = sync
         self._metrics = metrics
         self._stale_reads = stale_reads
-        self._idempotency = Idempotency(truth, sync, bounds)
+        self._idempotency = Idempotency(truth, sync, metrics, bounds, key_bounds)
         self._reads: Batcher[Question, Reply | Refuse | None] = Batcher(
             "reads", self._read_cache, bounds, most=_READS_AT_ONCE, share=True
         )
@@ -183,7 +184,11 @@ class Leaderboard:
             return await self._create_user(NewUser(user_name, image_url, total_score))
         key = idempotency_key(*once, ("create", user_name, image_url, total_score))
         item = NewUser(user_name, image_url, total_score, key)
-        return await self._idempotency.once(key, User, lambda: self._create_user(item))
+        return await self._idempotency.once(
+            key,
+            lambda: self._create_user(item),
+            lambda first: User(first.user_id, user_name, image_url, total_score),
+        )
 
     async def set_score(self, user_id: int, total_score: int, once: Once | None = None) -> ScoreSet:
         """Set a user's score. Raises UserNotFound, and with `once` what `Idempotency.once` raises."""
@@ -192,7 +197,9 @@ class Leaderboard:
             return await self._set_score(NewScore(user_id, total_score))
         key = idempotency_key(*once, ("set", user_id, total_score))
         item = NewScore(user_id, total_score, key)
-        return await self._idempotency.once(key, ScoreSet, lambda: self._set_score(item))
+        return await self._idempotency.once(
+            key, lambda: self._set_score(item), lambda first: _score_set(item, first)
+        )
 
     async def _create_user(self, item: NewUser) -> User:
         told = await self._users.submit(item)
@@ -216,7 +223,7 @@ class Leaderboard:
 
     async def run(self) -> None:
         """What this needs done regularly, until cancelled."""
-        await self._idempotency.forget_regularly()
+        await self._idempotency.run()
 
     async def close(self) -> None:
         """Finish what was begun."""
@@ -358,6 +365,13 @@ class Leaderboard:
         for point in points:
             self._sync.note_truth(point)
         await asyncio.gather(*map(self._sync.cover, points))
+
+
+def _score_set(item: NewScore, first: FirstWrite) -> ScoreSet:
+    """The answer to a score that was set before; the user is named as it is now. Raises UserNotFound."""
+    if first.user_name is None or first.previous_score is None:
+        raise UserNotFound(item.user_id)
+    return ScoreSet(item.user_id, first.user_name, first.image_url, item.total_score, first.previous_score)
 
 
 def _not_found(question: Question | PageQuestion) -> UserNotFound:

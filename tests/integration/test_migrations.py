@@ -1,6 +1,7 @@
 """The schema: built from nothing, interrupted, built by two at once and by a role without privileges."""
 
 import asyncio
+import hashlib
 import re
 import subprocess
 import sys
@@ -9,17 +10,19 @@ from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 
 import asyncpg
+import msgspec
 import pytest
 from pydantic import SecretStr
 
 from leaderboard.app import truth_store
 from leaderboard.config import Settings
 from leaderboard.errors import SchemaOutdated, TruthUnavailable
+from leaderboard.idempotency import idempotency_key
 from leaderboard.model import AskContext, AskStanding, Context, Standing
 from leaderboard.truth import migrate
 from leaderboard.truth.rank_index import RankIndex
 from leaderboard.truth.sql import load_queries, load_steps
-from leaderboard.truth.store import NewUser, Refusal
+from leaderboard.truth.store import FirstWrite, NewUser, Refusal
 from tests.system import connect, environment, sql, until
 
 pytestmark = pytest.mark.anyio
@@ -209,6 +212,41 @@ async def test_every_older_schema_is_refused_and_a_newer_one_is_welcome(
     await db.execute("INSERT INTO schema_migrations (version, step, name) VALUES (9999, 1, 'of the future')")
     await migrate.check(db)
     assert await truth_store(empty).migrate(lambda _line: None) == 0
+
+
+async def test_idempotency_keys_are_known_after_their_rows_have_become_smaller(
+    empty: Settings, db: asyncpg.Connection
+) -> None:
+    queries = load_queries("schema")
+    await db.execute(queries["create_record"])
+    for step in load_steps():
+        if step.version < 6:
+            await migrate._apply(db, step, queries)
+    await db.execute("INSERT INTO users (user_name, total_score) VALUES ('ada', 7)")
+    # As the version before it wrote them.
+    callers = {"the key game": ("set", 1, 6), "": ("create", "ada", None, 5)}
+    for (caller, asked), previous in zip(callers.items(), (5, None), strict=True):
+        await db.execute(
+            "INSERT INTO idempotent_writes"
+            " VALUES ($1, 'a-key', $2, 1, 'ada', NULL, 6, $3, now() - interval '90 min')",
+            caller,
+            hashlib.sha256(msgspec.json.encode(asked)).digest(),
+            previous,
+        )
+    store = truth_store(empty)
+    await store.migrate(lambda _line: None)
+    keys = [idempotency_key(caller, "a-key", asked) for caller, asked in callers.items()]
+    await store.open()
+    try:
+        seen = await store.first_writes([*keys, idempotency_key("else", "a-key", None)])
+        assert await store.forget_keys(1, 10) == 2
+    finally:
+        await store.close()
+    assert seen.value == [
+        FirstWrite(True, 1, 5, "ada", None),
+        FirstWrite(True, 1, None, "ada", None),
+        None,
+    ]
 
 
 async def test_every_query_is_used_and_is_understood_by_the_server(settings: Settings) -> None:

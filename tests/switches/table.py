@@ -83,7 +83,7 @@ _WRITES = "tests/integration/test_writes.py::"
 _RANKS = "tests/integration/test_rank_index.py::"
 _ONCE = "tests/integration/test_idempotency.py::"
 _OVERLOAD = "tests/faults/test_overload.py::"
-_KEYS = "ORDER BY k.caller, k.key"
+_KEYS = "ORDER BY k.key"
 _SET_SCORES = "                    true) AS durable,\n         set_config('lock_timeout', $3"
 _CREATE_USERS = "                    true) AS durable,\n         set_config('lock_timeout', $4"
 _IMPORT = "tests/integration/test_import.py::"
@@ -1475,14 +1475,14 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "an idempotency key: what is under way is refused",
         "of two copies one waits for what the other holds",
-        (Edit("idempotency.py", "if name in self._under_way:", "if False:"),),
+        (Edit("idempotency.py", "if key.key in self._under_way:", "if False:"),),
         (f"{_ONCE}test_a_copy_is_refused_while_the_first_is_under_way",),
         by="LockedOut",
     ),
     Switch(
         "an idempotency key: what was asked for is compared",
         "another request gets an answer that is not its own",
-        (Edit("idempotency.py", "first.fingerprint != key.fingerprint or ", ""),),
+        (Edit("idempotency.py", "if not first.same:", "if False:"),),
         (f"{_ONCE}test_with_something_else_it_is_refused",),
     ),
     Switch(
@@ -1491,6 +1491,34 @@ SWITCHES: tuple[Switch, ...] = (
         (Edit("http/routes.py", '(scope.get(_CALLER, ""), key)', '("", key)'),),
         (f"{_ONCE}test_two_callers_with_one_idempotency_key_do_not_meet",),
         by="KeyError",
+    ),
+    Switch(
+        "idempotency keys: a bound for each caller",
+        "one caller uses up the keys of all",
+        (Edit("idempotency.py", "if caller in self._kept.full:", "if False:"),),
+        (
+            f"{_ONCE}test_a_caller_at_its_bound_is_refused_new_keys_and_no_other_is",
+            f"{_ONCE}test_a_bound_over_http[idempotency_keys_per_caller-429-too_many_idempotency_keys]",
+        ),
+    ),
+    Switch(
+        "idempotency keys: a bound for all callers together",
+        "the table of keys grows with what is written in a day",
+        (Edit("idempotency.py", "return self._kept.total >= self._key_bounds.total", "return False"),),
+        (f"{_ONCE}test_at_the_bound_of_all_new_keys_are_refused",),
+    ),
+    Switch(
+        "idempotency keys: counted again while something is refused",
+        "a caller stays refused after its keys are forgotten",
+        (
+            Edit(
+                "idempotency.py",
+                "self._counted != self._changes or self._kept.full or self._is_full()",
+                "self._counted != self._changes",
+            ),
+        ),
+        (f"{_ONCE}test_forgotten_keys_make_room",),
+        by="AssertionError, TooManyIdempotencyKeys, IdempotencyKeysFull",
     ),
     Switch(
         "the answer under an idempotency key is that of its place in the chain",

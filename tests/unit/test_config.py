@@ -55,6 +55,8 @@ DEFAULTS: dict[str, Any] = {
     "IDLE_TIMEOUT_MS": 30_000,
     "MAX_CONNECTIONS": 4096,
     "STOP_DELAY_MS": 3000,
+    "IDEMPOTENCY_KEYS_PER_CALLER": 5_000_000,
+    "IDEMPOTENCY_KEYS": 10_000_000,
     "PAGE_IMAGES": "",
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "json",
@@ -76,6 +78,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "IDLE_TIMEOUT_MS": (100, 60_000),
     "MAX_CONNECTIONS": (16, 100_000),
     "STOP_DELAY_MS": (0, 60_000),
+    "IDEMPOTENCY_KEYS_PER_CALLER": (1, 100_000_000),
+    "IDEMPOTENCY_KEYS": (1, 100_000_000),
 }
 CHOICES = {
     "DB_SSLMODE": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),

@@ -9,6 +9,8 @@ from leaderboard.http import access, hosts, router, security, wire
 from leaderboard.http.call import Headers
 
 RETRY_AFTER_S = 1
+_KEYS_RETRY_AFTER_S = 60
+"""Idempotency keys are forgotten once a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Kind:
 
 _ALWAYS = security.wire("application/problem+json")
 _LATER: Headers = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
+_WHEN_FORGOTTEN: Headers = ((b"retry-after", str(_KEYS_RETRY_AFTER_S).encode()),)
 
 INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")
 
@@ -51,6 +54,14 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (
         errors.IdempotencyKeyInUse,
         Kind("idempotency_key_in_use", 409, "A request with this idempotency key is under way"),
+    ),
+    (
+        errors.TooManyIdempotencyKeys,
+        Kind("too_many_idempotency_keys", 429, "This caller has too many idempotency keys", _WHEN_FORGOTTEN),
+    ),
+    (
+        errors.IdempotencyKeysFull,
+        Kind("idempotency_keys_full", 503, "There are too many idempotency keys", _WHEN_FORGOTTEN),
     ),
     (
         wire.BodyTooSlow,

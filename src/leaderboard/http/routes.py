@@ -303,7 +303,10 @@ _FIELDS = (
     *("malformed_json", "invalid_field", "request_timeout", "body_too_large"),
     *("unsupported_media_type", "unsupported_encoding"),
 )
-_ONCE = ("idempotency_key_reused", "idempotency_key_in_use")
+_ONCE = (
+    *("idempotency_key_reused", "idempotency_key_in_use"),
+    *("too_many_idempotency_keys", "idempotency_keys_full"),
+)
 _ACCESS = ("unauthorized", "forbidden", "rate_limited")
 _WRITE = (*_ONCE, *_ACCESS, "cross_origin_write", "overloaded", "unavailable", "outcome_unknown")
 _READ = (*_ACCESS, "overloaded", "unavailable")

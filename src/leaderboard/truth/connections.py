@@ -139,14 +139,16 @@ class Connections:
         await asyncio.gather(*self._closing)
 
     @asynccontextmanager
-    async def pooled(self, isolation: Isolation | None = None) -> AsyncIterator[Connection]:
-        """A connection of the pool, to be used within the time that a call to PostgreSQL may take.
+    async def pooled(
+        self, isolation: Isolation | None = None, *, timeout_s: float | None = None
+    ) -> AsyncIterator[Connection]:
+        """A connection of the pool, to be used within `timeout_s` or the time that a call to PostgreSQL may take.
 
         With `isolation` in one transaction, else each statement is one. Raises TruthUnavailable, TruthReadOnly,
         TruthRefused, and any of CONFLICTS. Answers are to be looked at while it is held: one that shows that the
         server is a standby is about the connection.
         """
-        async with _translated(), asyncio.timeout(self._timeout_s) as deadline:
+        async with _translated(), asyncio.timeout(timeout_s or self._timeout_s) as deadline:
             pooled = await self._take()
             self._in_use.add(pooled)
             begun = time.monotonic()

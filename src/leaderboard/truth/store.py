@@ -39,6 +39,8 @@ _FOREVER = "0"
 _KEY_IS_KEPT = "idempotent_writes_key"
 _WAIT_FOR_RANKS_S = 600
 """How long the log is kept for a rank index that nobody folds."""
+_COUNT_S = 60.0
+"""How long counting the idempotency keys may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,15 @@ class Written(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """By what `caller` knows one write, however often it is sent; `fingerprint` is of what was asked for."""
+    """What one write is known by, however often it is sent.
 
-    caller: str
+    `key` is a hash of the caller and the key that it sent, `fingerprint` one of what was asked for: 16 bytes each,
+    in hexadecimal.
+    """
+
     key: str
-    fingerprint: bytes
+    caller: str
+    fingerprint: str
 
 
 class NewUser(msgspec.Struct, frozen=True):
@@ -100,11 +106,26 @@ class NewScore(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class FirstAnswer:
-    """What a write with an idempotency key was answered."""
+class FirstWrite:
+    """What a write with an idempotency key did.
 
-    fingerprint: bytes
-    answer: User | ScoreSet
+    `same` is whether the same was asked for. `previous_score` is None where a user was created. `user_name` and
+    `image_url` are those that the user has now; `user_name` is None where the user is gone.
+    """
+
+    same: bool
+    user_id: int
+    previous_score: int | None
+    user_name: str | None
+    image_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeysKept:
+    """How many idempotency keys there are, and which callers have as many as one may have."""
+
+    total: int
+    full: frozenset[str]
 
 
 class Refusal(Enum):
@@ -116,7 +137,7 @@ class Refusal(Enum):
 
 
 class TruthStore:
-    """PostgreSQL as the keeper of users, of their changes and of what was answered to whom."""
+    """PostgreSQL as the keeper of users, of their changes and of idempotency keys."""
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
@@ -168,14 +189,13 @@ class TruthStore:
         skipped. Raises IdempotencyKeyInUse if an item's key is kept already or is being kept.
         """
         last: dict[int, int] = {}
-        kept: list[tuple[str, str, bytes, int, int, int | None]] = []
+        kept: list[tuple[str, str, str, int, int | None]] = []
         for item in batch:
             if item.key is not None:
                 key = item.key
-                before = last.get(item.user_id)
-                kept.append((key.caller, key.key, key.fingerprint, item.user_id, item.total_score, before))
+                kept.append((key.key, key.caller, key.fingerprint, item.user_id, last.get(item.user_id)))
             last[item.user_id] = item.total_score
-        columns = zip(*kept, strict=True) if kept else [()] * 6
+        columns = zip(*kept, strict=True) if kept else [()] * 5
         patience = _PATIENCE if kept else _FOREVER
         rows = await self._change(
             self._write["set_scores"], list(last), list(last.values()), patience, *map(list, columns)
@@ -216,8 +236,8 @@ class TruthStore:
             [item.image_url for item in first.values()],
             [item.total_score for item in first.values()],
             _PATIENCE,
-            [key and key.caller for key in keys],
             [key and key.key for key in keys],
+            [key and key.caller for key in keys],
             [key and key.fingerprint for key in keys],
         )
         ids = {row["user_name"]: row["user_id"] for row in rows if row["user_id"] is not None}
@@ -234,25 +254,33 @@ class TruthStore:
             point = await self.now()
         return Written(outcomes, point)
 
-    # What was answered before
+    # Idempotency keys
 
-    async def first_answers(self, keys: Sequence[IdempotencyKey]) -> Seen[list[FirstAnswer | None]]:
-        """For each key what its write was answered, None if it is not known."""
+    async def first_writes(self, keys: Sequence[IdempotencyKey]) -> Seen[list[FirstWrite | None]]:
+        """For each key what was done with it, None if it is not kept."""
         async with self.connections.pooled() as connection:
             rows = await connection.fetch(
-                self._idempotency["first_answers"], [key.caller for key in keys], [key.key for key in keys]
+                self._idempotency["first_writes"], [key.key for key in keys], [key.fingerprint for key in keys]
             )
             moment = moment_of(rows[0])
-        found = {(row["caller"], row["key"]): row for row in rows}
-        known = [found.get((key.caller, key.key)) for key in keys]
-        first = [None if row is None else FirstAnswer(row["fingerprint"], _answer(row)) for row in known]
-        return Seen(first, moment)
+        found = {row["position"]: _first_write(row) for row in rows if row["position"] is not None}
+        return Seen([found.get(position) for position in range(1, len(keys) + 1)], moment)
 
-    async def forget_answers(self, kept_h: int, batch: int) -> int:
-        """Delete up to `batch` first answers older than `kept_h` hours; how many that was."""
+    async def forget_keys(self, kept_h: int, batch: int) -> int:
+        """Delete up to `batch` idempotency keys older than `kept_h` hours; how many that was."""
         async with self.connections.pooled() as connection:
             deleted: int = await connection.fetchval(self._idempotency["forget"], kept_h, batch)
         return deleted
+
+    async def count_keys(self, per_caller: int) -> KeysKept:
+        """How many idempotency keys there are, and which callers have `per_caller` of them or more.
+
+        Reads the whole table: a second for some millions of keys; TruthUnavailable is raised after a minute.
+        """
+        async with self.connections.pooled(timeout_s=_COUNT_S) as connection:
+            rows = await connection.fetch(self._idempotency["count_keys"], per_caller, timeout=_COUNT_S)
+        kept = {row["caller"]: row["kept"] for row in rows}
+        return KeysKept(kept.pop(None), frozenset(kept))
 
     # The change log
 
@@ -358,6 +386,5 @@ def _point(rows: Sequence[asyncpg.Record]) -> Moment | Commit:
     return moment if xid is None else Commit(moment.epoch, int(xid))
 
 
-def _answer(row: asyncpg.Record) -> User | ScoreSet:
-    user = (row["user_id"], row["user_name"], row["image_url"], row["total_score"])
-    return User(*user) if row["previous_score"] is None else ScoreSet(*user, row["previous_score"])
+def _first_write(row: asyncpg.Record) -> FirstWrite:
+    return FirstWrite(row["same"], row["user_id"], row["previous_score"], row["user_name"], row["image_url"])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -39,13 +40,25 @@ class PgBouncer:
         self.lead_to(settings)
 
     def lead_to(self, settings: Settings) -> None:
-        """Write the configuration with this server behind it; `reload` has it take effect."""
+        """Write the configuration with this server behind it; a signal has it take effect."""
+        self._behind = settings
         lines = [f"* = host={settings.db_host} port={settings.db_port}"]
         text = "\n".join(["[databases]", *lines, "[pgbouncer]", *(f"{k} = {v}" for k, v in self._lines.items())])
         (self._folder / "pgbouncer.ini").write_text(text + "\n")
         if self._account is not None:
             for path in (self._folder, *self._folder.iterdir()):
                 os.chown(path, *self._account)
+
+    @property
+    def port(self) -> int:
+        return self.settings.db_port
+
+    def move(self, target: int, *, close: bool = True) -> None:
+        """Lead to the server on this port from now on; `close` or not, it ends connections when they are free."""
+        del close
+        assert self._process is not None
+        self.lead_to(self._behind.model_copy(update={"db_port": target}))
+        self._process.send_signal(signal.SIGHUP)
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(

@@ -3,13 +3,16 @@
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from leaderboard.config import Settings
 from leaderboard.embedded import EmbeddedPostgres
 from tests.deploy.pgbouncer import PROGRAM, PgBouncer
+from tests.faults import failover
 from tests.system import ApiProcess, eventually, sql
 
 Serve = Callable[..., ApiProcess]
@@ -85,3 +88,26 @@ def test_an_import_says_what_it_needs(api: ApiProcess, tmp_path: Path, capfd: py
     with pytest.raises(Exception, match="exit status 3"):
         api.run("import", str(file))
     assert "needs a session" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("way", ["standby behind the address", "killed"])
+def test_after_the_pooler_has_switched_to_another_primary_writes_come_back(
+    settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres, data_dir: Path, way: failover.Way
+) -> None:
+    there = {
+        "db_port": own_postgres.port,
+        "db_name": "leaderboard",
+        "db_password": SecretStr(own_postgres.password),
+        # A call that is under way on a connection that hangs ends by this deadline.
+        "db_timeout_ms": 3000,
+    }
+    behind = settings.model_copy(update=there)
+    ApiProcess(behind).run("migrate")
+    # It asks a server whether it is there before it lends the connection, and soon looks for one that was gone.
+    options = {"server_check_delay": 0, "server_login_retry": 0.1}
+    with PgBouncer(data_dir / "pooler", behind, own_postgres._account, **options) as pooler:
+        serve_behind = partial(serve, **{name: value for name, value in there.items() if name != "db_port"})
+        with failover.prepared(own_postgres, behind, serve_behind, pooler) as prepared:
+            seen = prepared.run(way)
+    assert seen.lost == []
+    assert seen.old == []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import httpx
 
@@ -81,20 +81,29 @@ class _Client:
         return next((at for at in self.wrote_at if at > moved), None)
 
 
+class Switch(Protocol):
+    """An address that leads to one server and then to another one, as those of a Proxy and of PgBouncer do."""
+
+    @property
+    def port(self) -> int: ...
+
+    def move(self, target: int, *, close: bool = True) -> None: ...
+
+
 class Failover:
-    """A primary, two API processes that reach it through a proxy, and clients of them."""
+    """A primary, two API processes that reach it through a proxy or a pooler, and clients of them."""
 
     def __init__(
-        self, seed: EmbeddedPostgres, settings: Settings, proxy: Proxy, apis: Sequence[ApiProcess]
+        self, seed: EmbeddedPostgres, settings: Settings, switch: Switch, apis: Sequence[ApiProcess]
     ) -> None:
         """`settings` name the database, which `seed` has."""
         self._seed = seed
         self._settings = settings
-        self._proxy = proxy
+        self._switch = switch
         self._apis = apis
         self._primary = Node.standby_of(seed, seed.port, settings)
         self._primary.promote()
-        proxy.move(self._primary.port)
+        switch.move(self._primary.port)
 
     def run(self, way: Way, patience_s: float = 60) -> Seen:
         """Fail over once. The standby has each commit before it is acknowledged, so that none may be lost."""
@@ -137,30 +146,32 @@ class Failover:
         def every_process_refuses() -> bool:
             return all(client.refused > before + 5 for client, before in zip(clients, refused, strict=True))
 
-        match way:
-            case "standby behind the address":
-                old.stop()
-                old.come_back_as_standby()
-                eventually(every_process_refuses, 60, "every process has met the standby")
-                new.promote()
-                self._proxy.move(new.port, close=False)
-            case "old connections hang":
-                self._proxy.freeze()
-                old.stop(signal.SIGKILL)
-                new.promote()
-                self._proxy.move(new.port, close=False)
-            case "the way is silent":
-                self._proxy.set(Wire.SILENT)
-                eventually(every_process_refuses, 60, "every process has noticed")
-                old.stop(signal.SIGKILL)
-                new.promote()
-                self._proxy.freeze()
-                self._proxy.move(new.port, close=False)
-                self._proxy.set(Wire.WHOLE)
-            case "killed":
-                old.stop(signal.SIGKILL)
-                new.promote()
-                self._proxy.move(new.port)
+        if way == "standby behind the address":
+            old.stop()
+            old.come_back_as_standby()
+            eventually(every_process_refuses, what="every process has met the standby")
+            new.promote()
+            self._switch.move(new.port, close=False)
+            return
+        if way == "killed":
+            old.stop(signal.SIGKILL)
+            new.promote()
+            self._switch.move(new.port)
+            return
+        assert isinstance(self._switch, Proxy)
+        if way == "old connections hang":
+            self._switch.freeze()
+            old.stop(signal.SIGKILL)
+            new.promote()
+            self._switch.move(new.port, close=False)
+        else:
+            self._switch.set(Wire.SILENT)
+            eventually(every_process_refuses, what="every process has noticed")
+            old.stop(signal.SIGKILL)
+            new.promote()
+            self._switch.freeze()
+            self._switch.move(new.port, close=False)
+            self._switch.set(Wire.WHOLE)
 
     def close(self) -> None:
         """End the server that is the primary now."""
@@ -172,12 +183,17 @@ def _is_well(api: ApiProcess) -> bool:
 
 
 @contextmanager
-def prepared(seed: EmbeddedPostgres, settings: Settings, serve: Callable[..., ApiProcess]) -> Iterator[Failover]:
-    """`settings` name a migrated database of `seed`; `serve` starts a process with overrides of its settings."""
+def prepared(
+    seed: EmbeddedPostgres, settings: Settings, serve: Callable[..., ApiProcess], switch: Switch | None = None
+) -> Iterator[Failover]:
+    """`settings` name a migrated database of `seed`; `serve` starts a process with overrides of its settings.
+
+    Without a `switch`, which leads to `seed`, there is a Proxy.
+    """
     with Loop() as loop:
-        proxy = Proxy(loop, seed.port)
-        apis = [serve(db_port=proxy.port) for _ in range(2)]
-        failover = Failover(seed, settings, proxy, apis)
+        switch = switch or Proxy(loop, seed.port)
+        apis = [serve(db_port=switch.port) for _ in range(2)]
+        failover = Failover(seed, settings, switch, apis)
         try:
             yield failover
         finally:

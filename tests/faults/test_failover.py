@@ -21,6 +21,8 @@ def test_writes_come_back_on_every_process(
         "db_port": own_postgres.port,
         "db_name": "leaderboard",
         "db_password": SecretStr(own_postgres.password),
+        # A call that is under way on a connection that hangs ends by this deadline.
+        "db_timeout_ms": 3000,
     }
     on_primary = settings.model_copy(update=there)
     ApiProcess(on_primary).run("migrate")

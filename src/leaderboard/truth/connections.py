@@ -87,13 +87,17 @@ _log = structlog.get_logger(__name__)
 
 
 class _Pooled:
-    """A connection of the pool: when connecting began, and when the server last answered on it."""
+    """A connection of the pool: when connecting began, and when the server last answered on it.
 
-    __slots__ = ("answered", "connection", "made")
+    `shared`: it leads to a pooler, which lends the server's connection by the transaction.
+    """
 
-    def __init__(self, connection: Connection, made: float) -> None:
+    __slots__ = ("answered", "connection", "made", "shared")
+
+    def __init__(self, connection: Connection, made: float, *, shared: bool) -> None:
         self.connection = connection
         self.made = made
+        self.shared = shared
         self.answered = time.monotonic()
 
 
@@ -154,10 +158,11 @@ class Connections:
             begun = time.monotonic()
             alive = True
             try:
-                if isolation is None and not self.behind_pooler:
+                if isolation is None and not pooled.shared:
                     yield pooled.connection
                 else:
-                    async with self._transaction(pooled.connection, isolation or "READ COMMITTED", _POOLED):
+                    settings = _POOLED if pooled.shared else {}
+                    async with _transaction(pooled.connection, isolation or "READ COMMITTED", settings):
                         yield pooled.connection
             except (asyncpg.ReadOnlySQLTransactionError, TruthReadOnly):
                 self._distrust(pooled)
@@ -170,22 +175,6 @@ class Connections:
                 if deadline.expired():
                     self._close_silent(begun)
                 self._give_back(pooled, alive=alive)
-
-    @asynccontextmanager
-    async def _transaction(
-        self, connection: Connection, isolation: Isolation, settings: Mapping[str, str]
-    ) -> AsyncIterator[None]:
-        begin = f"BEGIN ISOLATION LEVEL {isolation}"
-        await connection.execute(f"{begin}; {_set(settings, local=True)}" if self.behind_pooler else begin)
-        try:
-            yield
-        except Exception:
-            # Not after a cancellation: then the connection is closed.
-            if not connection.is_closed():
-                with suppress(*LOST, asyncpg.PostgresError):
-                    await connection.execute("ROLLBACK")
-            raise
-        await connection.execute("COMMIT")
 
     async def _take(self) -> _Pooled:
         if not self._open:
@@ -200,7 +189,8 @@ class Connections:
                         return pooled
                     self._close_soon(pooled.connection)
                 begun = time.monotonic()
-                return _Pooled(await self._connect(_POOLED, command_timeout=self._timeout_s), begun)
+                connection = await self._connect(_POOLED, command_timeout=self._timeout_s)
+                return _Pooled(connection, begun, shared=self.behind_pooler)
             except TruthUnavailable as error:
                 if not isinstance(error.__cause__, asyncpg.TooManyConnectionsError) or not self._in_use:
                     free.release()
@@ -275,7 +265,8 @@ class Connections:
                 if isolation is None:
                     yield connection
                 else:
-                    async with self._transaction(connection, isolation, {**_SESSION, **settings}):
+                    again = {**_SESSION, **settings} if self.behind_pooler else {}
+                    async with _transaction(connection, isolation, again):
                         yield connection
             finally:
                 await connection.close(timeout=_CLOSING_S)
@@ -294,7 +285,8 @@ class Connections:
                     max_cached_statement_lifetime=_PLANNED_ANEW_S,
                 )
                 try:
-                    who = await connection.execute(_WHO.format(connection.get_server_pid()))
+                    ask = _WHO.format(connection.get_server_pid())
+                    who = await connection.execute(ask, timeout=self._timeout_s)
                     if who == _STANDBY:
                         raise TruthReadOnly(
                             "this PostgreSQL server is a standby; only a primary can serve as truth"
@@ -302,7 +294,7 @@ class Connections:
                     self.behind_pooler = who == _POOLER
                     if self.behind_pooler == behind_pooler:
                         if not behind_pooler:
-                            await connection.execute(_set(settings, local=False))
+                            await connection.execute(_set("SESSION", settings), timeout=self._timeout_s)
                         _keep_alive(connection)
                         return connection
                 except BaseException:
@@ -314,8 +306,25 @@ class Connections:
                 _log.info("PostgreSQL is behind a pooler: every call is a transaction of several round trips")
 
 
-def _set(settings: Mapping[str, str], *, local: bool) -> str:
-    return "; ".join(f"SET {'LOCAL' if local else 'SESSION'} {name} = {value}" for name, value in settings.items())
+@asynccontextmanager
+async def _transaction(
+    connection: Connection, isolation: Isolation, settings: Mapping[str, str]
+) -> AsyncIterator[None]:
+    """One transaction, which begins with these settings."""
+    await connection.execute(f"BEGIN ISOLATION LEVEL {isolation}; {_set('LOCAL', settings)}")
+    try:
+        yield
+    except Exception:
+        # Not after a cancellation: then the connection is closed.
+        if not connection.is_closed():
+            with suppress(*LOST, asyncpg.PostgresError):
+                await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
+
+
+def _set(scope: Literal["SESSION", "LOCAL"], settings: Mapping[str, str]) -> str:
+    return "; ".join(f"SET {scope} {name} = {value}" for name, value in settings.items())
 
 
 async def _close(connection: Connection) -> None:

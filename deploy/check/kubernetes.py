@@ -1,0 +1,89 @@
+"""The Helm chart and the plain manifests, as documents; and the trial, run by podman."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from deploy.check import Check, Failed, execute, impossible, need, pods
+from deploy.check.manifests import CHART, FOLDER, stale, template
+
+COMBINATIONS = (
+    (CHART / "ci" / "least-values.yaml",),
+    (CHART / "ci" / "everything-values.yaml",),
+    (CHART / "values-trial.yaml",),
+    (CHART / "values-cloudnativepg.yaml", CHART / "values-redis-operator.yaml"),
+    (FOLDER / "values.yaml",),
+)
+"""Files of values that make a whole together."""
+VERSIONS = {"1.27": (), "1.30": ("--set", "preStopSeconds=20"), "1.34": (), "1.37": ("--set", "preStopSeconds=20")}
+"""Of Kubernetes, from the oldest that the chart takes to the newest that the validator knows; and what to add."""
+_ACCEPTED = {
+    "CKV_K8S_11": "a CPU limit slows down what the deadlines of requests are counted on",
+    "CKV_K8S_15": "images are pinned by tag or digest, and then need not be pulled at every start",
+    "CKV_K8S_21": "the namespace is chosen when it is applied",
+    "CKV_K8S_35": "the settings come from the environment, and from nowhere else",
+    "CKV_K8S_40": "the uids of the images of PostgreSQL and Valkey are what they are",
+    "CKV_K8S_43": "the digest is for who installs it to set",
+}
+"""What checkov finds and is meant."""
+_STORES_ACCEPTED = {
+    "CKV_K8S_8": "a store that hangs is no better after a restart",
+    **_ACCEPTED,
+}
+
+
+def _lint() -> None:
+    helm = need("helm")
+    for values in COMBINATIONS:
+        options = [option for path in values for option in ("--values", path)]
+        execute(helm, "lint", "--strict", CHART, *options)
+
+
+def _validate() -> str:
+    validator = need("kubernetes-validate")
+    with tempfile.TemporaryDirectory() as folder:
+        for version, more in VERSIONS.items():
+            files: list[Path] = []
+            for values in COMBINATIONS:
+                made = Path(folder) / f"{len(files)}.yaml"
+                made.write_text(template(*values, options=("--kube-version", version, *more)), "utf-8")
+                files.append(made)
+            execute(validator, "--strict", "--quiet", "--no-warn", "-k", version, *files)
+    return f"as Kubernetes {', '.join(VERSIONS)}"
+
+
+def _fresh() -> None:
+    old = stale()
+    if old:
+        raise Failed(f"not what the chart makes: {', '.join(old)}; run `make manifests`")
+
+
+def _scan(name: str, accepted: dict[str, str]) -> str:
+    execute(
+        need("checkov"), "--file", FOLDER / name, "--framework", "kubernetes", "--skip-download", "--compact",
+        "--quiet", "--skip-check", ",".join(accepted),
+    )  # fmt: skip
+    return f"{len(accepted)} kinds of finding are accepted, with reasons"
+
+
+def _trivy() -> None:
+    execute(
+        need("trivy"), "config", "--skip-check-update", "--exit-code", "1", "--severity", "HIGH,CRITICAL", FOLDER
+    )
+
+
+CHECKS = (
+    Check("Helm: lint --strict", _lint),
+    Check("Helm: documents are valid", _validate),
+    Check("Kubernetes: plain manifests are those of the chart", _fresh),
+    Check("Kubernetes: checkov, service", partial(_scan, "leaderboard.yaml", _ACCEPTED)),
+    Check("Kubernetes: checkov, migration", partial(_scan, "migrate.yaml", _ACCEPTED)),
+    Check("Kubernetes: checkov, trial", partial(_scan, "trial.yaml", _STORES_ACCEPTED)),
+    Check("Kubernetes: trivy", _trivy),
+    Check("Kubernetes: the trial's pods, by podman", pods.play),
+    impossible("Kubernetes: HPA, PDB, NetworkPolicy, spread", "they need a control plane with nodes"),
+    impossible("Kubernetes: admission, hooks, rollout, probes by kubelet", "they need a control plane with nodes"),
+    impossible(
+        "Kubernetes: operators' Cluster, Redis, ServiceMonitor", "they need the operators' own definitions"
+    ),
+)

@@ -1,0 +1,281 @@
+"""The pods of deploy/kubernetes/trial.yaml, run by podman: no cluster, but the containers as they are described.
+
+podman gives each pod the user, the capabilities, the limits and the read-only root that the manifest asks for.
+What it does not do as a cluster would is done here: Services are the pods' names, Secrets are put in, volumes are
+folders that anyone may write to, and the probes are made from outside.
+"""
+
+import base64
+import contextlib
+import copy
+import http.client
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.check import Failed, NotExercised, need
+from deploy.check.manifests import FOLDER
+
+Document = dict[str, Any]
+
+_PATIENCE_S = 60
+_STORES = ("leaderboard-postgres", "leaderboard-valkey")
+_API = "leaderboard"
+_RIGHTS = r"sed -nE 's/^(Uid|CapEff|NoNewPrivs|Seccomp):[[:space:]]+([[:alnum:]]+).*/\2/p' /proc/self/status"
+
+
+@dataclass
+class Podman:
+    """The podman that works here."""
+
+    program: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, accept_failure: bool = False) -> str:
+        """Standard output and error. Raises Failed."""
+        done = subprocess.run(
+            [self.program, *arguments],
+            env={**os.environ, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if done.returncode and not accept_failure:
+            last = "\n".join(done.stdout.strip().splitlines()[-5:])
+            raise Failed(f"podman {arguments[0]}: exit status {done.returncode}\n{last}")
+        return done.stdout
+
+    def has(self, image: str) -> bool:
+        """Whether this image is here."""
+        return image in self.run("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+
+
+def podman_here(image: str) -> Podman:
+    """The podman of this machine, by its own choices or ours. Raises NotExercised."""
+    program = need("podman")
+    said = ""
+    for environment in ({}, {"CONTAINERS_CONF": str(Path(__file__).with_name("containers.conf"))}):
+        podman = Podman(program, environment)
+        if not podman.has(image):
+            raise NotExercised(f"no image {image}; deploy/check/standins.sh makes stand-ins")
+        try:
+            podman.run("run", "--rm", "--network", "none", "--entrypoint", "true", image)
+        except Failed as error:
+            said = str(error).splitlines()[-1]
+        else:
+            return podman
+    raise NotExercised(f"podman cannot run a container: {said}")
+
+
+def play() -> str:
+    """Run the stores and the API, look at the API's container, use it, end it."""
+    documents = [each for each in yaml.safe_load_all((FOLDER / "trial.yaml").read_text("utf-8")) if each]
+    podman = podman_here("localhost/" + _container(_template(documents, _API))["image"])
+    for store in _STORES:
+        image = _container(_template(documents, store))["image"]
+        full = image if "/" in image else f"library/{image}"
+        if not podman.has(f"docker.io/{full}"):
+            raise NotExercised(f"no image {image}; deploy/check/standins.sh makes stand-ins")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        pods = _Pods(podman, documents, Path(folder))
+        stack.callback(pods.remove)
+        for store in _STORES:
+            pods.start(store)
+        # PostgreSQL's readiness, as its probe asks; the other is there at once.
+        probe = _container(_template(documents, _STORES[0]))["readinessProbe"]["exec"]["command"]
+        _within(_PATIENCE_S, "PostgreSQL is ready", lambda: pods.succeeds(_STORES[0], "postgres", *probe))
+        port = _free_port()
+        pods.start(_API, port)
+        return _use(pods, port)
+
+
+class _Pods:
+    """The pods that were started, and what podman takes for a pod of a Deployment or StatefulSet."""
+
+    def __init__(self, podman: Podman, documents: list[Document], folder: Path) -> None:
+        self._podman = podman
+        self._documents = documents
+        self._folder = folder
+        self._started: list[str] = []
+
+    def grace_s(self) -> int:
+        return int(_template(self._documents, _API)["spec"]["terminationGracePeriodSeconds"])
+
+    def probe_path(self, kind: str) -> str:
+        return str(_container(_template(self._documents, _API))[kind]["httpGet"]["path"])
+
+    def start(self, name: str, port: int | None = None) -> None:
+        """Start the pod of this name; its first container's port is then `port` on 127.0.0.1."""
+        configs = [each for each in self._documents if each["kind"] == "ConfigMap"]
+        path = self._folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump_all([*configs, self._pod(name, port)]), "utf-8")
+        self._started.append(name)
+        self._podman.run("kube", "play", str(path))
+
+    def _pod(self, name: str, port: int | None) -> Document:
+        template = copy.deepcopy(_template(self._documents, name))
+        spec = template["spec"]
+        for claim in _workload(self._documents, name)["spec"].get("volumeClaimTemplates", []):
+            spec.setdefault("volumes", []).append({"name": claim["metadata"]["name"], "emptyDir": {}})
+        for volume in spec.get("volumes", []):
+            if "emptyDir" in volume and volume["emptyDir"].get("medium") != "Memory":
+                folder = self._folder / f"{name}-{volume['name']}"
+                folder.mkdir()
+                folder.chmod(0o777)
+                volume.pop("emptyDir")
+                volume["hostPath"] = {"path": str(folder), "type": "Directory"}
+        memory = [each["name"] for each in spec.get("volumes", []) if "emptyDir" in each]
+        spec["volumes"] = [each for each in spec.get("volumes", []) if each["name"] not in memory]
+        for container in (*spec["containers"], *spec.get("initContainers", [])):
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                container.pop(probe, None)
+            mounts = container.get("volumeMounts", [])
+            container["volumeMounts"] = [each for each in mounts if each["name"] not in memory]
+            for variable in container.get("env", []):
+                if "valueFrom" in variable:
+                    variable["value"] = self._secret(**variable.pop("valueFrom")["secretKeyRef"])
+        if port is not None:
+            spec["containers"][0]["ports"][0] |= {"hostPort": port, "hostIP": "127.0.0.1"}
+        # One that has ended shall stay so, with its exit status.
+        spec["restartPolicy"] = "Never"
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": template["metadata"]["labels"]},
+            "spec": spec,
+        }
+
+    def _secret(self, name: str, key: str) -> str:
+        (secret,) = [
+            each for each in self._documents if each["kind"] == "Secret" and each["metadata"]["name"] == name
+        ]
+        return base64.b64decode(secret["data"][key]).decode()
+
+    def succeeds(self, pod: str, container: str, *command: str) -> bool:
+        try:
+            self.inside(pod, container, *command)
+        except Failed:
+            return False
+        return True
+
+    def inside(self, pod: str, container: str, *command: str) -> str:
+        return self._podman.run("exec", f"{pod}-{container}", *command).strip()
+
+    def exit_status(self, pod: str, container: str) -> int:
+        return int(self._podman.run("inspect", "--format", "{{.State.ExitCode}}", f"{pod}-{container}"))
+
+    def stop(self, pod: str, container: str, grace_s: int) -> None:
+        self._podman.run("stop", "--time", str(grace_s), f"{pod}-{container}")
+
+    def logs(self, pod: str, container: str) -> str:
+        return self._podman.run("logs", f"{pod}-{container}", accept_failure=True)
+
+    def remove(self) -> None:
+        for pod in reversed(self._started):
+            self._podman.run("pod", "rm", "--force", "--time", "5", pod, accept_failure=True)
+
+
+def _use(pods: _Pods, port: int) -> str:
+    alive, ready = pods.probe_path("livenessProbe"), pods.probe_path("readinessProbe")
+    try:
+        _within(_PATIENCE_S, f"{alive} answers", lambda: _get(port, alive)[0] == 200)
+        _within(_PATIENCE_S, f"{ready} says ok", lambda: '"status":"ok"' in _get(port, ready)[1])
+    except Failed as error:
+        raise Failed(f"{error}\n{pods.logs(_API, 'api')[-2000:]}") from None
+    _expect(
+        "uid, capabilities, no new privileges, seccomp",
+        pods.inside(_API, "api", "sh", "-c", _RIGHTS).split(),
+        ["10001", "0" * 16, "1", "2"],
+    )
+    _expect("the root can be written to", pods.succeeds(_API, "api", "touch", "/opt/x"), False)
+    _expect("/data can be written to", pods.succeeds(_API, "api", "touch", "/data/x"), True)
+    _expect("POST /users", _get(port, "/users", b'{"username": "ada", "score": 1815}')[0], 201)
+    _expect("GET /leaderboard/top/1", '"username":"ada"' in _get(port, "/leaderboard/top/1")[1], True)
+    _expect("verify", "equals PostgreSQL" in pods.inside(_API, "api", "leaderboard", "verify"), True)
+    return _stop(pods, port, alive, ready)
+
+
+def _stop(pods: _Pods, port: int, alive: str, ready: str) -> str:
+    """End it as a kubelet does: SIGTERM, the grace period, SIGKILL. It has to end by itself, answering before."""
+    seen: set[tuple[int, int]] = set()
+
+    def stop() -> float:
+        started = time.monotonic()
+        pods.stop(_API, "api", pods.grace_s())
+        return time.monotonic() - started
+
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(stop)
+        while not stopping.done():
+            with contextlib.suppress(OSError):
+                seen.add((_get(port, alive)[0], _get(port, ready)[0]))
+            time.sleep(0.05)
+    _expect("alive and not ready while it stops", (200, 503) in seen, True)
+    _expect("the exit status", pods.exit_status(_API, "api"), 0)
+    return f"ended by itself {stopping.result():.0f} s after SIGTERM, of {pods.grace_s()} s"
+
+
+def _workload(documents: list[Document], name: str) -> Document:
+    (found,) = [
+        each
+        for each in documents
+        if each["kind"] in {"Deployment", "StatefulSet"} and each["metadata"]["name"] == name
+    ]
+    return found
+
+
+def _template(documents: list[Document], name: str) -> Document:
+    template: Document = _workload(documents, name)["spec"]["template"]
+    return template
+
+
+def _container(template: Document) -> Document:
+    container: Document = template["spec"]["containers"][0]
+    return container
+
+
+def _get(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Status and text of an answer; raises OSError."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(
+            "POST" if body else "GET", path, body, {"content-type": "application/json"} if body else {}
+        )
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except http.client.HTTPException as error:
+        raise OSError(str(error)) from error
+    finally:
+        connection.close()
+
+
+def _within(seconds: float, what: str, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise Failed(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.2)
+
+
+def _expect(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise Failed(f"{what}: {found}, not {expected}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

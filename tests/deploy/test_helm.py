@@ -1,0 +1,552 @@
+"""The Helm chart: it has the settings of the service, refuses what it cannot use, and its parts fit together.
+
+What needs helm is skipped where there is none: `make deploy-check` gets it.
+"""
+
+import base64
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import jsonschema_rs
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from deploy.check import ROOT, Failed, find
+from deploy.check.kubernetes import COMBINATIONS
+from deploy.check.manifests import CHART, FOLDER, stale, template
+from leaderboard.config import BadSetting, Settings, load
+
+Document = dict[str, Any]
+
+VALUES: Document = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+SCHEMA: Document = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+LEAST, EVERYTHING = CHART / "ci" / "least-values.yaml", CHART / "ci" / "everything-values.yaml"
+TRIAL = CHART / "values-trial.yaml"
+OPERATORS = (CHART / "values-cloudnativepg.yaml", CHART / "values-redis-operator.yaml")
+
+SECRETS = {name.upper() for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
+OTHER_DEFAULTS = {"DB_HOST": "", "STOP_DELAY_MS": 10_000}
+"""Where the chart's default is not the service's."""
+
+needs_helm = pytest.mark.skipif(find("helm") is None, reason="needs helm: `make .venv-deploy/.installed`")
+
+
+def merged(*files: Path) -> Document:
+    """The chart's values with these over them, as Helm does it."""
+
+    def put(over: Document, under: Document) -> Document:
+        both = {
+            name: put(over[name], under[name])
+            if isinstance(over[name], dict) and isinstance(under[name], dict)
+            else over[name]
+            for name in over.keys() & under.keys()
+        }
+        return {**under, **over, **both}
+
+    values = VALUES
+    for file in files:
+        values = put(yaml.safe_load(file.read_text("utf-8")), values)
+    return values
+
+
+@cache
+def rendered(*files: Path, options: tuple[str, ...] = ()) -> tuple[Document, ...]:
+    """The documents that the chart makes."""
+    return tuple(each for each in yaml.safe_load_all(template(*files, options=options)) if each)
+
+
+def one(documents: tuple[Document, ...], kind: str, name: str = "leaderboard") -> Document:
+    (found,) = [each for each in documents if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def pods(documents: tuple[Document, ...]) -> list[tuple[str, Document]]:
+    """The template of each workload's pods, by kind and name."""
+    return [
+        (f"{each['kind']} {each['metadata']['name']}", each["spec"]["template"])
+        for each in documents
+        if each["kind"] in {"Deployment", "StatefulSet", "Job"}
+    ]
+
+
+def containers(template: Document) -> list[Document]:
+    return [*template["spec"]["containers"], *template["spec"].get("initContainers", [])]
+
+
+# Settings, without helm
+
+
+def test_the_chart_has_the_settings_of_the_service_with_their_defaults() -> None:
+    fields = {name.upper(): field.default for name, field in Settings.model_fields.items()}
+    expected = {name: value for name, value in fields.items() if name not in SECRETS} | OTHER_DEFAULTS
+    assert VALUES["settings"] == expected
+    assert set(VALUES["secrets"]) == SECRETS
+
+
+def test_the_schema_has_the_bounds_of_the_settings() -> None:
+    properties = SCHEMA["properties"]["settings"]["properties"]
+    assert set(properties) == set(VALUES["settings"]) == set(SCHEMA["properties"]["settings"]["required"])
+    for name, field in Settings.model_fields.items():
+        if name.upper() in SECRETS:
+            continue
+        found = properties[name.upper()]
+        limits = {
+            kind: getattr(limit, kind)
+            for limit in field.metadata
+            for kind in ("ge", "le", "min_length")
+            if hasattr(limit, kind)
+        }
+        if get_origin(field.annotation) is not None:
+            assert found == {"enum": list(get_args(field.annotation))}, name
+        elif field.annotation in {int, float}:
+            kind = "integer" if field.annotation is int else "number"
+            assert found == {"type": kind, "minimum": limits["ge"], "maximum": limits["le"]}, name
+        elif limits:
+            assert found == {"type": "string", "minLength": limits["min_length"]}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "JWT_ALGORITHMS",
+            ["", "ES256", "ES256 EdDSA", " PS512  RS384 ", "none", "ES257", "ES256,ES384", "ES256ES384"],
+        ),
+        (
+            "RATE_LIMIT_PER_KEY",
+            ["", "1/second", "10000/hour", "10001/hour", "0/second", "01/second", "5/day", "5"],
+        ),
+        (
+            "PAGE_IMAGES",
+            ["", "https:", "https: http://a.example:8080/", "https://a.example", "ftp:", "https:http:"],
+        ),
+        ("TRUSTED_PROXIES", ["", "10.0.0.0/8 fd00::/8", "10.0.0.1", "proxy.example", "10.0.0.0/8,fd00::/8"]),
+    ],
+)
+def test_the_schema_takes_the_texts_that_the_service_takes(name: str, values: list[str]) -> None:
+    schema = {**SCHEMA["properties"]["settings"]["properties"][name], "definitions": SCHEMA["definitions"]}
+    outcomes = []
+    for value in values:
+        key = {"jwt_key": SecretStr("")} if name != "JWT_ALGORITHMS" else {}
+        try:
+            load(None, **{name.lower(): value, **key})
+            taken = True
+        except BadSetting as error:
+            # The key's part of the bargain is not what is asked here.
+            taken = str(error).startswith("JWT_KEY=")
+        assert jsonschema_rs.is_valid(schema, value) == taken, value
+        outcomes.append(taken)
+    assert {True, False} == set(outcomes)
+
+
+def objects(schema: Any, path: str = "") -> Iterator[tuple[str, Document]]:
+    """Every schema of an object in this one, with where it is."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield path, schema
+        for name, part in schema.items():
+            yield from objects(part, f"{path}/{name}")
+    elif isinstance(schema, list):
+        for number, part in enumerate(schema):
+            yield from objects(part, f"{path}/{number}")
+
+
+def test_no_object_takes_names_that_it_does_not_know() -> None:
+    free = {path for path, schema in objects(SCHEMA) if schema.get("additionalProperties") is not False}
+    # Labels and the like, parts of a Pod, and what Helm itself puts there.
+    assert free == {"/definitions/strings", "/definitions/kubernetes", "/properties/global"}
+    known = SCHEMA["properties"]
+    assert set(known) - {"global"} == set(VALUES)
+
+
+@pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
+def test_each_file_of_values_suits_the_schema(files: tuple[Path, ...]) -> None:
+    jsonschema_rs.validate(SCHEMA, merged(*files))
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert chart["version"] == chart["appVersion"] == project["version"]
+
+
+def test_the_operators_objects_have_the_names_that_the_values_use() -> None:
+    values = merged(*OPERATORS)
+    (cluster,) = yaml.safe_load_all((FOLDER / "cloudnativepg.yaml").read_text("utf-8"))
+    redis, config = yaml.safe_load_all((FOLDER / "redis-operator.yaml").read_text("utf-8"))
+    name = cluster["metadata"]["name"]
+    made = cluster["spec"]["bootstrap"]["initdb"]
+    assert values["settings"]["DB_HOST"] == f"{name}-rw"
+    assert (values["settings"]["DB_NAME"], values["settings"]["DB_USER"]) == (made["database"], made["owner"])
+    assert values["secrets"]["DB_PASSWORD"]["secret"] == f"{name}-app"
+    most = cluster["spec"]["postgresql"]["parameters"]["max_connections"]
+    assert values["postgres"]["maxConnections"] == int(most)
+    assert values["secrets"]["REDIS_URL"]["secret"] == redis["spec"]["kubernetesConfig"]["redisSecret"]["name"]
+    assert redis["spec"]["redisConfig"]["additionalRedisConfig"] == config["metadata"]["name"]
+    url = re.search(
+        r'--from-literal=(\w+)="redis://:\$password@([^:]+):6379"',
+        (FOLDER / "redis-operator.yaml").read_text("utf-8"),
+    )
+    assert url is not None
+    assert (values["secrets"]["REDIS_URL"]["key"], url[2]) == (url[1], redis["metadata"]["name"])
+
+
+# What the chart makes
+
+
+@needs_helm
+@pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
+def test_the_pods_have_the_settings_that_the_values_say(files: tuple[Path, ...]) -> None:
+    values = merged(*files)
+    documents = rendered(*files)
+    (container,) = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
+    (source,) = container["envFrom"]
+    environment = dict(one(documents, "ConfigMap", source["configMapRef"]["name"])["data"])
+    for variable in container["env"]:
+        if reference := variable.get("valueFrom"):
+            environment[variable["name"]] = secret(documents, **reference["secretKeyRef"])
+    settings = {name: value for name, value in environment.items() if name in {*VALUES["settings"], *SECRETS}}
+    found = load(
+        None, **{name.lower(): value for name, value in settings.items() if name != "JWT_KEY"} | no_tokens(values)
+    )
+    for name, value in values["settings"].items():
+        if name != "JWT_ALGORITHMS":
+            assert getattr(found, name.lower()) == value, name
+    for name, given in values["secrets"].items():
+        assert (name in environment) == bool(given["value"] or given["secret"]), name
+        if given["value"]:
+            assert getattr(found, name.lower()).get_secret_value() == given["value"]
+
+
+def no_tokens(values: Document) -> Document:
+    """Settings without users' tokens, whose key is in a Secret that is not the chart's."""
+    return {"jwt_algorithms": ""} if values["settings"]["JWT_ALGORITHMS"] else {}
+
+
+def secret(documents: tuple[Document, ...], name: str, key: str) -> str:
+    """A value of a Secret that the chart makes, or one that would do, of somebody else's."""
+    for each in documents:
+        if each["kind"] == "Secret" and each["metadata"]["name"] == name:
+            return base64.b64decode(each["data"][key]).decode()
+    return "redis://somebody-elses" if key in {"REDIS_URL", "url"} else "somebody-elses-key"
+
+
+@needs_helm
+@pytest.mark.parametrize("bound", ["minimum", "maximum"])
+def test_every_number_reaches_the_service_as_it_is(bound: str) -> None:
+    """Helm reads numbers as floats, and would write a million as 1e+06."""
+    limits = {
+        name: schema[bound]
+        for name, schema in SCHEMA["properties"]["settings"]["properties"].items()
+        if bound in schema
+    }
+    options = [option for name, limit in limits.items() for option in ("--set", f"settings.{name}={limit}")]
+    data = one(rendered(LEAST, options=tuple(options)), "ConfigMap")["data"]
+    found = load(None, **{name.lower(): data[name] for name in limits})
+    assert {name: getattr(found, name.lower()) for name in limits} == limits
+    assert one(rendered(EVERYTHING), "ConfigMap")["data"]["QUEUE_LIMIT"] == "1000000"
+
+
+REFUSALS = {
+    "an unknown value": (["replicaCount=3"], "replicaCount"),
+    "an unknown setting": (["settings.CACHE_SIZ=100"], "CACHE_SIZ"),
+    "a secret among the settings": (["settings.DB_PASSWORD=x"], "DB_PASSWORD"),
+    "a typing error further down": (["image.tga=1"], "tga"),
+    "a wrong type": (["replicas=two"], "replicas"),
+    "a number out of bounds": (["settings.CACHE_SIZE=5"], "CACHE_SIZE"),
+    "a word that is no choice": (["settings.LOG_LEVEL=loud"], "LOG_LEVEL"),
+    "a setting taken away": (["settings.PORT=null"], "PORT"),
+    "no password": (["secrets.DB_PASSWORD.secret="], "secrets.DB_PASSWORD: must be set"),
+    "no Redis": (["secrets.REDIS_URL.secret="], "secrets.REDIS_URL: must be set"),
+    "a secret given twice": (["secrets.DB_PASSWORD.value=x"], "secrets.DB_PASSWORD: set value or secret"),
+    "a key of no Secret": (["secrets.API_KEYS.key=x"], "secrets.API_KEYS.key"),
+    "a URL of another kind": (["secrets.REDIS_URL.secret=,secrets.REDIS_URL.value=http://x"], "REDIS_URL"),
+    "tokens without a key": (["settings.JWT_ALGORITHMS=ES256"], "secrets.JWT_KEY"),
+    "a key without tokens": (["secrets.JWT_KEY.secret=x"], "settings.JWT_ALGORITHMS"),
+    "reads that nobody may": (["settings.READS=key"], "settings.READS=key"),
+    "metrics without a key": (["serviceMonitor.enabled=true,secrets.API_KEYS.secret=x"], "serviceMonitor.apiKey"),
+    "an ingress without a host": (["ingress.enabled=true"], "ingress.hosts"),
+    "bounds the wrong way round": (
+        ["autoscaling.enabled=true,autoscaling.minReplicas=9"],
+        "autoscaling.minReplicas",
+    ),
+    "a setting among other variables": (["extraEnv[0].name=PORT,extraEnv[0].value=x"], "extraEnv: PORT"),
+    "a port that is blocked": (
+        ["secrets.REDIS_URL.secret=,secrets.REDIS_URL.value=redis://x:6380"],
+        "networkPolicy.redisPorts: lacks 6380",
+    ),
+    "too many connections": (["postgres.maxConnections=28"], "postgres.maxConnections=28"),
+    "too many connections when scaled": (
+        ["postgres.maxConnections=76,autoscaling.enabled=true"],
+        "postgres.maxConnections=76",
+    ),
+    "a trial with a hook": (["trial.enabled=true"], "migration.run=initContainer"),
+    "an old cluster and preStop": (["preStopSeconds=5"], "preStopSeconds"),
+}
+
+
+@needs_helm
+@pytest.mark.parametrize(("values", "named"), REFUSALS.values(), ids=REFUSALS)
+def test_what_cannot_be_used_is_refused_by_name(values: list[str], named: str) -> None:
+    options = [option for value in values for option in ("--set", value)]
+    with pytest.raises(Failed) as refusal:
+        template(LEAST, options=("--kube-version", "1.29.0", *options))
+    assert named in str(refusal.value)
+
+
+@needs_helm
+def test_without_a_database_nothing_is_made() -> None:
+    with pytest.raises(Failed, match="DB_HOST"):
+        template()
+
+
+@needs_helm
+def test_as_many_connections_as_there_are_may_be_opened() -> None:
+    assert template(LEAST, options=("--set", "postgres.maxConnections=29"))
+    assert template(LEAST, options=("--set", "postgres.maxConnections=77,autoscaling.enabled=true"))
+
+
+@needs_helm
+@pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
+def test_no_pod_may_do_what_it_need_not(files: tuple[Path, ...]) -> None:
+    for name, pod in pods(rendered(*files)):
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["enableServiceLinks"] is False, name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] > 0, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in containers(pod):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, name
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+            assert "memory" in container["resources"]["limits"], name
+
+
+@needs_helm
+@pytest.mark.parametrize(("delay", "request_", "pre_stop"), [(0, 100, 0), (10_000, 5000, 0), (60_000, 60_000, 30)])
+def test_a_pod_has_longer_to_stop_than_the_process_takes(delay: int, request_: int, pre_stop: int) -> None:
+    options = f"settings.STOP_DELAY_MS={delay},settings.REQUEST_TIMEOUT_MS={request_},preStopSeconds={pre_stop}"
+    pod = one(rendered(LEAST, options=("--set", options)), "Deployment")["spec"]["template"]["spec"]
+    grace = pod["terminationGracePeriodSeconds"]
+    assert grace > pre_stop + math.ceil((delay + request_) / 1000) + 2
+    (container,) = pod["containers"]
+    if pre_stop:
+        assert container["lifecycle"]["preStop"] == {"sleep": {"seconds": pre_stop}}
+    else:
+        assert "lifecycle" not in container
+
+
+@needs_helm
+def test_the_probes_ask_what_they_are_for() -> None:
+    for port in (3000, 8080):
+        documents = rendered(LEAST, options=("--set", f"settings.PORT={port}"))
+        (container,) = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
+        (named,) = container["ports"]
+        assert named == {"name": "http", "containerPort": port}
+        for probe, path in (
+            ("startupProbe", "/livez"),
+            ("livenessProbe", "/livez"),
+            ("readinessProbe", "/readyz"),
+        ):
+            assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+        assert one(documents, "Service")["spec"]["ports"][0]["targetPort"] == "http"
+
+
+def selector(document: Document) -> Document | None:
+    """The labels of the pods that this document is about; None if it is about none."""
+    spec = document.get("spec", {})
+    if document["kind"] == "Service":
+        found: Document = spec["selector"]
+        return found
+    selecting = spec.get("selector") or spec.get("podSelector")
+    return selecting["matchLabels"] if selecting and document["kind"] != "ServiceMonitor" else None
+
+
+@needs_helm
+@pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
+def test_whoever_selects_pods_selects_those_of_its_own_component(files: tuple[Path, ...]) -> None:
+    documents = rendered(*files)
+    labels = {name: pod["metadata"]["labels"] for name, pod in pods(documents)}
+    selecting = 0
+    for each in documents:
+        found = selector(each)
+        if found is None:
+            continue
+        selecting += 1
+        selected = [name for name, having in labels.items() if found.items() <= having.items()]
+        component = each["metadata"]["labels"]["app.kubernetes.io/component"]
+        assert [labels[name]["app.kubernetes.io/component"] for name in selected] == [component], each["metadata"]
+    assert selecting >= 4
+    monitors = [each for each in documents if each["kind"] == "ServiceMonitor"]
+    for monitor in monitors:
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        services = [each for each in documents if each["kind"] == "Service"]
+        assert [
+            each["metadata"]["name"] for each in services if wanted.items() <= each["metadata"]["labels"].items()
+        ] == ["leaderboard"]
+    assert bool(monitors) == merged(*files)["serviceMonitor"]["enabled"]
+
+
+@needs_helm
+def test_an_upgrade_changes_no_selector() -> None:
+    """A Deployment's selector cannot be changed: it must not depend on the version."""
+    documents = rendered(LEAST)
+    selector = one(documents, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert set(selector) == {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
+    assert "0.1.0" not in selector.values()
+
+
+HOOK, WEIGHT = "helm.sh/hook", "helm.sh/hook-weight"
+
+
+def hook(document: Document) -> tuple[set[str], int] | None:
+    """Before what it runs and with which weight; None if it is no hook."""
+    annotations = document["metadata"].get("annotations") or {}
+    return (set(annotations[HOOK].split(",")), int(annotations[WEIGHT])) if HOOK in annotations else None
+
+
+@needs_helm
+@pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
+def test_what_the_migration_needs_is_there_before_it(files: tuple[Path, ...]) -> None:
+    """The Job runs before anything of the release is there: what it needs is a hook, too, or not the chart's."""
+    documents = rendered(*files)
+    values = merged(*files)
+    jobs = [each for each in documents if each["kind"] == "Job"]
+    if values["migration"]["run"] == "initContainer":
+        assert not jobs
+        (container,) = one(documents, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+        assert container["args"] == ["migrate"]
+        return
+    (job,) = jobs
+    spec = job["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["args"] == ["migrate"]
+    needed = {("ServiceAccount", spec["serviceAccountName"])}
+    for variable in container["env"]:
+        if "valueFrom" in variable:
+            needed.add(("Secret", variable["valueFrom"]["secretKeyRef"]["name"]))
+    assert "envFrom" not in container
+    own = {(each["kind"], each["metadata"]["name"]): hook(each) for each in documents}
+    policies = [each for each in documents if each["kind"] == "NetworkPolicy"]
+    for policy in policies:
+        if (
+            policy["spec"]["podSelector"]["matchLabels"].items()
+            <= job["spec"]["template"]["metadata"]["labels"].items()
+        ):
+            needed.add(("NetworkPolicy", policy["metadata"]["name"]))
+    if values["migration"]["run"] == "job":
+        assert not any(own.values())
+        return
+    before, weight = hook(job) or (set(), 0)
+    assert before == {"pre-install", "pre-upgrade"}
+    given = values["secrets"]["DB_PASSWORD"]["secret"]
+    for each in needed - {("Secret", given)}:
+        its = own[each]
+        assert its is not None, f"{each} comes after the Job"
+        assert its[0] == before
+        assert its[1] < weight, each
+    # And nothing that the pods go on needing is a hook, as those are deleted when they have run.
+    for document in documents:
+        if hook(document) is not None:
+            assert document["metadata"]["labels"]["app.kubernetes.io/component"] == "migrate"
+
+
+@needs_helm
+def test_the_migration_gets_what_it_needs_to_connect() -> None:
+    documents = rendered(EVERYTHING)
+    (container,) = one(documents, "Job", "leaderboard-migrate")["spec"]["template"]["spec"]["containers"]
+    plain = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    values = merged(EVERYTHING)
+    for name in ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER"):
+        assert plain[name] == str(values["settings"][name])
+    assert plain["PGSSLROOTCERT"] == "/certificates/ca.crt"
+    # With these alone the settings load: `migrate` reads all of them.
+    load(None, **{name.lower(): plain[name] for name in plain if name.lower() in Settings.model_fields})
+
+
+@needs_helm
+def test_autoscaling_decides_on_the_number_of_pods() -> None:
+    fixed, scaled = rendered(LEAST), rendered(EVERYTHING)
+    assert one(fixed, "Deployment")["spec"]["replicas"] == VALUES["replicas"]
+    assert not [each for each in fixed if each["kind"] == "HorizontalPodAutoscaler"]
+    assert "replicas" not in one(scaled, "Deployment")["spec"]
+    scaler = one(scaled, "HorizontalPodAutoscaler")["spec"]
+    assert scaler["scaleTargetRef"]["name"] == one(scaled, "Deployment")["metadata"]["name"]
+    (metric,) = scaler["metrics"]
+    assert metric["resource"]["name"] == "cpu"
+    # A share of the request is what it counts.
+    (container,) = one(scaled, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert "cpu" in container["resources"]["requests"]
+
+
+@needs_helm
+def test_another_setting_or_secret_means_other_pods() -> None:
+    def pod(*options: str) -> Document:
+        documents = rendered(TRIAL, options=tuple(part for option in options for part in ("--set", option)))
+        found: Document = one(documents, "Deployment")["spec"]["template"]
+        return found
+
+    assert pod() == pod()
+    assert pod() != pod("settings.CACHE_SIZE=20000")
+    assert pod() != pod("secrets.API_KEYS.value=0123456789abcdef")
+
+
+@needs_helm
+def test_the_network_lets_through_what_the_pods_need() -> None:
+    def ports(documents: tuple[Document, ...], name: str) -> set[int]:
+        rules = one(documents, "NetworkPolicy", name)["spec"]["egress"]
+        return {port["port"] for rule in rules for port in rule["ports"]}
+
+    documents = rendered(LEAST, options=("--set", "settings.DB_PORT=6432,networkPolicy.redisPorts={6380,6381}"))
+    assert ports(documents, "leaderboard") == {53, 6432, 6380, 6381}
+    assert ports(documents, "leaderboard-migrate") == {53, 6432}
+    (rule,) = one(documents, "NetworkPolicy")["spec"]["ingress"]
+    assert rule == {"ports": [{"port": "http"}]}
+    (rule,) = one(rendered(EVERYTHING), "NetworkPolicy")["spec"]["ingress"]
+    assert rule["from"]
+
+
+@needs_helm
+def test_the_trial_is_found_where_the_settings_say() -> None:
+    documents = rendered(TRIAL)
+    values = merged(TRIAL)
+    host = values["settings"]["DB_HOST"]
+    (port,) = one(documents, "Service", host)["spec"]["ports"]
+    assert port["port"] == values["settings"]["DB_PORT"]
+    redis = re.fullmatch(r"redis://([^:]+):(\d+)", values["secrets"]["REDIS_URL"]["value"])
+    assert redis is not None
+    (port,) = one(documents, "Service", redis[1])["spec"]["ports"]
+    assert port["port"] == int(redis[2])
+    (store,) = one(documents, "StatefulSet", host)["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each.get("value") for each in store["env"]}
+    assert environment["POSTGRES_DB"] == values["settings"]["DB_NAME"]
+    assert environment["POSTGRES_USER"] == values["settings"]["DB_USER"]
+    assert not VALUES["trial"]["enabled"]
+
+
+@needs_helm
+def test_the_plain_manifests_are_those_of_the_chart() -> None:
+    assert stale() == [], "run `make manifests`"
+
+
+def test_the_plain_manifests_hold_together() -> None:
+    for name in ("migrate.yaml", "leaderboard.yaml", "trial.yaml"):
+        documents = tuple(yaml.safe_load_all((FOLDER / name).read_text("utf-8")))
+        own = {(each["kind"], each["metadata"]["name"]) for each in documents if each}
+        for _, pod in pods(tuple(each for each in documents if each)):
+            account = pod["spec"].get("serviceAccountName")
+            assert account is None or ("ServiceAccount", account) in own
+            for container in containers(pod):
+                for source in container.get("envFrom", []):
+                    assert ("ConfigMap", source["configMapRef"]["name"]) in own

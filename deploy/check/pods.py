@@ -10,6 +10,7 @@ import contextlib
 import copy
 import http.client
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -30,7 +31,7 @@ Document = dict[str, Any]
 _PATIENCE_S = 60
 _STORES = ("leaderboard-postgres", "leaderboard-valkey")
 _API = "leaderboard"
-_RIGHTS = r"sed -nE 's/^(Uid|CapEff|NoNewPrivs|Seccomp):[[:space:]]+([[:alnum:]]+).*/\2/p' /proc/self/status"
+_RIGHTS = r"sed -nE 's/^(Uid|CapBnd|NoNewPrivs|Seccomp):[[:space:]]+([[:alnum:]]+).*/\2/p' /proc/self/status"
 
 
 @dataclass
@@ -198,7 +199,8 @@ def _use(pods: _Pods, port: int) -> str:
         pods.inside(_API, "api", "sh", "-c", _RIGHTS).split(),
         ["10001", "0" * 16, "1", "2"],
     )
-    _expect("the root can be written to", pods.succeeds(_API, "api", "touch", "/opt/x"), False)
+    mounted = pods.inside(_API, "api", "cat", "/proc/mounts")
+    _expect("the root is read-only", re.search(r"^\S+ / \S+ ro,", mounted, re.MULTILINE) is not None, True)
     _expect("/data can be written to", pods.succeeds(_API, "api", "touch", "/data/x"), True)
     _expect("POST /users", _get(port, "/users", b'{"username": "ada", "score": 1815}')[0], 201)
     _expect("GET /leaderboard/top/1", '"username":"ada"' in _get(port, "/leaderboard/top/1")[1], True)

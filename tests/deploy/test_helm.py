@@ -210,8 +210,12 @@ def test_the_pods_have_the_settings_that_the_values_say(files: tuple[Path, ...])
     (source,) = container["envFrom"]
     environment = dict(one(documents, "ConfigMap", source["configMapRef"]["name"])["data"])
     for variable in container["env"]:
-        if reference := variable.get("valueFrom"):
-            environment[variable["name"]] = secret(documents, **reference["secretKeyRef"])
+        if source := variable.get("valueFrom"):
+            name, reference = variable["name"], source["secretKeyRef"]
+            environment[name] = secret(documents, **reference)
+            given = values["secrets"][name]
+            if given["secret"]:
+                assert reference == {"name": given["secret"], "key": given["key"] or name}
     settings = {name: value for name, value in environment.items() if name in {*VALUES["settings"], *SECRETS}}
     found = load(
         None, **{name.lower(): value for name, value in settings.items() if name != "JWT_KEY"} | no_tokens(values)
@@ -499,7 +503,8 @@ def test_another_setting_or_secret_means_other_pods() -> None:
 
     assert pod() == pod()
     assert pod() != pod("settings.CACHE_SIZE=20000")
-    assert pod() != pod("secrets.API_KEYS.value=0123456789abcdef")
+    one_key, another = (pod(f"secrets.API_KEYS.value={letter * 16}") for letter in "ab")
+    assert one_key != another
 
 
 @needs_helm

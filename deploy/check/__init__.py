@@ -82,5 +82,6 @@ def execute(*command: str | Path, timeout_s: float = 120, accept: Sequence[int] 
         raise Failed(f"{Path(command[0]).name}: not done within {timeout_s:.0f} s") from None
     if done.returncode not in accept:
         said = (done.stdout + done.stderr).strip().splitlines()[-_LINES_SHOWN:]
-        raise Failed("\n".join([f"{Path(command[0]).name} {command[1]}: exit status {done.returncode}", *said]))
+        what = " ".join([Path(command[0]).name, *map(str, command[1:2])])
+        raise Failed("\n".join([f"{what}: exit status {done.returncode}", *said]))
     return done.stdout

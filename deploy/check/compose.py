@@ -26,7 +26,7 @@ def _running() -> str:
     docker = _docker_with_compose()
     if subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
         raise NotExercised("no Docker engine answers")
-    said = execute(ROOT / "deploy" / "compose-test.sh", "", timeout_s=_WHOLE_TEST_S)
+    said = execute(ROOT / "deploy" / "compose-test.sh", timeout_s=_WHOLE_TEST_S)
     return f"{said.count('  ok  ')} of its own checks"
 
 

@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The name of a Secret of Kubernetes, and the password of the trial.
 NO_SECRETS := --exclude-lines '(secret|secretName): "?[a-z-]+"?}?$$' --exclude-secrets b25seS1mb3ItYS10cmlhbA==
 
-.PHONY: help setup dev test test-fast chaos switch-off bench bench-quick bench-growth manifests deploy-check lint format lock image-digests clean
+.PHONY: help setup dev test test-fast chaos switch-off bench bench-quick bench-growth manifests deploy-check aws-setup aws-check aws-cost lint format lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,20 @@ bench-quick: setup  ## whether the hot path is as fast as it should be, in a min
 bench-growth: setup .venv/.drawing  ## how ranks and scores behave as the board grows: SIZES="10000 100000" ARGS="--docs"
 	$(BIN)/python -m bench.growth $(if $(SIZES),--sizes "$(SIZES)") $(ARGS)
 
+aws-setup: deploy/aws/.venv/.installed  ## create deploy/aws/.venv with what makes the AWS templates (needs Node.js)
+
+aws-check: aws-setup  ## check what is deployed to AWS: types, templates, cdk-nag, cfn-lint
+	cd deploy/aws && .venv/bin/python -m mypy app.py cost.py stacks tests
+	cd deploy/aws && .venv/bin/python -m pytest tests $(ARGS)
+
+aws-cost: aws-setup  ## compute the sizes and costs in docs/aws.md
+	cd deploy/aws && .venv/bin/python cost.py --docs
+
+deploy/aws/.venv/.installed: deploy/aws/requirements.txt
+	$(PYTHON) -m venv deploy/aws/.venv
+	deploy/aws/.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/aws/requirements.txt
+	@touch $@
+
 .venv/.drawing: requirements-bench.txt .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
 	@touch $@
@@ -78,10 +92,11 @@ lock:  ## pin the requirements again (needs uv)
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.txt
 	uv pip compile --group bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-bench.txt
 	uv pip compile --group deploy --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-deploy.txt
+	uv pip compile --group aws --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o deploy/aws/requirements.txt
 	echo hatchling | uv pip compile - --constraints requirements-dev.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-build.txt
 
 image-digests:  ## print the lines for .env that pin the images of compose.yaml (needs docker buildx and the registry)
 	@deploy/image-digests.sh
 
 clean:  ## remove what was installed and the development data
-	rm -rf .venv .venv-deploy .data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-deploy deploy/aws/.venv deploy/aws/cdk.out .data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The AWS stacks of one environment, split by what makes them change."""

@@ -1,0 +1,65 @@
+"""What `deploy/aws` lets the service do in Valkey is enough for the service, and little more."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from redis.exceptions import NoPermissionError
+
+from leaderboard.config import Settings
+from leaderboard.embedded import EmbeddedValkey
+from tests.system import ApiProcess, eventually, sql
+
+ACCESS = Path(__file__).parents[2] / "deploy" / "aws" / "valkey-access.txt"
+
+
+@pytest.fixture
+def narrow(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
+    """The settings with a user of Valkey that has these rights."""
+    with Redis.from_url(own_valkey.url) as admin:
+        admin.execute_command("ACL", "SETUSER", "leaderboard", ">secret", *ACCESS.read_text().split())
+    url = f"redis://leaderboard:secret@127.0.0.1:{own_valkey.port}"
+    return settings.model_copy(update={"redis_url": SecretStr(url)})
+
+
+def test_the_service_needs_no_more_rights(
+    narrow: Settings, own_valkey: EmbeddedValkey, serve: Callable[..., ApiProcess]
+) -> None:
+    api = serve(redis_url=narrow.redis_url, cache_size=20, audit_interval_s=0.1)
+    sql(
+        narrow,
+        "INSERT INTO users (user_name, total_score) SELECT 'user ' || n, n FROM generate_series(1, 200) AS n",
+    )
+    created = api.create("first", 1000).json()["userId"]
+    assert api.set(created, 2000).status_code == 200
+    assert api.top(1) == [(1, created, "first", 2000)]
+    assert api.client.get(f"/leaderboard/user/{created}/context").status_code == 200
+    api.run("sync", "--rebuild")
+    api.run("verify")
+
+    def seen(line: str) -> float:
+        lines = api.client.get("/metrics").text.splitlines()
+        return sum(float(found.split()[-1]) for found in lines if found.startswith(line))
+
+    before = seen('leaderboard_answers_total{source="cache"}')
+    api.top(10)
+    assert seen('leaderboard_answers_total{source="cache"}') > before
+    # Leaves, and a rebuild while it serves.
+    with Redis.from_url(own_valkey.url) as admin:
+        admin.flushall()
+        rebuilt = seen("leaderboard_rebuilds_total")
+        eventually(lambda: seen("leaderboard_rebuilds_total") > rebuilt, what="the cache was rebuilt")
+        sql(narrow, "DELETE FROM users WHERE user_id = $1", created)
+        eventually(lambda: api.top(1)[0][2] == "user 200", what="the deleted user is gone")
+        assert [refusal["object"] for refusal in admin.acl_log()] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("FLUSHALL",), ("CONFIG", "GET", "*"), ("KEYS", "*"), ("ACL", "LIST"), ("SHUTDOWN",), ("GET", "another")],
+)
+def test_these_rights_reach_nothing_else(narrow: Settings, command: tuple[str, ...]) -> None:
+    with Redis.from_url(narrow.redis_url.get_secret_value()) as client, pytest.raises(NoPermissionError):
+        client.execute_command(*command)

@@ -42,7 +42,7 @@ ROOM = 2
 REQUESTS_PER_CONNECTION = 5
 """Requests that a client sends before its connection ends."""
 
-# What was measured for this page; how is told there
+# What was measured for docs/aws.md, which says how
 
 IMAGE_BYTES = 64
 """By which a row of `users` is longer with an image's URL of 60 characters."""
@@ -114,7 +114,7 @@ class Measured:
     top_alone: Operation
     """With one connection."""
     bytes_per_user: float
-    """Of `users` with its indexes, nobody with an image."""
+    """Of `users` with its indexes, without images."""
 
     @classmethod
     def read(cls) -> "Measured":
@@ -266,7 +266,7 @@ class Plan:
         )
 
     def capacity_units(self) -> float:
-        """The load balancer's: the dearest of new connections (25 a second) and bytes (1 GB an hour)."""
+        """The load balancer's: the largest of new connections (25 a second) and bytes (1 GB an hour)."""
         connections = self.need.requests_s / REQUESTS_PER_CONNECTION / 25
         return max(connections, self.need.traffic_gb / HOURS)
 

@@ -18,9 +18,10 @@ ACCESS = Path(__file__).parents[2] / "deploy" / "aws" / "valkey-access.txt"
 @pytest.fixture
 def narrow(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
     """The settings with a user of Valkey that has these rights."""
+    password = own_valkey.password
     with Redis.from_url(own_valkey.url) as admin:
-        admin.execute_command("ACL", "SETUSER", "leaderboard", ">secret", *ACCESS.read_text().split())
-    url = f"redis://leaderboard:secret@127.0.0.1:{own_valkey.port}"
+        admin.execute_command("ACL", "SETUSER", "leaderboard", f">{password}", *ACCESS.read_text().split())
+    url = f"redis://leaderboard:{password}@127.0.0.1:{own_valkey.port}"
     return settings.model_copy(update={"redis_url": SecretStr(url)})
 
 

@@ -1,4 +1,4 @@
-"""What somebody is told of. Changes with what is worth waking up for, and never touches the service."""
+"""What is reported by e-mail. Changes with what is worth waking up for, and never touches the service."""
 
 from typing import Any
 
@@ -138,7 +138,7 @@ class AlarmsStack(Stack):
         )
         self._alarm(
             "DatabaseConnections",
-            "Nearly all connections are taken: somebody else uses the database, or there are too many tasks.",
+            "Nearly all connections are taken: another program uses the database, or there are too many tasks.",
             database.metric_database_connections(period=_MINUTE, statistic="Maximum"),
             above=int(0.8 * size.max_connections),
             minutes=5,

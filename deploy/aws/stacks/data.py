@@ -176,10 +176,6 @@ class DataStack(Stack):
         )
         Validations.of(cache).acknowledge(
             Acknowledgment(
-                id="AwsSolutions-AEC5",
-                reason="Another port than 6379 hides nothing: only the service's security group reaches it.",
-            ),
-            Acknowledgment(
                 id="AwsSolutions-AEC6",
                 reason="Its user has a password and only the rights that it needs, which AUTH cannot say.",
             ),

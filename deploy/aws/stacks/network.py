@@ -1,4 +1,4 @@
-"""The network: who may talk to whom. Changes when a part is added that has to be reached.
+"""The network: which part may connect to which. Changes when a part is added that has to be reached.
 
 No subnet but the load balancer's has a route to the Internet, and there is no NAT: what a task needs of AWS, it
 reaches by endpoints inside the network.

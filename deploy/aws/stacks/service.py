@@ -72,6 +72,8 @@ class ServiceStack(Stack):
         CfnOutput(self, "CommandsTask", value=self.commands.family)
         CfnOutput(self, "TaskNetwork", value=self._task_network())
         CfnOutput(self, "ApiKeysSecret", value=data.api_keys.secret_arn)
+        CfnOutput(self, "DatabaseSecret", value=data.database_secret.secret_arn)
+        CfnOutput(self, "RedisUrlSecret", value=data.redis_url.secret_arn)
 
     # The tasks
 
@@ -146,8 +148,8 @@ class ServiceStack(Stack):
             readonly_root_filesystem=True,
             port_mappings=[ecs.PortMapping(container_port=numbers.API_PORT)],
             stop_timeout=Duration.seconds(numbers.STOP_TIMEOUT_S),
-            # ECS ignores the image's own. About the process only: to kill a task that cannot reach a store
-            # would help nobody.
+            # ECS ignores the image's own. It asks about the process only: a new task would not reach a store
+            # either that this one cannot reach.
             health_check=ecs.HealthCheck(
                 command=["CMD", "python", "-IS", "-c", _ALIVE],
                 interval=Duration.seconds(10),

@@ -1,4 +1,4 @@
-"""What `cdk.json` may say, and what is said of what it may not."""
+"""What `cdk.json` may say, and the error for what it may not."""
 
 import re
 from typing import Any

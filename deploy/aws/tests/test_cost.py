@@ -60,7 +60,7 @@ def test_more_users_never_get_a_smaller_size() -> None:
     assert totals == sorted(totals)
 
 
-def test_what_no_size_suffices_for_is_said_so() -> None:
+def test_too_many_users_for_every_size_are_refused() -> None:
     with pytest.raises(cost.NoFigure, match="no size is large enough for 10,000,000,000 users"):
         cost.Plan.of(cost.Need.of(10**10, cost.Measured.read()))
 

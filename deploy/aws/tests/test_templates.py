@@ -1,4 +1,4 @@
-"""What the templates promise: who may talk to whom, what is encrypted, the orderly stop, the alarms."""
+"""What the templates promise: allowed connections, encryption, the orderly stop, the migration, alarms."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def test_cfn_lint_finds_nothing(templates: Templates) -> None:
     assert lint.returncode == 0, lint.stdout + lint.stderr
 
 
-def test_a_certificate_of_ones_own_needs_no_zone(tmp_path: Path) -> None:
+def test_an_existing_certificate_needs_no_zone(tmp_path: Path) -> None:
     app = App(context=CONTEXT, outdir=str(tmp_path))
     arn = "arn:aws:acm:eu-west-1:123456789012:certificate/x"
     chosen = config(hosted_zone_id="", hosted_zone_name="", certificate_arn=arn, allowed_cidrs=["192.0.2.0/24"])
@@ -86,7 +86,7 @@ def test_a_certificate_of_ones_own_needs_no_zone(tmp_path: Path) -> None:
 # The network
 
 
-def test_nobody_talks_to_anybody_but_as_intended(templates: Templates) -> None:
+def test_exactly_these_connections_are_allowed(templates: Templates) -> None:
     names = {
         identifier: found["Properties"]["GroupDescription"]
         for identifier, found in templates.network.find_resources("AWS::EC2::SecurityGroup").items()
@@ -168,7 +168,7 @@ def test_postgresql_is_encrypted_doubled_private_and_kept(templates: Templates) 
     )
 
 
-def test_valkey_is_encrypted_doubled_and_asks_who_one_is(templates: Templates) -> None:
+def test_valkey_is_encrypted_doubled_and_wants_a_password(templates: Templates) -> None:
     templates.data.has_resource_properties(
         "AWS::ElastiCache::ReplicationGroup",
         {
@@ -259,7 +259,7 @@ def test_the_containers_are_as_narrow_as_the_image_allows(templates: Templates) 
     assert not service.get("EnableExecuteCommand")
 
 
-def test_who_asks_for_health_asks_at_the_right_path(templates: Templates) -> None:
+def test_health_is_asked_at_the_right_path(templates: Templates) -> None:
     assert "/livez" in api(templates)["HealthCheck"]["Command"][-1]
     targets = only(templates.service, "AWS::ElasticLoadBalancingV2::TargetGroup")
     assert targets["HealthCheckPath"] == "/readyz"
@@ -291,7 +291,7 @@ def test_every_plain_setting_is_one_of_the_services(small: Templates) -> None:
         assert known >= SECRETS
 
 
-def test_proxies_are_trusted_where_the_balancer_is_and_nowhere_else(templates: Templates) -> None:
+def test_only_the_balancers_subnets_are_trusted_proxies(templates: Templates) -> None:
     subnets = templates.network.find_resources("AWS::EC2::Subnet")
     of_the_balancer = [found["Properties"]["CidrBlock"] for name, found in subnets.items() if "balancer" in name]
     assert environment(api(templates))["TRUSTED_PROXIES"].split() == of_the_balancer
@@ -305,7 +305,7 @@ def test_there_is_https_only(templates: Templates) -> None:
     assert "max-age" in attributes["routing.http.response.strict_transport_security.header_value"]
 
 
-def test_waf_stands_before_the_balancer_and_slows_down_who_floods(templates: Templates) -> None:
+def test_waf_stands_before_the_balancer_and_limits_an_address(templates: Templates) -> None:
     templates.service.has_resource_properties(
         "AWS::WAFv2::WebACLAssociation",
         {"ResourceArn": {"Ref": Match.string_like_regexp("Balancer")}, "WebACLArn": Match.any_value()},
@@ -319,7 +319,7 @@ def test_waf_stands_before_the_balancer_and_slows_down_who_floods(templates: Tem
     }
 
 
-def test_ones_own_servers_may_ask_as_often_as_they_like(tmp_path: Path) -> None:
+def test_own_servers_are_not_limited(tmp_path: Path) -> None:
     app = App(context=CONTEXT, outdir=str(tmp_path))
     _, _, service, _ = build(app, config(own_cidrs=["192.0.2.0/24"]), WHERE)
     template = Template.from_stack(service)
@@ -355,7 +355,7 @@ def test_an_image_that_fails_is_rolled_back(templates: Templates) -> None:
     )
 
 
-def test_logs_are_not_kept_for_ever(templates: Templates) -> None:
+def test_logs_expire(templates: Templates) -> None:
     for template in (templates.network, templates.data, templates.service):
         for group in resources(template, "AWS::Logs::LogGroup"):
             assert group["RetentionInDays"] == 30
@@ -381,7 +381,7 @@ def test_the_migration_begins_when_all_that_it_needs_is_there(templates: Templat
     assert needed <= {re.sub(r"[0-9A-F]{8}$", "", name) for name in migration["DependsOn"]}
 
 
-def test_who_runs_the_migration_may_do_nothing_else(templates: Templates) -> None:
+def test_the_migrator_may_do_nothing_else(templates: Templates) -> None:
     (policy,) = (
         policy
         for policy in resources(templates.service, "AWS::IAM::Policy")
@@ -407,7 +407,7 @@ def test_the_migrator_fits_into_the_template(templates: Templates) -> None:
 # The alarms
 
 
-def test_there_is_an_alarm_for_all_that_may_go_wrong(synthesised: Callable[[str], Templates]) -> None:
+def test_these_metrics_have_alarms(synthesised: Callable[[str], Templates]) -> None:
     expected = {
         "AWS/ApplicationELB": {
             "HTTPCode_ELB_5XX_Count",
@@ -444,7 +444,7 @@ def test_both_nodes_of_the_cache_are_watched(templates: Templates) -> None:
     assert nodes == {f"{group}-001", f"{group}-002"}
 
 
-def test_every_alarm_says_what_it_means_and_reaches_somebody(templates: Templates) -> None:
+def test_every_alarm_says_what_it_means_and_is_sent(templates: Templates) -> None:
     alarms = resources(templates.alarms, "AWS::CloudWatch::Alarm")
     for alarm in alarms:
         assert alarm["AlarmDescription"]

@@ -57,6 +57,9 @@ class Loop:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # The loop closes their sockets in its next turns.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
 
 class Proxy:

@@ -28,8 +28,7 @@ SELECT count(*) FROM deleted
 -- name: count_keys
 -- $1: how many keys one caller may have. One row for each caller who has that many, and one of all keys together,
 -- whose caller is NULL. The caller '' is everyone who is not known, and has no bound of its own.
--- Reads the table and no index: an index-only scan looks up each row that vacuum has not been at, which took ten
--- times as long.
+-- Reads the table and no index: an index-only scan looks up each row that vacuum has not been at, which takes longer.
 SELECT caller, count(*) AS kept
 FROM idempotent_writes
 GROUP BY GROUPING SETS ((caller), ())

@@ -2,6 +2,9 @@
 
 A data folder has one owner at a time. What an owner that was killed left running is ended by the next one,
 so nobody cleans up by hand. Everything here blocks: keep it out of the event loop. Times are in seconds.
+
+Other accounts of the machine can read nothing of it. When root runs PostgreSQL as `nobody`, an account that other
+services have too, only the cluster belongs to it: it can enter the folders above, but not list or change them.
 """
 
 import fcntl
@@ -17,8 +20,8 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT, CompletedProcess, Popen
@@ -31,6 +34,8 @@ _PORTS = range(20_000, 30_000)
 # The caller's PG*, LD_* and locale variables must not reach the servers: their messages are read below.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 _PATIENCE_FOR_ORPHANS_S = 1.5
+# Modes of folders: for the owner only; or others may enter them, too, which is neither to list nor to change them.
+_CLOSED, _ENTERED = 0o700, 0o711
 # C.UTF-8 comes with PostgreSQL 17 and newer, before that with some systems; the first that works is taken.
 _LOCALES = (
     ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
@@ -115,7 +120,7 @@ class _Server(ABC):
                 self.log.replace(self.log.with_suffix(".log.1"))
             self._settle()
             self._end_leftover()
-            self.password = _secret(self._home / "password")
+            self.password = _secret(self.folder / "password")
             self._prepare()
             self._start_on_a_port(time.monotonic() + self._timeout)
         except BaseException as error:  # also of Ctrl-C: nothing is left running
@@ -170,6 +175,10 @@ class _Server(ABC):
         server's command line that no other process has.
         """
 
+    def _runs_as_another(self) -> bool:
+        """Whether another account than ours has to enter the folder."""
+        return False
+
     def _settle(self) -> None:
         """Decide where the data is and as whom to run."""
         self._home = self.folder
@@ -182,8 +191,10 @@ class _Server(ABC):
         if self._lock is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.folder.stat().st_uid == os.geteuid():
+            self.folder.chmod(_ENTERED if self._runs_as_another() else _CLOSED)
         # Close-on-exec, so the servers do not hold it; however this process ends, the kernel drops it.
-        lock = (self.folder / "lock").open("a+")
+        lock = open(self.folder / "lock", "a+", opener=_private)  # noqa: SIM115 - held until `_disown`
         # The forked workers of an owner that was killed hold it too, until they have noticed.
         deadline = time.monotonic() + _PATIENCE_FOR_ORPHANS_S
         while True:
@@ -226,7 +237,8 @@ class _Server(ABC):
             else:
                 time.sleep(0.05)
         if not self._port_is_fixed:
-            remembered.write_text(str(self.port))
+            with open(remembered, "w", opener=_private) as file:
+                file.write(str(self.port))
 
     def _comes_up(self, deadline: float) -> bool:
         self.log.unlink(missing_ok=True)
@@ -239,12 +251,11 @@ class _Server(ABC):
             time.sleep(0.01)
         return False
 
-    def _spawn(self, command: list[str]) -> Popen[bytes]:
+    def _spawn(self, command: list[str], stdin: int = DEVNULL) -> Popen[bytes]:
+        how = _as(self._account) | {"stdin": stdin, "umask": 0o077}
         with open(self.log, "ab", opener=_private) as log:
             # A session of its own: the terminal's Ctrl-C is for the owner, who then calls stop.
-            return Popen(  # noqa: S603
-                command, stdout=log, stderr=STDOUT, start_new_session=True, **_as(self._account)
-            )
+            return Popen(command, stdout=log, stderr=STDOUT, start_new_session=True, **how)  # noqa: S603
 
     def _end_leftover(self) -> None:
         pid_file, mark = self._trace()
@@ -322,9 +333,12 @@ class EmbeddedPostgres(_Server):
     def _trace(self) -> tuple[Path, str]:
         return self._cluster / "postmaster.pid", str(self._cluster)
 
+    def _runs_as_another(self) -> bool:
+        return os.geteuid() == 0
+
     def _settle(self) -> None:
         super()._settle()
-        if os.geteuid() != 0:
+        if not self._runs_as_another():
             return
         elsewhere = self.folder / "elsewhere"
         if (self.folder / "cluster").exists():
@@ -334,9 +348,12 @@ class EmbeddedPostgres(_Server):
             # PostgreSQL refuses root, and initdb an account without a name; this one is nearly everywhere.
             nobody = pwd.getpwnam("nobody")
             self._account = _Account(nobody.pw_uid, nobody.pw_gid)
+            if elsewhere.is_symlink() and elsewhere.lstat().st_uid != 0:
+                # Root would make a cluster in the folder that it names, and `remove` would delete that.
+                raise EmbeddedError(f"{elsewhere} was not made by root: remove it, or use another data folder")
             if not elsewhere.exists() and not _may_enter(self._account, self.folder):
                 home = tempfile.mkdtemp(prefix="postgres-", dir=_open_folder(self._account))
-                os.chown(home, *self._account)
+                os.chmod(home, _ENTERED)
                 elsewhere.unlink(missing_ok=True)
                 elsewhere.symlink_to(home)
             if elsewhere.exists():
@@ -353,7 +370,7 @@ class EmbeddedPostgres(_Server):
         if pid is not None:
             # The dead server's pid may be somebody else's now, or a zombie's: PostgreSQL would refuse to start.
             # Its parent's pid it calls stale, and still looks whether a backend of the dead server is alive.
-            with pid_file.open("r+") as file:
+            with open(pid_file, "r+", opener=_private) as file:
                 text = file.read().replace(str(pid), str(os.getpid()).ljust(len(str(pid))), 1)
                 file.seek(0)  # and no truncation: at no moment is the file without its other lines
                 file.write(text)
@@ -364,14 +381,17 @@ class EmbeddedPostgres(_Server):
             shutil.rmtree(leftover, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._home))
         if self._account is not None:
-            for path in (new, self._home / "password"):
-                os.chown(path, *self._account)
+            os.chown(new, *self._account)
         # A password, not "trust": 127.0.0.1 is open to every account of this machine, and this superuser can
-        # run programs as the developer.
+        # run programs as the developer. From standard input, where there is no terminal, not from a file: the
+        # account of the server would have to read it, and so could everything else that runs as that account.
         command = [str(self._bin / "initdb"), "-D", str(new), "--username", self.user, "--encoding", "UTF8"]
-        command += ["--auth", "scram-sha-256", "--pwfile", str(self._home / "password"), "--no-instructions"]
+        command += ["--auth", "scram-sha-256", "--pwprompt", "--no-instructions"]
         for locale in _LOCALES:
-            self._process = self._spawn([*command, *locale, *([] if self._durable else ["--no-sync"])])
+            with _pipe_with(f"{self.password}\n" * 2) as answers:
+                self._process = self._spawn(
+                    [*command, *locale, *([] if self._durable else ["--no-sync"])], answers
+                )
             if self._process.wait(self._timeout) == 0:
                 break
         else:
@@ -500,15 +520,36 @@ def _copy_of_programs(account: _Account) -> Path:
 
 
 def _secret(path: Path) -> str:
-    """The password in `path`; made at the first call."""
-    if _tail(path) == "":
-        with open(path, "w", opener=_private) as file:
-            file.write(secrets.token_hex(16))
-    return path.read_text()
+    """The password in `path`, which only the folder's owner may read; made at the first call."""
+    with open(path, "a+", opener=_private) as file:
+        if os.geteuid() == 0:
+            owner = path.parent.stat()
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+        file.seek(0)
+        secret = file.read()
+        if not secret:
+            secret = secrets.token_hex(16)
+            file.write(secret)
+    return secret
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    """For `open`: the file is for its owner only, and a link in its place is an error."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
+@contextmanager
+def _pipe_with(text: str) -> Iterator[int]:
+    """The end to read from of a pipe that has `text` in it, which must be short, and then ends."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, text.encode())
+        os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
 
 
 def _first_number(path: Path) -> int | None:

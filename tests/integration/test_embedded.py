@@ -172,10 +172,82 @@ def test_valkey_restarts_empty_on_its_port(data_dir: Path, binary: Path | None) 
 
 
 def test_postgres_wants_its_password(data_dir: Path) -> None:
-    with EmbeddedPostgres(data_dir, durable=False) as postgres:
-        assert stat.S_IMODE((data_dir / "postgres" / "password").stat().st_mode) == 0o600
-        with pytest.raises(AssertionError, match="password authentication failed"):
-            psql(postgres, "SELECT 1", password="wrong")  # pragma: allowlist secret
+    with (
+        EmbeddedPostgres(data_dir, durable=False) as postgres,
+        pytest.raises(AssertionError, match="password authentication failed"),
+    ):
+        psql(postgres, "SELECT 1", password="wrong")  # pragma: allowlist secret
+
+
+def assert_closed(folder: Path, account: int) -> None:
+    """Below is nothing that others can read or change; a PostgreSQL cluster is `account`'s, all else is ours."""
+    found = [folder, *folder.rglob("*")]
+    assert len(found) > 3
+    for path in found:
+        info = path.lstat()
+        owner = account if "cluster" in path.relative_to(folder).parts else os.geteuid()
+        assert info.st_uid == owner, path
+        if not stat.S_ISLNK(info.st_mode):
+            assert stat.S_IMODE(info.st_mode) & (0o066 if stat.S_ISDIR(info.st_mode) else 0o077) == 0, path
+
+
+def read_as(account: embedded._Account, folder: Path) -> list[Path]:
+    """The files below, outside of a cluster, that a process of that account can read."""
+    files = [path for path in folder.rglob("*") if path.is_file() and "cluster" not in path.parts]
+    return [path for path in files if embedded._run(["/bin/cat", str(path)], account).returncode == 0]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0])
+def test_what_is_kept_is_for_its_owner_only(data_dir: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            with EmbeddedPostgres(data_dir, durable=False) as postgres, EmbeddedValkey(data_dir) as valkey:
+                account = embedded._Account(*os.stat(f"/proc/{postgres.pid}")[4:6])
+                assert ask(valkey, "SAVE") == ["+OK"]
+            assert_closed(data_dir / "postgres", account.uid)
+            assert_closed(data_dir / "valkey", account.uid)
+    finally:
+        os.umask(before)
+    assert {path.name for path in data_dir.glob("*/*")} >= {"password", "port", "server.conf", "server.log.1"}
+    if ROOT:
+        assert account.uid != 0
+        assert read_as(account, data_dir) == []
+
+
+@pytest.mark.skipif(not ROOT, reason="about what root has to do")
+def test_files_that_others_could_read_are_closed(data_dir: Path) -> None:
+    """As an earlier version left them: the password was its account's, the files were everybody's."""
+    with EmbeddedPostgres(data_dir, durable=False) as postgres, EmbeddedValkey(data_dir):
+        account = embedded._Account(*os.stat(f"/proc/{postgres.pid}")[4:6])
+    for path in data_dir.glob("*/*"):
+        if path.name in {"lock", "password", "port", "server.conf"}:
+            path.chmod(0o666)
+    for path in (data_dir / "postgres", data_dir / "valkey"):
+        path.chmod(0o777)
+    os.chown(data_dir / "postgres" / "password", *account)
+    with EmbeddedPostgres(data_dir, durable=False) as postgres, EmbeddedValkey(data_dir):
+        assert psql(postgres, "SELECT 1") == "1"
+        assert read_as(account, data_dir) == []
+        info = (data_dir / "postgres" / "password").stat()
+        assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o600)
+
+
+@pytest.mark.parametrize("name", ["lock", "password", "port", "server.conf"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_no_file_is_written_through_a_link(data_dir: Path, name: str, exists: bool) -> None:
+    kind = EmbeddedValkey if name == "server.conf" else EmbeddedPostgres
+    target = data_dir.parent / "target"
+    if exists:
+        target.write_text("")
+    folder = data_dir / kind._name
+    folder.mkdir(parents=True)
+    (folder / name).symlink_to(target)
+    with pytest.raises(EmbeddedError, match=name), kind(data_dir):
+        pass
+    assert target.exists() == exists
+    assert not exists or target.read_text() == ""
+    assert running_in(data_dir) == []
 
 
 @pytest.mark.parametrize("bin_dir", POSTGRES, ids=str)
@@ -422,6 +494,8 @@ with embedded.EmbeddedPostgres(Path(sys.argv[1]), durable=False) as postgres:
     postgres.create_database("leaderboard")
     print(postgres.note, flush=True)
     print(postgres.port, postgres._bin, len(postgres.log.read_text()), flush=True)
+    home = postgres._cluster.parent
+    print([path.name for path in (home, *home.iterdir()) if path.name != "cluster" and path.lstat().st_uid != 0])
 if len(sys.argv) > 2:
     postgres.remove()
 """
@@ -434,6 +508,7 @@ if len(sys.argv) > 2:
         runs.append(done.stdout.split("\n"))
         assert running_in(data_dir) == []
     folder = shared / "leaderboard-embedded"
+    assert runs[0][2] == "[]", "what the account of PostgreSQL can change in its cluster's folder"
     assert str(folder) in runs[0][0]
     assert str(folder) in runs[0][1]
     assert runs[0][0] == runs[1][0] == runs[2][0], "one cluster, remembered"
@@ -441,6 +516,26 @@ if len(sys.argv) > 2:
     assert [path.name.split("-")[0] for path in folder.iterdir()] == ["programs"], "the data was removed"
     assert list((closed / ".data").iterdir()) == []
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(not ROOT, reason="about what root has to do")
+def test_root_does_not_follow_a_users_link_to_another_folder(data_dir: Path) -> None:
+    precious = data_dir.parent / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    folder = data_dir / "postgres"
+    folder.mkdir(parents=True)
+    link = folder / "elsewhere"
+    link.symlink_to(precious)
+    os.chown(link, 54321, 54321, follow_symlinks=False)
+    postgres = EmbeddedPostgres(data_dir, durable=False)
+    for action in (postgres.start, postgres.remove):
+        with pytest.raises(EmbeddedError, match="elsewhere was not made by root"):
+            action()
+    assert [path.name for path in precious.iterdir()] == ["file"]
+    link.unlink()
+    with postgres:
+        assert psql(postgres, "SELECT 1") == "1"
 
 
 @pytest.mark.skipif(not ROOT, reason="about what root has to do")

@@ -331,6 +331,45 @@ async def connect(settings: Settings) -> asyncpg.Connection:
     )
 
 
+@contextmanager
+def dev(folder: Path, **variables: str) -> Iterator[tuple[int, Path]]:
+    """`leaderboard dev` on an empty board in a new folder: its port, and the file that has what it prints."""
+    port = free_port()
+    printed = folder.with_name(f"{folder.name}.txt")
+    with (
+        printed.open("wb") as output,
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "leaderboard",
+                "dev",
+                "--empty",
+                "--port",
+                str(port),
+                "--data-dir",
+                str(folder),
+            ],
+            env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ} | variables,
+            cwd=folder.parent,
+            stdout=output,
+            start_new_session=True,
+        ) as process,
+    ):
+
+        def ready() -> bool:
+            with suppress(httpx.TransportError):
+                return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+            return False
+
+        try:
+            eventually(lambda: process.poll() is not None or ready(), 60)
+            yield port, printed
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
 class OneConnection:
     """Stands for the pool of connections: gives out this one, with whatever transaction is open on it."""
 

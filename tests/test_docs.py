@@ -55,6 +55,7 @@ def allowed(name: str) -> str:
         "db_sslrootcert",
         "page_images",
         "allowed_hosts",
+        "root_path",
         "api_keys",
         "jwt_algorithms",
         "jwt_key",

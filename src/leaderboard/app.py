@@ -159,7 +159,9 @@ class App:
             self.sync,
             self.metrics,
             pages=Pages.load(
-                origin=f"http://localhost:{settings.port}", image_sources=settings.page_images.split()
+                origin=f"http://localhost:{settings.port}",
+                root_path=settings.root_path,
+                image_sources=settings.page_images.split(),
             ),
             version=version("leaderboard"),
             max_top_n=settings.max_top_n,
@@ -167,6 +169,7 @@ class App:
             ready_without_writes_s=settings.ready_without_writes_s,
             access=access(settings),
             deadline_s=settings.request_timeout_ms / 1000,
+            root_path=settings.root_path,
         )
         watchdog = Watchdog(settings.port, settings.idle_timeout_ms / 1000)
 

@@ -460,7 +460,7 @@ def _described(user: User | None) -> Text:
 
 def _announce(settings: Settings) -> None:
     """Once the API answers, print where everything is and a call for each endpoint, ready to paste."""
-    url = f"http://localhost:{settings.port}"
+    url = f"http://localhost:{settings.port}{settings.root_path}"
     while True:
         # Not urllib, which would ask a proxy that the environment names.
         connection = http.client.HTTPConnection("127.0.0.1", settings.port, timeout=1)

@@ -20,6 +20,9 @@ from leaderboard.credentials import ALLOWED, BadEntry, parse_keys
 _NOT_BLANK = r"\S"
 _IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
 _HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+_ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
+_OWN_PATHS = ("assets", "docs", "leaderboard", "livez", "metrics", "openapi.json", "readyz", "users")
+"""The first parts of the service's own paths."""
 _ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
 _RATE = re.compile(r"([1-9]\d{0,4})/(second|minute|hour)", re.ASCII)
 _SECONDS = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
@@ -99,6 +102,10 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field(
         "",
         description="hosts that a request may name in `Host`, whatever its port, separated by spaces; empty: any",
+    )
+    root_path: str = Field(
+        "",
+        description="path below which a proxy serves the board, such as `/lb`; empty: the board has its own host",
     )
     host: str = Field("0.0.0.0", pattern=_NOT_BLANK, description="address the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
@@ -265,6 +272,17 @@ class Settings(BaseSettings):
     def _host_names(cls, text: str) -> str:
         host_names(text)
         return text
+
+    @field_validator("root_path")
+    @classmethod
+    def _below(cls, path: str) -> str:
+        # Below /users, /users/7 would be a user behind a proxy that removes the prefix, else nothing.
+        if path and (not _ROOT_PATH.fullmatch(path) or path.split("/")[1] in _OWN_PATHS):
+            raise ValueError(
+                "empty, or a path like /lb or /games/board: of A-Z a-z 0-9 . _ ~ and -, no slash at its end,"
+                f" its first part none of {', '.join(_OWN_PATHS)}"
+            )
+        return path
 
     @field_validator("redis_url")
     @classmethod

@@ -2,8 +2,6 @@
 
 import http.server
 import json
-import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +11,9 @@ import pytest
 
 from leaderboard.http.page.pages import Pages
 from leaderboard.model import Context, Standing, Top
+from tests.browser.chromium import needs_chromium, shown
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = needs_chromium
 
 NAME = "<b>Ada</b> & 'Co'"
 USERS = [
@@ -26,22 +24,24 @@ DOCUMENT = json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers and body."""
 Look = Callable[..., tuple[str, list[str]]]
-"""See `look`."""
+"""See `shown`; it takes a path."""
 
 
 class Site:
     """What the server answers, by path; a test changes it, and puts a script of its own into a page."""
 
-    def __init__(self) -> None:
-        self.pages = Pages.load()
+    def __init__(self, root_path: str = "") -> None:
+        self.pages = Pages.load(root_path=root_path)
         self.address = ""
         self.answers: dict[str, Answer] = {
-            path: (200, {"Content-Type": kind}, content) for path, (kind, content) in self.pages.assets.items()
+            root_path + path: (200, {"Content-Type": kind}, content)
+            for path, (kind, content) in self.pages.assets.items()
         }
-        self.page("/", self.pages.board(Top(USERS)))
-        self.page("/docs", self.pages.docs(DOCUMENT))
-        self.answers["/leaderboard/top/100"] = api(Top(RISEN))
-        self.answers["/leaderboard/user/97/context"] = api(Context(USERS[2], USERS[:2], USERS[3:8], len(USERS)))
+        self.page(f"{root_path}/", self.pages.board(Top(USERS)))
+        self.page(f"{root_path}/docs", self.pages.docs(DOCUMENT))
+        self.answers[f"{root_path}/leaderboard/top/100"] = api(Top(RISEN))
+        context = Context(USERS[2], USERS[:2], USERS[3:8], len(USERS))
+        self.answers[f"{root_path}/leaderboard/user/97/context"] = api(context)
 
     def page(self, path: str, html: bytes, script: str = "") -> None:
         if script:
@@ -56,8 +56,14 @@ def api(answer: object, status: int = 200, **headers: str) -> Answer:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
+def root_path() -> str:
+    """The path below which the site is; a test may name another by `parametrize`."""
+    return ""
+
+
+@pytest.fixture
+def site(root_path: str) -> Iterator[Site]:
+    site = Site(root_path)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -83,22 +89,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def look(site: Site, tmp_path: Path) -> Look:
     def look(path: str, milliseconds: int = 2000) -> tuple[str, list[str]]:
-        """The page as it is after that time on the browser's clock, and what its console said."""
-        assert CHROMIUM is not None
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
-            " --disable-background-networking --disable-component-update --disable-sync"
-            " --enable-logging=stderr --dump-dom"
-            f" --virtual-time-budget={milliseconds} --user-data-dir={tmp_path}"
-        )
-        done = subprocess.run(
-            [CHROMIUM, *flags.split(), site.address + path],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE:" in line]
+        return shown(site.address + path, tmp_path, milliseconds)
 
     return look
 
@@ -198,6 +189,39 @@ def test_the_line_of_a_call_has_the_parameters_that_are_filled_in(site: Site, lo
     assert console == []
     assert '/leaderboard<span data-query="">?limit=2&amp;after=a%27b</span>' in html
     assert '"total": 7' in html
+
+
+# Below the path of a proxy: the site answers nowhere else
+
+
+@pytest.mark.parametrize("root_path", ["/games/lb"])
+def test_below_a_path_the_board_refreshes_itself(site: Site, look: Look, root_path: str) -> None:
+    html, console = look(f"{root_path}/", 11_000)
+    assert console == []
+    assert 'riser</bdi> <span class="id">id 7</span>' in html
+
+
+@pytest.mark.parametrize("root_path", ["/games/lb"])
+def test_below_a_path_a_user_is_found_by_id(site: Site, look: Look, root_path: str) -> None:
+    site.page(f"{root_path}/", site.pages.board(Top(USERS)), FIND.format(97))
+    html, console = look(f"{root_path}/")
+    assert console == []
+    assert "is number 3</h2>" in html
+
+
+@pytest.mark.parametrize("root_path", ["/games/lb"])
+def test_below_a_path_a_call_can_be_tried(site: Site, look: Look, root_path: str) -> None:
+    site.answers[f"{root_path}/users/42"] = api({"userId": 42, "username": NAME})
+    script = """
+        const form = document.querySelector("#get-users-id form");
+        form.querySelector("input").value = "42";
+        form.requestSubmit();
+    """
+    site.page(f"{root_path}/docs", site.pages.docs(DOCUMENT), script)
+    html, console = look(f"{root_path}/docs")
+    assert console == []
+    assert f'<span data-origin="">{site.address}</span>{root_path}/users/' in html
+    assert '"userId": 42' in html
 
 
 @pytest.mark.parametrize(

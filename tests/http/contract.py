@@ -79,6 +79,9 @@ class Contract:
         path = path.partition("?")[0]
         # An encoded slash is part of a segment, and no route has such a segment.
         path = "/a/segment/of/no/route" if "%2f" in path.lower() else unquote(path)
+        # A path with a slash at its end is another spelling of the one without.
+        if path != "/" and not path.endswith("//"):
+            path = path.removesuffix("/")
         check_browser_is_bound(answer, said)
         if method == "HEAD":
             assert answer.body == b"", said

@@ -1,12 +1,7 @@
 """Which host is asked, and by which site's page: what a browser can be made to do by a page of somebody else's."""
 
 import http.client
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 
@@ -16,7 +11,7 @@ from pydantic import SecretStr
 from leaderboard.config import Settings
 from leaderboard.http.routes import CALLS
 from tests.http.contract import Answer, Caller, check_problem, exchange
-from tests.system import eventually, free_port, sql
+from tests.system import dev, sql
 
 KEY = "a-key-of-more-than-16-characters"
 SECRET = "a secret of at least thirty-two bytes, for users' tokens"  # pragma: allowlist secret
@@ -247,25 +242,6 @@ def test_the_host_comes_before_the_key(start: Callable[..., Caller], open_board:
 # `leaderboard dev`
 
 
-@contextmanager
-def dev(folder: Path, **variables: str) -> Iterator[int]:
-    """Run it on an empty board in a new folder; the port it listens on."""
-    port = free_port()
-    with subprocess.Popen(
-        [sys.executable, "-m", "leaderboard", "dev", "--empty", "--port", str(port), "--data-dir", str(folder)],
-        env={name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ} | variables,
-        cwd=folder.parent,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            eventually(lambda: process.poll() is not None or status(port, "localhost", "/readyz") == 200, 60)
-            yield port
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-
-
 def status(port: int, host: str, path: str = "/leaderboard/top/3", address: str = "127.0.0.1") -> int:
     """What a GET for that host is answered; 0 if there is no answer."""
     connection = http.client.HTTPConnection(address, port, timeout=10)
@@ -279,7 +255,7 @@ def status(port: int, host: str, path: str = "/leaderboard/top/3", address: str 
 
 
 def test_dev_answers_on_this_machine_for_this_machine_only(data_dir: Path) -> None:
-    with dev(data_dir) as port:
+    with dev(data_dir) as (port, _):
         for host in ("localhost", "127.0.0.1", "[::1]"):
             assert status(port, f"{host}:{port}") == 200
             assert status(port, host) == 200
@@ -301,5 +277,5 @@ def test_dev_answers_on_this_machine_for_this_machine_only(data_dir: Path) -> No
 def test_dev_answers_for_the_hosts_that_are_chosen(
     data_dir: Path, variables: dict[str, str], answered: dict[str, int]
 ) -> None:
-    with dev(data_dir, **variables) as port:
+    with dev(data_dir, **variables) as (port, _):
         assert {host: status(port, f"{host}:{port}") for host in answered} == answered

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from leaderboard import config, credentials
 from leaderboard.config import BadSetting, Settings, allowed_values, load
+from leaderboard.http.routes import CALLS
 from tests.deploy.certificates import Authority
 
 DEFAULTS: dict[str, Any] = {
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "RATE_LIMIT_PER_ADDRESS": "",
     "TRUSTED_PROXIES": "",
     "ALLOWED_HOSTS": "",
+    "ROOT_PATH": "",
     "HOST": "0.0.0.0",
     "WORKERS": 1,
     "CACHE_SIZE": 10_000,
@@ -105,6 +107,7 @@ OTHERS = {
     "RATE_LIMIT_PER_ADDRESS": "10000/hour",
     "TRUSTED_PROXIES": "10.0.0.0/8 fd00::1",
     "ALLOWED_HOSTS": "board.example [::1]",
+    "ROOT_PATH": "/games/board",
 }
 """Values that texts with a form of their own may have."""
 NEEDED = {"JWT_ALGORITHMS": "JWT_KEY", "JWT_KEY": "JWT_ALGORITHMS", "READS": "API_KEYS"}
@@ -385,6 +388,48 @@ def test_hosts_are_names_without_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         line = refusal(monkeypatch, "ALLOWED_HOSTS", bad)
         assert line.startswith(f"ALLOWED_HOSTS={bad!r}: must be empty, or hosts without a port")
+
+
+@pytest.mark.parametrize(
+    "path", ["/lb", "/games/board", "/a.b_c~d-1", "/...", "/games/users", "/usersx", "/Users"]
+)
+def test_a_root_path(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setenv("ROOT_PATH", path)
+    assert load().root_path == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/",
+            "lb",
+            "lb/",
+            "/lb/",
+            "//lb",
+            "/games//board",
+            "/lb?x",
+            "/lb#x",
+            "/l b",
+            "/lb%20",
+            "/l\u00e4b",
+            "/lb\n",
+        ),
+        *("/.", "/..", "/lb/../x", "/lb/.", "http://board.example/lb", "/lb,", "/lb;x", "/<lb>", "/$lb", '/"lb'),
+    ],
+)
+def test_a_root_path_is_refused_that_a_client_would_write_otherwise(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    line = refusal(monkeypatch, "ROOT_PATH", path)
+    assert line.startswith(f"ROOT_PATH={path!r}: must be empty, or a path like /lb or /games/board")
+
+
+@pytest.mark.parametrize("first", sorted({call.path.split("/")[1] for call in CALLS} - {""}))
+def test_a_root_path_does_not_begin_as_a_path_of_our_own(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """A proxy may remove the prefix: `/users/7` would then mean two things."""
+    for path in (f"/{first}", f"/{first}/lb"):
+        assert first in refusal(monkeypatch, "ROOT_PATH", path).partition("its first part none of ")[2].split(", ")
 
 
 def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,13 +1,13 @@
 """Which application answers a request, and what a server is told of the start and the end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.call import AsgiApp, Message, Receive, Scope, Send
-from leaderboard.http.router import MethodNotAllowed, Router
+from leaderboard.http.router import MethodNotAllowed, Router, below
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,12 @@ ROUTER = Router(
 )
 
 
-async def asked(method: str, path: str, raw_path: str | None = None) -> Message:
+BELOW = below("/lb/x", ROUTER.serve)
+
+
+async def asked(
+    method: str, path: str, raw_path: str | None = None, router: Callable[..., Awaitable[None]] = ROUTER.serve
+) -> Message:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -48,7 +53,7 @@ async def asked(method: str, path: str, raw_path: str | None = None) -> Message:
 
     raw = (path if raw_path is None else raw_path).encode()
     scope = {"type": "http", "method": method, "path": path, "raw_path": raw, "headers": [(b"host", b"x")]}
-    await ROUTER.serve(scope, never, send)
+    await router(scope, never, send)
     (message,) = sent
     return message
 
@@ -64,6 +69,12 @@ async def asked(method: str, path: str, raw_path: str | None = None) -> Message:
         ("GET", "/users/\n", {"name": "/users/{id}", "id": "\n"}),
         ("GET", "/users/7/score", {"name": "/users/{id}/score", "id": "7"}),
         ("GET", "/a.b/x/y", {"name": "/a.b/{one}/{two}", "one": "x", "two": "y"}),
+        ("GET", "/users/", {"name": "/users"}),
+        ("HEAD", "/users/", {"name": "/users"}),
+        ("POST", "/users/", {"name": "create"}),
+        ("GET", "/users/7/", {"name": "/users/{id}", "id": "7"}),
+        ("GET", "/users/7/score/", {"name": "/users/{id}/score", "id": "7"}),
+        ("DELETE", "/users/", {"name": "GET, HEAD, POST"}),
         ("DELETE", "/users", {"name": "GET, HEAD, POST"}),
         ("PUT", "/users/7", {"name": "GET, HEAD", "id": "7"}),
     ],
@@ -73,7 +84,8 @@ async def test_a_request_is_answered_by_its_row(method: str, path: str, expected
 
 
 @pytest.mark.parametrize(
-    "path", ["", "//", "/users/", "/users//", "/users/7/", "/users/\n/score/", "/users\n", "/axb/x/y"]
+    "path",
+    ["", "//", "///", "//users", "/users//", "/users//7", "/users/7//", "/users//score", "/users\n", "/axb/x/y"],
 )
 async def test_there_is_nothing_beside_the_rows(path: str) -> None:
     assert await asked("GET", path) == {"name": "none"}
@@ -82,6 +94,38 @@ async def test_there_is_nothing_beside_the_rows(path: str) -> None:
 async def test_a_slash_that_is_written_otherwise_ends_no_part() -> None:
     assert await asked("GET", "/users/7", "/users%2f7") == {"name": "none"}
     assert await asked("GET", "/users/7", "/users%2F7") == {"name": "none"}
+    assert await asked("GET", "/users/", "/users%2F") == {"name": "none"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/users", "/users/7", "/users/7/score", "/users/", "/lb", "/x", "//", "/users//"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_below_a_path_a_request_is_answered_as_without_it(method: str, path: str) -> None:
+    expected = await asked(method, path)
+    assert await asked(method, path, router=BELOW) == expected
+    assert await asked(method, f"/lb/x{path}", router=BELOW) == expected
+
+
+@pytest.mark.parametrize("path", ["/lb/x", "/lb/x/"])
+async def test_the_path_itself_is_the_root(path: str) -> None:
+    assert await asked("GET", path, router=BELOW) == {"name": "/"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/lb/xx", "/lb/xusers", "/lb/x/lb/x/users", "/lb/users", "/lb/x//users", "//lb/x/users", "lb/x/users"),
+        *("/LB/x/users", "/lb//x/users", "/lb/x\n", "/lb/", "/l"),
+    ],
+)
+async def test_what_only_looks_like_the_path_is_nothing(path: str) -> None:
+    assert await asked("GET", path, router=BELOW) == {"name": "none"}
+
+
+async def test_a_slash_in_the_path_is_not_written_otherwise() -> None:
+    for raw_path in ("/lb/x%2Fusers", "/lb%2Fx/users"):
+        assert await asked("GET", "/lb/x/users", raw_path, router=BELOW) == {"name": "none"}
 
 
 @pytest.mark.parametrize("fails", ["startup", "shutdown", None])

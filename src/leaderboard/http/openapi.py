@@ -36,8 +36,10 @@ _SCHEMES = {
 }
 
 
-def document(calls: Iterable[Call], version: str, max_top_n: int, access: Access) -> dict[str, Any]:
-    """The document as plain data, of a process with this policy."""
+def document(
+    calls: Iterable[Call], version: str, max_top_n: int, access: Access, root_path: str = ""
+) -> dict[str, Any]:
+    """The document as plain data, of a process with this policy that is reached below `root_path`."""
     calls = [call for call in calls if call.documented]
     structs: list[Any] = [problems.Problem]
     for call in calls:
@@ -85,6 +87,7 @@ def document(calls: Iterable[Call], version: str, max_top_n: int, access: Access
             "version": version,
             "description": "Ranks are exact; an answer reflects every write acknowledged before it was asked for.",
         },
+        **({"servers": [{"url": root_path}]} if root_path else {}),
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": _SCHEMES},
         "x-problems": {kind.code: {"status": kind.status, "title": kind.title} for kind in problems.KINDS},

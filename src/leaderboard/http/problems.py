@@ -106,8 +106,11 @@ def kind_of(error: Exception) -> Kind:
     return next((kind for type_, kind in TABLE if isinstance(error, type_)), INTERNAL)
 
 
-def render(error: Exception) -> tuple[int, Headers, bytes]:
-    """Status, headers and body for `error`. Nothing of an internal error is told."""
+def render(error: Exception, root_path: str = "") -> tuple[int, Headers, bytes]:
+    """Status, headers and body for `error`, whose addresses begin with `root_path`.
+
+    Nothing of an internal error is told.
+    """
     kind = kind_of(error)
     headers = (*_ALWAYS, *kind.headers)
     if isinstance(error, access.RateLimited):
@@ -121,11 +124,13 @@ def render(error: Exception) -> tuple[int, Headers, bytes]:
         # The log says which host and why; that is nobody else's business.
         detail = "PostgreSQL cannot be asked just now; nothing was changed"
     elif isinstance(error, router.NoSuchPath):
-        detail = "no call has this path; /docs shows those there are"
+        detail = f"no call has this path; {root_path}/docs shows those there are"
     fields = None
     if isinstance(error, errors.InvalidField):
         fields = [FieldProblem(_printable(field), _printable(text)) for field, text in error.errors.items()]
-    problem = Problem(f"/docs#{kind.code}", kind.title, kind.status, kind.code, _printable(detail), fields)
+    problem = Problem(
+        f"{root_path}/docs#{kind.code}", kind.title, kind.status, kind.code, _printable(detail), fields
+    )
     return kind.status, headers, msgspec.json.encode(problem)
 
 

@@ -29,6 +29,26 @@ class MethodNotAllowed(LeaderboardError):
         super().__init__(f"allow: {allowed}")
 
 
+def below(root_path: str, app: AsgiApp) -> AsgiApp:
+    """`app` for requests whose path begins with `root_path`, and for those from which a proxy has removed it.
+
+    It changes the path of the request; `app` never sees `root_path`.
+    """
+    start = f"{root_path}/"
+    length = len(root_path)
+
+    def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if path.startswith(start):
+                scope["path"] = path[length:]
+            elif path == root_path:
+                scope["path"] = "/"
+        return app(scope, receive, send)
+
+    return serve
+
+
 class Router:
     """Several applications as one, each for a method and a path; where there is none, what `refuse` returns."""
 
@@ -39,6 +59,8 @@ class Router:
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         """`routes` are methods, paths with parameters in braces, and who answers; GET answers HEAD as well.
+
+        A path with a slash at the end is answered as the one without.
 
         `lifespan` is entered when the server starts and left when it stops.
         """
@@ -90,7 +112,8 @@ class Router:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
+    """Matches the path, and all but `/` with a slash at the end as well."""
     literals = _PARAMETER.split(path)
     literals[::2] = map(re.escape, literals[::2])
     literals[1::2] = [f"(?P<{name}>[^/]+)" for name in literals[1::2]]
-    return re.compile("".join(literals))
+    return re.compile("".join(literals) + ("" if path == "/" else "/?"))

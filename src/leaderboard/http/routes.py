@@ -26,7 +26,7 @@ from leaderboard.http.deadline import Deadlines
 from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
-from leaderboard.http.router import NoSuchPath, Router
+from leaderboard.http.router import NoSuchPath, Router, below
 from leaderboard.model import Context, EncodedTop, Page, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
 from leaderboard.service import Leaderboard, Once, Reply
@@ -84,7 +84,9 @@ class Api:
         ready_without_writes_s: float,
         access: Access,
         deadline_s: float,
+        root_path: str = "",
     ) -> None:
+        """`root_path` stands before every path of ours that an answer names."""
         self._board = board
         self._health = health
         self.metrics = metrics
@@ -98,7 +100,8 @@ class Api:
         self._ready_without_writes_s = ready_without_writes_s
         self.access = access
         self._pages = pages
-        document = openapi.document(CALLS, version, max_top_n, access)
+        self.root_path = root_path
+        document = openapi.document(CALLS, version, max_top_n, access, root_path)
         self._openapi = _encode(document)
         self._docs = self._pages.docs(document)
         self._page_headers = security.wire("text/html; charset=utf-8", self._pages.headers)
@@ -109,7 +112,8 @@ class Api:
         body = await wire.read_json(scope["headers"], receive)
         name, score, image_url = wire.create_user(body)
         user = await self._board.create_user(name, image_url, score, _once(scope))
-        return Out(201, (*_JSON, (b"location", f"/users/{user.user_id}".encode())), _encode(user))
+        location = f"{self.root_path}/users/{user.user_id}"
+        return Out(201, (*_JSON, (b"location", location.encode())), _encode(user))
 
     async def get_user(self, scope: Scope, _receive: Receive) -> Out:
         return _reply(await self._board.standing(_user_id(scope)))
@@ -168,7 +172,7 @@ class Api:
         return Out(200, self._page_headers, self._docs)
 
     async def asset(self, scope: Scope, _receive: Receive) -> Out:
-        found = self._pages.assets.get(scope["path"])
+        found = self._pages.assets.get(f"/assets/{scope['path_params']['name']}")
         if found is None:
             raise NoSuchPath
         media_type, body = found
@@ -180,7 +184,7 @@ class Api:
         if kind is problems.INTERNAL:
             _log.error("a request failed", exc_info=error)
         self.metrics.refusals.labels(kind.code).inc()
-        return Out(*problems.render(error))
+        return Out(*problems.render(error, self.root_path))
 
     def note(self, scope: Scope, route: str, status: int, started: float) -> None:
         """Count an answered request, and log it at debug."""
@@ -440,7 +444,8 @@ def build(api: Api, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -
         writes, gate = call.body is not None, api.access.gate(call)
         return Endpoint(api, call.path, call.handler, writes=writes, gate=gate).serve
 
-    return Router([(call.method, call.path, endpoint(call)) for call in CALLS], refuse, lifespan).serve
+    app = Router([(call.method, call.path, endpoint(call)) for call in CALLS], refuse, lifespan).serve
+    return below(api.root_path, app) if api.root_path else app
 
 
 def _refuse_with(error: LeaderboardError) -> Handler:

@@ -21,7 +21,7 @@ _ANSWER = ("Status", "Type", "Meaning")
 
 def render_docs(template: Template, names: Mapping[str, str], document: Node) -> bytes:
     """`document` as a page; `names` are the addresses that the skeleton refers to."""
-    reader = _Reader(document, names["origin"])
+    reader = _Reader(document, names["origin"], names["root"])
     info = document["info"]
     page = template.substitute(
         names,
@@ -43,10 +43,11 @@ def render_docs(template: Template, names: Mapping[str, str], document: Node) ->
 class _Reader:
     """Turns the parts of one document into HTML."""
 
-    def __init__(self, document: Node, origin: str) -> None:
+    def __init__(self, document: Node, origin: str, root_path: str) -> None:
         self._document = document
         self._components: Node = document.get("components", {})
         self._origin = origin
+        self._root_path = root_path
         self.has_keys = any(self._keyed(operation) for _, _, operation in self.operations())
 
     def operations(self) -> Iterator[tuple[str, str, Node]]:
@@ -134,7 +135,7 @@ class _Reader:
             )
 
     def _line(self, method: str, path: str, parameters: Iterable[Node], body: Node, *, keyed: bool) -> str:
-        address = escape(path)
+        address = escape(self._root_path + path)
         in_query = {}
         for each in parameters:
             name = escape(each["name"])
@@ -176,7 +177,7 @@ class _Reader:
                 '<label class="wide">body <textarea name="body" data-in="body" rows="2" spellcheck="false">'
                 f"{escape(compact(example(self._document, body)))}</textarea></label>"
             )
-        attributes = f'data-method="{method}" data-path="{escape(path)}" data-keyed="{keyed:d}"'
+        attributes = f'data-method="{method}" data-path="{escape(self._root_path + path)}" data-keyed="{keyed:d}"'
         return (
             f'<form class="try" {attributes} hidden>{inputs}<button>Send</button>'
             '<output tabindex="0"></output></form>'

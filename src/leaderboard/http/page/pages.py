@@ -29,8 +29,8 @@ _ASSETS = ("style.css", "board.js", "docs.js", "icon.svg")
 class Pages:
     """The pages, loaded once by the composition root.
 
-    `assets` maps a path to its content type and bytes. The paths carry a hash of the content, so that
-    `asset_headers` may let it be cached for a year; `headers` go with the HTML.
+    `assets` maps a path, without the root path, to its content type and bytes. The paths carry a hash of the
+    content, so that `asset_headers` may let it be cached for a year; `headers` go with the HTML.
     """
 
     assets: Mapping[str, tuple[str, bytes]]
@@ -42,10 +42,13 @@ class Pages:
     _image_sources: tuple[str, ...]
 
     @classmethod
-    def load(cls, *, origin: str = "http://localhost:3000", image_sources: Sequence[str] = ()) -> "Pages":
+    def load(
+        cls, *, origin: str = "http://localhost:3000", root_path: str = "", image_sources: Sequence[str] = ()
+    ) -> "Pages":
         """Read the shipped files.
 
-        `origin` stands in the curl lines until the script puts the browser's own there.
+        `origin` stands in the curl lines until the script puts the browser's own there. `root_path` stands before
+        every path that a page names.
 
         `image_sources` are the places users' images may come from, as URL prefixes: `https:` for any,
         `https://img.example.com/` for one host. Empty by default: the image URL of whoever may create a user
@@ -54,13 +57,13 @@ class Pages:
         """
         folder = resources.files(__package__) / "assets"
         assets: dict[str, tuple[str, bytes]] = {}
-        names = {"origin": origin}
+        names = {"origin": origin, "root": root_path}
         for name in _ASSETS:
             content = (folder / name).read_bytes()
             file = PurePath(name)
             path = f"/assets/{file.stem}.{hashlib.sha256(content).hexdigest()[:12]}{file.suffix}"
             assets[path] = (_CONTENT_TYPES[file.suffix], content)
-            names[name.replace(".", "_")] = path
+            names[name.replace(".", "_")] = root_path + path
         return cls(
             assets=assets,
             asset_headers=security.ASSET,

@@ -1,6 +1,7 @@
 """The connections to PostgreSQL: kept for whoever is next, for no longer than they are good, and shared fairly."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -187,6 +188,26 @@ async def test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile(
             await backend(connections)
         assert await backend(connections) not in before
         await connections.close()
+
+
+async def test_a_caller_that_is_cancelled_while_connecting_leaves_nothing_behind(settings: Settings) -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+    pool = truth_store(settings.model_copy(update={"db_pool_size": SIZE})).connections
+    await pool.open()
+    try:
+        for steps in range(40):  # how far connecting has come when it is cancelled
+            asking = asyncio.create_task(backend(pool, "SELECT pg_terminate_backend(pg_backend_pid())"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert await backend(pool)
+    finally:
+        await pool.close()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not errors
 
 
 async def test_what_is_under_way_when_it_is_closed_is_not_kept(

@@ -20,7 +20,7 @@ the server, which differs from the one that was given when connecting.
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -247,9 +247,25 @@ class Connections:
             self._close_soon(pooled.connection)
 
     def _close_soon(self, connection: Connection) -> None:
-        task = asyncio.create_task(_close(connection), name="closing a connection to PostgreSQL")
+        self._keep_until_done(_close(connection), "closing a connection to PostgreSQL")
+
+    def _keep_until_done(self, closing: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(closing, name=name)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _uncancelled(self, connecting: Coroutine[Any, Any, Connection]) -> Connection:
+        """Wait for a connection; a caller that is cancelled leaves it to be made and closed.
+
+        The driver, cancelled at the wrong moment, leaves a future with an exception that nothing awaits, which
+        asyncio logs as an error.
+        """
+        task = asyncio.create_task(connecting, name="connecting to PostgreSQL")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._keep_until_done(_close_when_made(task), "closing a connection that is not needed any more")
+            raise
 
     @asynccontextmanager
     async def alone(
@@ -276,13 +292,15 @@ class Connections:
         while True:
             behind_pooler = self.behind_pooler
             with _connecting():
-                connection: Connection = await asyncpg.connect(
-                    **self._connect_to,
-                    **options,
-                    server_settings={"application_name": "leaderboard"},
-                    timeout=self._timeout_s,
-                    statement_cache_size=0 if behind_pooler else _STATEMENTS,
-                    max_cached_statement_lifetime=_PLANNED_ANEW_S,
+                connection = await self._uncancelled(
+                    asyncpg.connect(
+                        **self._connect_to,
+                        **options,
+                        server_settings={"application_name": "leaderboard"},
+                        timeout=self._timeout_s,
+                        statement_cache_size=0 if behind_pooler else _STATEMENTS,
+                        max_cached_statement_lifetime=_PLANNED_ANEW_S,
+                    )
                 )
                 try:
                     ask = _WHO.format(connection.get_server_pid())
@@ -332,6 +350,13 @@ async def _close(connection: Connection) -> None:
     with suppress(TimeoutError, asyncio.CancelledError, *LOST, asyncpg.PostgresError):
         await connection.close(timeout=_CLOSING_S)
     connection.terminate()
+
+
+async def _close_when_made(connecting: asyncio.Task[Connection]) -> None:
+    with suppress(Exception, asyncio.CancelledError):
+        async with asyncio.timeout(_CLOSING_S):
+            connection = await connecting
+        connection.terminate()
 
 
 def _keep_alive(connection: Connection) -> None:

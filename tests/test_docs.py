@@ -53,6 +53,9 @@ def allowed(name: str) -> str:
         "db_sslcert",
         "db_sslkey",
         "db_sslrootcert",
+        "redis_sslcert",
+        "redis_sslkey",
+        "redis_sslrootcert",
         "page_images",
         "allowed_hosts",
         "root_path",
@@ -62,7 +65,7 @@ def allowed(name: str) -> str:
         "rate_limit_per_key",
         "rate_limit_per_address",
     )
-    takes_any_text = ("db_password", "jwt_audience", "jwt_issuer")
+    takes_any_text = ("db_password", "redis_password", "redis_sentinel_password", "jwt_audience", "jwt_issuer")
     bad = "!" if name in {"redis_url", "trusted_proxies", *takes_empty} else " " if name in takes_any_text else ""
     with pytest.raises(BadSetting) as refusal:
         load(None, **{name: bad})

@@ -15,6 +15,7 @@ import structlog
 
 from leaderboard import tls
 from leaderboard.batching import Bounds
+from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings, host_names, networks, rate
 from leaderboard.credentials import KeyRing, parse_keys
@@ -28,6 +29,7 @@ from leaderboard.http.watchdog import Watchdog
 from leaderboard.idempotency import KeyBounds
 from leaderboard.observe import Metrics
 from leaderboard.rank_keeper import RankKeeper
+from leaderboard.redis_url import parse_redis_url
 from leaderboard.service import Leaderboard
 from leaderboard.sync import CacheSync
 from leaderboard.truth.connections import Connections
@@ -75,7 +77,23 @@ def _postgres_tls(settings: Settings) -> str | ssl.SSLContext:
 
 def cache_store(settings: Settings) -> CacheStore:
     """Redis as the settings name it; connects when first used."""
-    return CacheStore(settings.redis_url.get_secret_value(), settings.redis_timeout_ms / 1000, settings.cache_size)
+    url = parse_redis_url(settings.redis_url.get_secret_value())
+    login = Login(
+        password=settings.redis_password.get_secret_value(),
+        sentinel_password=settings.redis_sentinel_password.get_secret_value(),
+        tls=_redis_tls(settings) if url.tls else None,
+    )
+    return CacheStore(Servers(url, login), settings.redis_timeout_ms / 1000, settings.cache_size)
+
+
+def _redis_tls(settings: Settings) -> ssl.SSLContext:
+    return tls.client_context(
+        authorities=settings.redis_sslrootcert,
+        certificate=settings.redis_sslcert,
+        key=settings.redis_sslkey,
+        verify=settings.redis_sslmode != "require",
+        check_host=settings.redis_sslmode == "verify-full",
+    )
 
 
 def access(settings: Settings) -> Access:

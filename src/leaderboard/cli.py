@@ -31,7 +31,7 @@ from leaderboard import app as application
 from leaderboard import embedded, importing, server
 from leaderboard.config import BadSetting, Settings, load
 from leaderboard.credentials import BadEntry, new_key, parse_keys
-from leaderboard.errors import CacheDamaged, LeaderboardError, Unavailable
+from leaderboard.errors import CacheDamaged, CacheError, CacheUnsupported, LeaderboardError, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics, set_up_logs
 from leaderboard.printable import printable, printable_lines
@@ -112,6 +112,7 @@ def serve(
         _tell_connections(settings, asyncio.run(application.truth_store(settings).check_schema()))
     except Unavailable as error:
         _log.warning("starting without PostgreSQL", error=str(error))
+    asyncio.run(_check_redis(settings))
     server.serve(settings)
 
 
@@ -274,6 +275,20 @@ def key(
 def _warn_if_open(settings: Settings) -> None:
     if not application.access(settings).guarded:
         _log.warning("no API_KEYS: whoever reaches the port may write", host=settings.host, port=settings.port)
+
+
+async def _check_redis(settings: Settings) -> None:
+    """Refuse a Redis that can never serve; one that is not there now may come."""
+    cache = application.cache_store(settings)
+    try:
+        if policy := await cache.eviction_policy():
+            _log.warning("Redis may evict the board when its memory is full", maxmemory_policy=policy)
+    except CacheUnsupported as error:
+        _fail(f"REDIS_URL: {error}", _USAGE)
+    except CacheError:
+        pass  # Each process logs it, and goes on trying.
+    finally:
+        await cache.close()
 
 
 def _tell_connections(settings: Settings, allowed: int) -> None:

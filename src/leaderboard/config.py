@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leaderboard import tls
 from leaderboard.credentials import ALLOWED, BadEntry, parse_keys
+from leaderboard.redis_url import parse_redis_url
 
 _NOT_BLANK = r"\S"
 _IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
@@ -62,7 +63,25 @@ class Settings(BaseSettings):
     db_sslcert: str = Field("", description="file of the client's certificate; empty: none")
     db_sslkey: str = Field("", description="file of the client's key; empty: none", validate_default=True)
     redis_url: SecretStr = Field(
-        SecretStr("redis://redis:6379"), description="Redis or Valkey: `redis://`, `rediss://` or `unix://`"
+        SecretStr("redis://redis:6379"),
+        description="Redis or Valkey: `redis://`, with TLS `rediss://`, by Sentinel `redis+sentinel://` or"
+        " `rediss+sentinel://`, or `unix://`; several hosts are nodes of a Cluster, or Sentinels; never logged",
+    )
+    redis_password: SecretStr = Field(
+        SecretStr(""), description="Redis password as it is, instead of the one in the URL; never logged"
+    )
+    redis_sentinel_password: SecretStr = Field(
+        SecretStr(""), description="password of the Sentinels; empty: they have none; never logged"
+    )
+    redis_sslmode: Literal["require", "verify-ca", "verify-full"] = Field(
+        "verify-full", description="how Redis's certificate is verified where the URL says TLS; `require`: not"
+    )
+    redis_sslrootcert: str = Field(
+        "", description="file of the authorities that Redis's certificate may be from; empty: the system's"
+    )
+    redis_sslcert: str = Field("", description="file of the client's certificate for Redis; empty: none")
+    redis_sslkey: str = Field(
+        "", description="file of the client's key for Redis; empty: none", validate_default=True
     )
 
     api_keys: SecretStr = Field(
@@ -173,32 +192,31 @@ class Settings(BaseSettings):
         text = url.get_secret_value() if isinstance(url, SecretStr) else url
         return {**values, **postgres_url(text)} if text else values
 
-    @field_validator("db_sslrootcert")
+    @field_validator("db_sslrootcert", "redis_sslrootcert")
     @classmethod
     def _authorities(cls, file: str, info: ValidationInfo) -> str:
         if file:
             tls.client_context(authorities=file)
-            if info.data.get("db_sslmode") in _WITHOUT_VERIFICATION:
-                raise ValueError("empty, unless DB_SSLMODE is require, verify-ca or verify-full")
+            _needs_tls(info)
         return file
 
-    @field_validator("db_sslcert")
+    @field_validator("db_sslcert", "redis_sslcert")
     @classmethod
     def _client_certificate(cls, file: str) -> str:
         if file and not Path(file).is_file():
             raise ValueError("empty, or a file that can be read, of a certificate in PEM")
         return file
 
-    @field_validator("db_sslkey")
+    @field_validator("db_sslkey", "redis_sslkey")
     @classmethod
     def _client_key(cls, file: str, info: ValidationInfo) -> str:
-        certificate = info.data.get("db_sslcert", "")
+        name = "db_sslcert" if info.field_name == "db_sslkey" else "redis_sslcert"
+        certificate = info.data.get(name, "")
         if file and certificate:
             tls.client_context(certificate=certificate, key=file)
+            _needs_tls(info)
         elif file or certificate:
-            raise ValueError("set together with DB_SSLCERT, or neither")
-        if file and info.data.get("db_sslmode") in _WITHOUT_VERIFICATION:
-            raise ValueError("empty, unless DB_SSLMODE is require, verify-ca or verify-full")
+            raise ValueError(f"set together with {name.upper()}, or neither")
         return file
 
     @field_validator("page_images")
@@ -208,7 +226,7 @@ class Settings(BaseSettings):
             raise ValueError("empty, or sources like https: or https://img.example.com/")
         return sources
 
-    @field_validator("db_password", "jwt_audience", "jwt_issuer")
+    @field_validator("db_password", "redis_password", "redis_sentinel_password", "jwt_audience", "jwt_issuer")
     @classmethod
     def _empty_or_text(cls, value: str | SecretStr) -> str | SecretStr:
         if _blank(value if isinstance(value, str) else value.get_secret_value()):
@@ -286,16 +304,22 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_scheme(cls, url: SecretStr) -> SecretStr:
-        try:
-            parts = urlsplit(url.get_secret_value())
-            place = parts.path if parts.scheme == "unix" else parts.hostname
-            usable = parts.scheme in {"redis", "rediss", "unix"} and bool(place) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError("a URL such as redis://host:6379, rediss://… or unix://…, its port from 1 to 65535")
+    def _redis_url(cls, url: SecretStr) -> SecretStr:
+        parse_redis_url(url.get_secret_value())
         return url
+
+
+def _needs_tls(info: ValidationInfo) -> None:
+    """Raise ValueError where a file for TLS is set and TLS, or verifying it, is not."""
+    if str(info.field_name).startswith("db_"):
+        if info.data.get("db_sslmode") in _WITHOUT_VERIFICATION:
+            raise ValueError("empty, unless DB_SSLMODE is require, verify-ca or verify-full")
+        return
+    url = info.data.get("redis_url")
+    if url is not None and not url.get_secret_value().startswith("rediss"):
+        raise ValueError("empty, unless REDIS_URL begins with rediss")
+    if info.field_name == "redis_sslrootcert" and info.data.get("redis_sslmode") == "require":
+        raise ValueError("empty, unless REDIS_SSLMODE is verify-ca or verify-full")
 
 
 def _blank(text: str) -> bool:

@@ -22,6 +22,7 @@ LeaderboardError
     ├── CacheUnavailable       no answer from Redis
     │   └── CacheHangs         not in time, and it may go on at any moment
     ├── CacheDamaged           Redis holds something that this program did not write; it has been dropped
+    ├── CacheUnsupported       what REDIS_URL names cannot be used as it is, now or later
     └── CacheRefused           Redis answered that it will not (out of memory, read only, …)
 """
 
@@ -132,6 +133,10 @@ class CacheHangs(CacheUnavailable):
 
 class CacheDamaged(CacheError):
     """Redis holds something that this program did not write: says what. It has been dropped."""
+
+
+class CacheUnsupported(CacheError):
+    """What REDIS_URL names cannot be the cache, whatever its state: an old Redis, another kind of server."""
 
 
 class CacheRefused(CacheError):

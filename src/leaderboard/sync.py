@@ -21,7 +21,10 @@ looked at the cache beforehand. So a writer that has committed may answer as soo
 The same holds for anybody who was answered from PostgreSQL and must not see an older board afterwards. Case 1
 is the rule, within milliseconds; case 3 is for when that takes longer than `PATIENCE_S`. If Redis cannot be
 reached even for that, this process is cut off, and what others read from Redis goes out of date within
-`FRESH_S` of the last catching up.
+`FRESH_S` of the last catching up. Where Redis fails over, others may read from its new primary before this process
+has found it. A process that finds it removes the cache from the primary before: so rules 1 and 3 hold there, but
+not rule 2. When this process is cut off or finds no cache, a writer is answered by rule 1, or when `FRESH_S` have
+passed: every state that can still be read was then caught up later than its commit.
 
 Every process catches up, after its own writes and on a timer. A short lease keeps several from doing so at
 once, and whoever has moved the cache alone does without; both are for speed only, and any of them may die at
@@ -37,7 +40,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from leaderboard.cache.store import LONGEST_CLAIM_MS, Applied, CacheState, CacheStore, Floor
+from leaderboard.cache.store import FRESH_S, LONGEST_CLAIM_MS, Applied, CacheState, CacheStore, Floor
 from leaderboard.errors import CacheDamaged, CacheError, CacheHangs, TruthReadOnly, TruthUnavailable, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics
@@ -48,6 +51,7 @@ PATIENCE_S = 0.25
 """How long a writer waits for the cache before it puts the cache out of use."""
 
 LEASE_MS = 50
+CUT_OFF_PAUSE_S = 0.02
 OWN_S = 0.02
 """For how long a process takes the state that it has made for the present one without asking; trying shows."""
 
@@ -99,6 +103,7 @@ class CacheSync:
         self._made_at = float("-inf")
         self._alone = False
         self._waiting: dict[Moment | Commit, list[asyncio.Future[None]]] = {}
+        self._waiting_since: dict[Moment | Commit, float] = {}
         self._overdue: set[Moment | Commit] = set()
         self._turn = asyncio.Lock()
         self._giving_up: asyncio.Task[None] | None = None
@@ -122,6 +127,7 @@ class CacheSync:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(point, []).append(future)
+        self._waiting_since.setdefault(point, time.monotonic())
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._work_off(), name="catching up for writers")
         started = time.perf_counter()
@@ -288,6 +294,8 @@ class CacheSync:
                 except CacheError as error:
                     self._cache_is(up=False, error=error)
                     await self._put_out_of_use("it could not be caught up")
+                    if self._waiting:
+                        await asyncio.sleep(CUT_OFF_PAUSE_S)
                 except TruthUnavailable as error:
                     self._truth_is(up=False, error=error)
                     await self._put_out_of_use("PostgreSQL cannot be asked")
@@ -322,7 +330,7 @@ class CacheSync:
         # Nobody else has moved the cache: then it is the less work to be overtaken once than to ask each time.
         self._alone = state is not None and made is not None and state.token == made.token
         if state is None:
-            self._release(waiting)
+            self._release(self._answerable_without_cache(waiting))
             self._rebuild_soon("there was none")
         elif not state.whole:
             await self.discard("its keys disagreed")
@@ -378,6 +386,7 @@ class CacheSync:
     def _release(self, points: Iterable[Moment | Commit]) -> None:
         for point in points:
             self._overdue.discard(point)
+            self._waiting_since.pop(point, None)
             for future in self._waiting.pop(point, ()):
                 if not future.done():
                     future.set_result(None)
@@ -387,7 +396,8 @@ class CacheSync:
         waiting = list(self._waiting)
         while True:
             try:
-                await self._cache.invalidate()
+                if not await self._cache.invalidate():
+                    waiting = self._answerable_without_cache(waiting)
                 self._metrics.invalidations.inc()
                 _log.debug("cache put out of use", reason=reason)
                 break
@@ -396,8 +406,24 @@ class CacheSync:
                 continue
             except CacheError as error:
                 self._cache_is(up=False, error=error)
+                waiting = self._answerable_without_cache(waiting)
                 break
         self._release(waiting)
+
+    def _answerable_without_cache(self, waiting: list[Moment | Commit]) -> list[Moment | Commit]:
+        """Those of them that need not wait, when this process has no cache before it.
+
+        Where Redis may fail over, others may have one: on a server that this process has not found yet. No state
+        from before a commit is read any more when FRESH_S have passed. A reader does not wait for that.
+        """
+        if not self._cache.may_switch:
+            return waiting
+        past = time.monotonic() - FRESH_S
+        return [
+            point
+            for point in waiting
+            if not isinstance(point, Commit) or self._waiting_since.get(point, past) <= past
+        ]
 
     # Rebuilding
 

@@ -192,14 +192,11 @@ def test_the_operators_objects_have_the_names_that_the_values_use() -> None:
     assert values["secrets"]["DB_PASSWORD"]["secret"] == f"{name}-app"
     most = cluster["spec"]["postgresql"]["parameters"]["max_connections"]
     assert values["postgres"]["maxConnections"] == int(most)
-    assert values["secrets"]["REDIS_URL"]["secret"] == redis["spec"]["kubernetesConfig"]["redisSecret"]["name"]
     assert redis["spec"]["redisConfig"]["additionalRedisConfig"] == config["metadata"]["name"]
-    url = re.search(
-        r'--from-literal=(\w+)="redis://:\$password@([^:]+):6379"',
-        (FOLDER / "redis-operator.yaml").read_text("utf-8"),
-    )
-    assert url is not None
-    assert (values["secrets"]["REDIS_URL"]["key"], url[2]) == (url[1], redis["metadata"]["name"])
+    password = redis["spec"]["kubernetesConfig"]["redisSecret"]
+    given = values["secrets"]["REDIS_PASSWORD"]
+    assert (given["secret"], given["key"]) == (password["name"], password["key"])
+    assert values["secrets"]["REDIS_URL"]["value"] == f"redis://{redis['metadata']['name']}:6379"
 
 
 # What the chart makes

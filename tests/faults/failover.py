@@ -5,25 +5,22 @@
 
 import argparse
 import functools
-import secrets
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
-
-import httpx
 
 from leaderboard.config import Settings, load
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.faults.chaos.proxy import Loop, Proxy, Wire
+from tests.faults.clients import Client, at_work, lost, new_clients
 from tests.faults.nodes import Node
-from tests.system import ApiProcess, eventually, sql
+from tests.system import ApiProcess, eventually
 
 Way = Literal["standby behind the address", "old connections hang", "the way is silent", "killed"]
 WAYS: tuple[Way, ...] = ("standby behind the address", "old connections hang", "the way is silent", "killed")
@@ -38,47 +35,6 @@ class Seen:
     refused: int
     lost: list[str]
     old: list[str]
-
-
-@dataclass
-class _Client:
-    """Writes one user's score through one process, higher each time, and reads all users through it."""
-
-    api: ApiProcess
-    user_id: int
-    acknowledged: dict[int, int]
-    """By user, for all clients: the last score that was acknowledged."""
-    wrote_at: list[float] = field(default_factory=list)
-    refused: int = 0
-    old: list[str] = field(default_factory=list)
-
-    def run(self, stop: threading.Event) -> None:
-        score = 0
-        with httpx.Client(base_url=self.api.url, timeout=30) as client:
-            while not stop.is_set():
-                score += 1
-                self._write(client, score)
-                self._read(client)
-
-    def _write(self, client: httpx.Client, score: int) -> None:
-        answer = client.post(f"/users/{self.user_id}/score", json={"score": score})
-        if answer.status_code == 200:
-            self.acknowledged[self.user_id] = score
-            self.wrote_at.append(time.monotonic())
-        else:
-            assert answer.status_code == 503, answer.text
-            self.refused += 1
-            time.sleep(0.02)
-
-    def _read(self, client: httpx.Client) -> None:
-        for user_id, least in list(self.acknowledged.items()):
-            answer = client.get(f"/users/{user_id}")
-            if answer.status_code == 200 and "age" not in answer.headers and answer.json()["score"] < least:
-                self.old.append(f"{self.api.url}: user {user_id} at {answer.json()['score']}, not {least}")
-
-    def back_at(self, moved: float) -> float | None:
-        """When it was the first time after `moved` that a write was acknowledged."""
-        return next((at for at in self.wrote_at if at > moved), None)
 
 
 class Switch(Protocol):
@@ -112,34 +68,22 @@ class Failover:
         old = self._primary
         new = self._primary = Node.standby_of(self._seed, old.port, self._settings)
         old.wait_for_each_commit()
-        acknowledged: dict[int, int] = {}
-        clients = [
-            _Client(api, int(api.create(f"user {secrets.token_hex(4)}").json()["userId"]), acknowledged)
-            for api in self._apis
-        ]
-        stop = threading.Event()
-        threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
-        for thread in threads:
-            thread.start()
+        clients = new_clients(self._apis)
         try:
-            eventually(lambda: all(client.wrote_at for client in clients), 30, "every process has written")
-            self._fail_over(way, old, new, clients)
-            moved = time.monotonic()
-            eventually(lambda: all(client.back_at(moved) for client in clients), patience_s, "writes are back")
+            with at_work(clients):
+                self._fail_over(way, old, new, clients)
+                moved = time.monotonic()
+                eventually(lambda: all(client.back_at(moved) for client in clients), patience_s, "writes are back")
         finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
             old.remove()
-        rows = {row[0]: row[1] for row in sql(new.settings, "SELECT user_id, total_score FROM users")}
         return Seen(
             back_after_s=[(client.back_at(moved) or 0) - moved for client in clients],
             refused=sum(client.refused for client in clients),
-            lost=[f"user {u}: {rows.get(u)}, not {s}" for u, s in acknowledged.items() if rows.get(u, -1) < s],
+            lost=lost(clients, new.settings),
             old=[text for client in clients for text in client.old],
         )
 
-    def _fail_over(self, way: Way, old: Node, new: Node, clients: Sequence[_Client]) -> None:
+    def _fail_over(self, way: Way, old: Node, new: Node, clients: Sequence[Client]) -> None:
         """Have `new` take over from `old`; when this returns, new connections lead to it."""
         refused = [client.refused for client in clients]
 
@@ -219,17 +163,17 @@ def main() -> None:
             return api.start()
 
         failover = stack.enter_context(prepared(postgres, settings, serve))
-        lost = old = 0
+        lost_writes = old_reads = 0
         for number in range(1, rounds + 1):
             way = WAYS[(number - 1) % len(WAYS)]
             seen = failover.run(way)
-            lost, old = lost + len(seen.lost), old + len(seen.old)
+            lost_writes, old_reads = lost_writes + len(seen.lost), old_reads + len(seen.old)
             back = ", ".join(f"{seconds:.2f} s" for seconds in seen.back_after_s)
             print(f"{number:2}  {way}: writes back after {back}; {seen.refused} refused", flush=True)
             for line in (*seen.lost, *seen.old):
                 print(f"    {line}")
-        print(f"lost writes: {lost}, old reads: {old}")
-    sys.exit(1 if lost or old else 0)
+        print(f"lost writes: {lost_writes}, old reads: {old_reads}")
+    sys.exit(1 if lost_writes or old_reads else 0)
 
 
 if __name__ == "__main__":

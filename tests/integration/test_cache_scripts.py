@@ -19,6 +19,7 @@ from redis import Redis
 from leaderboard.cache import keys
 from leaderboard.cache.copy import Move
 from leaderboard.cache.script import Script
+from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import FRESH_S, Applied, CacheState, CacheStore, Floor, Refuse
 from leaderboard.embedded import EmbeddedValkey
 from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable
@@ -36,6 +37,7 @@ from leaderboard.model import (
     User,
     ranked,
 )
+from leaderboard.redis_url import parse_redis_url
 from leaderboard.snapshot import Moment, Snapshot
 from tests.system import until
 
@@ -76,9 +78,13 @@ async def cache(server: Redis, valkey: EmbeddedValkey) -> AsyncIterator[CacheSto
         yield store
 
 
+def servers(server: EmbeddedValkey) -> Servers:
+    return Servers(parse_redis_url(server.url), Login())
+
+
 @asynccontextmanager
 async def opened(server: EmbeddedValkey, size: int = 10) -> AsyncIterator[CacheStore]:
-    store = CacheStore(server.url, LONG_S, size)
+    store = CacheStore(servers(server), LONG_S, size)
     await store.open()
     try:
         yield store
@@ -811,7 +817,7 @@ def hanging(server: EmbeddedValkey) -> Iterator[None]:
 
 
 async def test_a_server_that_hangs_is_given_up_and_left_alone(valkey: EmbeddedValkey) -> None:
-    store = CacheStore(valkey.url, 0.1, 10)
+    store = CacheStore(servers(valkey), 0.1, 10)
     try:
         with hanging(valkey):
             with pytest.raises(CacheUnavailable, match="within 100 ms"):
@@ -835,7 +841,7 @@ async def answers(store: CacheStore) -> bool:
 async def test_a_server_that_hangs_is_not_given_up_as_long_as_it_may_go_on_with_what_is_read(
     valkey: EmbeddedValkey,
 ) -> None:
-    store = CacheStore(valkey.url, 0.1, 10)
+    store = CacheStore(servers(valkey), 0.1, 10)
     tries = 0
     try:
         with hanging(valkey):
@@ -854,7 +860,7 @@ async def test_a_server_that_hangs_is_not_given_up_as_long_as_it_may_go_on_with_
 
 async def test_a_process_that_stood_still_does_not_take_the_server_for_given_up(valkey: EmbeddedValkey) -> None:
     """The server would have answered all the while, and others read from it what they have caught up there."""
-    store = CacheStore(valkey.url, 0.1, 10)
+    store = CacheStore(servers(valkey), 0.1, 10)
     try:
         await until(lambda: is_put_out_of_use(store), "there is a connection")
         started = time.monotonic()
@@ -903,7 +909,7 @@ async def test_a_replica_refuses_everything_and_is_doubted_when_promoted(
             return by_hand.hget(keys.STATE, "token") == (await polled(of_primary)).token
 
         await until(follows, "the replica follows")
-        store = CacheStore(replica.url, LONG_S, 10)
+        store = CacheStore(servers(replica), LONG_S, 10)
         try:
             with pytest.raises(CacheRefused):
                 await store.open()

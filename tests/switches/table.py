@@ -78,6 +78,7 @@ def _code(text: str) -> str:
 _SCRIPTS = "tests/integration/test_cache_scripts.py::"
 _CONNECTIONS = "tests/integration/test_connections.py::"
 _LOG = "tests/integration/test_change_log.py::"
+_REDIS = "tests/deploy/test_redis_setups.py::"
 _SYNC = "tests/integration/test_sync.py::"
 _WRITES = "tests/integration/test_writes.py::"
 _RANKS = "tests/integration/test_rank_index.py::"
@@ -983,8 +984,8 @@ SWITCHES: tuple[Switch, ...] = (
             Edit("sync.py", "waiting = list(self._waiting)\n        while True:", "while True:"),
             Edit(
                 "sync.py",
-                "self._release(waiting)\n\n    # Rebuilding",
-                "self._release(list(self._waiting))\n\n    # Rebuilding",
+                "self._release(waiting)\n\n    def _answerable",
+                "self._release(list(self._waiting))\n\n    def _answerable",
             ),
         ),
         (f"{_SYNC}test_who_commits_after_the_cache_was_put_out_of_use_is_not_released_for_that",),
@@ -1004,7 +1005,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "giving up: the cache is put out of use",
         "a write is acknowledged that the cache does not show",
-        (Edit("sync.py", "await self._cache.invalidate()\n", "pass\n"),),
+        (Edit("sync.py", "if not await self._cache.invalidate():", "if False:"),),
         (
             f"{_SYNC}test_a_writer_that_waits_too_long_puts_the_cache_out_of_use",
             f"{_SYNC}test_putting_it_out_of_use_does_not_depend_on_the_connection_that_hung",
@@ -1028,8 +1029,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "cache/store.py",
-                "self._last_resort = Link(url, timeout_s, patience_s=FRESH_S)",
-                "self._last_resort = Link(url, timeout_s)",
+                "self._last_resort = Link(servers, timeout_s, patience_s=FRESH_S)",
+                "self._last_resort = Link(servers, timeout_s)",
             ),
         ),
         (f"{_SCRIPTS}test_a_server_that_hangs_is_not_given_up_as_long_as_it_may_go_on_with_what_is_read",),
@@ -1037,7 +1038,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "giving up: the time that this process stood still does not count",
         "a process that stood still again and again takes Redis for gone, and leaves in use what others read",
-        (Edit("cache/link.py", "stood_still = now() - sent > 2 * timeout_s", "stood_still = False"),),
+        (Edit("cache/link.py", "stood_still = _now() - sent > 2 * timeout_s", "stood_still = False"),),
         (f"{_SCRIPTS}test_a_process_that_stood_still_does_not_take_the_server_for_given_up",),
     ),
     Switch(
@@ -1046,8 +1047,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "cache/store.py",
-                "await self._last_resort.run(self._invalidate,",
-                "await self._sync.run(self._invalidate,",
+                "await self._last_resort.run(\n",
+                "await self._sync.run(\n",
             ),
         ),
         (f"{_SYNC}test_putting_it_out_of_use_does_not_depend_on_the_connection_that_hung",),
@@ -1057,6 +1058,31 @@ SWITCHES: tuple[Switch, ...] = (
         "when its idle connection was closed, a process takes Redis for gone, and leaves in use what others read",
         (Edit("cache/store.py", "for closed_when_idle in (True, False):", "for closed_when_idle in (False,):"),),
         (f"{_SYNC}test_putting_it_out_of_use_does_not_depend_on_a_connection_that_was_closed",),
+    ),
+    # Redis that fails over
+    Switch(
+        "failover of Redis: nobody is answered because there is no cache here",
+        "a write is acknowledged that others, who have found the new primary, do not show",
+        (Edit("sync.py", "if not self._cache.may_switch:", "if True:"),),
+        (f"{_REDIS}test_a_writer_waits_where_others_may_have_another_primary",),
+    ),
+    Switch(
+        "failover of Redis: the cache is removed from the primary before",
+        "for ten seconds a process goes on reading from it what was true before",
+        (Edit("cache/servers.py", "await self._leave(before)", "pass"),),
+        (f"{_REDIS}test_who_finds_the_new_primary_removes_the_cache_from_the_one_before",),
+    ),
+    Switch(
+        "failover of Redis: a connection to the primary before is closed",
+        "a process that had nothing to ask meanwhile goes on reading from it",
+        (
+            Edit(
+                "cache/link.py",
+                "if self._made_at_switch != self._servers.switches:\n            await self._drop()",
+                "pass",
+            ),
+        ),
+        (f"{_REDIS}test_an_idle_process_reads_from_the_new_primary",),
     ),
     # The order of the board
     Switch(

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import SecretStr
 
-from leaderboard import config, credentials
+from leaderboard import config, credentials, redis_url
 from leaderboard.config import BadSetting, Settings, allowed_values, load
 from leaderboard.http.routes import CALLS
 from tests.deploy.certificates import Authority
@@ -29,6 +29,12 @@ DEFAULTS: dict[str, Any] = {
     "DB_SSLCERT": "",
     "DB_SSLKEY": "",
     "REDIS_URL": "redis://redis:6379",
+    "REDIS_PASSWORD": "",
+    "REDIS_SENTINEL_PASSWORD": "",
+    "REDIS_SSLMODE": "verify-full",
+    "REDIS_SSLROOTCERT": "",
+    "REDIS_SSLCERT": "",
+    "REDIS_SSLKEY": "",
     "API_KEYS": "",
     "JWT_ALGORITHMS": "",
     "JWT_KEY": "",
@@ -85,6 +91,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
 }
 CHOICES = {
     "DB_SSLMODE": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "REDIS_SSLMODE": ("require", "verify-ca", "verify-full"),
     "STALE_READS": ("on", "off"),
     "READS": ("open", "key"),
     "ALLOW_USER_WRITES": ("on", "off"),
@@ -92,9 +99,24 @@ CHOICES = {
     "LOG_FORMAT": ("json", "text"),
 }
 NOT_EMPTY = ("DB_HOST", "DB_NAME", "DB_USER", "HOST")
-SECRETS = ("DB_PASSWORD", "DATABASE_URL", "REDIS_URL", "API_KEYS", "JWT_KEY")
+SECRETS = (
+    "DB_PASSWORD",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "REDIS_PASSWORD",
+    "REDIS_SENTINEL_PASSWORD",
+    "API_KEYS",
+    "JWT_KEY",
+)
 PASSWORD = "correct-horse-battery"  # pragma: allowlist secret
-FILES = ("DB_SSLROOTCERT", "DB_SSLCERT", "DB_SSLKEY")
+FILES = (
+    "DB_SSLROOTCERT",
+    "DB_SSLCERT",
+    "DB_SSLKEY",
+    "REDIS_SSLROOTCERT",
+    "REDIS_SSLCERT",
+    "REDIS_SSLKEY",
+)
 """Files of certificates: `test_tls_files_are_checked` has them."""
 OTHERS = {
     "DATABASE_URL": "postgresql:///",
@@ -251,17 +273,43 @@ def test_images_come_from_sources(monkeypatch: pytest.MonkeyPatch, bad: str) -> 
     assert line.startswith(f"PAGE_IMAGES={bad!r}: must be empty, or sources like https:")
 
 
-@pytest.mark.parametrize("url", ["redis://h", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://[::1]:7000,h-2",
+        "rediss://u:p@h:6380/1",
+        "rediss+sentinel://a,b:26380/board",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
 def test_a_redis_url(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("REDIS_URL", url)
     assert value_of(load(), "REDIS_URL") == url
 
 
-@pytest.mark.parametrize("url", ["", "redis", "localhost:6379", "http://{}@h", "//{}@h", "{}"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "redis",
+        "localhost:6379",
+        "http://{}@h",
+        "//{}@h",
+        "{}",
+        "redis://:{}%@h",
+        "redis://:{}@h/x",
+        "redis://:{}@h/0?ssl_cert_reqs=none",
+        "redis://:{}@h,",
+        "redis+sentinel://:{}@h",
+        "redis+sentinel://:{}@h/board/x",
+        "redis+cluster://:{}@h",
+        "unix:///{}?x=1",
+    ],
+)
 def test_a_bad_redis_url_is_refused_but_not_repeated(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     line = refusal(monkeypatch, "REDIS_URL", url.format(PASSWORD))
-    allowed = "a URL such as redis://host:6379, rediss://… or unix://…, its port from 1 to 65535"
-    assert line == f"REDIS_URL=(hidden): must be {allowed}"
+    assert line == f"REDIS_URL=(hidden): must be {redis_url.ALLOWED}"
 
 
 @pytest.mark.parametrize("url", ["redis://h:99999", "redis://h:port", "redis://u:{}@h:0x1"])
@@ -587,6 +635,20 @@ def test_tls_files_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         str(certificate),
         str(key),
     ]
+
+
+def test_tls_files_for_redis_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("client")
+    needs_tls = "unless REDIS_URL begins with rediss"
+    assert needs_tls in refusal(monkeypatch, "REDIS_SSLROOTCERT", str(authority.file))
+    monkeypatch.setenv("REDIS_SSLCERT", str(certificate))
+    monkeypatch.delenv("REDIS_SSLROOTCERT")
+    assert needs_tls in refusal(monkeypatch, "REDIS_SSLKEY", str(key))
+    monkeypatch.setenv("REDIS_URL", "rediss://h")
+    assert load().redis_sslkey == str(key)
+    monkeypatch.setenv("REDIS_SSLMODE", "require")
+    assert "unless REDIS_SSLMODE is" in refusal(monkeypatch, "REDIS_SSLROOTCERT", str(authority.file))
 
 
 def test_a_url_stands_for_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

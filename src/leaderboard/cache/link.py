@@ -1,10 +1,12 @@
 """One connection to Redis that knows when it has become another one.
 
-A server that was restarted, resumed from a dump or promoted may have forgotten what it had confirmed. Which
-server answered is known only per connection, so this wraps single connections of the driver, not its pool:
-each has a number that changes when it is made anew, and remembers the token found then, which is doubted
-until somebody has caught up. Every call has a deadline. A server that hangs is asked nothing more until it has
-answered a call of the link's own: to find out whether it is back is nobody's request's business.
+A server that was restarted, resumed from a dump or promoted may have forgotten what it had confirmed. Which server
+answered is known only per connection, so this wraps single connections of the driver, not its pool: each has a
+number that changes when it is made anew, and remembers the token found then, which is doubted until somebody has
+caught up.
+
+Every call has a deadline. Connecting takes longer than a call, so it goes on in the background when the call that
+began it has ended. A server that hangs keeps one call waiting; later ones fail at once until it has answered.
 """
 
 import asyncio
@@ -12,16 +14,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hiredis import pack_command
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
 
 from leaderboard.cache.script import Script
+from leaderboard.cache.servers import Servers
 from leaderboard.errors import CacheError, CacheHangs, CacheRefused, CacheUnavailable
 
-_PAUSE_AFTER_REFUSAL_S = 0.1
-_PROBE_S = 2.0
-"""How long to wait for a hanging server on one connection; it answers when it goes on, if the way is whole."""
+_PAUSE_AFTER_FAILURE_S = 0.1
+
+Evaluate = Callable[..., Awaitable[Any]]
+"""Runs a script: takes it, the tuple of its keys, and its arguments."""
 
 
 class Link:
@@ -29,27 +32,27 @@ class Link:
 
     def __init__(
         self,
-        url: str,
+        servers: Servers,
         timeout_s: float,
         *,
-        greet: Callable[["Link"], Awaitable[None]] | None = None,
+        greet: Callable[[Evaluate], Awaitable[None]] | None = None,
         patience_s: float = 0,
     ) -> None:
-        """`greet` is called with this link whenever the connection has been made, before anything else.
+        """`greet` may run scripts whenever the connection has been made, before anything else.
 
         A server that has not answered for `patience_s` is left alone until it answers again.
         """
-        self._pool = ConnectionPool.from_url(
-            url, protocol=2, socket_timeout=None, socket_connect_timeout=None, client_name="leaderboard"
-        )
+        self._servers = servers
         self._connection: AbstractConnection | None = None
+        self._made_at_switch = 0
         self._timeout_s = timeout_s
         self._greet = greet
         self._lock = asyncio.Lock()
         self._patience_s = patience_s
         self._unanswered_since: float | None = None
         self._paused_until = 0.0
-        self._probing: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[Exception | None] | None = None
+        self._begun_at_switch = 0
         self.incarnation = 0
 
     async def run(
@@ -63,31 +66,33 @@ class Link:
         """Run a script and return its reply.
 
         With `incarnation`, only on the connection of that number. `longer` multiplies the deadline. Raises
-        CacheHangs, until the patience is at its end, CacheUnavailable and CacheRefused.
+        CacheHangs, until the patience is at its end, CacheUnavailable, CacheUnsupported and CacheRefused.
         """
         timeout_s = self._timeout_s * longer
         async with self._lock:
-            now = asyncio.get_running_loop().time
-            if self._probing is not None:
-                raise CacheUnavailable("Redis does not answer")
-            if now() < self._paused_until:
-                raise CacheUnavailable("Redis was unreachable a moment ago")
-            sent = now()
+            sent = _now()
             try:
                 async with asyncio.timeout(timeout_s):
                     connection = await self._connected(incarnation)
-                    reply = await _evaluate(connection, script, keys, arguments)
+                    reply = await _evaluate(connection, script, keys, *arguments)
                     self._unanswered_since = None
                     return reply
             except TimeoutError as error:
                 await self._drop()
+                self._servers.doubt()
                 # A deadline that comes far too late says that this process stood still, not Redis.
-                stood_still = now() - sent > 2 * timeout_s
-                self._unanswered_since = now() if stood_still else (self._unanswered_since or sent)
-                if now() - self._unanswered_since < self._patience_s:
-                    raise CacheHangs(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
-                self._probing = asyncio.create_task(self._probe(), name="waiting for Redis to answer")
-                raise CacheUnavailable(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
+                stood_still = _now() - sent > 2 * timeout_s
+                self._unanswered_since = _now() if stood_still else (self._unanswered_since or sent)
+                raised = CacheUnavailable if self._given_up() else CacheHangs
+                raise raised(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
+            except MovedError as error:
+                await self._drop()
+                self._servers.moved(error)
+                raise CacheUnavailable(f"another node of the Redis Cluster has the keys now: {error}") from error
+            except (AskError, TryAgainError) as error:
+                # Followed, it would end in TRYAGAIN: scripts name keys that need not exist.
+                await self._drop()
+                raise CacheUnavailable(f"the Redis Cluster is moving the slot of the keys: {error}") from error
             except ResponseError as error:
                 # A replica answers like this, and may be a primary when next asked.
                 await self._drop()
@@ -100,54 +105,68 @@ class Link:
                 await self._drop()
                 raise
 
-    async def greet(self, script: Script, keys: tuple[str, ...], *arguments: str | int | bytes) -> Any:
-        """Run a script while the connection is being made; for `greet` only."""
-        if self._connection is None:
-            raise CacheUnavailable("not connected")
-        return await _evaluate(self._connection, script, keys, arguments)
-
     async def close(self) -> None:
         """Close the connection."""
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.gather(self._probing, return_exceptions=True)
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
         await self._drop()
 
-    async def _probe(self) -> None:
-        """Wait until the server answers."""
-        while True:
-            try:
-                async with asyncio.timeout(_PROBE_S):
-                    connection = await self._connected(None)
-                    await connection.send_command("PING")
-                    await connection.read_response()
-                break
-            except ResponseError:
-                await self._drop()
-                break
-            except (RedisError, OSError, CacheError):
-                await self._drop()
-                await asyncio.sleep(_PAUSE_AFTER_REFUSAL_S)
-        self._unanswered_since = None
-        self._probing = None
-
     async def _connected(self, incarnation: int | None) -> AbstractConnection:
-        if self._connection is None or not self._connection.is_connected:
-            if incarnation is not None:
-                raise CacheUnavailable("the connection was lost in between")
+        if self._made_at_switch != self._servers.switches:
             await self._drop()
-            self._connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-            try:
-                await self._connection.connect()
-            except (RedisError, OSError):
-                self._paused_until = asyncio.get_running_loop().time() + _PAUSE_AFTER_REFUSAL_S
-                raise
-            self.incarnation += 1
-            if self._greet is not None:
-                await self._greet(self)
-        elif incarnation is not None and incarnation != self.incarnation:
-            raise CacheUnavailable("the connection was made anew in between")
+        if self._connection is not None and self._connection.is_connected:
+            if incarnation not in (None, self.incarnation):
+                raise CacheUnavailable("the connection was made anew in between")
+            return self._connection
+        if incarnation is not None:
+            raise CacheUnavailable("the connection was lost in between")
+        await self._drop()
+        if _now() < self._paused_until:
+            raise CacheUnavailable("Redis was unreachable a moment ago")
+        connecting = self._begin_to_connect()
+        if self._given_up():
+            raise CacheUnavailable("Redis does not answer")
+        failure = await asyncio.shield(connecting)
+        if failure is not None:
+            raise failure
+        if self._connection is None:
+            raise CacheUnavailable("the connection was lost at once")
         return self._connection
+
+    def _given_up(self) -> bool:
+        return self._unanswered_since is not None and _now() - self._unanswered_since >= self._patience_s
+
+    def _begin_to_connect(self) -> asyncio.Task[Exception | None]:
+        if self._connecting is not None and self._begun_at_switch != self._servers.switches:
+            # It may be waiting for a server that another one has taken over from.
+            self._connecting.cancel()
+            self._connecting = None
+        if self._connecting is None or self._connecting.done():
+            self._begun_at_switch = self._servers.switches
+            self._connecting = asyncio.create_task(self._connect(), name="connecting to Redis")
+        return self._connecting
+
+    async def _connect(self) -> Exception | None:
+        """Connect and greet; returns why not, because the call that began it may have ended."""
+        connection: AbstractConnection | None = None
+        try:
+            connection, at_switch = await self._servers.connect()
+            made = connection
+            if self._greet is not None:
+                await self._greet(lambda *call: _evaluate(made, *call))
+        except BaseException as error:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            if not isinstance(error, (RedisError, OSError, CacheError)):
+                raise
+            if not isinstance(error, ResponseError):
+                self._paused_until = _now() + _PAUSE_AFTER_FAILURE_S
+            return error
+        self._connection, self._made_at_switch = connection, at_switch
+        self._unanswered_since = None
+        self.incarnation += 1
+        return None
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -155,8 +174,12 @@ class Link:
             await connection.disconnect(nowait=True)
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 async def _evaluate(
-    connection: AbstractConnection, script: Script, keys: tuple[str, ...], arguments: tuple[str | int | bytes, ...]
+    connection: AbstractConnection, script: Script, keys: tuple[str, ...], *arguments: str | int | bytes
 ) -> Any:
     try:
         return await _call(connection, "EVALSHA", script.sha, len(keys), *keys, *arguments)

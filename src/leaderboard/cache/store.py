@@ -17,8 +17,9 @@ import structlog
 
 from leaderboard.cache import keys
 from leaderboard.cache.copy import Copy, Move
-from leaderboard.cache.link import Link
+from leaderboard.cache.link import Evaluate, Link
 from leaderboard.cache.script import load_script
+from leaderboard.cache.servers import Servers
 from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable
 from leaderboard.model import NEIGHBOURS, Answer, AskTop, Question, User
 from leaderboard.snapshot import Moment, Snapshot
@@ -130,17 +131,18 @@ class CacheStore:
     be this process that stood still, while others go on reading.
     """
 
-    def __init__(self, url: str, timeout_s: float, size: int) -> None:
+    def __init__(self, servers: Servers, timeout_s: float, size: int) -> None:
+        self._servers = servers
         self.size = size
         self.keep = size + max(size // 10, 2 * NEIGHBOURS)
         """The most users the cache holds: the slack lets scores fall without a rebuild each time."""
-        self._reads = Link(url, timeout_s, greet=self._doubt_what_is_there)
-        self._sync = Link(url, timeout_s)
+        self._reads = Link(servers, timeout_s, greet=self._doubt_what_is_there)
+        self._sync = Link(servers, timeout_s)
         self._longer = _BULK_TAKES_LONGER * max(1, size // 10_000)
         """What touches all of the cache takes as many times longer than a read."""
-        self._bulk = Link(url, timeout_s * self._longer)
+        self._bulk = Link(servers, timeout_s * self._longer)
         # After so long without an answer, what is there is too old to be read.
-        self._last_resort = Link(url, timeout_s, patience_s=FRESH_S)
+        self._last_resort = Link(servers, timeout_s, patience_s=FRESH_S)
         self._doubted: bytes | None = None
         self._copy = Copy(b"", ())
         self._copying = asyncio.Lock()
@@ -160,10 +162,20 @@ class CacheStore:
         """Connect for reading, so that what is there now is doubted before anybody asks. Raises CacheError."""
         await self.read((), None)
 
+    @property
+    def may_switch(self) -> bool:
+        """Whether other processes may already use a server that has taken over, and this one not yet."""
+        return self._servers.may_switch
+
+    async def eviction_policy(self) -> str:
+        """The policy by which Redis may evict the cache; empty if it does not. Raises CacheError."""
+        return await self._servers.eviction_policy()
+
     async def close(self) -> None:
         """Close the connections."""
         for link in (self._reads, self._sync, self._bulk, self._last_resort):
             await link.close()
+        await self._servers.close()
 
     # Reading
 
@@ -229,8 +241,8 @@ class CacheStore:
             return Refuse.TOO_DEEP
         return Refuse.NO_SUCH_USER
 
-    async def _doubt_what_is_there(self, link: Link) -> None:
-        reply = await link.greet(self._poll, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE), "", 0)
+    async def _doubt_what_is_there(self, evaluate: Evaluate) -> None:
+        reply = await evaluate(self._poll, (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE), "", 0)
         self._doubted = reply[3] if len(reply) > 1 else None
 
     # Catching up
@@ -345,16 +357,22 @@ class CacheStore:
         )
         return move if len(move) <= _LONGEST_MOVE else b""
 
-    async def invalidate(self) -> None:
-        """Put the cache out of use until it is caught up from here, by someone who begins after this."""
+    async def invalidate(self) -> bool:
+        """Put the cache out of use until it is caught up from here, by someone who begins after this.
+
+        False if there was none.
+        """
         for closed_when_idle in (True, False):
             try:
-                await self._last_resort.run(self._invalidate, (keys.STATE, keys.MOVES), secrets.token_hex(8))
-                break
+                reply = await self._last_resort.run(
+                    self._invalidate, (keys.STATE, keys.MOVES), secrets.token_hex(8)
+                )
+                return bool(reply)
             except CacheUnavailable as error:
                 # Nearly always idle, it may have been closed long ago, and Redis be there all the same.
                 if not closed_when_idle or isinstance(error, CacheHangs):
                     raise
+        return False
 
     # Rebuilding
 

@@ -223,9 +223,15 @@ SIGTERM, which is STOP_DELAY_MS, REQUEST_TIMEOUT_MS and 2 s. 5 s are to spare. *
 {{- fail (printf "preStopSeconds: needs Kubernetes 1.30, this is %s; raise settings.STOP_DELAY_MS instead" .Capabilities.KubeVersion.Version) }}
 {{- end }}
 {{- with $secrets.REDIS_URL.value }}
-{{- $port := regexFind ":[0-9]+$" (default "" (urlParse .).host) | trimPrefix ":" | default "6379" }}
-{{- if and $.Values.networkPolicy.enabled (not (hasPrefix "unix:" .)) (not (has $port (toStrings $.Values.networkPolicy.redisPorts))) }}
-{{- fail (printf "networkPolicy.redisPorts: lacks %s, the port of secrets.REDIS_URL" $port) }}
+{{- if and $.Values.networkPolicy.enabled (not (hasPrefix "unix:" .)) }}
+{{- $default := contains "+sentinel:" . | ternary "26379" "6379" }}
+{{- $place := regexReplaceAll "/.*$" (regexReplaceAll "^[a-z+]+://(.*@)?" . "") "" }}
+{{- range $address := splitList "," $place }}
+{{- $port := regexFind ":[0-9]+$" $address | trimPrefix ":" | default $default }}
+{{- if not (has $port (toStrings $.Values.networkPolicy.redisPorts)) }}
+{{- fail (printf "networkPolicy.redisPorts: lacks %s, a port of secrets.REDIS_URL" $port) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.postgres.maxConnections }}

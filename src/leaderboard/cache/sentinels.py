@@ -1,0 +1,126 @@
+"""Asks Sentinels again and again which server is the primary."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError, ResponseError
+
+from leaderboard.errors import CacheUnavailable, CacheUnsupported
+from leaderboard.redis_url import Address, RedisUrl
+
+_ASK_EVERY_S = 0.2
+_ANSWER_S = 1.0
+_BELIEVED_S = 10.0
+"""How long an answer counts when its Sentinel gives no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one Sentinel has answered: since which epoch of its configuration this is the primary."""
+
+    epoch: int
+    primary: Address
+    at: float
+
+
+class Sentinels:
+    """The Sentinels of one service, all of them asked in the background from the first question on.
+
+    They learn of a failover one after the other. Each failover has a higher epoch than the one before, so the
+    answer with the highest is the latest.
+    """
+
+    def __init__(self, url: RedisUrl, dial: Callable[[Address], Awaitable[AbstractConnection]]) -> None:
+        self._url = url
+        self._dial = dial
+        self._told: dict[Address, _Told] = {}
+        self._failed: dict[Address, Exception] = {}
+        self._primary: Address | None = None
+        self._news = asyncio.Event()
+        self._asking: list[asyncio.Task[None]] = []
+        self.switches = 0
+        """How many times they have named another primary than before."""
+
+    async def primary(self) -> Address:
+        """The primary by the latest of their answers. Raises CacheUnavailable, CacheUnsupported."""
+        if not self._asking:
+            self._asking = [
+                asyncio.create_task(self._ask_for_good(address), name="asking a Sentinel")
+                for address in self._url.addresses
+            ]
+        while self._primary is None:
+            self._news.clear()
+            if len(self._failed) == len(self._url.addresses):
+                raise self._no_answer()
+            await self._news.wait()
+        return self._primary
+
+    async def close(self) -> None:
+        """Ask no more."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+        self._asking = []
+
+    def _no_answer(self) -> CacheUnavailable | CacheUnsupported:
+        failures = list(self._failed.values())
+        unsupported = [error for error in failures if isinstance(error, CacheUnsupported)]
+        if len(unsupported) == len(failures):
+            return unsupported[0]
+        return CacheUnavailable(f"no Sentinel answers: {failures[0]}")
+
+    async def _ask_for_good(self, address: Address) -> None:
+        connection: AbstractConnection | None = None
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(_ANSWER_S):
+                        if connection is None:
+                            connection = await self._dial(address)
+                        told = await self._ask(connection)
+                    self._failed.pop(address, None)
+                    if told is not None:
+                        self._learn(address, told)
+                except (RedisError, OSError, TimeoutError, CacheUnsupported) as error:
+                    if connection is not None:
+                        await connection.disconnect(nowait=True)
+                        connection = None
+                    self._failed[address] = error
+                    self._news.set()
+                await asyncio.sleep(_ASK_EVERY_S)
+        finally:
+            if connection is not None:
+                with suppress(RedisError, OSError):
+                    await connection.disconnect(nowait=True)
+
+    async def _ask(self, connection: AbstractConnection) -> _Told | None:
+        """Its answer; None from one that is conducting a failover, whose epoch and primary do not go together."""
+        service = self._url.service
+        await connection.send_command("SENTINEL", "MASTER", service, check_health=False)
+        try:
+            reply = await connection.read_response()
+        except ResponseError as error:
+            text = str(error).lower()
+            if "no such master" in text:
+                raise CacheUnsupported(f"Sentinel knows no service {service!r}") from error
+            if "unknown command" in text:
+                raise CacheUnsupported("redis+sentinel:// is for Sentinels, and this is none") from error
+            raise
+        field = dict(zip(reply[::2], reply[1::2], strict=True))
+        if b"failover_in_progress" in field[b"flags"]:
+            return None
+        primary = field[b"ip"].decode(), int(field[b"port"])
+        return _Told(int(field[b"config-epoch"]), primary, time.monotonic())
+
+    def _learn(self, address: Address, told: _Told) -> None:
+        self._told[address] = told
+        believed = [one for one in self._told.values() if told.at - one.at < _BELIEVED_S]
+        primary = max(believed, key=lambda one: one.epoch).primary
+        if primary != self._primary:
+            self.switches += self._primary is not None
+            self._primary = primary
+        self._news.set()

@@ -1,0 +1,410 @@
+"""Redis as people have it: with TLS, few rights, odd passwords, other tenants; and what is refused, and how."""
+
+import asyncio
+import re
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from pydantic import SecretStr
+
+from leaderboard.app import App, cache_store
+from leaderboard.cache import keys
+from leaderboard.cache.link import Link
+from leaderboard.cache.script import load_script
+from leaderboard.cache.servers import Login, Servers
+from leaderboard.cache.store import FRESH_S, CacheStore
+from leaderboard.config import Settings
+from leaderboard.errors import CacheError
+from leaderboard.redis_url import parse_redis_url
+from tests.deploy.certificates import Authority
+from tests.deploy.redis_servers import RedisCluster, RedisServer, Sentinels, server_program
+from tests.faults.cache_failover import from_cache
+from tests.system import ROOT, ApiProcess, SlowNetwork, environment, eventually, free_port, sql
+from tests.system import until as until_true
+
+pytestmark = pytest.mark.anyio
+
+Serve = Callable[..., ApiProcess]
+ODD = "p@ss:#/?,$%&=+ ü"
+DOCS = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+
+
+def url(text: str) -> dict[str, SecretStr]:
+    """The setting of this URL."""
+    return {"redis_url": SecretStr(text)}
+
+
+def reads_are_cached(api: ApiProcess) -> None:
+    """Every kind of call works, and reads are answered from Redis."""
+    user_id = api.create("ada", 5).json()["userId"]
+    assert api.set(user_id, 7).json()["previousScore"] == 5
+    eventually(lambda: from_cache(api) > 0 or not api.top(1), what="reads are answered from Redis")
+    assert api.top(1) == [(1, user_id, "ada", 7)]
+    assert api.client.get(f"/leaderboard/user/{user_id}/context").json()["total"] == 1
+    api.run("sync", "--rebuild")
+    api.run("verify")
+
+
+def events(api: ApiProcess, capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines that the process has logged, which is then ended."""
+    api.stop()
+    return capfd.readouterr().err.splitlines()
+
+
+def start(settings: Settings) -> tuple[int, str]:
+    """Start the service with settings that it cannot use; its exit status and what it said."""
+    command = [sys.executable, "-m", "leaderboard", "serve", "--port", str(free_port())]
+    ended = subprocess.run(
+        command, env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    return ended.returncode, ended.stderr
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority(session_folder: Path) -> Authority:
+    return Authority(session_folder / "redis-authority")
+
+
+@pytest.fixture
+def with_tls(data_dir: Path, authority: Authority) -> Iterator[RedisServer]:
+    """A server that takes TLS only, from clients with a certificate."""
+    with RedisServer(data_dir / "tls", server_program("redis", tls=True), authority=authority) as server:
+        yield server
+
+
+def files(server: RedisServer) -> dict[str, str]:
+    """The settings that TLS with this server needs."""
+    return {
+        "redis_sslrootcert": server.tls["ssl_ca_certs"],
+        "redis_sslcert": server.tls["ssl_certfile"],
+        "redis_sslkey": server.tls["ssl_keyfile"],
+    }
+
+
+def test_tls_with_an_authority_and_a_certificate_of_ones_own(serve: Serve, with_tls: RedisServer) -> None:
+    reads_are_cached(serve(**url(with_tls.url), **files(with_tls)))
+
+
+@pytest.mark.parametrize("lacks", ["redis_sslrootcert", "redis_sslcert"])
+def test_without_one_of_them_there_is_no_cache(serve: Serve, with_tls: RedisServer, lacks: str) -> None:
+    given = files(with_tls)
+    if lacks == "redis_sslcert":
+        del given["redis_sslkey"]
+    del given[lacks]
+    api = serve(**url(with_tls.url), **given, wait_for="degraded")
+    assert api.create("ada", 5).status_code == 201
+    assert from_cache(api) == 0
+
+
+def test_a_certificate_for_another_host(
+    serve: Serve, data_dir: Path, authority: Authority, with_tls: RedisServer
+) -> None:
+    certificate, key = authority.issue("elsewhere", "redis.example")
+    other = RedisServer(
+        data_dir / "other",
+        server_program("redis", tls=True),
+        authority=authority,
+        tls_cert_file=certificate,
+        tls_key_file=key,
+    )
+    other.tls["ssl_check_hostname"] = False  # in the test's own client
+    with other:
+        serve(**url(f"rediss://{other.address}"), **files(with_tls), wait_for="degraded").stop()
+        reads_are_cached(serve(**url(f"rediss://{other.address}"), **files(with_tls), redis_sslmode="verify-ca"))
+
+
+def test_a_cluster_with_tls(serve: Serve, data_dir: Path, authority: Authority) -> None:
+    with RedisCluster(data_dir / "cluster", server_program("redis", tls=True), authority=authority) as cluster:
+        reads_are_cached(serve(**url(f"rediss://{cluster.seeds()[0]}"), **files(cluster.servers[0])))
+
+
+def test_sentinels_with_tls_and_passwords(serve: Serve, data_dir: Path, authority: Authority) -> None:
+    program = server_program("redis", tls=True)
+    with Sentinels(
+        data_dir / "sentinels",
+        program,
+        authority=authority,
+        password="of-the-servers",  # pragma: allowlist secret
+        sentinel_password="of-the-sentinels",  # pragma: allowlist secret
+    ) as sentinels:
+        reads_are_cached(
+            serve(
+                **url(f"rediss+sentinel://{','.join(sentinels.seeds())}/{sentinels.service}"),
+                **files(sentinels.servers[0]),
+                redis_password=SecretStr("of-the-servers"),
+                redis_sentinel_password=SecretStr("of-the-sentinels"),
+            )
+        )
+
+
+# Rights, passwords, tenants
+
+
+@pytest.fixture
+def server(data_dir: Path) -> Iterator[RedisServer]:
+    with RedisServer(data_dir / "redis", server_program()) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", ["valkey", "redis"])
+def test_the_rights_in_the_documentation_are_enough(serve: Serve, data_dir: Path, name: str) -> None:
+    (line,) = re.findall(r"^ACL SETUSER (leaderboard .*)$", DOCS, re.MULTILINE)
+    words = [f">{ODD}" if word == "><password>" else word for word in line.split()]
+    with RedisServer(data_dir / name, server_program(name)) as server:
+        server.call("ACL", "SETUSER", *words)
+        api = serve(**url(f"redis://leaderboard@{server.address}"), redis_password=SecretStr(ODD))
+        reads_are_cached(api)
+        # Leaves, and a rebuild while it serves.
+        server.call("FLUSHALL")
+        eventually(lambda: server.call("HGET", keys.STATE, "usable") == b"1", what="the cache is rebuilt")
+        assert server.call("ACL", "LOG") == []
+
+
+@pytest.mark.parametrize("where", ["in the URL", "as a setting"])
+def test_a_password_of_odd_characters(serve: Serve, data_dir: Path, where: str) -> None:
+    with RedisServer(data_dir / "redis", server_program(), requirepass=ODD) as server:
+        if where == "in the URL":
+            reads_are_cached(serve(**url(f"redis://:{quote(ODD, safe='')}@{server.address}/0")))
+        else:
+            reads_are_cached(serve(**url(f"redis://{server.address}"), redis_password=SecretStr(ODD)))
+
+
+def test_a_wrong_password_is_one_warning(serve: Serve, data_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with RedisServer(data_dir / "redis", server_program(), requirepass=ODD) as server:
+        api = serve(**url(f"redis://:wrong@{server.address}"), log_level="warning", wait_for="degraded")
+        reads_work_without_cache(api)
+        lines = [line for line in events(api, capfd) if "cache lost" in line]
+    assert len(lines) == 1
+    assert "wrong" not in lines[0]
+
+
+def reads_work_without_cache(api: ApiProcess) -> None:
+    user_id = api.create("ada", 5).json()["userId"]
+    for score in range(6, 16):
+        assert api.set(user_id, score).status_code == 200
+        assert api.top(1) == [(1, user_id, "ada", score)]
+    assert api.client.get("/readyz").json()["redis"] == "down"
+    assert "leaderboard_cache_up 0.0" in api.client.get("/metrics").text
+    assert from_cache(api) == 0
+
+
+@pytest.mark.parametrize("forbidden", ["evalsha", "eval"])
+def test_where_scripts_are_forbidden_postgresql_answers_after_one_warning(
+    serve: Serve, server: RedisServer, capfd: pytest.CaptureFixture[str], forbidden: str
+) -> None:
+    server.call("ACL", "SETUSER", "default", f"-{forbidden}")
+    api = serve(**url(server.url), log_level="warning", wait_for="degraded")
+    reads_work_without_cache(api)
+    lines = [line for line in events(api, capfd) if "cache lost" in line]
+    assert len(lines) == 1
+    assert forbidden in lines[0]
+
+
+def test_the_keys_of_another_tenant_stay(serve: Serve, server: RedisServer) -> None:
+    server.call("SET", "leaderboard", "theirs")
+    server.call("ZADD", "{other}:scores", 1, "theirs")
+    reads_are_cached(serve(**url(server.url)))
+    assert server.call("GET", "leaderboard") == b"theirs"
+    assert server.call("ZRANGE", "{other}:scores", 0, -1) == [b"theirs"]
+    ours = {name.decode() for name in server.call("KEYS", "*")} - {"leaderboard", "{other}:scores"}
+    assert all(name.startswith("{leaderboard}:") for name in ours)
+
+
+def test_a_server_that_evicts_is_warned_of(
+    serve: Serve, data_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with RedisServer(
+        data_dir / "redis", server_program(), maxmemory="50mb", maxmemory_policy="allkeys-lru"
+    ) as server:
+        api = serve(**url(server.url), workers=1, log_level="warning")
+        reads_are_cached(api)
+        # What eviction does: some key is gone.
+        for name in (keys.SCORES, keys.METADATA, keys.STATE, keys.MOVES):
+            server.call("DEL", name)
+            assert api.top(1) == [(1, 1, "ada", 7)]
+            eventually(lambda: server.call("HGET", keys.STATE, "usable") == b"1", what="there is a cache")
+        lines = events(api, capfd)
+    assert [line for line in lines if "evict" in line and "allkeys-lru" in line]
+    assert sum("evict" in line for line in lines) == 1
+
+
+def test_a_server_far_away(serve: Serve, server: RedisServer) -> None:
+    """Connecting takes several round trips, longer than a call may take."""
+    with SlowNetwork(server.port, 0.06) as slow:
+        reads_are_cached(serve(**url(f"redis://127.0.0.1:{slow.port}"), redis_timeout_ms=200))
+
+
+# Refused at the start
+
+
+@pytest.fixture(scope="module")
+def cluster(session_folder: Path) -> Iterator[RedisCluster]:
+    with RedisCluster(session_folder / "cluster", server_program("redis"), replicas_each=0) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def sentinels(session_folder: Path) -> Iterator[Sentinels]:
+    with Sentinels(session_folder / "sentinels", server_program()) as started:
+        # As by default: the old primary is made a replica after ten seconds only.
+        for sentinel in started.sentinels:
+            sentinel.call("SENTINEL", "DEBUG", "publish-period", "2000", "info-period", "10000")
+        yield started
+
+
+def refusal(settings: Settings, text: str) -> str:
+    """The one line with which the service refuses this URL."""
+    status, said = start(settings.model_copy(update=url(text)))
+    assert status == 2, said
+    lines = [line for line in said.splitlines() if line.startswith("leaderboard: ")]
+    assert len(lines) == 1, said
+    return lines[0].removeprefix("leaderboard: ")
+
+
+def test_a_sentinel_in_place_of_a_server(settings: Settings, sentinels: Sentinels) -> None:
+    address = sentinels.sentinels[0].address
+    expected = f"REDIS_URL: {address} is a Sentinel; its URL begins with redis+sentinel://"
+    assert refusal(settings, f"redis://{address}") == expected
+
+
+def test_a_server_in_place_of_a_sentinel(settings: Settings, server: RedisServer) -> None:
+    line = refusal(settings, f"redis+sentinel://{server.address}/board")
+    assert line == "REDIS_URL: redis+sentinel:// is for Sentinels, and this is none"
+
+
+def test_a_service_that_sentinel_does_not_know(settings: Settings, sentinels: Sentinels) -> None:
+    line = refusal(settings, f"redis+sentinel://{','.join(sentinels.seeds())}/board")
+    assert line == "REDIS_URL: Sentinel knows no service 'board'"
+
+
+def test_several_servers_that_are_no_cluster(settings: Settings, server: RedisServer) -> None:
+    line = refusal(settings, f"redis://{server.address},127.0.0.1:{free_port()}")
+    assert line == f"REDIS_URL: several addresses are for a Redis Cluster, which {server.address} is not part of"
+
+
+def test_a_database_that_a_cluster_does_not_have(settings: Settings, cluster: RedisCluster) -> None:
+    address = cluster.seeds()[0]
+    assert refusal(settings, f"redis://{address}/1") == f"REDIS_URL: {address} has no database 1"
+
+
+async def test_a_redis_that_is_too_old(settings: Settings) -> None:
+    """No such server can be installed beside the others; one that says it is older stands in."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(1000):
+            hello = b"*4\r\n$7\r\nversion\r\n$5\r\n6.2.7\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n"
+            writer.write(hello if b"HELLO" in command else b"+OK\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(say, "127.0.0.1", 0) as listening:
+        address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        line = await asyncio.to_thread(refusal, settings, f"redis://{address}")
+    assert line == f"REDIS_URL: {address} is Redis 6.2.7; Redis 7.0 or Valkey is needed"
+
+
+# A failover, step by step
+
+
+def sentinel_url(sentinels: Sentinels) -> str:
+    return f"redis+sentinel://{','.join(sentinels.seeds())}/{sentinels.service}"
+
+
+@pytest.fixture
+async def app(settings: Settings, sentinels: Sentinels) -> AsyncIterator[App]:
+    sentinels.settle()
+    running = App(settings.model_copy(update=url(sentinel_url(sentinels))))
+    async with running.running():
+        yield running
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, while the service in this process works."""
+    await asyncio.to_thread(eventually, condition)
+
+
+def in_use(server: RedisServer) -> bool:
+    return bool(server.call("HGET", keys.STATE, "usable") == b"1")
+
+
+def is_primary(server: RedisServer) -> bool:
+    return server.info("replication")["role"] == "master"
+
+
+async def test_a_writer_waits_where_others_may_have_another_primary(
+    app: App, settings: Settings, sentinels: Sentinels
+) -> None:
+    """The cache is gone from here because another process has found a new primary: as if it had."""
+    primary = sentinels.primary()
+    await until(lambda: in_use(primary))
+    user = (await app.board.create_user("ada", None, 0)).user_id
+    primary.call("SET", keys.CLAIM, "left", "PX", 10_000)
+    primary.call("DEL", keys.STATE, keys.SCORES, keys.METADATA)
+    asked = time.monotonic()
+    await app.board.set_score(user, 5)
+    assert time.monotonic() - asked >= FRESH_S
+    assert sql(settings, "SELECT total_score FROM users")[0][0] == 5
+
+
+async def test_who_finds_the_new_primary_removes_the_cache_from_the_one_before(
+    app: App, sentinels: Sentinels
+) -> None:
+    old = sentinels.primary()
+    await until(lambda: in_use(old))
+    sentinels.sentinels[0].call("SENTINEL", "FAILOVER", sentinels.service)
+    await until(lambda: not in_use(old))
+    assert is_primary(old)
+    await until(lambda: sentinels.primary() is not old and in_use(sentinels.primary()))
+    assert await app.cache.export() is not None
+
+
+async def test_an_idle_process_reads_from_the_new_primary(sentinels: Sentinels) -> None:
+    sentinels.settle()
+    old = sentinels.primary()
+    servers = Servers(parse_redis_url(sentinel_url(sentinels)), Login())
+    link = Link(servers, 5.0)
+    poll, names = load_script("poll"), (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
+    try:
+        await link.run(poll, names, "", 0)
+        sentinels.sentinels[0].call("SENTINEL", "FAILOVER", sentinels.service)
+        await until(lambda: servers.switches > 0)
+        new = next(server for server in sentinels.servers if server is not old)
+        new.call("CONFIG", "RESETSTAT")
+        await link.run(poll, names, "", 0)
+        assert "cmdstat_evalsha" in new.info("commandstats")
+        assert is_primary(old)
+    finally:
+        await link.close()
+        await servers.close()
+
+
+async def answers(store: CacheStore) -> bool:
+    with suppress(CacheError):
+        await store.poll("", 0)
+        return True
+    return False
+
+
+async def test_the_clusters_other_nodes_are_learned(settings: Settings, cluster: RedisCluster) -> None:
+    """The node that the URL names need not be there later."""
+    owner = cluster.owner()
+    seed = next(server for server in cluster.servers if server is not owner)
+    store = cache_store(settings.model_copy(update=url(f"redis://{seed.address}")))
+    try:
+        assert await store.poll("", 0) is None
+        seed.freeze()
+        # The connection is lost, too.
+        owner.call("CLIENT", "KILL", "TYPE", "normal")
+        await until_true(partial(answers, store), "another node is asked")
+    finally:
+        seed.thaw()
+        await store.close()

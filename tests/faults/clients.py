@@ -1,0 +1,91 @@
+"""Clients that write through several API processes, and check that all of these show what was acknowledged."""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from leaderboard.config import Settings
+from tests.system import ApiProcess, eventually, sql
+
+
+@dataclass
+class Client:
+    """Writes one user's score through one process, higher each time, and reads all users through it."""
+
+    api: ApiProcess
+    user_id: int
+    acknowledged: dict[int, int]
+    """By user, for all clients: the last score that was acknowledged."""
+    wrote_at: list[float] = field(default_factory=list)
+    refused: int = 0
+    reads: int = 0
+    old: list[str] = field(default_factory=list)
+
+    def run(self, stop: threading.Event) -> None:
+        """Write and read until told to stop."""
+        score = 0
+        with httpx.Client(base_url=self.api.url, timeout=30) as client:
+            while not stop.is_set():
+                score += 1
+                self._write(client, score)
+                self._read(client)
+
+    def _write(self, client: httpx.Client, score: int) -> None:
+        answer = client.post(f"/users/{self.user_id}/score", json={"score": score})
+        if answer.status_code == 200:
+            self.acknowledged[self.user_id] = score
+            self.wrote_at.append(time.monotonic())
+        else:
+            assert answer.status_code == 503, answer.text
+            self.refused += 1
+            time.sleep(0.02)
+
+    def _read(self, client: httpx.Client) -> None:
+        for user_id, least in list(self.acknowledged.items()):
+            answer = client.get(f"/users/{user_id}")
+            self.reads += 1
+            if answer.status_code == 200 and "age" not in answer.headers and answer.json()["score"] < least:
+                self.old.append(f"{self.api.url}: user {user_id} at {answer.json()['score']}, not {least}")
+
+    def back_at(self, moved: float) -> float | None:
+        """When it was the first time after `moved` that a write was acknowledged."""
+        return next((at for at in self.wrote_at if at > moved), None)
+
+
+def new_clients(apis: Sequence[ApiProcess]) -> list[Client]:
+    """One for each process, each with a user of its own."""
+    acknowledged: dict[int, int] = {}
+    return [
+        Client(api, int(api.create(f"user {secrets.token_hex(4)}").json()["userId"]), acknowledged) for api in apis
+    ]
+
+
+@contextmanager
+def at_work(clients: Sequence[Client]) -> Iterator[None]:
+    """Let them work, from when each has written once."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: all(client.wrote_at for client in clients), 30, "every process has written")
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def lost(clients: Sequence[Client], settings: Settings) -> list[str]:
+    """The acknowledged scores that PostgreSQL does not have."""
+    rows = {row[0]: row[1] for row in sql(settings, "SELECT user_id, total_score FROM users")}
+    return [
+        f"user {user_id}: {rows.get(user_id)}, not {score}"
+        for user_id, score in clients[0].acknowledged.items()
+        if rows.get(user_id, -1) < score
+    ]

@@ -1,30 +1,54 @@
 #!/usr/bin/env bash
-# Makes stand-ins, from Debian 13, for the images that deploy/kubernetes/trial.yaml names, and the service's own image on
-# top, for machines that can pull none. They prove our layers and manifests; they prove nothing about the official images.
-# Needs root, podman and debootstrap. Afterwards `make deploy-check` runs the trial's pods.
+# Makes stand-ins, from Debian 13, for the images that the Dockerfile, the Compose files and deploy/kubernetes/trial.yaml
+# name, for machines that can pull none. They prove our layers, files and manifests, and nothing about the official images.
+#
+#   deploy/check/standins.sh docker    for compose-test.sh and compose-scale-test.sh
+#   deploy/check/standins.sh podman    for the trial's pods; also builds the service's own image
+#
+# Needs root, debootstrap, and podman or a running Docker engine. `make deploy-check` uses what it made.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+engine=${1:-podman}
 certificates=/etc/ssl/certs/ca-certificates.crt
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+case $engine in
+docker) build=(docker build --quiet --network host) ;;
+podman) build=(podman build --quiet --network host --format docker --pull=never) ;;
+*) echo "$0: podman or docker, not $engine" >&2 && exit 2 ;;
+esac
+
 image() {  # image NAME <DOCKERFILE: built on the base, in the folder with the certificates of this machine
-    podman build --quiet --network host --format docker --tag "$1" --file - "$scratch/context"
+    "${build[@]}" --tag "$1" --file - "$scratch/context" || { echo "$1 was not made" >&2 && exit 1; }
 }
 
 mkdir "$scratch/context"
 cp "$certificates" "$scratch/context/"
 debootstrap --variant=minbase --include=ca-certificates trixie "$scratch/root" >"$scratch/log" || { tail "$scratch/log"; exit 1; }
-tar -C "$scratch/root" -c . | podman import --quiet - localhost/standin:base
-podman run --rm --network none localhost/standin:base true 2>/dev/null \
-    || export CONTAINERS_CONF="$PWD/deploy/check/containers.conf"
+tar -C "$scratch/root" -c . | "$engine" import - localhost/standin:minbase
+if [ "$engine" = podman ]; then
+    podman run --rm --network none localhost/standin:minbase true 2>/dev/null \
+        || export CONTAINERS_CONF="$PWD/deploy/check/containers.conf"
+fi
 
+image localhost/standin:base <<'END'
+FROM localhost/standin:minbase
+COPY ca-certificates.crt /etc/ssl/certs/
+RUN apt-get update
+END
+
+# As the official image: started by root, the server runs as postgres and owns its data.
 cat >"$scratch/context/postgres.sh" <<'END'
 #!/bin/sh
 # Makes the database at the first start, then runs the server.
 set -eu
+if [ "$(id -u)" = 0 ]; then
+    mkdir -p "$PGDATA"
+    chown -R postgres:postgres "$PGDATA"
+    exec setpriv --reuid postgres --regid postgres --init-groups "$0" "$@"
+fi
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     mkdir -p -m 700 "$PGDATA"
     printf %s "$POSTGRES_PASSWORD" >/tmp/password
@@ -37,13 +61,28 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 exec "$@" -D "$PGDATA" -c listen_addresses='*'
 END
-chmod 755 "$scratch/context/postgres.sh"
+
+# As the official image: started by root, the server runs as redis; it takes clients from elsewhere without a password.
+cat >"$scratch/context/docker-entrypoint.sh" <<'END'
+#!/bin/sh
+set -eu
+case ${1##*/} in
+redis-server)
+    if [ "$(id -u)" = 0 ]; then
+        chown redis:redis .
+        exec setpriv --reuid redis --regid redis --clear-groups --no-new-privs "$0" "$@"
+    fi
+    set -- "$@" --protected-mode no
+    ;;
+esac
+exec "$@"
+END
+chmod 755 "$scratch/context/"*.sh
 
 image docker.io/library/postgres:18-alpine <<'END'
 FROM localhost/standin:base
-COPY ca-certificates.crt /etc/ssl/certs/
 RUN groupadd -g 70 postgres && useradd -u 70 -g 70 -d /var/lib/postgresql postgres \
- && apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql-17 \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql-17 \
  && rm -rf /var/lib/postgresql/*
 COPY postgres.sh /usr/local/bin/
 ENV PATH=/usr/lib/postgresql/17/bin:$PATH PGDATA=/var/lib/postgresql/17/docker
@@ -52,22 +91,54 @@ ENTRYPOINT ["postgres.sh"]
 CMD ["postgres"]
 END
 
-image docker.io/valkey/valkey:9-alpine <<'END'
-FROM localhost/standin:base
-COPY ca-certificates.crt /etc/ssl/certs/
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends valkey-server
-WORKDIR /data
-CMD ["valkey-server"]
-END
-
 # In an environment of its own, as the Dockerfile removes pip, and Debian's is not pip's to remove.
 image docker.io/library/python:3.13-alpine <<'END'
 FROM localhost/standin:base
-COPY ca-certificates.crt /etc/ssl/certs/
-RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv \
+RUN DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv \
  && python3 -m venv /usr/local
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 END
 
-podman build --quiet --network host --format docker --pull=never --volume "$certificates:$certificates:ro" \
-    --tag "localhost/leaderboard:$version" .
+if [ "$engine" = podman ]; then
+    image docker.io/valkey/valkey:9-alpine <<'END'
+FROM localhost/standin:base
+RUN DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends valkey-server
+WORKDIR /data
+CMD ["valkey-server"]
+END
+    version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+    "${build[@]}" --volume "$certificates:$certificates:ro" --tag "localhost/leaderboard:$version" .
+    exit
+fi
+
+image docker.io/library/redis:8-alpine <<'END'
+FROM localhost/standin:base
+RUN groupadd -g 1000 redis && useradd -u 999 -g 1000 -d /data redis \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends redis-server redis-sentinel
+COPY docker-entrypoint.sh /usr/local/bin/
+WORKDIR /data
+ENTRYPOINT ["docker-entrypoint.sh"]
+CMD ["redis-server"]
+END
+
+# The official image's program has the capability too.
+image docker.io/library/caddy:2-alpine <<'END'
+FROM localhost/standin:base
+RUN DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends caddy libcap2-bin wget \
+ && setcap cap_net_bind_service=+ep /usr/bin/caddy \
+ && mkdir -p /config/caddy /data/caddy \
+ && chmod 1777 /config/caddy /data/caddy
+ENV XDG_CONFIG_HOME=/config XDG_DATA_HOME=/data
+CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]
+END
+
+image docker.io/prom/prometheus:v3.5.0 <<'END'
+FROM localhost/standin:base
+RUN DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends prometheus wget \
+ && install -d -o nobody -g nogroup /prometheus
+USER nobody
+WORKDIR /prometheus
+VOLUME /prometheus
+ENTRYPOINT ["/bin/prometheus"]
+CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
+END

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from deploy.check import ROOT, Check, NotExercised, execute, need
+from deploy.check import ROOT, Check, NotExercised, execute, image, need
 
 _WHOLE_TEST_S = 590
 
@@ -23,15 +23,16 @@ def _docker_with_compose() -> str:
 
 
 def _running() -> str:
-    docker = _docker_with_compose()
-    if subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
-        raise NotExercised("no Docker engine answers")
+    _docker_with_compose()
+    image.need_images(image.docker_engine(), "compose.yaml")
     said = execute(ROOT / "deploy" / "compose-test.sh", timeout_s=_WHOLE_TEST_S)
     return f"{said.count('  ok  ')} of its own checks"
 
 
 CHECKS = (
     Check("Dockerfile: hadolint", _dockerfile),
+    Check("Image: runs without rights and writes nowhere", image.confined),
+    Check("Image: every pin has its wheels", image.wheels),
     Check("Compose: compose.yaml is valid", _valid),
     Check("Compose: deploy/compose-test.sh", _running),
 )

@@ -48,7 +48,7 @@ bench-growth: setup .venv/.drawing  ## how ranks and scores behave as the board 
 aws-setup: deploy/aws/.venv/.installed  ## create deploy/aws/.venv with what makes the AWS templates (needs Node.js)
 
 aws-check: aws-setup  ## check what is deployed to AWS: types, templates, cdk-nag, cfn-lint
-	cd deploy/aws && .venv/bin/python -m mypy app.py cost.py stacks tests
+	cd deploy/aws && .venv/bin/python -m mypy --explicit-package-bases app.py cost.py stacks tests
 	cd deploy/aws && .venv/bin/python -m pytest tests $(ARGS)
 
 aws-cost: aws-setup  ## compute the sizes and costs in docs/aws.md
@@ -66,7 +66,7 @@ deploy/aws/.venv/.installed: deploy/aws/requirements.txt
 manifests: .venv-deploy/.installed setup  ## make deploy/kubernetes from the Helm chart
 	$(BIN)/python -m deploy.check.manifests
 
-deploy-check: .venv-deploy/.installed setup  ## what deploys the service, as far as this machine can: ARGS="--only helm"
+deploy-check: .venv-deploy/.installed setup  ## every check of what deploys the service that this machine can make: ARGS="--only helm"
 	$(BIN)/python -m deploy.check $(ARGS)
 
 .venv-deploy/.installed: requirements-deploy.txt deploy/check/unpack.py

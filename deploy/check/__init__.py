@@ -4,8 +4,10 @@ A check is a name and a function, listed in `CHECKS` of a module of this package
 function raises Failed, or NotExercised where the machine lacks what it takes; otherwise the check has passed.
 """
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _TOOLS = ROOT / ".venv-deploy" / "bin"
 _LINES_SHOWN = 15
+_CLEANING_UP_S = 60
 
 
 class Failed(Exception):
@@ -66,22 +69,41 @@ def need(program: str) -> str:
 def execute(*command: str | Path, timeout_s: float = 120, accept: Sequence[int] = (0,)) -> str:
     """Run a command in the repository and return its standard output.
 
-    Raises Failed, with the last lines of what it said, for another exit status than those accepted.
+    Raises Failed, with the last lines of what it said, for another exit status than those accepted, and when it
+    takes longer than `timeout_s`.
     """
-    try:
-        done = subprocess.run(
-            [str(part) for part in command],
-            cwd=ROOT,
-            env={**os.environ, "HELM_NO_PLUGINS": "1", "NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failed(f"{Path(command[0]).name}: not done within {timeout_s:.0f} s") from None
-    if done.returncode not in accept:
-        said = (done.stdout + done.stderr).strip().splitlines()[-_LINES_SHOWN:]
-        what = " ".join([Path(command[0]).name, *map(str, command[1:2])])
-        raise Failed("\n".join([f"{what}: exit status {done.returncode}", *said]))
-    return done.stdout
+    named = " ".join([Path(command[0]).name, *map(str, command[1:3])])
+    environment = {**os.environ, "HELM_NO_PLUGINS": "1", "NO_COLOR": "1"}
+    # The options of `make deploy-check` are not those of a make that a check runs.
+    environment.pop("MAKEFLAGS", None)
+    with subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _interrupt(process)
+            raise Failed(f"{named}: not done within {timeout_s:.0f} s") from None
+        except BaseException:
+            _interrupt(process)
+            raise
+    if process.returncode not in accept:
+        said = (output + errors).strip().splitlines()[-_LINES_SHOWN:]
+        raise Failed("\n".join([f"{named}: exit status {process.returncode}", *said]))
+    return output
+
+
+def _interrupt(process: "subprocess.Popen[str]") -> None:
+    """End a command and what it started as Ctrl-C does, so that tests and scripts remove what they made."""
+    for number, wait_s in ((signal.SIGINT, _CLEANING_UP_S), (signal.SIGKILL, 5)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=wait_s)
+            return

@@ -7,11 +7,19 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from itertools import chain
 
-from deploy.check import Check, Failed, NotExercised, compose, kubernetes
+from deploy.check import Check, Failed, NotExercised, aws, compose, failover, images, kubernetes, suites
 
-CHECKS = (*compose.CHECKS, *kubernetes.CHECKS)
+CHECKS = (
+    *compose.CHECKS,
+    *images.CHECKS,
+    *suites.PROXIES,
+    *suites.STORES,
+    *kubernetes.CHECKS,
+    *aws.CHECKS,
+    *failover.CHECKS,
+)
+"""In the order of docs/deploy.md, docs/aws.md and docs/reliability.md."""
 
 
 def main(arguments: Sequence[str], checks: Iterable[Check] = CHECKS) -> int:
@@ -32,8 +40,8 @@ def main(arguments: Sequence[str], checks: Iterable[Check] = CHECKS) -> int:
         counts[outcome] += 1
         first, *rest = (remark or "").splitlines() or [""]
         print(f"{check.name:{width}}  {outcome:13}  {first}".rstrip(), flush=True)
-        for line in chain(rest):
-            print(f"{'':{width}}  {'':13}  {line}")
+        for line in rest:
+            print(f"{'':{width}}  {'':13}  {line}", flush=True)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
     return 1 if counts["FAILED"] else 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deploy.check import Check, Failed, execute, impossible, need, pods
 from deploy.check.manifests import CHART, FOLDER, stale, template
+from deploy.check.suites import CHART_TESTS
 
 COMBINATIONS = (
     (CHART / "ci" / "least-values.yaml",),
@@ -32,11 +33,12 @@ _STORES_ACCEPTED = {
 }
 
 
-def _lint() -> None:
+def _lint() -> str:
     helm = need("helm")
     for values in COMBINATIONS:
         options = [option for path in values for option in ("--values", path)]
         execute(helm, "lint", "--strict", CHART, *options)
+    return "with " + "; ".join(" and ".join(path.name for path in values) for values in COMBINATIONS)
 
 
 def _validate() -> str:
@@ -73,8 +75,9 @@ def _trivy() -> None:
 
 
 CHECKS = (
-    Check("Helm: lint --strict", _lint),
+    Check("Helm: lint --strict, each file of values", _lint),
     Check("Helm: documents are valid", _validate),
+    CHART_TESTS,
     Check("Kubernetes: plain manifests are those of the chart", _fresh),
     Check("Kubernetes: checkov, service", partial(_scan, "leaderboard.yaml", _ACCEPTED)),
     Check("Kubernetes: checkov, migration", partial(_scan, "migrate.yaml", _ACCEPTED)),

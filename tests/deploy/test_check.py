@@ -1,9 +1,12 @@
 """`python -m deploy.check`: what fails is told from what could not be tried."""
 
+from pathlib import Path
+
 import pytest
 
-from deploy.check import Check, Failed, NotExercised, execute, impossible, need
+from deploy.check import ROOT, Check, Failed, NotExercised, execute, impossible, need, suites
 from deploy.check.__main__ import CHECKS, main
+from deploy.check.kubernetes import COMBINATIONS
 
 
 def passing() -> str:
@@ -56,6 +59,74 @@ def test_a_command_that_fails_says_how() -> None:
     assert execute("sh", "-c", "echo out; exit 4", accept=(4,)) == "out\n"
     with pytest.raises(Failed, match="not done within"):
         execute("sleep", "30", timeout_s=0.1)
+
+
+def test_a_command_that_takes_too_long_may_clean_up(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="not done within"):
+        execute("sh", "-c", f"trap 'touch {tmp_path}/removed; exit' INT; sleep 30 & wait", timeout_s=0.5)
+    assert (tmp_path / "removed").exists()
+
+
+# Tests as checks
+
+TESTS = """
+import pytest
+
+def test_passes(): pass
+
+@pytest.mark.skip(reason="no such program")
+@pytest.mark.parametrize("number", range(2))
+def test_lacks_something(number): pass
+"""
+FAILS = """
+def test_fails(): assert 1 == 2, "all is lost"
+
+def test_has_an_error(unknown): pass
+"""
+
+
+def run_tests(folder: Path, text: str) -> str:
+    """What the check of a file with these tests says."""
+    (folder / "test_them.py").write_text(text)
+    return suites.Suite(str(folder / "test_them.py"))()
+
+
+def test_the_row_of_tests_has_counts_and_the_reasons_to_skip(tmp_path: Path) -> None:
+    assert run_tests(tmp_path, TESTS) == "1 passed, 0 failed, 2 skipped\n2 skipped: no such program"
+
+
+def test_tests_that_fail_are_named(tmp_path: Path) -> None:
+    with pytest.raises(Failed) as refusal:
+        run_tests(tmp_path, TESTS + FAILS)
+    counts, *lines = str(refusal.value).splitlines()
+    assert counts == "1 passed, 2 failed, 2 skipped"
+    assert lines[0].startswith("failed: test_fails: AssertionError: all is lost")
+    assert lines[1].startswith("failed: test_has_an_error: ")
+
+
+def test_when_all_tests_are_skipped_nothing_was_exercised(tmp_path: Path) -> None:
+    with pytest.raises(NotExercised, match="no such program"):
+        run_tests(tmp_path, TESTS.replace("def test_passes(): pass", ""))
+
+
+def test_tests_that_cannot_be_read_are_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="exit status 2"):
+        run_tests(tmp_path, "import no_such_module")
+    with pytest.raises(NotExercised, match="there is no tests/nothing"):
+        suites.Suite("tests/nothing.py")()
+
+
+def test_every_file_of_tests_of_deployment_is_a_check() -> None:
+    checked = {check.run.file for check in CHECKS if isinstance(check.run, suites.Suite)}
+    files = {str(path.relative_to(ROOT)) for path in Path(__file__).parent.glob("test_*.py")}
+    assert files - checked == {str(Path(__file__).relative_to(ROOT))}
+
+
+def test_every_file_of_values_is_checked() -> None:
+    checked = {path for files in COMBINATIONS for path in files}
+    found = {*(ROOT / "deploy").rglob("*values*.yaml")}
+    # The chart's own are below all others.
+    assert found - checked == {ROOT / "deploy" / "helm" / "leaderboard" / "values.yaml"}
 
 
 def test_no_two_checks_have_one_name() -> None:

@@ -137,7 +137,7 @@ Takes (list context secretOfTheChart). */}}
   imagePullPolicy: {{ $values.image.pullPolicy }}
   args: [migrate]
   env:
-    {{- range $name := list "DB_HOST" "DB_PORT" "DB_NAME" "DB_USER" "DB_TIMEOUT_MS" }}
+    {{- range $name := list "DB_HOST" "DB_PORT" "DB_NAME" "DB_USER" "DB_SSLMODE" "DB_SSLROOTCERT" "DB_SSLCERT" "DB_SSLKEY" "DB_TIMEOUT_MS" }}
     - name: {{ $name }}
       value: {{ include "leaderboard.text" (index $values.settings $name) }}
     {{- end }}

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -39,10 +40,22 @@ DB_POOL_SIZE = 12
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,}")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-_SETTING = re.compile(r"[A-Z][A-Z0-9_]*")
 _LOG_DAYS = (1, 7, 30, 90, 365)
-_NOT_HERE = ("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD", "REDIS_URL", "API_KEYS", "TRUSTED_PROXIES")
-"""Settings that the stacks know or hold as secrets, beside those in `plain_settings`."""
+_SETTINGS_PAGE = Path(__file__).parents[3] / "docs" / "settings.md"
+_NOT_HERE = (
+    "DB_HOST",
+    "DB_PORT",
+    "DB_NAME",
+    "DB_USER",
+    "DB_PASSWORD",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "API_KEYS",
+    "TRUSTED_PROXIES",
+)
+"""Settings that the stacks know or hold as secrets, or have in parts, beside those in `plain_settings`."""
+_TLS = ("require", "verify-ca", "verify-full")
+"""What `DB_SSLMODE` may be: with TLS, whatever PostgreSQL itself asks for."""
 
 
 class BadConfig(Exception):
@@ -115,6 +128,8 @@ class Config:
     """Days that logs are kept."""
     backup_days: int = 14
     """Days back to which PostgreSQL can be restored."""
+    python_image: str = ""
+    """The image that the service's image is built on; empty: the Dockerfile's own."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """More of the service's settings, such as `READS`; no secrets."""
 
@@ -137,15 +152,9 @@ class Config:
         self._within("requests_per_address", 10, 2_000_000_000)
         self._one_of("log_days", _LOG_DAYS)
         self._within("backup_days", 1, 35)
-        if not isinstance(self.settings, Mapping):
-            raise self._bad("settings", "the service's settings by name, each value a text")
-        for name, value in self.settings.items():
-            if not _SETTING.fullmatch(name) or not isinstance(value, str):
-                raise self._bad("settings", "the service's settings by name, each value a text")
-            if name in _NOT_HERE or name in self._fixed_settings():
-                raise BadConfig(f"environments.{self.name}.settings.{name}: must not be set, the stacks set it")
-            if name == "JWT_KEY" and "PUBLIC KEY" not in value:
-                raise BadConfig(f"environments.{self.name}.settings.JWT_KEY: must be a public key in PEM")
+        if not isinstance(self.python_image, str) or self.python_image != self.python_image.strip():
+            raise self._bad("python_image", "the name of an image, such as leaderboard-python:1, or empty")
+        self._check_settings()
 
     @property
     def sizes(self) -> Size:
@@ -160,7 +169,7 @@ class Config:
     @property
     def plain_settings(self) -> dict[str, str]:
         """The service's settings but for those that are secret or name a server."""
-        return {**self._fixed_settings(), **self.settings}
+        return {**self._fixed_settings(), "DB_SSLMODE": "require", **self.settings}
 
     @classmethod
     def load(cls, context: Mapping[str, Any], name: str) -> "Config":
@@ -194,6 +203,28 @@ class Config:
             "LOG_FORMAT": "json",
         }
 
+    def _check_settings(self) -> None:
+        if not isinstance(self.settings, Mapping) or not all(isinstance(v, str) for v in self.settings.values()):
+            raise self._bad("settings", "the service's settings by name, each value a text")
+        known = known_settings()
+        for name, value in self.settings.items():
+            where = f"environments.{self.name}.settings.{name}"
+            if name not in known:
+                raise BadConfig(f"{where}: is no setting of the service; docs/settings.md has them all")
+            if name in _NOT_HERE or name in self._fixed_settings():
+                raise BadConfig(f"{where}: must not be set, the stacks set it")
+            if name == "JWT_KEY" and "PUBLIC KEY" not in value:
+                raise BadConfig(f"{where}: must be a public key in PEM")
+        mode = self.plain_settings["DB_SSLMODE"]
+        where = f"environments.{self.name}.settings"
+        if mode not in _TLS:
+            raise BadConfig(f"{where}.DB_SSLMODE={mode!r}: must be one of {', '.join(_TLS)}")
+        if mode != "require" and not self.settings.get("DB_SSLROOTCERT"):
+            raise BadConfig(
+                f"{where}.DB_SSLROOTCERT: must be a file of the image with RDS's authorities if DB_SSLMODE={mode},"
+                " as the system's authorities are others"
+            )
+
     def _match(self, key: str, pattern: re.Pattern[str], allowed: str) -> None:
         value = getattr(self, key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
@@ -210,6 +241,11 @@ class Config:
 
     def _bad(self, key: str, allowed: str) -> BadConfig:
         return BadConfig(f"environments.{self.name}.{key}={getattr(self, key)!r}: must be {allowed}")
+
+
+def known_settings() -> frozenset[str]:
+    """The names of the service's settings, which its documentation has all of."""
+    return frozenset(re.findall(r"^\| `([A-Z_]+)` \|", _SETTINGS_PAGE.read_text("utf-8"), re.MULTILINE))
 
 
 def _is_network(text: object) -> bool:

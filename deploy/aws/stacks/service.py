@@ -78,8 +78,13 @@ class ServiceStack(Stack):
     # The tasks
 
     def _image(self) -> ecs.ContainerImage:
+        base = self.config.python_image
         asset = ecr_assets.DockerImageAsset(
-            self, "Image", directory=str(_REPOSITORY), platform=ecr_assets.Platform.LINUX_AMD64
+            self,
+            "Image",
+            directory=str(_REPOSITORY),
+            platform=ecr_assets.Platform.LINUX_AMD64,
+            build_args={"PYTHON_IMAGE": base} if base else None,
         )
         return ecs.ContainerImage.from_docker_image_asset(asset)
 
@@ -92,7 +97,6 @@ class ServiceStack(Stack):
             "DB_PORT": str(numbers.DATABASE_PORT),
             "DB_NAME": DATABASE_NAME,
             "DB_USER": DATABASE_USER,
-            **_database_tls(),
             "TRUSTED_PROXIES": " ".join(subnet.ipv4_cidr_block for subnet in balancer_subnets),
         }
 
@@ -438,15 +442,6 @@ class ServiceStack(Stack):
                 ],
             },
         )
-
-
-def _database_tls() -> dict[str, str]:
-    """How the service speaks TLS with PostgreSQL: the one place to change when there is a setting to check the
-    server's certificate with.
-
-    PostgreSQL itself refuses connections without TLS (`rds.force_ssl`); this has the driver refuse them too.
-    """
-    return {"PGSSLMODE": "require"}
 
 
 def _seen(name: str) -> waf.CfnWebACL.VisibilityConfigProperty:

@@ -49,6 +49,18 @@ def test_the_environment_chosen_in_cdk_json_exists() -> None:
             {"settings": {"API_KEYS": "x"}},
             "settings.API_KEYS: must not be set, the stacks set it",
         ),
+        (
+            {"settings": {"DATABASE_URL": "postgresql://u:p@h/d"}},  # pragma: allowlist secret
+            "settings.DATABASE_URL: must not be set, the stacks set it",
+        ),
+        ({"settings": {"CACHE_SIZ": "10"}}, "environments.test.settings.CACHE_SIZ: is no setting of the service"),
+        (
+            {"settings": {"DB_SSLMODE": "prefer"}},
+            "settings.DB_SSLMODE='prefer': must be one of require, verify-ca, verify-full",
+        ),
+        ({"settings": {"DB_SSLMODE": "verify-full"}}, "settings.DB_SSLROOTCERT: must be a file of the image"),
+        ({"python_image": " "}, "environments.test.python_image=' ': must be the name of an image"),
+        ({"python_image": 3}, "environments.test.python_image=3: must be the name of an image"),
         ({"settings": {"STOP_DELAY_MS": "0"}}, "environments.test.settings.STOP_DELAY_MS: must not be set"),
         ({"settings": {"JWT_KEY": "secret"}}, "environments.test.settings.JWT_KEY: must be a public key in PEM"),
         ({"colour": "red"}, "environments.test.colour: is not known; known are alarm_email, allowed_cidrs"),

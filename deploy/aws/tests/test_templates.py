@@ -12,7 +12,7 @@ import pytest
 from app import build
 from aws_cdk import App
 from aws_cdk.assertions import Match, Template
-from stacks.config import SIZES
+from stacks.config import SIZES, BadConfig, known_settings
 
 from tests.conftest import CONTEXT, WHERE, Templates, config
 
@@ -283,12 +283,59 @@ def test_a_task_is_given_the_time_that_an_orderly_stop_takes(templates: Template
     assert int(attributes["idle_timeout.timeout_seconds"]) < int(settings["IDLE_TIMEOUT_MS"]) / 1000
 
 
-def test_every_plain_setting_is_one_of_the_services(small: Templates) -> None:
-    known = set(re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS.read_text(), re.MULTILINE))
-    for container in containers(small):
-        # This one is PostgreSQL's own, which the driver reads.
-        assert environment(container).keys() - {"PGSSLMODE"} <= known
-        assert known >= SECRETS
+def synthesised_with(folder: Path, **choices: Any) -> tuple[Template, dict[str, Any]]:
+    """The service's template with these choices, and the build of its image."""
+    app = App(context=CONTEXT, outdir=str(folder))
+    _, _, service, _ = build(app, config(**choices), WHERE)
+    template = Template.from_stack(service)
+    app.synth()
+    assets = json.loads((folder / f"{service.stack_name}.assets.json").read_text())
+    (image,) = assets["dockerImages"].values()
+    return template, image["source"]
+
+
+def test_every_setting_reaches_the_tasks_or_is_set_by_the_stacks(tmp_path: Path) -> None:
+    given, refused = {}, []
+    for name in known_settings():
+        value = {"JWT_KEY": "-----BEGIN PUBLIC KEY-----", "DB_SSLMODE": "verify-full"}.get(name, f"a {name}")
+        try:
+            config(settings={"DB_SSLROOTCERT": "/etc/ssl/rds.pem", name: value})
+        except BadConfig as refusal:
+            refused.append(str(refusal))
+        else:
+            given[name] = value
+    assert all("must not be set, the stacks set it" in text for text in refused)
+    (sentence,) = re.findall(r"^(`.*`) are secrets: ", SETTINGS.read_text(), re.MULTILINE)
+    secret = set(re.findall(r"`([A-Z_]+)`", sentence))
+    assert secret > SECRETS
+    # A public key is no secret.
+    assert given.keys() & secret == {"JWT_KEY"}
+
+    template, _ = synthesised_with(tmp_path, settings=given)
+    tasks = resources(template, "AWS::ECS::TaskDefinition")
+    for container in (container for task in tasks for container in task["ContainerDefinitions"]):
+        found = environment(container)
+        assert found.items() >= given.items()
+        # DATABASE_URL would be the password and four others in one.
+        assert found.keys() | SECRETS | {"DATABASE_URL"} == known_settings()
+
+
+def test_postgresql_is_spoken_to_with_tls(templates: Templates) -> None:
+    for container in containers(templates):
+        assert environment(container)["DB_SSLMODE"] == "require"
+
+
+def test_the_image_can_be_built_on_one_that_has_more_authorities(tmp_path: Path) -> None:
+    chosen = {"DB_SSLMODE": "verify-full", "DB_SSLROOTCERT": "/etc/ssl/rds.pem"}
+    template, image = synthesised_with(tmp_path / "one", python_image="leaderboard-python:1", settings=chosen)
+    assert image["dockerBuildArgs"] == {"PYTHON_IMAGE": "leaderboard-python:1"}
+    for task in resources(template, "AWS::ECS::TaskDefinition"):
+        (container,) = task["ContainerDefinitions"]
+        assert environment(container).items() >= chosen.items()
+    _, image = synthesised_with(tmp_path / "other")
+    assert "dockerBuildArgs" not in image
+    # The name that the build knows it by.
+    assert "ARG PYTHON_IMAGE=" in (SETTINGS.parents[1] / "Dockerfile").read_text()
 
 
 def test_only_the_balancers_subnets_are_trusted_proxies(templates: Templates) -> None:

@@ -46,7 +46,7 @@ REQUESTS_PER_CONNECTION = 5
 
 IMAGE_BYTES = 64
 """By which a row of `users` is longer with an image's URL of 60 characters."""
-KEY_BYTES = 251
+KEY_BYTES = 140
 """One Idempotency-Key, kept for 24 hours."""
 ANSWER_BYTES = {"score": 324 + 138, "context": 325 + 1648, "top": 325 + 1422}
 """An answer with its headers, all users with images."""

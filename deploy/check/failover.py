@@ -1,4 +1,4 @@
-"""Failovers of PostgreSQL under load, which docs/reliability.md shows the times of."""
+"""Failovers of PostgreSQL and of Redis under load, which docs/reliability.md and docs/deploy.md show the times of."""
 
 import sys
 
@@ -9,11 +9,20 @@ _ROUNDS = 4
 _ROUNDS_S = 600
 
 
-def _failover() -> str:
+def _postgres() -> str:
     said = execute(sys.executable, "-m", "tests.faults.failover", "--rounds", str(_ROUNDS), timeout_s=_ROUNDS_S)
     # Before them are the migration's lines.
     *rounds, sums = said.splitlines()[-_ROUNDS - 1 :]
     return "\n".join([sums, *rounds])
 
 
-CHECKS = (Check("Failover of PostgreSQL under load", _failover),)
+def _redis() -> str:
+    said = execute(sys.executable, "-m", "tests.faults.cache_failover", timeout_s=_ROUNDS_S)
+    rounds = [line for line in said.splitlines() if line.startswith(("Cluster, ", "Sentinel, "))]
+    return "\n".join([f"{len(rounds)} faults, no write lost, no read old", *rounds])
+
+
+CHECKS = (
+    Check("Failover of PostgreSQL under load", _postgres),
+    Check("Failover of Redis under load", _redis),
+)

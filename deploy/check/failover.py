@@ -1,4 +1,4 @@
-"""Failovers of PostgreSQL and of Redis under load, which docs/reliability.md and docs/deploy.md show the times of."""
+"""Failovers of PostgreSQL and of Redis under load; docs/reliability.md and docs/deploy.md show their times."""
 
 import sys
 

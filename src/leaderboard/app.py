@@ -40,10 +40,10 @@ _OTHER_CONNECTIONS = 7
 """Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild, ranks, timers."""
 
 _QUEUE_SHARE = 0.1
-"""How much of a request's time a queue may take: when its first has waited so long, it takes no more."""
+"""The longest wait in a queue, as a share of the request timeout."""
 
 _QUIET_S = 0.5
-"""For so long nothing must have been under way before a process ends that still has clients' connections."""
+"""When stopping, the process exits after so long without active requests, even if idle connections remain."""
 
 _log = structlog.get_logger(__name__)
 

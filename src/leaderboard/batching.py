@@ -1,10 +1,9 @@
-"""Group commit: what arrives while a round trip is in flight goes with the next one, together.
+"""Group commit: requests that arrive during a round trip are sent together in the next one.
 
-One class serves reads and writes. An item joins only a batch that has not started, so whatever the batch does
-happens after the item was asked for; identical questions of one such batch may share an answer for that
-reason. The queue is bounded twice, by how many wait and by how long one would wait, and beyond either bound an
-item is refused at once: whoever would wait in vain is told so, and those who are let in are served in time. What
-nobody waits for any more when its turn comes is not done.
+One class serves reads and writes. An item joins only a batch that has not started, so the batch does its work
+after the item was submitted. That is why equal questions of one batch may share an answer. The queue is bounded
+by length and by expected wait; past either bound `submit` raises Overloaded. Items whose caller was cancelled
+are skipped.
 """
 
 import asyncio
@@ -25,12 +24,12 @@ Result = TypeVar("Result")
 
 
 class Dropped(asyncio.CancelledError):
-    """Cancelled before anything was done, as before the item's batch began: it will not be done either."""
+    """Raised instead of CancelledError when the item had not started, so that it is certain not to run."""
 
 
 @contextmanager
 def nothing_done() -> Iterator[None]:
-    """For waiting while nothing has been written: whoever is cancelled meanwhile is Dropped."""
+    """Turn a cancellation within into Dropped: nothing has been written yet."""
     try:
         yield
     except asyncio.CancelledError:
@@ -39,14 +38,14 @@ def nothing_done() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of a queue: the most that may wait, and how long, in seconds, one may have to wait who is let in."""
+    """The bounds of a queue: how many items may wait, and the longest expected wait in seconds."""
 
     limit: int
     patience_s: float
 
 
 class _Entry(Generic[Item, Result]):
-    """An item in the queue, with those who wait for it."""
+    """An item in the queue, with the futures of its callers."""
 
     __slots__ = ("begun", "futures", "item", "since")
 
@@ -60,11 +59,11 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Hands items in batches to `handle`, at most `lanes` batches at a time.
 
-    `handle` gets up to `most` items and returns a result for each, in order; a result that is an exception is
-    raised to its waiter only, an exception it raises to all of the batch. Nobody gets a result before `release`,
-    which gets them all, is done with them; the next batch does not wait for that. With `share`, equal items of a
-    batch are handled once. Beyond `bounds` items are refused; but what would go with the next round is not refused
-    for how long that takes. A waiter that is cancelled leaves a batch that has begun as it is.
+    `handle` gets up to `most` items and returns a result for each, in order. A result that is an exception is
+    raised to its caller only; an exception that `handle` raises goes to all callers of the batch. Callers get
+    their results when `release`, which gets all of them, has returned; the next batch does not wait for that.
+    With `share`, equal items of a batch are handled once. The longest wait in `bounds` applies only to items
+    that do not fit the next batch. Cancelling a caller does not cancel a running batch.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ _ENTRY = re.compile(
     r"(?:sha256:(?P<hash>[0-9a-f]{64})|(?P<key>[A-Za-z0-9._~+/=-]{16,200}))"
 )
 _OF_NOTHING = hashlib.sha256(b"").digest()
-"""What a script makes of a variable that is not set; who sends no key must not be taken for somebody."""
+"""SHA-256 of the empty string. Refused: an unset shell variable would otherwise become a valid key."""
 ALLOWED = (
     "KEY or NAME:SCOPES:KEY, where KEY is 16 to 200 of A-Z a-z 0-9 . _ ~ + / = - or sha256: and 64 hex digits,"
     " SCOPES are read, write and admin, joined by +, and NAME is 1 to 32 of a-z 0-9 _ -"

@@ -90,7 +90,7 @@ class Metrics:
         )
         self.audit_differences = Counter(
             "leaderboard_audit_differences_total",
-            "Users whom the cache showed otherwise than PostgreSQL; must stay 0",
+            "Users that differ between the cache and PostgreSQL; must stay 0",
             registry=registry,
         )
         self.rank_index_up = Gauge(

@@ -1,6 +1,6 @@
-"""Keeps the rank index good in the background, in every process: folds, builds, and recounts some of it.
+"""Maintains the rank index in the background, in every process: folds, builds, and recounts parts of it.
 
-What any of this means is said in `truth/rank_index.py`; here is only when it is done and what is told of it.
+`truth/rank_index.py` says what these do; this says when they run, and logs and counts them.
 """
 
 import asyncio

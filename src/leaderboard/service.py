@@ -78,7 +78,7 @@ class Reply:
 
 @dataclass(slots=True)
 class _Told(Generic[Value]):
-    """What PostgreSQL said of one item of a batch, and the point the cache must reach before it is passed on."""
+    """A result from PostgreSQL, and the position that the cache must reach before the result is sent."""
 
     value: Value
     point: Moment | Commit
@@ -358,7 +358,7 @@ class Leaderboard:
             raise
         return [_Told(outcome, written.point) for outcome in written.outcomes]
 
-    # What all that comes from PostgreSQL waits for
+    # Before a result from PostgreSQL is sent
 
     async def _covered(self, batch: Sequence[_Told[Any] | Exception | None]) -> None:
         points = {told.point for told in batch if isinstance(told, _Told)}

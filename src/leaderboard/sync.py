@@ -53,7 +53,7 @@ PATIENCE_S = 0.25
 LEASE_MS = 50
 CUT_OFF_PAUSE_S = 0.02
 OWN_S = 0.02
-"""For how long a process takes the state that it has made for the present one without asking; trying shows."""
+"""The poll is skipped if our own last apply is younger. A stale guess is harmless: `apply` compares the token."""
 
 CLAIM_MS = 1500
 LOG_KEPT_S = 10

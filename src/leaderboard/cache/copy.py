@@ -42,7 +42,7 @@ class Copy:
         self.everyone = False
         self.total = 0
         self._users = {user.user_id: user for user in users}
-        # In step: where to find somebody, and who that is.
+        # Two lists of the same order: users, and their places to search in.
         self._board = sorted(self._users.values(), key=_place)
         self._places = list(map(_place, self._board))
         self._tops = Tops()

@@ -47,11 +47,11 @@ class CrossOriginWrite(Refused):
 
 
 class RateLimited(Refused):
-    """This caller has called as often as it may; after `retry_after_s`, at least 1, it may again."""
+    """The caller has reached its rate limit; it may call again in `retry_after_s` seconds, at least 1."""
 
     def __init__(self, what: str, wait_ms: int) -> None:
         self.retry_after_s = max(1, math.ceil(wait_ms / 1000))
-        super().__init__(f"this {what} has called as often as it may; it may again in {self.retry_after_s} s")
+        super().__init__(f"the rate limit of this {what} is reached; retry in {self.retry_after_s} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ _READS: frozenset[Scope] = frozenset({"read"})
 
 
 class Access:
-    """The policy of one process. Without keys and tokens every call is open; without limits, at any rate.
+    """Access policy. Without keys or tokens all calls are public; without limits they are not rate-limited.
 
-    One thing is refused even then: a write that another site's page has a browser send.
+    A write that another site's page has a browser send is refused even then.
     """
 
     def __init__(

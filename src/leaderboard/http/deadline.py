@@ -47,7 +47,7 @@ class Deadlines:
             self._late.discard(task)
 
     def made_late(self, task: asyncio.Task[object]) -> bool:
-        """Whether its deadline is why `task` was cancelled; takes the cancellation back if so."""
+        """Return True and uncancel `task` if it was cancelled by its deadline."""
         if task not in self._late:
             return False
         self._late.discard(task)

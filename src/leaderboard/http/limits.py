@@ -64,7 +64,7 @@ def origin(client: str, forwarded: Sequence[bytes], trusted: Sequence[Network]) 
     """What stands for the address a request came from: four bytes of IPv4, or the eight of an IPv6 /64.
 
     `client` is who opened the connection, `forwarded` the values of `X-Forwarded-For`. The nearest hop that is
-    not in `trusted` counts: what stands to its left is hearsay. Empty for a client without an address.
+    not in `trusted` counts: any caller can write what stands to its left. Empty for a client without an address.
     """
     believed = _address(client)
     if believed is not None and trusted and forwarded:

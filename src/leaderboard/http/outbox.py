@@ -1,5 +1,8 @@
-"""Sends answers. Large ones go in pieces, and only so many at a time: a client that reads slowly, or not at all,
-must not make this process hold more and more of them."""
+"""Limits the total size of large responses that are being sent.
+
+They are sent in pieces. Without a limit, clients that read slowly or not at all would make the process hold more
+and more of them.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,13 +11,13 @@ from contextlib import contextmanager
 from leaderboard.errors import Overloaded
 
 PIECE = 64 * 1024
-"""Bytes handed to the server at once; it holds a few of them for each connection."""
+"""Size in bytes of a piece; the server holds a few pieces for each connection."""
 
 MOST_HELD = 64 * 1024 * 1024
-"""Bytes of large bodies that may be on their way at the same time; one of any size always may."""
+"""Total bytes of large bodies being sent; a single one may be larger."""
 
 SLOWEST = 512 * 1024
-"""Bytes a second that a client has to take of a large body while there is little room for others."""
+"""Bytes a second: a client that reads a large body more slowly is disconnected while there is little room."""
 
 
 class Outbox:

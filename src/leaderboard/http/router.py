@@ -1,8 +1,8 @@
-"""Finds what answers a request, and tells the server's start and end: the ASGI application, but for its answers.
+"""Routes requests to endpoints, and handles the ASGI lifespan.
 
-It stands before every hot call, and so is no more than the table of calls needs: paths of literal parts and of
-parameters that are one part each, and the methods of each path. A request that does not name one host is refused
-here, as it concerns every path and those that are none.
+It is part of every call, so it does no more than the table of calls needs: paths of literal parts and of
+parameters that are one part each, and the methods of each path. A request that does not name exactly one host is
+refused here, because that applies to every path, unknown ones too.
 """
 
 import re

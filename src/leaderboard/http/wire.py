@@ -203,7 +203,7 @@ async def read_json(headers: list[tuple[bytes, bytes]], receive: Receive) -> byt
 
 
 def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> str:
-    # One that is given twice is a list of two, so that we never choose another one than a proxy before us did.
+    # Repeated headers are joined, so that a duplicate is refused; a proxy before us might have chosen another one.
     return b", ".join(value for each, value in headers if each == name).decode("latin-1")
 
 

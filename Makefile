@@ -95,7 +95,7 @@ lock:  ## pin the requirements again (needs uv)
 	uv pip compile --group aws --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o deploy/aws/requirements.txt
 	echo hatchling | uv pip compile - --constraints requirements-dev.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-build.txt
 
-image-digests:  ## print the lines for .env that pin the images of compose.yaml (needs docker buildx and the registry)
+image-digests:  ## print the lines for .env that pin the images of the Compose files (needs docker buildx and the registry)
 	@deploy/image-digests.sh
 
 clean:  ## remove what was installed and the development data

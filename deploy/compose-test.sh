@@ -9,64 +9,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 board=${1:-src/leaderboard/example.csv}
-export PORT=${PORT:-3900} IMAGE=leaderboard-compose-test BIND_ADDRESS=127.0.0.1
-url=http://127.0.0.1:$PORT
-scratch=$(mktemp -d)
-reader=
-failures=0
+port=3900
+project=leaderboard-compose-test
+files=(--file compose.yaml)
+. deploy/compose-common.sh
 
-compose() {  # no .env: the defaults are what is tested
-    timeout 300 docker compose --project-name leaderboard-compose-test --env-file /dev/null "$@"
-}
-
-finish() {
-    local status=$?
-    [ -z "$reader" ] || kill "$reader" 2>/dev/null || true
-    if [ "$status" != 0 ] && [ ! -e "$scratch/done" ]; then
-        echo "stopped at an error; the last of the logs:"
-        compose logs --no-color --tail 20 2>&1 | tail -60 || true
-    fi
-    [ -n "${KEEP:-}" ] || compose down --volumes --rmi local --remove-orphans >/dev/null 2>&1 || true
-    rm -rf "$scratch"
-}
-trap finish EXIT
-
-say() { printf '\n%s\n' "$*"; }
-
-check() {  # check WHAT COMMAND…: prints ok or FAILED
-    local what=$1
-    shift
-    if "$@"; then echo "  ok      $what"; else
-        echo "  FAILED  $what"
-        failures=$((failures + 1))
-    fi
-}
-
-refute() { if "$@"; then return 1; fi; }
-
-status() {  # status EXPECTED CURL-ARGUMENTS…
-    local expected=$1 got
-    shift
-    got=$(curl -s -m 10 -o "$scratch/body" -w '%{http_code}' "$@") || true
-    [ "$got" = "$expected" ] || { echo "          got $got: $(head -c 300 "$scratch/body")"; return 1; }
-}
-
-post() { local path=$1 body=$2; shift 2; status "$@" -H 'content-type: application/json' -d "$body" "$url$path"; }
-
-within() {  # within SECONDS COMMAND…: tries until it succeeds
-    local deadline=$((SECONDS + $1))
-    shift
-    until "$@" >/dev/null 2>&1; do
-        [ $SECONDS -lt $deadline ] || return 1
-        sleep 0.1
-    done
-}
-
-up() { compose up --detach --wait --wait-timeout 120 --quiet-pull "$@" >"$scratch/up" 2>&1 || { tail -5 "$scratch/up"; return 1; }; }
 all_up() { curl -s -m 2 "$url/readyz" | grep -q '"status":"ok"'; }
 inside() { compose exec -T api "$@"; }
 read_board() { while :; do curl -s -m 5 -o /dev/null -w '%{http_code}\n' "$url/leaderboard/top/10" || true; sleep 0.02; done; }
-ms() { echo $(($(date +%s%N) / 1000000)); }
 
 # fault NAME ALLOWED COMMAND…: does it while the board is read, and waits until all is up again. ALLOWED: which
 # answers the reads may get meanwhile, as a pattern.
@@ -93,8 +43,6 @@ fault() {
     check "$name: a write works" post /users/1/score '{"score": 7}' 200
     check "$name: the cache equals PostgreSQL" verified
 }
-
-verified() { compose run --rm -T --no-deps api verify >"$scratch/verify" 2>"$scratch/verify.err" || { tail -5 "$scratch"/verify*; return 1; }; }
 
 end_redis() { compose exec -T redis redis-cli shutdown nosave || true; }  # which ends the client, too
 # The container's init starts the server, and that its processes.
@@ -212,6 +160,4 @@ began=$(ms)
 compose stop >/dev/null 2>&1
 echo "          the rest: $(($(ms) - began)) ms"
 
-touch "$scratch/done"
-say "$([ $failures = 0 ] && echo "all ok" || echo "$failures FAILED")"
-[ $failures = 0 ]
+done_testing

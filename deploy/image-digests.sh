@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints a line for .env for each image of compose.yaml: what its default tag names now, pinned by digest.
+# Prints a line for .env for each image of the Compose files: what its default tag names now, pinned by digest.
 # Prints nothing unless all of them are found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,5 +12,5 @@ while read -r name image; do
         exit 1
     fi
     lines+="$name=$image@$digest"$'\n'
-done < <(sed -nE 's/.*\$\{([A-Z]+_IMAGE):-([^}]+)\}.*/\1 \2/p' compose.yaml)
+done < <(sed -nE 's/.*\$\{([A-Z]+_IMAGE):-([^}]+)\}.*/\1 \2/p' compose.yaml compose.scale.yaml | awk '!seen[$0]++')
 printf %s "$lines"

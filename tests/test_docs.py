@@ -96,6 +96,7 @@ def test_the_settings_of_the_readme_exist_with_those_defaults() -> None:
 
 ENV_EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
+COMPOSE_AT_SCALE = (ROOT / "compose.scale.yaml").read_text("utf-8")
 NOT_IN_A_CONTAINER = {"HOST"}
 """There it listens on all addresses; which of them get in, `BIND_ADDRESS` says."""
 
@@ -122,7 +123,7 @@ def test_the_example_of_an_environment_has_every_setting_once_with_its_default()
 
 
 def test_what_is_only_for_compose_is_what_only_compose_reads() -> None:
-    read = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE))
+    read = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", COMPOSE + COMPOSE_AT_SCALE))
     settings = {name.upper() for name in Settings.model_fields}
     assert dict(section("Only for `docker compose`")) == {
         name: value for name, value in read.items() if name not in settings

@@ -1,9 +1,12 @@
-"""The image and compose.yaml."""
+"""The image and the files for Compose."""
 
 import subprocess
+from functools import partial
 
-from deploy.check import ROOT, Check, NotExercised, execute, image, need
+from deploy.check import ROOT, Check, Failed, NotExercised, execute, image, need
 
+_ONE = ("compose.yaml",)
+_AT_SCALE = (*_ONE, "compose.scale.yaml")
 _WHOLE_TEST_S = 590
 
 
@@ -11,8 +14,9 @@ def _dockerfile() -> None:
     execute(need("hadolint"), "Dockerfile")
 
 
-def _valid() -> None:
-    execute(_docker_with_compose(), "compose", "--env-file", "/dev/null", "config", "--quiet")
+def _valid(*files: str) -> None:
+    named = [part for file in files for part in ("--file", file)]
+    execute(_docker_with_compose(), "compose", "--env-file", "/dev/null", *named, "config", "--quiet")
 
 
 def _docker_with_compose() -> str:
@@ -22,10 +26,13 @@ def _docker_with_compose() -> str:
     return docker
 
 
-def _running() -> str:
+def _running(script: str, *files: str) -> str:
     _docker_with_compose()
-    image.need_images(image.docker_engine(), "compose.yaml")
-    said = execute(ROOT / "deploy" / "compose-test.sh", timeout_s=_WHOLE_TEST_S)
+    image.need_images(image.docker_engine(), *files)
+    said = execute(ROOT / "deploy" / script, timeout_s=_WHOLE_TEST_S, accept=(0, 1))
+    lines = [line.strip() for line in said.splitlines()]
+    if "all ok" not in lines:
+        raise Failed("\n".join([line for line in lines if line.startswith("FAILED")] or lines[-10:]))
     return f"{said.count('  ok  ')} of its own checks"
 
 
@@ -33,6 +40,8 @@ CHECKS = (
     Check("Dockerfile: hadolint", _dockerfile),
     Check("Image: runs without rights and writes nowhere", image.confined),
     Check("Image: every pin has its wheels", image.wheels),
-    Check("Compose: compose.yaml is valid", _valid),
-    Check("Compose: deploy/compose-test.sh", _running),
+    Check("Compose: compose.yaml is valid", partial(_valid, *_ONE)),
+    Check("Compose: compose.scale.yaml is valid", partial(_valid, *_AT_SCALE)),
+    Check("Compose: deploy/compose-test.sh", partial(_running, "compose-test.sh", *_ONE)),
+    Check("Compose: deploy/compose-scale-test.sh", partial(_running, "compose-scale-test.sh", *_AT_SCALE)),
 )

@@ -1,24 +1,30 @@
-"""The images that containers are made from can be pinned by digest, and each file names the same ones."""
+"""The images that containers are made from can be pinned by digest, each file names the same ones, and the wheels
+that ours is made of are found."""
 
 import os
 import re
 import subprocess
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
+from deploy.check.image import images, wanted_pins
+
 ROOT = Path(__file__).parents[2]
-NAMES = ("PYTHON_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE")
-COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
+NAMES = ("PYTHON_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE", "CADDY_IMAGE", "PROMETHEUS_IMAGE")
+COMPOSE = "".join((ROOT / file).read_text("utf-8") for file in ("compose.yaml", "compose.scale.yaml"))
 
 
 def defaults() -> dict[str, str]:
-    return dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", COMPOSE))
+    found = re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", COMPOSE)
+    assert len(set(found)) == len(dict(found)), "the files agree"
+    return dict(found)
 
 
 def test_every_image_is_a_variable_with_a_default() -> None:
-    assert tuple(defaults()) == NAMES
+    assert sorted(defaults()) == sorted(NAMES)
     named = re.findall(r"^\s+(?:image|PYTHON_IMAGE): (.*)$", COMPOSE, re.MULTILINE)
-    assert len(named) == len(NAMES) + 1, "and ours"
-    assert all(re.fullmatch(r"\$\{\w*IMAGE:-[^}]+\}", image) for image in named)
+    assert {*named} == {f"${{{name}:-{image}}}" for name, image in defaults().items()} | {"${IMAGE:-leaderboard}"}
     dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
     assert re.findall(r"^ARG PYTHON_IMAGE=(.*)$", dockerfile, re.MULTILINE) == [defaults()["PYTHON_IMAGE"]]
     assert set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)) == {"${PYTHON_IMAGE}"}
@@ -65,3 +71,23 @@ def test_no_line_is_printed_when_a_digest_is_not_found(tmp_path: Path) -> None:
         assert done.returncode != 0
         assert done.stdout == ""
         assert done.stderr != ""
+
+
+def test_the_checks_find_the_images() -> None:
+    assert images("compose.yaml", "compose.scale.yaml") == defaults()
+
+
+def chosen(*pins: str, python: str = "3.13", machine: str = "aarch64") -> list[str]:
+    return wanted_pins([(Requirement(pin), pin.partition(" ")[0]) for pin in pins], python, machine)
+
+
+def test_a_pin_for_another_system_or_python_is_not_wanted() -> None:
+    pins = ("asyncpg==1", "colorama==1 ; sys_platform == 'win32'", "async-timeout==1 ; python_version < '3.12'")
+    assert chosen(*pins) == ["asyncpg==1"]
+    assert chosen(*pins, python="3.11") == ["asyncpg==1", "async-timeout==1"]
+
+
+def test_a_pin_for_one_kind_of_machine_is_wanted_there() -> None:
+    pin = "uvloop==1 ; platform_machine == 'x86_64'"
+    assert chosen(pin, machine="x86_64") == ["uvloop==1"]
+    assert chosen(pin, machine="aarch64") == []

@@ -8,14 +8,26 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
-from deploy.check import Check, Failed, NotExercised, aws, compose, failover, images, kubernetes, suites
+from deploy.check import (
+    Check,
+    Failed,
+    NotExercised,
+    aws,
+    compose,
+    failover,
+    kubernetes,
+    machine,
+    official_images,
+    suites,
+)
 
 CHECKS = (
     *compose.CHECKS,
-    *images.CHECKS,
+    *official_images.CHECKS,
     *suites.PROXIES,
     *suites.STORES,
     *kubernetes.CHECKS,
+    *machine.CHECKS,
     *aws.CHECKS,
     *failover.CHECKS,
 )

@@ -9,22 +9,19 @@ import base64
 import contextlib
 import copy
 import http.client
-import os
 import re
 import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from deploy.check import Failed, NotExercised, need
+from deploy.check import Failed, NotExercised
 from deploy.check.manifests import FOLDER
+from deploy.check.podman import Podman, podman_here, within
 
 Document = dict[str, Any]
 
@@ -32,51 +29,6 @@ _PATIENCE_S = 60
 _STORES = ("leaderboard-postgres", "leaderboard-valkey")
 _API = "leaderboard"
 _RIGHTS = r"sed -nE 's/^(Uid|CapBnd|NoNewPrivs|Seccomp):[[:space:]]+([[:alnum:]]+).*/\2/p' /proc/self/status"
-
-
-@dataclass
-class Podman:
-    """The podman that works here."""
-
-    program: str
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def run(self, *arguments: str, accept_failure: bool = False) -> str:
-        """Standard output and error. Raises Failed."""
-        done = subprocess.run(
-            [self.program, *arguments],
-            env={**os.environ, **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode and not accept_failure:
-            last = "\n".join(done.stdout.strip().splitlines()[-5:])
-            raise Failed(f"podman {arguments[0]}: exit status {done.returncode}\n{last}")
-        return done.stdout
-
-    def has(self, image: str) -> bool:
-        """Whether this image is here."""
-        return image in self.run("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-
-
-def podman_here(image: str) -> Podman:
-    """The podman of this machine, by its own choices or ours. Raises NotExercised."""
-    program = need("podman")
-    said = ""
-    for environment in ({}, {"CONTAINERS_CONF": str(Path(__file__).with_name("containers.conf"))}):
-        podman = Podman(program, environment)
-        if not podman.has(image):
-            raise NotExercised(f"no image {image}; deploy/check/standins.sh makes stand-ins")
-        try:
-            podman.run("run", "--rm", "--network", "none", "--entrypoint", "true", image)
-        except Failed as error:
-            said = str(error).splitlines()[-1]
-        else:
-            return podman
-    raise NotExercised(f"podman cannot run a container: {said}")
 
 
 def play() -> str:
@@ -95,7 +47,7 @@ def play() -> str:
             pods.start(store)
         # PostgreSQL's readiness, as its probe asks; the other is there at once.
         probe = _container(_template(documents, _STORES[0]))["readinessProbe"]["exec"]["command"]
-        _within(_PATIENCE_S, "PostgreSQL is ready", lambda: pods.succeeds(_STORES[0], "postgres", *probe))
+        within(_PATIENCE_S, "PostgreSQL is ready", lambda: pods.succeeds(_STORES[0], "postgres", *probe))
         port = _free_port()
         pods.start(_API, port)
         return _use(pods, port)
@@ -190,8 +142,8 @@ class _Pods:
 def _use(pods: _Pods, port: int) -> str:
     alive, ready = pods.probe_path("livenessProbe"), pods.probe_path("readinessProbe")
     try:
-        _within(_PATIENCE_S, f"{alive} answers", lambda: _get(port, alive)[0] == 200)
-        _within(_PATIENCE_S, f"{ready} says ok", lambda: '"status":"ok"' in _get(port, ready)[1])
+        within(_PATIENCE_S, f"{alive} answers", lambda: _get(port, alive)[0] == 200)
+        within(_PATIENCE_S, f"{ready} says ok", lambda: '"status":"ok"' in _get(port, ready)[1])
     except Failed as error:
         raise Failed(f"{error}\n{pods.logs(_API, 'api')[-2000:]}") from None
     _expect(
@@ -260,17 +212,6 @@ def _get(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
         raise OSError(str(error)) from error
     finally:
         connection.close()
-
-
-def _within(seconds: float, what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError):
-            if condition():
-                return
-        if time.monotonic() > deadline:
-            raise Failed(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.2)
 
 
 def _expect(what: str, found: object, expected: object) -> None:

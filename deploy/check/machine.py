@@ -1,0 +1,255 @@
+"""A machine of one's own: the commands of docs/deploy.md, done on a Debian with systemd in a container of podman.
+
+The container has no network: it gets the programs of Debian when it is made, and the wheels by a folder.
+"""
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from deploy.check import ROOT, Check, Failed, NotExercised, execute, impossible
+from deploy.check.podman import Podman, podman_here, within
+from deploy.check.suites import MACHINE_TESTS
+
+_BASE = "localhost/standin:base"
+_IMAGE = "localhost/standin:machine"
+_CHECKOUT = "/root/checkout"
+_FILES = (
+    "LICENSE",
+    "README.md",
+    "deploy/systemd",
+    "pyproject.toml",
+    "requirements-build.txt",
+    "requirements.txt",
+    "src",
+)
+"""What is installed, and what installs it."""
+_DOCKERFILE = f"""
+FROM {_BASE}
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+    curl dbus nginx postgresql python3-venv systemd systemd-sysv valkey-server
+"""
+# In a hierarchy of its own, whatever the machine's is.
+_START = "umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /lib/systemd/systemd"
+_STEP_S = 600
+_PATIENCE_S = 60
+_PORTS = ("3001", "3002")
+_MAIN_PROCESS = "$(systemctl show --value -p MainPID leaderboard@{port})"
+_URL = "http://127.0.0.1"
+_HOST = "Host: board.example"
+_CALLS = """
+import collections, http.client, itertools, json, pathlib, sys
+user, key = sys.argv[1:]
+stop, seen = pathlib.Path("/root/stop"), collections.Counter()
+headers = {"Host": "board.example", "Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+for number in itertools.count():
+    if stop.exists():
+        break
+    for method, path in ("GET", f"/users/{user}"), ("POST", f"/users/{user}/score"):
+        connection = http.client.HTTPConnection("127.0.0.1", timeout=20)
+        try:
+            connection.request(method, path, json.dumps({"score": number}) if method == "POST" else None, headers)
+            seen[f"{method} {connection.getresponse().status}"] += 1
+        except OSError as error:
+            seen[f"{method} {error!r}"] += 1
+        connection.close()
+print(json.dumps(seen))
+"""
+
+
+def commands(text: str) -> dict[str, str]:
+    """The lines of shell in a page, below each heading that begins with `On the machine: `, by the rest of it."""
+    found: dict[str, str] = {}
+    for heading, section in re.findall(r"^### On the machine: (.*)\n((?:(?!#{2,3} ).*\n)*)", text, re.MULTILINE):
+        found[heading] = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+    return found
+
+
+class _Machine:
+    """The container, in which systemd is process 1."""
+
+    def __init__(self, podman: Podman, name: str) -> None:
+        self._podman = podman
+        self._name = name
+
+    def run(self, script: str, *arguments: str) -> str:
+        """Run lines of bash in the checkout, as root. Raises Failed with what they said."""
+        bash = ("bash", "-euo", "pipefail", "-c", script, "bash")
+        return self._podman.run("exec", "--workdir", _CHECKOUT, self._name, *bash, *arguments, timeout_s=_STEP_S)
+
+    def succeeds(self, script: str) -> bool:
+        try:
+            self.run(script)
+        except Failed:
+            return False
+        return True
+
+    def get(self, path: str) -> str:
+        return self.run(f"curl -sS --fail-with-body -H '{_HOST}' {_URL}{path}")
+
+    def set_score(self, user: int, key: str, score: int) -> None:
+        self.run(
+            f"curl -sS --fail-with-body -o /dev/null -H '{_HOST}' -H 'Authorization: Bearer {key}'"
+            f" -H 'content-type: application/json' -d '{{\"score\": {score}}}' {_URL}/users/{user}/score"
+        )
+
+    def has_score(self, user: int, score: int) -> bool:
+        with contextlib.suppress(Failed):
+            return bool(json.loads(self.get(f"/users/{user}"))["score"] == score)
+        return False
+
+
+@contextlib.contextmanager
+def _machine(podman: Podman, wheels: Path) -> Iterator[_Machine]:
+    name = f"leaderboard-{wheels.parent.name}"
+    podman.run(
+        "run", "--detach", "--rm", "--name", name, "--privileged", "--network", "none", "--cgroupns", "private",
+        "--tmpfs", "/run", "--env", "container=podman", "--env", "PIP_NO_INDEX=1",
+        "--env", "PIP_FIND_LINKS=/wheels", "--volume", f"{wheels}:/wheels:ro", "--workdir", "/",
+        "--entrypoint", "/bin/sh", _IMAGE, "-c", _START,
+    )  # fmt: skip
+    try:
+        machine = _Machine(podman, name)
+        podman.run("exec", name, "mkdir", _CHECKOUT)
+        archive = wheels.parent / "checkout.tar"
+        execute("tar", "--create", "--file", archive, "--exclude=__pycache__", *_FILES)
+        podman.run("cp", str(archive), f"{name}:/root/checkout.tar")
+        machine.run("tar --extract --no-same-owner --file /root/checkout.tar")
+        try:
+            within(
+                _PATIENCE_S,
+                "systemd has started",
+                lambda: machine.succeeds("systemctl is-active multi-user.target"),
+            )
+        except Failed as error:
+            raise NotExercised(f"{error}: podman cannot run it here") from None
+        yield machine
+    finally:
+        podman.run("rm", "--force", "--time", "10", name, accept_failure=True)
+
+
+def _fetch(podman: Podman, wheels: Path) -> None:
+    """Have pip of the image's Python fetch what requirements.txt and requirements-build.txt name."""
+    wheels.mkdir()
+    fetch = (
+        "python3 -m venv /root/venv && /root/venv/bin/pip --quiet --disable-pip-version-check download"
+        " --dest /wheels --require-hashes --only-binary :all:"
+        " --requirement /checkout/requirements.txt --requirement /checkout/requirements-build.txt"
+    )
+    podman.run(
+        "run", "--rm", "--network", "host", "--volume", f"{ROOT}:/checkout:ro", "--volume", f"{wheels}:/wheels",
+        "--env", "PIP_CERT=/etc/ssl/certs/ca-certificates.crt", "--entrypoint", "sh", _IMAGE, "-c", fetch,
+    )  # fmt: skip
+
+
+def _documented() -> str:
+    """Do what the page says, in the order in which it says it, and look at what came of it."""
+    podman = podman_here(_BASE)
+    do = commands((ROOT / "docs" / "deploy.md").read_text("utf-8"))
+    with tempfile.TemporaryDirectory(prefix="machine-") as folder:
+        try:
+            dockerfile = Path(folder) / "Dockerfile"
+            dockerfile.write_text(_DOCKERFILE)
+            podman.run(
+                "build", "--quiet", "--network", "host", "--pull=never", "--tag", _IMAGE, folder, timeout_s=600
+            )
+            _fetch(podman, Path(folder) / "wheels")
+        except Failed as error:
+            raise NotExercised(f"what the machine needs cannot be had: {error}") from None
+        with _machine(podman, Path(folder) / "wheels") as machine:
+            return _live_on(machine, do)
+
+
+def _live_on(machine: _Machine, do: dict[str, str]) -> str:
+    said = machine.run(do.pop("from nothing to a URL"))
+    key = _found(r"^key +(\S+)$", said)
+    if said := machine.run("systemd-analyze verify /etc/systemd/system/leaderboard*"):
+        raise Failed(said)
+    within(_PATIENCE_S, "the page answers", lambda: "ada" in _created(machine, key))
+    user = int(_found(r'"userId":(\d+)', machine.get("/leaderboard/top/1")))
+    _restarted_after_a_kill(machine)
+
+    machine.set_score(user, key, 1815)
+    version = machine.run("readlink /opt/leaderboard/current").strip()
+    machine.run(f"sed -i 's/^version = .*/version = \"{version}.post1\"/' pyproject.toml")
+    with _calls(machine, user, key) as upgraded:
+        machine.run(do.pop("upgrade"))
+    _expect_version(machine, f"{version}.post1")
+    with _calls(machine, user, key) as rolled_back:
+        machine.run(do.pop("rollback").replace("0.1.0", version))
+    _expect_version(machine, version)
+
+    machine.set_score(user, key, 1843)
+    machine.run("systemctl start leaderboard-backup")
+    machine.set_score(user, key, 7)
+    machine.run(do.pop("backup and restore"))
+    within(_PATIENCE_S, "the dump's score is back", partial(machine.has_score, user, 1843))
+    machine.set_score(user, key, 8)
+    machine.run("cd /etc/leaderboard && runuser -u leaderboard -- /opt/leaderboard/current/bin/leaderboard verify")
+    if do.keys() != {"what to watch"}:
+        raise Failed(f"not done: {', '.join(do)}")
+    return f"requests during upgrade and rollback: {upgraded.result() + rolled_back.result()}, none failed"
+
+
+def _created(machine: _Machine, key: str) -> str:
+    with contextlib.suppress(Failed):
+        machine.run(
+            f"curl -s -H '{_HOST}' -H 'Authorization: Bearer {key}' -H 'content-type: application/json'"
+            f' -d \'{{"username": "ada"}}\' {_URL}/users'
+        )
+        return machine.get("/leaderboard/top/1")
+    return ""
+
+
+def _restarted_after_a_kill(machine: _Machine) -> None:
+    for port in _PORTS:
+        machine.run(f"kill -9 {_MAIN_PROCESS.format(port=port)}")
+        # The process that systemd has yet to end may answer for a moment more.
+        again = f"systemctl show --value -p NRestarts leaderboard@{port} | grep -qx 1"
+        ready = partial(machine.succeeds, f"{again} && curl -sf 127.0.0.1:{port}/readyz")
+        within(_PATIENCE_S, f"leaderboard@{port} is back", ready)
+
+
+@contextlib.contextmanager
+def _calls(machine: _Machine, user: int, key: str) -> Iterator["Future[int]"]:
+    """Read and write by nginx all the while; the result is how often. Raises Failed if a request failed."""
+    machine.run("rm -f /root/stop")
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(machine.run, 'python3 -c "$1" "$2" "$3"', _CALLS, str(user), key)
+        counted: Future[int] = Future()
+        try:
+            yield counted
+        finally:
+            machine.run("touch /root/stop")
+        counts = json.loads(seen.result())
+    if counts.keys() != {"GET 200", "POST 200"}:
+        raise Failed(f"requests by nginx while processes were restarted: {counts}")
+    counted.set_result(sum(counts.values()))
+
+
+def _expect_version(machine: _Machine, version: str) -> None:
+    for port in _PORTS:
+        running = machine.run(f"tr '\\0' ' ' </proc/{_MAIN_PROCESS.format(port=port)}/cmdline")
+        if f"/opt/leaderboard/{version}/" not in running:
+            raise Failed(f"leaderboard@{port} runs {running}, not {version}")
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text, re.MULTILINE)
+    if match is None:
+        raise Failed(f"no {pattern} in\n{text}")
+    return match[1]
+
+
+CHECKS = (
+    MACHINE_TESTS,
+    Check("Machine: the commands of docs/deploy.md, under systemd", _documented),
+    impossible(
+        "Machine: a certificate, a start of the machine", "they need a name in DNS, and a machine to start"
+    ),
+)

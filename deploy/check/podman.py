@@ -1,0 +1,73 @@
+"""podman, for the checks that need containers and no Docker engine."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.check import Failed, NotExercised, need
+
+_LINES_SHOWN = 15
+
+
+@dataclass
+class Podman:
+    """The podman that works here."""
+
+    program: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, accept_failure: bool = False, timeout_s: float = 120) -> str:
+        """Standard output and error. Raises Failed."""
+        try:
+            done = subprocess.run(
+                [self.program, *arguments],
+                env={**os.environ, **self.environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"podman {arguments[0]}: not done within {timeout_s:.0f} s") from None
+        if done.returncode and not accept_failure:
+            last = "\n".join(done.stdout.strip().splitlines()[-_LINES_SHOWN:])
+            raise Failed(f"podman {arguments[0]}: exit status {done.returncode}\n{last}")
+        return done.stdout
+
+    def has(self, image: str) -> bool:
+        """Whether this image is here."""
+        return image in self.run("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+
+
+def podman_here(image: str) -> Podman:
+    """The podman of this machine, by its own choices or ours. Raises NotExercised."""
+    program = need("podman")
+    said = ""
+    for environment in ({}, {"CONTAINERS_CONF": str(Path(__file__).with_name("containers.conf"))}):
+        podman = Podman(program, environment)
+        if not podman.has(image):
+            raise NotExercised(f"no image {image}; deploy/check/standins.sh makes stand-ins")
+        try:
+            podman.run("run", "--rm", "--network", "none", "--entrypoint", "true", image)
+        except Failed as error:
+            said = str(error).splitlines()[-1]
+        else:
+            return podman
+    raise NotExercised(f"podman cannot run a container: {said}")
+
+
+def within(seconds: float, what: str, condition: Callable[[], bool]) -> None:
+    """Try until the condition holds; OSError means that it does not. Raises Failed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise Failed(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.2)

@@ -24,7 +24,7 @@ from leaderboard.config import Settings
 from leaderboard.errors import CacheError
 from leaderboard.redis_url import parse_redis_url
 from tests.deploy.certificates import Authority
-from tests.deploy.redis_servers import RedisCluster, RedisServer, Sentinels, server_program
+from tests.deploy.redis_servers import SLOT, RedisCluster, RedisServer, Sentinels, server_program
 from tests.faults.cache_failover import from_cache
 from tests.system import ROOT, ApiProcess, SlowNetwork, environment, eventually, free_port, sql
 from tests.system import until as until_true
@@ -408,3 +408,19 @@ async def test_the_clusters_other_nodes_are_learned(settings: Settings, cluster:
     finally:
         seed.thaw()
         await store.close()
+
+
+@pytest.mark.parametrize("claims", [False, True])
+async def test_a_node_that_does_not_know_the_clusters_others_is_not_the_only_one_asked(
+    data_dir: Path, cluster: RedisCluster, claims: bool
+) -> None:
+    """The URL names it first: it is new, or it was cut off and takes itself for the owner of the slot."""
+    with RedisServer(data_dir / "alone", server_program(), cluster_enabled=True) as alone:
+        if claims:
+            alone.call("CLUSTER", "ADDSLOTS", SLOT)
+        servers = Servers(parse_redis_url(f"redis://{alone.address},{cluster.seeds()[0]}"), Login())
+        store = CacheStore(servers, 5.0, 10)
+        try:
+            await until_true(partial(answers, store), "another node is asked")
+        finally:
+            await store.close()

@@ -15,7 +15,15 @@ from typing import Any
 
 from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from leaderboard.cache.script import Script
 from leaderboard.cache.servers import Servers
@@ -93,6 +101,11 @@ class Link:
                 # Followed, it would end in TRYAGAIN: scripts name keys that need not exist.
                 await self._drop()
                 raise CacheUnavailable(f"the Redis Cluster is moving the slot of the keys: {error}") from error
+            except ClusterDownError as error:
+                # By this node, which may be the only one that the others cannot reach.
+                await self._drop()
+                self._servers.doubt()
+                raise CacheUnavailable(f"a node of the Redis Cluster takes it for down: {error}") from error
             except ResponseError as error:
                 # A replica answers like this, and may be a primary when next asked.
                 await self._drop()

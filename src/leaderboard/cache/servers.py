@@ -127,18 +127,21 @@ class Servers:
                     await self._take_over(owner)
                     return connection
             except BaseException:
+                # Others may know more: this one may be new, or cut off from them.
+                self._ask_last(address)
                 await connection.disconnect(nowait=True)
                 raise
             await connection.disconnect(nowait=True)
-            return await self._from_owner(owner)
+            return await self._from_owner(owner, address)
         raise failures[0]
 
-    async def _from_owner(self, owner: Address) -> AbstractConnection:
+    async def _from_owner(self, owner: Address, named_by: Address) -> AbstractConnection:
         try:
             connection, _ = await self._dial(owner)
         except BaseException:
-            # The others learn of a failover before this one does.
+            # The others learn of a failover before this one does, and perhaps before the one that named it.
             self._ask_last(owner)
+            self._ask_last(named_by)
             raise
         await self._take_over(owner)
         return connection
@@ -154,7 +157,11 @@ class Servers:
             found += addresses
             if first <= _SLOT <= last:
                 owner = addresses[0]
-        self._nodes = list(dict.fromkeys([*found, *self._url.addresses]))
+        known = {*found, *self._url.addresses}
+        # In the order in which they were to be asked: each gets its turn.
+        self._nodes = list(
+            dict.fromkeys([*(node for node in self._nodes if node in known), *found, *self._url.addresses])
+        )
         if owner is None:
             raise CacheUnavailable(f"no node of the Redis Cluster serves slot {_SLOT}")
         return owner

@@ -355,6 +355,16 @@ async def test_a_writer_waits_where_others_may_have_another_primary(
     assert sql(settings, "SELECT total_score FROM users")[0][0] == 5
 
 
+async def test_a_writer_waits_where_no_node_of_the_cluster_has_answered_yet(settings: Settings) -> None:
+    """A process that starts while the nodes that the URL names are away; others may have found the rest."""
+    nodes = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
+    running = App(settings.model_copy(update=url(f"redis://{nodes}")))
+    async with running.running():
+        asked = time.monotonic()
+        await running.board.create_user("ada", None, 0)
+        assert time.monotonic() - asked >= FRESH_S
+
+
 async def test_who_finds_the_new_primary_removes_the_cache_from_the_one_before(
     app: App, sentinels: Sentinels
 ) -> None:

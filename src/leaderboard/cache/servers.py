@@ -53,7 +53,7 @@ class Servers:
         self._current: Address | None = None
         self._taking_over = asyncio.Lock()
         self._switches = 0
-        self.may_switch = bool(url.service)
+        self.may_switch = bool(url.service) or len(url.addresses) > 1
         """Whether another server may take over: by Sentinel, or in a Cluster."""
 
     @property

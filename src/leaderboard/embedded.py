@@ -52,7 +52,10 @@ class EmbeddedError(Exception):
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where two started servers are reached, in the fields of `Settings`: `load(**asdict(endpoints))`."""
+    """Where two started servers are reached, in the fields of `Settings`: `load(**asdict(endpoints))`.
+
+    Has every field that says where or how, because what the environment says of them is about other servers.
+    """
 
     db_host: str
     db_port: int
@@ -60,6 +63,15 @@ class Endpoints:
     db_user: str
     db_password: str = field(repr=False)
     redis_url: str = field(repr=False)
+    database_url: str = ""
+    db_sslmode: str = "prefer"
+    db_sslrootcert: str = ""
+    db_sslcert: str = ""
+    db_sslkey: str = ""
+    redis_password: str = ""
+    redis_sslrootcert: str = ""
+    redis_sslcert: str = ""
+    redis_sslkey: str = ""
 
     @classmethod
     def of(cls, postgres: "EmbeddedPostgres", valkey: "EmbeddedValkey", db_name: str = "leaderboard") -> Self:

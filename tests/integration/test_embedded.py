@@ -474,6 +474,23 @@ def test_endpoints_are_settings(data_dir: Path) -> None:
         assert settings.redis_url.get_secret_value() == valkey.url
 
 
+def test_endpoints_are_not_those_of_the_environment(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`leaderboard dev` migrates the database and imports an example into it: never into another one."""
+    for name, value in {
+        "DATABASE_URL": "postgresql://elsewhere.example/board?sslmode=require",
+        "DB_SSLMODE": "verify-full",
+        "DB_SSLCERT": __file__,
+        "REDIS_PASSWORD": "of-another-server",  # pragma: allowlist secret
+        "REDIS_SSLCERT": __file__,
+    }.items():
+        monkeypatch.setenv(name, value)
+    with EmbeddedPostgres(data_dir, durable=False) as postgres, EmbeddedValkey(data_dir) as valkey:
+        settings = config.load(None, **asdict(Endpoints.of(postgres, valkey)))
+        assert (settings.db_host, settings.db_port) == ("127.0.0.1", postgres.port)
+        assert settings.db_sslmode == "prefer"
+        assert settings.redis_password.get_secret_value() == ""
+
+
 @pytest.mark.skipif(not ROOT, reason="about what root has to do")
 def test_root_under_a_folder_that_is_closed_to_others(data_dir: Path) -> None:
     """As with a clone and its .venv in /root: the data goes elsewhere, the programs are copied."""

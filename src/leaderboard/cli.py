@@ -51,6 +51,7 @@ _DIFFERENCES_SHOWN = 50
 _REJECTED_SHOWN = 20
 _SECONDS_BETWEEN_LINES = 2.0
 _PATIENCE_TO_COMPARE_S = 3.0
+_PATIENCE_TO_CHECK_REDIS_S = 2.0
 
 
 def _version(asked: bool) -> None:
@@ -281,11 +282,13 @@ async def _check_redis(settings: Settings) -> None:
     """Refuse a Redis that can never serve; one that is not there now may come."""
     cache = application.cache_store(settings)
     try:
-        if policy := await cache.eviction_policy():
+        async with asyncio.timeout(_PATIENCE_TO_CHECK_REDIS_S):
+            policy = await cache.eviction_policy()
+        if policy:
             _log.warning("Redis may evict the board when its memory is full", maxmemory_policy=policy)
     except CacheUnsupported as error:
         _fail(f"REDIS_URL: {error}", _USAGE)
-    except CacheError:
+    except (CacheError, TimeoutError):
         pass  # Each process logs it, and goes on trying.
     finally:
         await cache.close()

@@ -89,4 +89,4 @@ def _addresses(hosts: str, default_port: int) -> tuple[Address, ...]:
         if match is None or not 1 <= port <= 65535:
             raise ValueError(ALLOWED)
         found.append((match[1].strip("[]"), port))
-    return tuple(found)
+    return tuple(dict.fromkeys(found))

@@ -312,6 +312,27 @@ async def test_a_redis_that_is_too_old(settings: Settings) -> None:
     assert line == f"REDIS_URL: {address} is Redis 6.2.7; Redis 7.0 or Valkey is needed"
 
 
+def test_an_address_that_is_written_twice(serve: Serve) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    serve(**url(f"redis+sentinel://{away},{away}/board"), wait_for="degraded")
+
+
+async def test_the_start_does_not_wait_for_a_failover_to_end(serve: Serve) -> None:
+    """The only Sentinel that answers is conducting one; it may take minutes. Here a stand-in never ends it."""
+    words = (b"ip", b"127.0.0.1", b"port", b"1", b"config-epoch", b"1", b"flags", b"master,failover_in_progress")
+    reply = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(1000):
+            writer.write(reply if b"MASTER" in command else b"+OK\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(say, "127.0.0.1", 0) as listening:
+        address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        started = partial(serve, **url(f"redis+sentinel://{address}/board"), wait_for="degraded")
+        (await asyncio.to_thread(started)).stop()
+
+
 # A failover, step by step
 
 

@@ -53,11 +53,11 @@ def parse_redis_url(url: str) -> RedisUrl:
     if scheme.endswith("+sentinel"):
         service, _, database = path.partition("/")
     if scheme == "unix":
-        hosts, database = "", _only_database(query)
+        database = _only_database(query)
     elif query:
         raise ValueError(ALLOWED)
     named = bool(_SERVICE.fullmatch(service)) == scheme.endswith("+sentinel")
-    if not named or not _DATABASE.fullmatch(database) or (scheme == "unix" and not path):
+    if not named or not _DATABASE.fullmatch(database) or (scheme == "unix" and (hosts or not path)):
         raise ValueError(ALLOWED)
     return RedisUrl(
         addresses=() if scheme == "unix" else _addresses(hosts, 26379 if service else 6379),

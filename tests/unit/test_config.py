@@ -305,6 +305,7 @@ def test_a_redis_url(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
         "redis+sentinel://:{}@h/board/x",
         "redis+cluster://:{}@h",
         "unix:///{}?x=1",
+        "unix://{}/redis.sock",
     ],
 )
 def test_a_bad_redis_url_is_refused_but_not_repeated(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -42,6 +42,12 @@ _PORTS = ("3001", "3002")
 _MAIN_PROCESS = "$(systemctl show --value -p MainPID leaderboard@{port})"
 _URL = "http://127.0.0.1"
 _HOST = "Host: board.example"
+_BROKEN_VERSION = """
+install -D -m 755 /dev/stdin /opt/leaderboard/broken/bin/leaderboard <<'END'
+#!/bin/sh
+[ "$1" = migrate ] || exec sleep 600
+END
+"""
 _CALLS = """
 import collections, http.client, itertools, json, pathlib, sys
 user, key = sys.argv[1:]
@@ -184,6 +190,12 @@ def _live_on(machine: _Machine, do: dict[str, str]) -> str:
         machine.run(do.pop("rollback").replace("0.1.0", version))
     _expect_version(machine, version)
 
+    with _calls(machine, user, key) as kept:
+        if machine.succeeds(f"{_BROKEN_VERSION}\ndeploy/systemd/use.sh broken"):
+            raise Failed("use.sh went on with a version that is never ready")
+    machine.run(f"deploy/systemd/use.sh {version}")
+    _expect_version(machine, version)
+
     machine.set_score(user, key, 1843)
     machine.run("systemctl start leaderboard-backup")
     machine.set_score(user, key, 7)
@@ -193,7 +205,8 @@ def _live_on(machine: _Machine, do: dict[str, str]) -> str:
     machine.run("cd /etc/leaderboard && runuser -u leaderboard -- /opt/leaderboard/current/bin/leaderboard verify")
     if do.keys() != {"what to watch"}:
         raise Failed(f"not done: {', '.join(do)}")
-    return f"requests during upgrade and rollback: {upgraded.result() + rolled_back.result()}, none failed"
+    requests = upgraded.result() + rolled_back.result() + kept.result()
+    return f"{requests} requests during an upgrade, a rollback and an upgrade that fails: none failed"
 
 
 def _created(machine: _Machine, key: str) -> str:

@@ -398,6 +398,28 @@ async def test_who_finds_the_new_primary_removes_the_cache_from_the_one_before(
     assert await app.cache.export() is not None
 
 
+async def test_the_rebuild_is_claimed_before_the_cache_is_removed(sentinels: Sentinels) -> None:
+    """Else one that is under way on the primary before could be swapped in between."""
+    sentinels.settle()
+    old = sentinels.primary()
+    servers = Servers(parse_redis_url(sentinel_url(sentinels)), Login())
+    link = Link(servers, 5.0)
+    poll, names = load_script("poll"), (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
+    try:
+        await link.run(poll, names, "", 0)
+        with old.client(socket_timeout=None) as client, client.monitor() as seen:
+            sentinels.sentinels[0].call("SENTINEL", "FAILOVER", sentinels.service)
+            await until(lambda: servers.switches > 0)
+            await link.run(poll, names, "", 0)
+            commands = (command["command"].split() for command in seen.listen())
+            leaving = (words[0] for words in commands if {keys.CLAIM, keys.STATE}.intersection(words))
+            first_two = await asyncio.to_thread(lambda: [next(leaving), next(leaving)])
+        assert first_two == ["SET", "DEL"]
+    finally:
+        await link.close()
+        await servers.close()
+
+
 async def test_an_idle_process_reads_from_the_new_primary(sentinels: Sentinels) -> None:
     sentinels.settle()
     old = sentinels.primary()

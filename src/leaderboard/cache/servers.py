@@ -204,8 +204,9 @@ class Servers:
             async with asyncio.timeout(_LEAVING_S):
                 connection, _ = await self._dial(before)
                 try:
-                    await _call(connection, "DEL", keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.MOVES)
+                    # First, so that a rebuild that is under way cannot put a cache there after all.
                     await _call(connection, "SET", keys.CLAIM, "left", "PX", _LEFT_FOR_MS)
+                    await _call(connection, "DEL", keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.MOVES)
                 finally:
                     await connection.disconnect(nowait=True)
         except (RedisError, OSError, TimeoutError, CacheUnsupported):

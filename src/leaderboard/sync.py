@@ -18,13 +18,14 @@ looked at the cache beforehand. So a writer that has committed may answer as soo
   3. the writer has put the cache out of use itself, with a new token: a catching up that was under way fails,
      and every later one shows it.
 
-The same holds for anybody who was answered from PostgreSQL and must not see an older board afterwards. Case 1
-is the rule, within milliseconds; case 3 is for when that takes longer than `PATIENCE_S`. If Redis cannot be
-reached even for that, this process is cut off, and what others read from Redis goes out of date within
-`FRESH_S` of the last catching up. Where Redis fails over, others may read from its new primary before this process
-has found it. A process that finds it removes the cache from the primary before: so rules 1 and 3 hold there, but
-not rule 2. When this process is cut off or finds no cache, a writer is answered by rule 1, or when `FRESH_S` have
-passed: every state that can still be read was then caught up later than its commit.
+The same holds for anybody who was answered from PostgreSQL and must not see an older board afterwards. Case 1 is
+the rule, within milliseconds; case 3 is for when that takes longer than `PATIENCE_S`. If Redis cannot be reached
+even for that, this process is cut off, and what others read from Redis goes out of date within `FRESH_S` of the
+last catching up. Where Redis fails over, others may read from its new primary before this process has found it.
+With Sentinel, a process that finds it removes the cache from the primary before (in a Cluster, that one stops by
+itself): so rules 1 and 3 hold there, but not rule 2. When this process is cut off or finds no cache, a writer is
+answered by rule 1, or when `FRESH_S` have passed: every state that can still be read was then caught up later
+than its commit.
 
 Every process catches up, after its own writes and on a timer. A short lease keeps several from doing so at
 once, and whoever has moved the cache alone does without; both are for speed only, and any of them may die at

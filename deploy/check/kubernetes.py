@@ -4,7 +4,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from deploy.check import Check, Failed, execute, impossible, need, pods
+from deploy.check import ROOT, Check, Failed, execute, impossible, need, pods
 from deploy.check.manifests import CHART, FOLDER, stale, template
 from deploy.check.suites import CHART_TESTS
 
@@ -38,7 +38,8 @@ def _lint() -> str:
     for values in COMBINATIONS:
         options = [option for path in values for option in ("--values", path)]
         execute(helm, "lint", "--strict", CHART, *options)
-    return "with " + "; ".join(" and ".join(path.name for path in values) for values in COMBINATIONS)
+    files = [" and ".join(str(path.relative_to(ROOT)) for path in values) for values in COMBINATIONS]
+    return "\n".join([f"{len(files)} wholes", *files])
 
 
 def _validate() -> str:

@@ -53,6 +53,8 @@ PATIENCE_S = 0.25
 
 LEASE_MS = 50
 CUT_OFF_PAUSE_S = 0.02
+"""Between two tries to catch up while Redis cannot be reached and writers wait."""
+
 OWN_S = 0.02
 """The poll is skipped if our own last apply is younger. A stale guess is harmless: `apply` compares the token."""
 
@@ -89,6 +91,14 @@ class Audit:
     totals: tuple[int, int] | None = None
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """The callers that wait until one point is visible, and since when the first of them does."""
+
+    futures: list[asyncio.Future[None]] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+
 class CacheSync:
     """Catches up, rebuilds and audits the cache of one board, for one process among several."""
 
@@ -103,8 +113,7 @@ class CacheSync:
         self._made: CacheState | None = None
         self._made_at = float("-inf")
         self._alone = False
-        self._waiting: dict[Moment | Commit, list[asyncio.Future[None]]] = {}
-        self._waiting_since: dict[Moment | Commit, float] = {}
+        self._waiting: dict[Moment | Commit, _Waiting] = {}
         self._overdue: set[Moment | Commit] = set()
         self._turn = asyncio.Lock()
         self._giving_up: asyncio.Task[None] | None = None
@@ -127,8 +136,7 @@ class CacheSync:
         if self._seen is not None and self._seen.reflects(point):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(point, []).append(future)
-        self._waiting_since.setdefault(point, time.monotonic())
+        self._waiting.setdefault(point, _Waiting()).futures.append(future)
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._work_off(), name="catching up for writers")
         started = time.perf_counter()
@@ -387,10 +395,10 @@ class CacheSync:
     def _release(self, points: Iterable[Moment | Commit]) -> None:
         for point in points:
             self._overdue.discard(point)
-            self._waiting_since.pop(point, None)
-            for future in self._waiting.pop(point, ()):
-                if not future.done():
-                    future.set_result(None)
+            if point in self._waiting:
+                for future in self._waiting.pop(point).futures:
+                    if not future.done():
+                        future.set_result(None)
 
     async def _put_out_of_use(self, reason: str) -> None:
         """Release those who wait now, the cache being out of use; or cut off, which is bounded by FRESH_S."""
@@ -423,7 +431,7 @@ class CacheSync:
         return [
             point
             for point in waiting
-            if not isinstance(point, Commit) or self._waiting_since.get(point, past) <= past
+            if not isinstance(point, Commit) or point not in self._waiting or self._waiting[point].since <= past
         ]
 
     # Rebuilding

@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
@@ -25,6 +24,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from leaderboard.cache.command import call
 from leaderboard.cache.script import Script
 from leaderboard.cache.servers import Servers
 from leaderboard.errors import CacheError, CacheHangs, CacheRefused, CacheUnavailable
@@ -167,7 +167,7 @@ class Link:
             connection, at_switch = await self._servers.connect()
             made = connection
             if self._greet is not None:
-                await self._greet(lambda *call: _evaluate(made, *call))
+                await self._greet(lambda *script: _evaluate(made, *script))
         except BaseException as error:
             if connection is not None:
                 await connection.disconnect(nowait=True)
@@ -195,13 +195,6 @@ async def _evaluate(
     connection: AbstractConnection, script: Script, keys: tuple[str, ...], *arguments: str | int | bytes
 ) -> Any:
     try:
-        return await _call(connection, "EVALSHA", script.sha, len(keys), *keys, *arguments)
+        return await call(connection, "EVALSHA", script.sha, len(keys), *keys, *arguments)
     except NoScriptError:
-        return await _call(connection, "EVAL", script.source, len(keys), *keys, *arguments)
-
-
-async def _call(connection: AbstractConnection, *command: str | int | bytes) -> Any:
-    # Packed in C: the driver packs in Python, which takes longer than all else that it does for a call.
-    packed = pack_command(command)  # type: ignore[arg-type]  # typed as if it took one word
-    await connection.send_packed_command(packed, check_health=False)
-    return await connection.read_response()
+        return await call(connection, "EVAL", script.source, len(keys), *keys, *arguments)

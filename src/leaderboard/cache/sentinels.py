@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
+from leaderboard.cache.command import call
 from leaderboard.errors import CacheUnavailable, CacheUnsupported
 from leaderboard.redis_url import Address, RedisUrl
 
@@ -100,9 +101,8 @@ class Sentinels:
     async def _ask(self, connection: AbstractConnection) -> _Told | None:
         """Its answer; None from one that is conducting a failover, whose epoch and primary do not go together."""
         service = self._url.service
-        await connection.send_command("SENTINEL", "MASTER", service, check_health=False)
         try:
-            reply = await connection.read_response()
+            reply = await call(connection, "SENTINEL", "MASTER", service)
         except ResponseError as error:
             text = str(error).lower()
             if "no such master" in text:

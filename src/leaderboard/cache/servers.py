@@ -7,7 +7,8 @@ takes over, `switches` counts it, and whoever holds a connection made before clo
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from redis.crc import key_slot
 from redis.exceptions import MovedError, NoPermissionError, RedisError, ResponseError
 
 from leaderboard.cache import keys
+from leaderboard.cache.command import call
 from leaderboard.cache.sentinels import Sentinels
 from leaderboard.errors import CacheUnavailable, CacheUnsupported
 from leaderboard.redis_url import Address, RedisUrl
@@ -82,7 +84,7 @@ class Servers:
         try:
             connection, _ = await self.connect()
             try:
-                memory = await _call(connection, "INFO", "memory")
+                memory = await call(connection, "INFO", "memory")
             finally:
                 await connection.disconnect(nowait=True)
         except NoPermissionError:
@@ -148,7 +150,7 @@ class Servers:
 
     async def _owner(self, connection: AbstractConnection, asked: Address) -> Address:
         """The node of the Cluster that serves the slot of the keys; remembers all the others."""
-        ranges = await _call(connection, "CLUSTER", "SLOTS")
+        ranges = await call(connection, "CLUSTER", "SLOTS")
         owner: Address | None = None
         found = []
         for first, last, *nodes in ranges:
@@ -205,8 +207,8 @@ class Servers:
                 connection, _ = await self._dial(before)
                 try:
                     # First, so that a rebuild that is under way cannot put a cache there after all.
-                    await _call(connection, "SET", keys.CLAIM, "left", "PX", _LEFT_FOR_MS)
-                    await _call(connection, "DEL", keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.MOVES)
+                    await call(connection, "SET", keys.CLAIM, "left", "PX", _LEFT_FOR_MS)
+                    await call(connection, "DEL", keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.MOVES)
                 finally:
                     await connection.disconnect(nowait=True)
         except (RedisError, OSError, TimeoutError, CacheUnsupported):
@@ -225,25 +227,20 @@ class Servers:
         where = url.path if address is None else _spell(address)
         connection = self._connection(address, url.username, self._login.password or url.password, url.database)
         try:
-            async with asyncio.timeout(_DIAL_S):
+            async with _closed_on_failure(connection):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 hello = await _hello(connection)
-            _must_do(where, hello)
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, ResponseError) and _NO_DATABASE.search(str(error)):
+                _must_do(where, hello)
+        except ResponseError as error:
+            if _NO_DATABASE.search(str(error)):
                 raise CacheUnsupported(f"{where} has no database {url.database}") from error
             raise
         return connection, hello
 
     async def _dial_sentinel(self, address: Address) -> AbstractConnection:
         connection = self._connection(address, "", self._login.sentinel_password, 0)
-        try:
-            async with asyncio.timeout(_DIAL_S):
-                await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
+        async with _closed_on_failure(connection):
+            await connection.connect()  # type: ignore[no-untyped-call]
         return connection
 
     def _connection(
@@ -268,8 +265,19 @@ class Servers:
         return _TlsConnection(self._login.tls, host=host, port=port, **options)
 
 
+@asynccontextmanager
+async def _closed_on_failure(connection: AbstractConnection) -> AsyncIterator[None]:
+    """Have _DIAL_S for what is done within; close the connection if it fails."""
+    try:
+        async with asyncio.timeout(_DIAL_S):
+            yield
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+
+
 class _TlsConnection(Connection):
-    """With a context of our own, which trusts no more authorities than it is told to."""
+    """A TCP connection with TLS, whose context trusts only the given authorities."""
 
     def __init__(self, context: ssl.SSLContext, **options: Any) -> None:
         self._tls = context
@@ -282,7 +290,7 @@ class _TlsConnection(Connection):
 async def _hello(connection: AbstractConnection) -> Mapping[str, Any]:
     """What the server says it is; nothing where the user may not ask."""
     try:
-        reply: Sequence[Any] = await _call(connection, "HELLO")
+        reply: Sequence[Any] = await call(connection, "HELLO")
     except NoPermissionError:
         return {}
     except ResponseError as error:
@@ -304,11 +312,6 @@ def _must_do(where: str, hello: Mapping[str, Any]) -> None:
         raise CacheUnsupported(f"{where} is Redis {older}; Redis 7.0 or Valkey is needed")
     if hello.get("mode") == "sentinel":
         raise CacheUnsupported(f"{where} is a Sentinel; its URL begins with redis+sentinel://")
-
-
-async def _call(connection: AbstractConnection, *command: str | int) -> Any:
-    await connection.send_command(*command, check_health=False)
-    return await connection.read_response()
 
 
 def _spell(address: Address) -> str:

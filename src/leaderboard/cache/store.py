@@ -358,9 +358,9 @@ class CacheStore:
         return move if len(move) <= _LONGEST_MOVE else b""
 
     async def invalidate(self) -> bool:
-        """Put the cache out of use until it is caught up from here, by someone who begins after this.
+        """Mark the cache as unusable until a catch-up that begins after this call. False if there was no cache.
 
-        False if there was none.
+        The new token makes every catch-up fail that has begun before.
         """
         for closed_when_idle in (True, False):
             try:

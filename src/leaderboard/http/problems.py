@@ -109,7 +109,7 @@ def kind_of(error: Exception) -> Kind:
 def render(error: Exception, root_path: str = "") -> tuple[int, Headers, bytes]:
     """Status, headers and body for `error`, whose addresses begin with `root_path`.
 
-    Nothing of an internal error is told.
+    The details of an internal error are left out.
     """
     kind = kind_of(error)
     headers = (*_ALWAYS, *kind.headers)

@@ -5,10 +5,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -398,46 +399,53 @@ async def test_who_finds_the_new_primary_removes_the_cache_from_the_one_before(
     assert await app.cache.export() is not None
 
 
-async def test_the_rebuild_is_claimed_before_the_cache_is_removed(sentinels: Sentinels) -> None:
+@pytest.fixture
+async def linked(sentinels: Sentinels) -> AsyncIterator[tuple[Servers, Callable[[], Awaitable[Any]]]]:
+    """The servers as one process sees them, and a call on a connection to the primary, which was made once."""
+    sentinels.settle()
+    servers = Servers(parse_redis_url(sentinel_url(sentinels)), Login())
+    link = Link(servers, 5.0)
+    names = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
+    ask = partial(link.run, load_script("poll"), names, "", 0)
+    try:
+        await ask()
+        yield servers, ask
+    finally:
+        await link.close()
+        await servers.close()
+
+
+async def fail_over(sentinels: Sentinels, servers: Servers) -> None:
+    """Have the replica promoted, and wait until this process knows."""
+    sentinels.sentinels[0].call("SENTINEL", "FAILOVER", sentinels.service)
+    await until(lambda: servers.switches > 0)
+
+
+async def test_the_rebuild_is_claimed_before_the_cache_is_removed(
+    sentinels: Sentinels, linked: tuple[Servers, Callable[[], Awaitable[Any]]]
+) -> None:
     """Else one that is under way on the primary before could be swapped in between."""
-    sentinels.settle()
-    old = sentinels.primary()
-    servers = Servers(parse_redis_url(sentinel_url(sentinels)), Login())
-    link = Link(servers, 5.0)
-    poll, names = load_script("poll"), (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
-    try:
-        await link.run(poll, names, "", 0)
-        with old.client(socket_timeout=None) as client, client.monitor() as seen:
-            sentinels.sentinels[0].call("SENTINEL", "FAILOVER", sentinels.service)
-            await until(lambda: servers.switches > 0)
-            await link.run(poll, names, "", 0)
-            commands = (command["command"].split() for command in seen.listen())
-            leaving = (words[0] for words in commands if {keys.CLAIM, keys.STATE}.intersection(words))
-            first_two = await asyncio.to_thread(lambda: [next(leaving), next(leaving)])
-        assert first_two == ["SET", "DEL"]
-    finally:
-        await link.close()
-        await servers.close()
+    servers, ask = linked
+    with sentinels.primary().client(socket_timeout=None) as client, client.monitor() as seen:
+        await fail_over(sentinels, servers)
+        await ask()
+        commands = (command["command"].split() for command in seen.listen())
+        leaving = (words[0] for words in commands if {keys.CLAIM, keys.STATE}.intersection(words))
+        first_two = await asyncio.to_thread(lambda: [next(leaving), next(leaving)])
+    assert first_two == ["SET", "DEL"]
 
 
-async def test_an_idle_process_reads_from_the_new_primary(sentinels: Sentinels) -> None:
-    sentinels.settle()
+async def test_an_idle_process_reads_from_the_new_primary(
+    sentinels: Sentinels, linked: tuple[Servers, Callable[[], Awaitable[Any]]]
+) -> None:
+    servers, ask = linked
     old = sentinels.primary()
-    servers = Servers(parse_redis_url(sentinel_url(sentinels)), Login())
-    link = Link(servers, 5.0)
-    poll, names = load_script("poll"), (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
-    try:
-        await link.run(poll, names, "", 0)
-        sentinels.sentinels[0].call("SENTINEL", "FAILOVER", sentinels.service)
-        await until(lambda: servers.switches > 0)
-        new = next(server for server in sentinels.servers if server is not old)
-        new.call("CONFIG", "RESETSTAT")
-        await link.run(poll, names, "", 0)
-        assert "cmdstat_evalsha" in new.info("commandstats")
-        assert is_primary(old)
-    finally:
-        await link.close()
-        await servers.close()
+    await fail_over(sentinels, servers)
+    new = next(server for server in sentinels.servers if server is not old)
+    new.call("CONFIG", "RESETSTAT")
+    await ask()
+    assert "cmdstat_evalsha" in new.info("commandstats")
+    assert is_primary(old)
 
 
 async def answers(store: CacheStore) -> bool:

@@ -6,22 +6,18 @@ again, and until each answered from Redis again.
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from pydantic import SecretStr
 
 from leaderboard.cache import keys
-from leaderboard.config import Settings, load
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.config import Settings
 from tests.deploy.redis_servers import PROGRAMS, SLOT, RedisCluster, RedisServer, Sentinels, server_program
-from tests.faults.clients import at_work, lost, new_clients
+from tests.faults.clients import at_work, lost, new_clients, stores
 from tests.system import ApiProcess, eventually
 
 HALF_MOVED_S = 0.5
@@ -76,8 +72,6 @@ class Fault(Generic[T]):
 def watch(apis: Sequence[ApiProcess], settings: Settings, setup: T, fault: Fault[T]) -> Seen:
     """Let clients work, have the fault happen, and wait until the cache is read again."""
     setup.settle()
-    for api in apis:
-        eventually(partial(_is_well, api), what="the process is well")
     clients = new_clients(apis)
     with at_work(clients):
         eventually(lambda: all(from_cache(api) > 5 for api in apis), what="every process reads from Redis")
@@ -105,10 +99,6 @@ def watch(apis: Sequence[ApiProcess], settings: Settings, setup: T, fault: Fault
         lost=lost(clients, settings),
         old=[text for client in clients for text in client.old],
     )
-
-
-def _is_well(api: ApiProcess) -> bool:
-    return api.status() == "ok"
 
 
 def from_cache(api: ApiProcess) -> float:
@@ -217,13 +207,7 @@ def main() -> None:
     parser.add_argument("--program", choices=PROGRAMS, default="valkey")
     asked = parser.parse_args()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leaderboard-cache-failover-")))
-        folder.chmod(0o755)
-        postgres = stack.enter_context(EmbeddedPostgres(folder, durable=False))
-        postgres.create_database("leaderboard")
-        valkey = stack.enter_context(EmbeddedValkey(folder))
-        settings = load(env_file=None, stop_delay_ms=0, log_level="error", **vars(Endpoints.of(postgres, valkey)))
-        ApiProcess(settings).run("migrate")
+        _, settings, folder = stack.enter_context(stores())
         program = server_program(asked.program)
 
         def serve(url: str) -> ApiProcess:

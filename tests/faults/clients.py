@@ -1,15 +1,19 @@
 """Clients that write through several API processes, and check that all of these show what was acknowledged."""
 
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import httpx
 
-from leaderboard.config import Settings
+from leaderboard.config import Settings, load
+from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.system import ApiProcess, eventually, sql
 
 
@@ -58,11 +62,31 @@ class Client:
 
 
 def new_clients(apis: Sequence[ApiProcess]) -> list[Client]:
-    """One for each process, each with a user of its own."""
+    """One for each process, each with a user of its own, when all processes are well."""
+    for api in apis:
+        eventually(partial(_is_well, api), what="the process is well")
     acknowledged: dict[int, int] = {}
     return [
         Client(api, int(api.create(f"user {secrets.token_hex(4)}").json()["userId"]), acknowledged) for api in apis
     ]
+
+
+def _is_well(api: ApiProcess) -> bool:
+    return api.status() == "ok"
+
+
+@contextmanager
+def stores() -> Iterator[tuple[EmbeddedPostgres, Settings, Path]]:
+    """PostgreSQL and Valkey outside of pytest: a server, settings for its migrated database, and a folder."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leaderboard-failover-")))
+        folder.chmod(0o755)
+        postgres = stack.enter_context(EmbeddedPostgres(folder, durable=False))
+        postgres.create_database("leaderboard")
+        valkey = stack.enter_context(EmbeddedValkey(folder))
+        settings = load(env_file=None, stop_delay_ms=0, log_level="error", **vars(Endpoints.of(postgres, valkey)))
+        ApiProcess(settings).run("migrate")
+        yield postgres, settings, folder
 
 
 @contextmanager

@@ -4,21 +4,18 @@
 """
 
 import argparse
-import functools
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
-from leaderboard.config import Settings, load
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.config import Settings
+from leaderboard.embedded import EmbeddedPostgres
 from tests.faults.chaos.proxy import Loop, Proxy, Wire
-from tests.faults.clients import Client, at_work, lost, new_clients
+from tests.faults.clients import Client, at_work, lost, new_clients, stores
 from tests.faults.nodes import Node
 from tests.system import ApiProcess, eventually
 
@@ -63,8 +60,6 @@ class Failover:
 
     def run(self, way: Way, patience_s: float = 60) -> Seen:
         """Fail over once. The standby has each commit before it is acknowledged, so that none may be lost."""
-        for api in self._apis:
-            eventually(functools.partial(_is_well, api), 60, "the process is well")
         old = self._primary
         new = self._primary = Node.standby_of(self._seed, old.port, self._settings)
         old.wait_for_each_commit()
@@ -122,10 +117,6 @@ class Failover:
         self._primary.remove()
 
 
-def _is_well(api: ApiProcess) -> bool:
-    return api.status() == "ok"
-
-
 @contextmanager
 def prepared(
     seed: EmbeddedPostgres, settings: Settings, serve: Callable[..., ApiProcess], switch: Switch | None = None
@@ -149,13 +140,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     rounds = parser.parse_args().rounds
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leaderboard-failover-")))
-        folder.chmod(0o755)
-        postgres = stack.enter_context(EmbeddedPostgres(folder, durable=False))
-        postgres.create_database("leaderboard")
-        valkey = stack.enter_context(EmbeddedValkey(folder))
-        settings = load(env_file=None, stop_delay_ms=0, log_level="error", **vars(Endpoints.of(postgres, valkey)))
-        ApiProcess(settings).run("migrate")
+        postgres, settings, _ = stack.enter_context(stores())
 
         def serve(**overrides: object) -> ApiProcess:
             api = ApiProcess(settings.model_copy(update=overrides))

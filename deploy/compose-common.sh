@@ -21,6 +21,9 @@ finish() {
     rm -rf "$scratch"
 }
 trap finish EXIT
+# docker ends by itself at Ctrl-C, and bash would go on with the next command.
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 done_testing() {
     touch "$scratch/done"

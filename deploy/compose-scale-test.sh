@@ -182,7 +182,16 @@ check "the old one becomes a replica, and has the cache" within 60 copied
 echo "          $(($(ms) - began)) ms"
 end() { compose exec -T "$1" redis-cli shutdown nosave || true; }  # which ends the client, too
 fault "the promoted Redis ends and restarts" paired end redis-replica
-fault "a Sentinel restarts" paired compose restart --timeout 1 sentinel-2
+move() {  # another container gets its address meanwhile
+    compose stop --timeout 1 "$1"
+    compose run --rm --detach --no-deps --name "$project-guest" --entrypoint sleep api 60
+    compose start "$1"
+    docker rm --force "$project-guest"
+}
+fault "a Sentinel comes back at another address" paired move sentinel-2
+known() { sentinel "$1" master leaderboard | grep -A1 -x num-other-sentinels | tail -1; }  # how many others it counts
+both_know_two() { [ "$(known sentinel-1) $(known sentinel-3)" = "2 2" ]; }
+check "the others count it as the one that it was" within 10 both_know_two
 # All have forgotten the failover then.
 fault "all Sentinels restart" paired compose restart --timeout 1 "${sentinels[@]}"
 check "the primary is still the one that was promoted" is_primary redis-replica

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,3 +108,15 @@ def _interrupt(process: "subprocess.Popen[str]") -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=wait_s)
             return
+
+
+def within(seconds: float, what: str, condition: Callable[[], bool]) -> None:
+    """Try until the condition holds; OSError means that it does not. Raises Failed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise Failed(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.2)

@@ -8,22 +8,10 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
-from deploy.check import (
-    Check,
-    Failed,
-    NotExercised,
-    aws,
-    compose,
-    failover,
-    kubernetes,
-    machine,
-    official_images,
-    suites,
-)
+from deploy.check import Check, Failed, NotExercised, aws, compose, failover, kubernetes, machine, suites
 
 CHECKS = (
     *compose.CHECKS,
-    *official_images.CHECKS,
     *suites.PROXIES,
     *suites.STORES,
     *kubernetes.CHECKS,

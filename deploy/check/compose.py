@@ -44,4 +44,5 @@ CHECKS = (
     Check("Compose: compose.scale.yaml is valid", partial(_valid, *_AT_SCALE)),
     Check("Compose: deploy/compose-test.sh", partial(_running, "compose-test.sh", *_ONE)),
     Check("Compose: deploy/compose-scale-test.sh", partial(_running, "compose-scale-test.sh", *_AT_SCALE)),
+    Check("Images: the official ones", image.official),
 )

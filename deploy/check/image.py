@@ -2,17 +2,18 @@
 
 import contextlib
 import http.client
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from deploy.check import ROOT, Failed, NotExercised, execute, need
+from deploy.check import ROOT, Failed, NotExercised, execute, need, within
 
 _PATIENCE_S = 60
 _NAME = "leaderboard-image-check"
@@ -61,6 +62,22 @@ def images(*files: str) -> dict[str, str]:
     return dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", text))
 
 
+def official() -> str:
+    """Whether the images that the checks ran are those of their publishers. Raises NotExercised if not."""
+    docker = need("docker")
+    named = [str(os.environ.get(name) or default) for name, default in images("compose.yaml").items()]
+    made_here = [image for image in named if not _digests(docker, image)]
+    if made_here:
+        raise NotExercised(f"no registry gave {', '.join(made_here)}: stand-ins at most")
+    return ", ".join(named)
+
+
+def _digests(docker: str, image: str) -> str:
+    """The digests by which registries know this image; none if it was made here or is not here."""
+    asks = [docker, "image", "inspect", "--format", '{{join .RepoDigests " "}}', image]
+    return subprocess.run(asks, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def confined() -> str:
     """Run every command that a deployment runs in containers that can write nowhere, as nobody."""
     docker = docker_engine()
@@ -93,7 +110,8 @@ def _stores(docker: str) -> Iterator[None]:
         execute(docker, "run", "--detach", "--name", _REDIS, "--network", _NAME, image["REDIS_IMAGE"])
         # By TCP: while the database is being made, the server listens on its socket only.
         asks = (docker, "exec", _POSTGRES, "pg_isready", "-q", "-h", "127.0.0.1", "-d", "leaderboard")
-        _within(
+        within(
+            _PATIENCE_S,
             "PostgreSQL is ready",
             lambda: subprocess.run(asks, capture_output=True, check=False).returncode == 0,
         )
@@ -108,7 +126,7 @@ def _stores(docker: str) -> Iterator[None]:
 
 def _use(docker: str) -> str:
     port = int(execute(docker, "port", _API, "3000/tcp").split(":")[-1])
-    _within("/readyz says ok", lambda: '"status":"ok"' in _get(port, "/readyz"))
+    within(_PATIENCE_S, "/readyz says ok", lambda: '"status":"ok"' in _get(port, "/readyz"))
     inside = (docker, "exec", _API, "sh", "-c")
     _expect("uid, capabilities, no new privileges", execute(*inside, _RIGHTS).split(), ["65534", "0" * 16, "1"])
     tries = f'for folder in {_FOLDERS}; do touch "$folder/x" 2>/dev/null && echo "$folder"; done; true'
@@ -122,7 +140,11 @@ def _use(docker: str) -> str:
     _expect("verify", "equals PostgreSQL" in verified, True)
     _expect("GET /leaderboard/top/1", '"username":"user999"' in _get(port, "/leaderboard/top/1"), True)
     health = "{{.State.Health.Status}}"
-    _within("it is healthy", lambda: execute(docker, "inspect", "--format", health, _API).strip() == "healthy")
+    within(
+        _PATIENCE_S,
+        "it is healthy",
+        lambda: execute(docker, "inspect", "--format", health, _API).strip() == "healthy",
+    )
     _expect("changes in its file system", execute(docker, "diff", _API), "")
     began = time.monotonic()
     execute(docker, "stop", "--time", "30", _API)
@@ -151,14 +173,6 @@ def _get(port: int, path: str) -> str:
         return ""
     finally:
         connection.close()
-
-
-def _within(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failed(f"not within {_PATIENCE_S} s: {what}")
-        time.sleep(0.2)
 
 
 def _expect(what: str, found: object, expected: object) -> None:

@@ -12,13 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from deploy.check import ROOT, Check, Failed, NotExercised, execute, impossible
-from deploy.check.podman import Podman, podman_here, within
+from deploy.check import ROOT, Check, Failed, NotExercised, execute, impossible, within
+from deploy.check.podman import Podman, podman_here
 from deploy.check.suites import MACHINE_TESTS
 
 _BASE = "localhost/standin:base"
 _IMAGE = "localhost/standin:machine"
-_CHECKOUT = "/root/checkout"
+_CHECKOUT = "/srv/checkout"
 _FILES = (
     "LICENSE",
     "README.md",
@@ -51,7 +51,7 @@ END
 _CALLS = """
 import collections, http.client, itertools, json, pathlib, sys
 user, key = sys.argv[1:]
-stop, seen = pathlib.Path("/root/stop"), collections.Counter()
+stop, seen = pathlib.Path("/srv/stop"), collections.Counter()
 headers = {"Host": "board.example", "Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 for number in itertools.count():
     if stop.exists():
@@ -124,8 +124,8 @@ def _machine(podman: Podman, wheels: Path) -> Iterator[_Machine]:
         podman.run("exec", name, "mkdir", _CHECKOUT)
         archive = wheels.parent / "checkout.tar"
         execute("tar", "--create", "--file", archive, "--exclude=__pycache__", *_FILES)
-        podman.run("cp", str(archive), f"{name}:/root/checkout.tar")
-        machine.run("tar --extract --no-same-owner --file /root/checkout.tar")
+        podman.run("cp", str(archive), f"{name}:/srv/checkout.tar")
+        machine.run("tar --extract --no-same-owner --file /srv/checkout.tar")
         try:
             within(
                 _PATIENCE_S,
@@ -143,7 +143,7 @@ def _fetch(podman: Podman, wheels: Path) -> None:
     """Have pip of the image's Python fetch what requirements.txt and requirements-build.txt name."""
     wheels.mkdir()
     fetch = (
-        "python3 -m venv /root/venv && /root/venv/bin/pip --quiet --disable-pip-version-check download"
+        "python3 -m venv /srv/venv && /srv/venv/bin/pip --quiet --disable-pip-version-check download"
         " --dest /wheels --require-hashes --only-binary :all:"
         " --requirement /checkout/requirements.txt --requirement /checkout/requirements-build.txt"
     )
@@ -231,14 +231,14 @@ def _restarted_after_a_kill(machine: _Machine) -> None:
 @contextlib.contextmanager
 def _calls(machine: _Machine, user: int, key: str) -> Iterator["Future[int]"]:
     """Read and write by nginx all the while; the result is how often. Raises Failed if a request failed."""
-    machine.run("rm -f /root/stop")
+    machine.run("rm -f /srv/stop")
     with ThreadPoolExecutor(1) as pool:
         seen = pool.submit(machine.run, 'python3 -c "$1" "$2" "$3"', _CALLS, str(user), key)
         counted: Future[int] = Future()
         try:
             yield counted
         finally:
-            machine.run("touch /root/stop")
+            machine.run("touch /srv/stop")
         counts = json.loads(seen.result())
     if counts.keys() != {"GET 200", "POST 200"}:
         raise Failed(f"requests by nginx while processes were restarted: {counts}")

@@ -1,10 +1,7 @@
 """podman, for the checks that need containers and no Docker engine."""
 
-import contextlib
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,15 +56,3 @@ def podman_here(image: str) -> Podman:
         else:
             return podman
     raise NotExercised(f"podman cannot run a container: {said}")
-
-
-def within(seconds: float, what: str, condition: Callable[[], bool]) -> None:
-    """Try until the condition holds; OSError means that it does not. Raises Failed."""
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError):
-            if condition():
-                return
-        if time.monotonic() > deadline:
-            raise Failed(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.2)

@@ -19,9 +19,9 @@ from typing import Any
 
 import yaml
 
-from deploy.check import Failed, NotExercised
+from deploy.check import Failed, NotExercised, within
 from deploy.check.manifests import FOLDER
-from deploy.check.podman import Podman, podman_here, within
+from deploy.check.podman import Podman, podman_here
 
 Document = dict[str, Any]
 

@@ -51,6 +51,12 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _end(self) -> None:
+        # First no more is accepted, then what has been accepted is passed to `_accept`: a server that is closed in
+        # between fails to do that, and leaves the socket open.
+        for server in self.servers:
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+        await _some_turns()
         for server in self.servers:
             server.close()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -58,8 +64,13 @@ class Loop:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # The loop closes their sockets in its next turns.
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await _some_turns()
+
+
+async def _some_turns() -> None:
+    """Let the loop do what it is about to do, and what follows from that."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 class Proxy:

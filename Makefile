@@ -28,10 +28,10 @@ test: setup  ## run the tests on real servers, two at a time; JOBS=0 is one at a
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
 test-fast: setup  ## run only the tests that need no servers, in half a minute
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not servers" --ignore tests/browser $(ARGS)
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not servers" --ignore tests/web $(ARGS)
 
 chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
-	$(BIN)/python -m tests.faults.chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	$(BIN)/python -m chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 switch-off: setup  ## see a test fail for every mechanism of consistency that is switched off
 	$(BIN)/python -m tests.switches $(ARGS)

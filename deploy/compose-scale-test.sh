@@ -72,12 +72,12 @@ all_serve() {  # every API container answers some of the next reads through the 
 # In an API container: prints the time and how many reads the cache and PostgreSQL have answered, until its input ends.
 watch='import select, sys, time, urllib.request
 while not select.select([sys.stdin], [], [], 0.1)[0]:
-    counts = dict.fromkeys(("cache", "truth"), 0)
+    counts = dict.fromkeys(("cache", "postgres"), 0)
     for line in urllib.request.urlopen("http://127.0.0.1:3000/metrics").read().decode().splitlines():
         for source in counts:
             if line.startswith("leaderboard_answers_total{source=\"%s\"" % source):
                 counts[source] += int(float(line.split()[-1]))
-    print(int(time.time() * 1000), counts["cache"], counts["truth"], flush=True)'
+    print(int(time.time() * 1000), counts["cache"], counts["postgres"], flush=True)'
 # All watchers have the pipe as their input, which ends when `unwatch` closes it.
 watch() {
     local replica
@@ -102,15 +102,15 @@ cached() {
     local file
     for file in "$scratch"/watched.*; do
         tail -10 "$file" | awk -v now="$(ms)" '
-            NR == 1 { cache = $2; truth = $3 }
-            END { exit !(NR == 10 && now - $1 < 1000 && $2 > cache && $3 == truth) }' || return 1
+            NR == 1 { cache = $2; postgres = $3 }
+            END { exit !(NR == 10 && now - $1 < 1000 && $2 > cache && $3 == postgres) }' || return 1
     done
 }
 
 cached_after() {  # cached_after MS: when the last read was answered by PostgreSQL
     awk -v began="$1" '
-        FNR == 1 { truth = $3 }
-        $3 > truth { truth = $3; if ($1 > began && $1 > last) last = $1 }
+        FNR == 1 { postgres = $3 }
+        $3 > postgres { postgres = $3; if ($1 > began && $1 > last) last = $1 }
         END { if (last) printf "%.1f s", (last - began) / 1000; else printf "0 s: all were" }' "$scratch"/watched.*
 }
 

@@ -3,7 +3,7 @@ many fences then, and they are moved, set and taken out all the time.
 """
 
 from leaderboard.cli import main
-from leaderboard.truth import rank_index
+from leaderboard.database import rank_index
 
 rank_index.WIDTH = 3
 rank_index.MOST_FENCES = 20

@@ -229,7 +229,7 @@ def _example(kind: problems.Kind) -> Exception:
         ),
         "overloaded": errors.Overloaded("10000 requests are waiting in the queue for scores already"),
         "outcome_unknown": errors.OutcomeUnknown("PostgreSQL was lost before it confirmed the write"),
-        "unavailable": errors.TruthUnavailable("PostgreSQL did not answer in time"),
+        "unavailable": errors.DatabaseUnavailable("PostgreSQL did not answer in time"),
         "not_found": NoSuchPath(),
         "method_not_allowed": MethodNotAllowed("GET, HEAD"),
         "internal_error": Exception("what exactly is not told"),
@@ -261,7 +261,7 @@ def test_the_example_of_a_problem_is_what_is_sent(kind: problems.Kind) -> None:
 
 
 def test_every_error_of_the_domain_has_a_row() -> None:
-    never_sent = {errors.SchemaOutdated, errors.TruthRefused, errors.CacheError}
+    never_sent = {errors.SchemaOutdated, errors.DatabaseRefused, errors.CacheError}
     rows = [type_ for type_, _ in problems.TABLE]
     for found in vars(errors).values():
         if isinstance(found, type) and issubclass(found, errors.LeaderboardError) and not found.__subclasses__():

@@ -10,11 +10,11 @@ import asyncpg
 from bench.growth.result import DEPTHS
 from bench.progress import Progress
 from leaderboard.app import App
-from leaderboard.model import AskContext, AskStanding, Context, Standing
-from leaderboard.truth.connections import Connections
-from leaderboard.truth.rank_index import RankIndex, Tended
-from leaderboard.truth.rows import one_row
-from leaderboard.truth.sql import named_queries
+from leaderboard.database.connections import Connections
+from leaderboard.database.rank_index import RankIndex, Tended
+from leaderboard.database.rows import one_row
+from leaderboard.database.sql import named_queries
+from leaderboard.model import Context, ContextQuery, Standing, StandingQuery
 
 _CHUNK = 100_000
 _CHECKED = 2
@@ -49,7 +49,7 @@ class Board:
     def __init__(self, app: App, connection: asyncpg.Connection, users: int, progress: Progress) -> None:
         self.app = app
         self.users = users
-        self.ranks = WatchedIndex(app.truth.connections)
+        self.ranks = WatchedIndex(app.database.connections)
         self.scores: list[int] = []
         """Some, such as the users have."""
         self._connection = connection
@@ -94,8 +94,8 @@ class Board:
             async with self._connection.transaction(isolation="repeatable_read", readonly=True):
                 total = (await self._one("plain_total"))[0]
                 ranks = [await self.plain_rank(place) for place in places]
-                standings = await self.answers([AskStanding(user_id) for _, user_id in places])
-                contexts = await self.answers([AskContext(user_id) for _, user_id in places])
+                standings = await self.answers([StandingQuery(user_id) for _, user_id in places])
+                contexts = await self.answers([ContextQuery(user_id) for _, user_id in places])
             for place, rank, standing, context in zip(places, ranks, standings, contexts, strict=True):
                 assert isinstance(standing, Standing)
                 assert isinstance(context, Context)
@@ -113,7 +113,7 @@ class Board:
         rows = await self._connection.fetch(self._sql["band"], max(0, before), width, 1000)
         return [(row["total_score"], row["user_id"]) for row in rows]
 
-    async def answers(self, questions: Sequence[AskStanding | AskContext]) -> list[Standing | Context | None]:
+    async def answers(self, questions: Sequence[StandingQuery | ContextQuery]) -> list[Standing | Context | None]:
         """What the rank index says. Raises RuntimeError when it cannot be used."""
         seen = await self.ranks.standings(questions, count=False)
         if seen is None:

@@ -26,10 +26,10 @@ from bench.progress import Progress
 from bench.servers import PATIENT
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.model import AskContext, AskStanding, ScoreSet
+from leaderboard.database.store import NewScore
+from leaderboard.model import ContextQuery, ScoreSet, StandingQuery
 from leaderboard.observe import Metrics
-from leaderboard.rank_keeper import RankKeeper
-from leaderboard.truth.store import NewScore
+from leaderboard.rank_keeper import RankIndexMaintainer
 
 STEADY_RATE = 2000
 """Scores set a second where the writes are to be steady and something else is measured."""
@@ -53,10 +53,10 @@ async def measure(
     """Fill a new database with so many users, and measure; each figure takes about `seconds`."""
     app = App(settings)
     async with progress.during("migrating"):
-        await app.truth.migrate(lambda _: None)
-    await app.truth.open()
+        await app.database.migrate(lambda _: None)
+    await app.database.open()
     try:
-        async with app.truth.connections.alone(PATIENT) as connection:
+        async with app.database.connections.alone(PATIENT) as connection:
             board = Board(app, connection, users, progress)
             measuring = _Measuring(board, progress, seconds)
             load_s = await board.fill()
@@ -74,7 +74,7 @@ async def measure(
                 await board.check()
             postgres = await board.version()
     finally:
-        await app.truth.close()
+        await app.database.close()
     return Result(users, postgres, load_s, build_s, sizes, reads, busy, writes, steady)
 
 
@@ -99,7 +99,7 @@ class _Measuring:
                 plain[depth] = await self._timed(self._board.plain_rank, band)
         async with self._progress.during(f"{TOGETHER} contexts together"):
             band = await self._board.band(50)
-            batches = [[AskContext(i) for _, i in random.choices(band, k=TOGETHER)] for _ in range(100)]
+            batches = [[ContextQuery(i) for _, i in random.choices(band, k=TOGETHER)] for _ in range(100)]
             together = await self._timed(self._board.answers, batches)
         return Reads(rank, context, plain, together)
 
@@ -161,10 +161,10 @@ class _Measuring:
     # How it is done
 
     async def _ask_standing(self, place: Place) -> None:
-        await self._board.answers([AskStanding(place[1])])
+        await self._board.answers([StandingQuery(place[1])])
 
     async def _ask_context(self, place: Place) -> None:
-        await self._board.answers([AskContext(place[1])])
+        await self._board.answers([ContextQuery(place[1])])
 
     async def _timed(
         self,
@@ -197,7 +197,7 @@ class _Measuring:
             due = started
             while time.perf_counter() < started + seconds:
                 ids = [i for i in random.sample(range(1, self._board.users + 1), batch) if i not in spared]
-                written = await self._board.app.truth.set_scores(
+                written = await self._board.app.database.set_scores(
                     [NewScore(i, random.choice(self._board.scores)) for i in ids]
                 )
                 done += sum(isinstance(outcome, ScoreSet) for outcome in written.outcomes)
@@ -212,7 +212,7 @@ class _Measuring:
     async def _kept(self) -> AsyncIterator[None]:
         """While the rank index is kept, as in every process of a service."""
         interval_s = self._board.app.settings.sync_interval_ms / 1000
-        keeping = asyncio.create_task(RankKeeper(self._board.ranks, Metrics(), interval_s).run())
+        keeping = asyncio.create_task(RankIndexMaintainer(self._board.ranks, Metrics(), interval_s).run())
         try:
             yield
         finally:

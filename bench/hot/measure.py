@@ -26,8 +26,8 @@ from bench.progress import Progress
 from bench.servers import PATIENT
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.truth.rows import one_row
-from leaderboard.truth.sql import named_queries
+from leaderboard.database.rows import one_row
+from leaderboard.database.sql import named_queries
 from tests.system import ApiProcess, connect, eventually, redis
 
 _COLD_STARTS = 3
@@ -231,26 +231,26 @@ async def _fill(settings: Settings, users: int, progress: Progress) -> str:
     """Create the users; the version of PostgreSQL."""
     app = App(settings)
     async with progress.during("migrating"):
-        await app.truth.migrate(lambda _: None)
-    await app.truth.open()
+        await app.database.migrate(lambda _: None)
+    await app.database.open()
     try:
-        async with app.truth.connections.alone(PATIENT) as connection:
+        async with app.database.connections.alone(PATIENT) as connection:
             board = Board(app, connection, users, progress)
             await board.fill()
             return await board.version()
     finally:
-        await app.truth.close()
+        await app.database.close()
 
 
 async def _build(settings: Settings, users: int, progress: Progress) -> None:
     """Build the rank index: it is there when a service is started, except for the first time."""
     app = App(settings)
-    await app.truth.open()
+    await app.database.open()
     try:
-        async with app.truth.connections.alone(PATIENT) as connection:
+        async with app.database.connections.alone(PATIENT) as connection:
             await Board(app, connection, users, progress).build()
     finally:
-        await app.truth.close()
+        await app.database.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from bench.hot import fixture
 from leaderboard.config import Settings
-from leaderboard.truth.sql import named_queries
+from leaderboard.database.sql import named_queries
 
 _SCORES, _METADATA = "plain:scores", "plain:users:metadata"
 _AROUND = 5

@@ -10,14 +10,14 @@ _ROUNDS_S = 600
 
 
 def _postgres() -> str:
-    said = execute(sys.executable, "-m", "tests.faults.failover", "--rounds", str(_ROUNDS), timeout_s=_ROUNDS_S)
+    said = execute(sys.executable, "-m", "chaos.failover", "--rounds", str(_ROUNDS), timeout_s=_ROUNDS_S)
     # Before them are the migration's lines.
     *rounds, sums = said.splitlines()[-_ROUNDS - 1 :]
     return "\n".join([sums, *rounds])
 
 
 def _redis() -> str:
-    said = execute(sys.executable, "-m", "tests.faults.cache_failover", timeout_s=_ROUNDS_S)
+    said = execute(sys.executable, "-m", "chaos.cache_failover", timeout_s=_ROUNDS_S)
     rounds = [line for line in said.splitlines() if line.startswith(("Cluster, ", "Sentinel, "))]
     return "\n".join([f"{len(rounds)} faults, no write lost, no read old", *rounds])
 

@@ -19,6 +19,9 @@ from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings, host_names, networks, rate
 from leaderboard.credentials import KeyRing, parse_keys
+from leaderboard.database.connections import Connections
+from leaderboard.database.rank_index import RankIndex
+from leaderboard.database.store import Database
 from leaderboard.errors import CacheError
 from leaderboard.http.access import Access
 from leaderboard.http.call import AsgiApp
@@ -28,13 +31,10 @@ from leaderboard.http.routes import Api, build
 from leaderboard.http.watchdog import Watchdog
 from leaderboard.idempotency import KeyBounds
 from leaderboard.observe import Metrics
-from leaderboard.rank_keeper import RankKeeper
+from leaderboard.rank_keeper import RankIndexMaintainer
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.service import Leaderboard
 from leaderboard.sync import CacheSync
-from leaderboard.truth.connections import Connections
-from leaderboard.truth.rank_index import RankIndex
-from leaderboard.truth.store import TruthStore
 
 _OTHER_CONNECTIONS = 7
 """Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild, ranks, timers."""
@@ -48,7 +48,7 @@ _QUIET_S = 0.5
 _log = structlog.get_logger(__name__)
 
 
-def truth_store(settings: Settings) -> TruthStore:
+def database_from(settings: Settings) -> Database:
     """PostgreSQL as the settings name it, not yet open."""
     connect = {
         "host": settings.db_host,
@@ -58,7 +58,7 @@ def truth_store(settings: Settings) -> TruthStore:
         "password": settings.db_password.get_secret_value(),
         "ssl": _postgres_tls(settings),
     }
-    return TruthStore(Connections(connect, settings.db_pool_size, settings.db_timeout_ms / 1000))
+    return Database(Connections(connect, settings.db_pool_size, settings.db_timeout_ms / 1000))
 
 
 def _postgres_tls(settings: Settings) -> str | ssl.SSLContext:
@@ -75,7 +75,7 @@ def _postgres_tls(settings: Settings) -> str | ssl.SSLContext:
     )
 
 
-def cache_store(settings: Settings) -> CacheStore:
+def cache_from(settings: Settings) -> CacheStore:
     """Redis as the settings name it; connects when first used."""
     url = parse_redis_url(settings.redis_url.get_secret_value())
     login = Login(
@@ -128,27 +128,27 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: list[asyncio.Task[None]] = []
         self.metrics = Metrics()
-        self.truth = truth_store(settings)
-        self.ranks = RankIndex(self.truth.connections)
-        self.keeper = RankKeeper(self.ranks, self.metrics, settings.sync_interval_ms / 1000)
-        self.cache = cache_store(settings)
-        self.sync = CacheSync(self.truth, self.cache, self.metrics, settings.sync_interval_ms / 1000)
+        self.database = database_from(settings)
+        self.ranks = RankIndex(self.database.connections)
+        self.keeper = RankIndexMaintainer(self.ranks, self.metrics, settings.sync_interval_ms / 1000)
+        self.cache = cache_from(settings)
+        self.sync = CacheSync(self.database, self.cache, self.metrics, settings.sync_interval_ms / 1000)
         self.board = Leaderboard(
-            self.truth,
+            self.database,
             self.ranks,
             self.cache,
             self.sync,
             self.metrics,
             key_bounds=KeyBounds(settings.idempotency_keys_per_caller, settings.idempotency_keys),
             bounds=Bounds(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000),
-            truth_lanes=settings.db_pool_size - _OTHER_CONNECTIONS,
+            database_lanes=settings.db_pool_size - _OTHER_CONNECTIONS,
             stale_reads=settings.stale_reads == "on",
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Open the stores and keep the cache up to date until the end; finish what was begun before closing."""
-        await self.truth.open()
+        await self.database.open()
         with contextlib.suppress(CacheError):
             await self.cache.open()
         timers = [self.sync.run(), self.sync.prune(), self.keeper.run(), self.board.run()]
@@ -167,7 +167,7 @@ class App:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sync.close()
         await self.cache.close()
-        await self.truth.close()
+        await self.database.close()
 
     def asgi(self) -> AsgiApp:
         """The HTTP application, which runs this app from the server's start to its end."""

@@ -31,12 +31,12 @@ from leaderboard import app as application
 from leaderboard import embedded, importing, server
 from leaderboard.config import BadSetting, Settings, load
 from leaderboard.credentials import BadEntry, new_key, parse_keys
+from leaderboard.database.rank_index import Bucket, RankIndex
 from leaderboard.errors import CacheDamaged, CacheError, CacheUnsupported, LeaderboardError, Unavailable
 from leaderboard.model import User
 from leaderboard.observe import Metrics, set_up_logs
 from leaderboard.printable import printable, printable_lines
 from leaderboard.sync import Audit, CacheSync
-from leaderboard.truth.rank_index import Bucket, RankIndex
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -110,7 +110,7 @@ def serve(
     server.check_port(settings)
     _warn_if_open(settings)
     try:
-        _tell_connections(settings, asyncio.run(application.truth_store(settings).check_schema()))
+        _tell_connections(settings, asyncio.run(application.database_from(settings).check_schema()))
     except Unavailable as error:
         _log.warning("starting without PostgreSQL", error=str(error))
     asyncio.run(_check_redis(settings))
@@ -120,7 +120,7 @@ def serve(
 @cli.command()
 def migrate() -> None:
     """Bring the database schema up to date."""
-    steps = asyncio.run(application.truth_store(_settings()).migrate(print))
+    steps = asyncio.run(application.database_from(_settings()).migrate(print))
     if not steps:
         print("the schema is up to date")
 
@@ -248,7 +248,7 @@ def dev(
         if host != "127.0.0.1":
             _warn_if_open(settings)
         with _step("migrating"):
-            asyncio.run(application.truth_store(settings).migrate(lambda _line: None))
+            asyncio.run(application.database_from(settings).migrate(lambda _line: None))
         if not empty and asyncio.run(_is_empty(settings)):
             with resources.as_file(resources.files("leaderboard") / "example.csv") as example:
                 _import(settings, str(example), importing.OnConflict.SKIP)
@@ -280,7 +280,7 @@ def _warn_if_open(settings: Settings) -> None:
 
 async def _check_redis(settings: Settings) -> None:
     """Refuse a Redis that can never serve; one that is not there now may come."""
-    cache = application.cache_store(settings)
+    cache = application.cache_from(settings)
     try:
         async with asyncio.timeout(_PATIENCE_TO_CHECK_REDIS_S):
             policy = await cache.eviction_policy()
@@ -317,7 +317,7 @@ def _import(settings: Settings, file: str, on_conflict: importing.OnConflict) ->
     so_far = importing.ImportReport()
 
     async def work() -> importing.ImportReport:
-        store = application.truth_store(settings)
+        store = application.database_from(settings)
         with _import_progress() as show:
 
             def progress(progress: importing.Progress) -> None:
@@ -420,7 +420,7 @@ def _with_sync(work: Callable[[CacheSync, RankIndex], Coroutine[Any, Any, _T]]) 
     settings = _settings()
 
     async def run() -> _T:
-        truth, cache = application.truth_store(settings), application.cache_store(settings)
+        truth, cache = application.database_from(settings), application.cache_from(settings)
         await truth.open()
         sync = CacheSync(truth, cache, Metrics(), settings.sync_interval_ms / 1000)
         try:
@@ -434,7 +434,7 @@ def _with_sync(work: Callable[[CacheSync, RankIndex], Coroutine[Any, Any, _T]]) 
 
 
 async def _is_empty(settings: Settings) -> bool:
-    truth = application.truth_store(settings)
+    truth = application.database_from(settings)
     await truth.open()
     try:
         return not (await truth.best(1)).value

@@ -13,10 +13,10 @@ LeaderboardError
 │   ├── Overloaded             more requests are waiting than the bound allows
 │   │   └── LockedOut          another transaction holds what this one would change
 │   ├── IdempotencyKeysFull    as many keys are kept as may be, of all callers together
-│   ├── TruthUnavailable       PostgreSQL cannot be used now; nothing was changed
-│   │   └── TruthReadOnly      it is a standby, or takes no writes
+│   ├── DatabaseUnavailable       PostgreSQL cannot be used now; nothing was changed
+│   │   └── DatabaseReadOnly      it is a standby, or takes no writes
 │   └── OutcomeUnknown         PostgreSQL was lost between a write and its answer: done or not, never half
-├── TruthRefused               PostgreSQL answered with an error that is not the caller's fault
+├── DatabaseRefused               PostgreSQL answered with an error that is not the caller's fault
 ├── SchemaOutdated             the database wants `leaderboard migrate`
 └── CacheError                 never reaches a caller: reads go to PostgreSQL instead
     ├── CacheUnavailable       no answer from Redis
@@ -99,11 +99,11 @@ class IdempotencyKeysFull(Unavailable):
     """As many idempotency keys are kept as may be, of all callers together; nothing was changed."""
 
 
-class TruthUnavailable(Unavailable):
+class DatabaseUnavailable(Unavailable):
     """PostgreSQL could not be asked, and nothing was changed."""
 
 
-class TruthReadOnly(TruthUnavailable):
+class DatabaseReadOnly(DatabaseUnavailable):
     """The PostgreSQL server is a standby, or refuses writes; nothing was changed."""
 
 
@@ -111,7 +111,7 @@ class OutcomeUnknown(Unavailable):
     """The connection broke while a write was under way: it is done wholly or not at all, but which is unknown."""
 
 
-class TruthRefused(LeaderboardError):
+class DatabaseRefused(LeaderboardError):
     """PostgreSQL refused a statement, for instance by a constraint somebody added; nothing was changed."""
 
 

@@ -23,6 +23,7 @@ import msgspec
 import structlog
 
 from leaderboard.batching import Batcher, Bounds, nothing_done
+from leaderboard.database.store import Database, FirstWrite, IdempotencyKey, KeysKept
 from leaderboard.errors import (
     IdempotencyKeyInUse,
     IdempotencyKeyReused,
@@ -32,9 +33,8 @@ from leaderboard.errors import (
     UsernameTaken,
 )
 from leaderboard.observe import Metrics
-from leaderboard.snapshot import Moment
+from leaderboard.snapshot import SnapshotPosition
 from leaderboard.sync import CacheSync
-from leaderboard.truth.store import FirstWrite, IdempotencyKey, KeysKept, TruthStore
 
 KEPT_H = 24
 """How many hours a key is kept, at the least."""
@@ -76,13 +76,13 @@ class Idempotency:
     """Does writes with a key once, for one process among several."""
 
     def __init__(
-        self, truth: TruthStore, sync: CacheSync, metrics: Metrics, bounds: Bounds, key_bounds: KeyBounds
+        self, truth: Database, sync: CacheSync, metrics: Metrics, bounds: Bounds, key_bounds: KeyBounds
     ) -> None:
         self._truth = truth
         self._sync = sync
         self._metrics = metrics
         self._key_bounds = key_bounds
-        self.lookups: Batcher[IdempotencyKey, tuple[FirstWrite | None, Moment]] = Batcher(
+        self.lookups: Batcher[IdempotencyKey, tuple[FirstWrite | None, SnapshotPosition]] = Batcher(
             "idempotency keys", self._look_up, bounds, most=_LOOKUPS_AT_ONCE
         )
         self._under_way: set[str] = set()
@@ -193,7 +193,7 @@ class Idempotency:
             raise IdempotencyKeyReused("this idempotency key came with another request before")
         return first
 
-    async def _look_up(self, keys: Sequence[IdempotencyKey]) -> list[tuple[FirstWrite | None, Moment]]:
+    async def _look_up(self, keys: Sequence[IdempotencyKey]) -> list[tuple[FirstWrite | None, SnapshotPosition]]:
         seen = await self._truth.first_writes(keys)
-        self._sync.note_truth(seen.moment)
-        return [(first, seen.moment) for first in seen.value]
+        self._sync.note_truth(seen.position)
+        return [(first, seen.position) for first in seen.value]

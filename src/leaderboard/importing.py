@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, TextIO
 
+from leaderboard.database.importer import CHUNK, Importer, OnConflict, Repeated, Row, Written
 from leaderboard.errors import InvalidField, InvalidInput
 from leaderboard.rules import SCORE_ALLOWED, check_score, clean_image_url, clean_username
-from leaderboard.truth.importer import CHUNK, Importer, OnConflict, Repeated, Row, Written
 
 __all__ = ["CsvUsers", "ImportReport", "OnConflict", "Progress", "Rejected", "UnusableFile", "import_file"]
 

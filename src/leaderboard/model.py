@@ -99,40 +99,40 @@ def ranked(rank: int, user: User) -> Standing:
     return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
 
 
-class AskTop(msgspec.Struct, frozen=True, gc=False):
+class TopQuery(msgspec.Struct, frozen=True, gc=False):
     """Who are the best `n`?"""
 
     n: int
 
 
-class AskStanding(msgspec.Struct, frozen=True, gc=False):
+class StandingQuery(msgspec.Struct, frozen=True, gc=False):
     """Where does this user stand?"""
 
     user_id: int
 
 
-class AskContext(msgspec.Struct, frozen=True, gc=False):
+class ContextQuery(msgspec.Struct, frozen=True, gc=False):
     """Who stands around this user?"""
 
     user_id: int
 
 
-class AskPage(msgspec.Struct, frozen=True, gc=False):
+class PageQuery(msgspec.Struct, frozen=True, gc=False):
     """Who are the next `limit` after the place (score, id), or from the first on?"""
 
     limit: int
     after: tuple[int, int] | None = None
 
 
-class AskPageAround(msgspec.Struct, frozen=True, gc=False):
+class PageAroundQuery(msgspec.Struct, frozen=True, gc=False):
     """Who are the `limit` users that have this rank in their middle?"""
 
     limit: int
     rank: int
 
 
-Question = AskTop | AskStanding | AskContext
+Question = TopQuery | StandingQuery | ContextQuery
 """What the cache may answer."""
-PageQuestion = AskPage | AskPageAround
+PageQuestion = PageQuery | PageAroundQuery
 """What PostgreSQL alone answers."""
 Answer = EncodedTop | Standing | Context | Page

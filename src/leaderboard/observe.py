@@ -117,10 +117,10 @@ class Metrics:
             "leaderboard_idempotency_keys", "Idempotency keys that are kept, as last counted", registry=registry
         )
         self.cached_users = Gauge("leaderboard_cached_users", "Users in the cache", registry=registry)
-        self.cache_up = Gauge("leaderboard_cache_up", "Whether Redis answers", registry=registry)
-        self.truth_up = Gauge("leaderboard_truth_up", "Whether PostgreSQL answers", registry=registry)
-        self.truth_writable = Gauge(
-            "leaderboard_truth_writable", "Whether PostgreSQL takes writes", registry=registry
+        self.redis_up = Gauge("leaderboard_redis_up", "Whether Redis answers", registry=registry)
+        self.postgres_up = Gauge("leaderboard_postgres_up", "Whether PostgreSQL answers", registry=registry)
+        self.postgres_writable = Gauge(
+            "leaderboard_postgres_writable", "Whether PostgreSQL takes writes", registry=registry
         )
 
     def render(self) -> bytes:

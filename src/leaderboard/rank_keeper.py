@@ -1,6 +1,6 @@
 """Maintains the rank index in the background, in every process: folds, builds, and recounts parts of it.
 
-`truth/rank_index.py` says what these do; this says when they run, and logs and counts them.
+`database/rank_index.py` says what these do; this says when they run, and logs and counts them.
 """
 
 import asyncio
@@ -9,14 +9,14 @@ import time
 
 import structlog
 
+from leaderboard.database.rank_index import RankIndex
 from leaderboard.errors import Unavailable
 from leaderboard.observe import Metrics
-from leaderboard.truth.rank_index import RankIndex
 
 _log = structlog.get_logger(__name__)
 
 
-class RankKeeper:
+class RankIndexMaintainer:
     """Tends the rank index of one board, as one process among several."""
 
     def __init__(self, ranks: RankIndex, metrics: Metrics, interval_s: float) -> None:
@@ -85,7 +85,7 @@ class RankKeeper:
                 _log.exception("recounting a part of the rank index failed")
 
     async def recount(self) -> None:
-        """Recount a part of it, and throw it away after a difference. Raises TruthUnavailable."""
+        """Recount a part of it, and throw it away after a difference. Raises DatabaseUnavailable."""
         wrong = await self._ranks.recount()
         if wrong:
             self._metrics.rank_index_differences.inc(len(wrong))

@@ -13,38 +13,38 @@ from typing import Any, Generic, TypeVar
 
 from leaderboard.batching import Batcher, Bounds, bisect, nothing_done
 from leaderboard.cache.store import FRESH_S, CacheStore, Refuse
+from leaderboard.database.rank_index import RankIndex
+from leaderboard.database.rows import AtSnapshot
+from leaderboard.database.store import Database, FirstWrite, NewScore, NewUser, Refusal, Written
 from leaderboard.errors import (
     CacheError,
+    DatabaseReadOnly,
+    DatabaseRefused,
+    DatabaseUnavailable,
     IdempotencyKeyInUse,
     LockedOut,
-    TruthReadOnly,
-    TruthRefused,
-    TruthUnavailable,
     UsernameTaken,
     UserNotFound,
 )
 from leaderboard.idempotency import Idempotency, KeyBounds, idempotency_key
 from leaderboard.model import (
     Answer,
-    AskContext,
-    AskPage,
-    AskPageAround,
-    AskStanding,
-    AskTop,
+    ContextQuery,
     EncodedTop,
+    PageAroundQuery,
+    PageQuery,
     PageQuestion,
     Question,
     ScoreSet,
+    StandingQuery,
     Top,
+    TopQuery,
     User,
     ranked,
 )
 from leaderboard.observe import Metrics
-from leaderboard.snapshot import Commit, Moment, same_database
+from leaderboard.snapshot import CommitPosition, SnapshotPosition, same_database
 from leaderboard.sync import CacheSync
-from leaderboard.truth.rank_index import RankIndex
-from leaderboard.truth.rows import Seen
-from leaderboard.truth.store import FirstWrite, NewScore, NewUser, Refusal, TruthStore, Written
 
 _READS_AT_ONCE = 512
 _RANKS_AT_ONCE = 128
@@ -53,7 +53,7 @@ _RANK_LANES = 2
 _WRITES_AT_ONCE = 1000
 _LARGE_TOP = 1000
 _LOCK_WAIT_S = 2.0
-_OF_ONE_ITEM = (TruthRefused, LockedOut, IdempotencyKeyInUse)
+_OF_ONE_ITEM = (DatabaseRefused, LockedOut, IdempotencyKeyInUse)
 """What may be the fault of one item of a batch, and then fails no other."""
 _LOCK_RETRY_S = (0.005, 0.05)
 
@@ -81,7 +81,7 @@ class _Told(Generic[Value]):
     """A result from PostgreSQL, and the position that the cache must reach before the result is sent."""
 
     value: Value
-    point: Moment | Commit
+    point: SnapshotPosition | CommitPosition
 
 
 class Leaderboard:
@@ -89,7 +89,7 @@ class Leaderboard:
 
     def __init__(
         self,
-        truth: TruthStore,
+        truth: Database,
         ranks: RankIndex,
         cache: CacheStore,
         sync: CacheSync,
@@ -97,7 +97,7 @@ class Leaderboard:
         *,
         bounds: Bounds,
         key_bounds: KeyBounds,
-        truth_lanes: int,
+        database_lanes: int,
         stale_reads: bool,
     ) -> None:
         self._truth = truth
@@ -121,8 +121,8 @@ class Leaderboard:
             "large stale reads", self._read_stale, bounds, most=1, share=True
         )
         # Of many deep standings and contexts most of the work is the same.
-        rank_lanes = min(_RANK_LANES, truth_lanes - 2)
-        self._deep: Batcher[AskStanding | AskContext, _Told[Answer | None] | None] = Batcher(
+        rank_lanes = min(_RANK_LANES, database_lanes - 2)
+        self._deep: Batcher[StandingQuery | ContextQuery, _Told[Answer | None] | None] = Batcher(
             "ranks",
             self._read_ranks,
             bounds,
@@ -136,7 +136,7 @@ class Leaderboard:
             self._read_truth,
             bounds,
             most=1,
-            lanes=truth_lanes - rank_lanes - 1,
+            lanes=database_lanes - rank_lanes - 1,
             share=True,
             release=self._covered,
         )
@@ -159,15 +159,15 @@ class Leaderboard:
 
     def top(self, n: int) -> Coroutine[None, None, Reply]:
         """The best `n` users, at most; an EncodedTop."""
-        return self._ask(AskTop(n))
+        return self._ask(TopQuery(n))
 
     def standing(self, user_id: int) -> Coroutine[None, None, Reply]:
         """A user's Standing. Raises UserNotFound."""
-        return self._ask(AskStanding(user_id))
+        return self._ask(StandingQuery(user_id))
 
     def context(self, user_id: int) -> Coroutine[None, None, Reply]:
         """A user's Context. Raises UserNotFound."""
-        return self._ask(AskContext(user_id))
+        return self._ask(ContextQuery(user_id))
 
     def page(self, question: PageQuestion) -> Coroutine[None, None, Reply]:
         """Some users in a row; a Page."""
@@ -241,19 +241,19 @@ class Leaderboard:
 
     def _check_truth(self) -> None:
         """Refuse at once while PostgreSQL is known to be away; the timer of `sync` sees when it is back."""
-        if self._sync.truth_up is False:
-            raise TruthUnavailable("PostgreSQL is unreachable")
+        if self._sync.postgres_up is False:
+            raise DatabaseUnavailable("PostgreSQL is unreachable")
 
     def _check_writable(self) -> None:
         """Refuse a write at once while PostgreSQL is known to be away or to take none."""
         self._check_truth()
         if not self._sync.writable:
-            raise TruthUnavailable("PostgreSQL takes no writes now")
+            raise DatabaseUnavailable("PostgreSQL takes no writes now")
 
     # How reads are answered
 
     async def _ask(self, question: Question) -> Reply:
-        large = isinstance(question, AskTop) and question.n > _LARGE_TOP
+        large = isinstance(question, TopQuery) and question.n > _LARGE_TOP
         reply = await (self._large_reads if large else self._reads).ask(question)
         if isinstance(reply, Reply):
             self._metrics.answers.inc("cache")
@@ -263,7 +263,7 @@ class Leaderboard:
             raise _not_found(question)
         try:
             return await self._ask_truth(question)
-        except TruthUnavailable:
+        except DatabaseUnavailable:
             if not self._stale_reads:
                 raise
             return await self._ask_stale(question, large=large)
@@ -271,12 +271,12 @@ class Leaderboard:
     async def _ask_truth(self, question: Question | PageQuestion) -> Reply:
         self._check_truth()
         told = None
-        if isinstance(question, AskStanding | AskContext):
+        if isinstance(question, StandingQuery | ContextQuery):
             told = await self._deep.ask(question)
         if told is None:
-            large = isinstance(question, AskTop) and question.n > _LARGE_TOP
+            large = isinstance(question, TopQuery) and question.n > _LARGE_TOP
             told = await (self._large_alone if large else self._alone).ask(question)
-        self._metrics.answers.inc("truth")
+        self._metrics.answers.inc("postgres")
         if told.value is None:
             raise _not_found(question)
         return Reply(told.value)
@@ -292,30 +292,30 @@ class Leaderboard:
         return [answer if isinstance(answer, Refuse) else Reply(answer) for answer in reading.answers]
 
     async def _read_ranks(
-        self, questions: Sequence[AskStanding | AskContext]
+        self, questions: Sequence[StandingQuery | ContextQuery]
     ) -> Sequence[_Told[Answer | None] | None]:
         self._metrics.batch_items.labels("ranks").observe(len(questions))
         seen = await self._ranks.standings(questions, count=False)
         if seen is None:
             return [None] * len(questions)
-        return [_Told(answer, seen.moment) for answer in seen.value]
+        return [_Told(answer, seen.position) for answer in seen.value]
 
     async def _read_truth(self, questions: Sequence[Question | PageQuestion]) -> list[_Told[Answer | None]]:
         seen = [await self._read_alone(question) for question in questions]
-        return [_Told(each.value, each.moment) for each in seen]
+        return [_Told(each.value, each.position) for each in seen]
 
-    async def _read_alone(self, question: Question | PageQuestion) -> Seen[Answer | None]:
+    async def _read_alone(self, question: Question | PageQuestion) -> AtSnapshot[Answer | None]:
         match question:
-            case AskTop(n):
+            case TopQuery(n):
                 best = await self._truth.best(n)
                 top = Top([ranked(rank, user) for rank, user in enumerate(best.value, 1)])
-                return Seen(EncodedTop.of(top), best.moment)
-            case AskStanding() | AskContext():
+                return AtSnapshot(EncodedTop.of(top), best.position)
+            case StandingQuery() | ContextQuery():
                 seen = await self._ranks.standings([question], count=True)
                 if seen is None:
                     raise RuntimeError("counting everybody needs no index")
-                return Seen(seen.value[0], seen.moment)
-            case AskPage() | AskPageAround():
+                return AtSnapshot(seen.value[0], seen.position)
+            case PageQuery() | PageAroundQuery():
                 return await self._ranks.page(question)
 
     async def _ask_stale(self, question: Question, *, large: bool) -> Reply:
@@ -324,7 +324,7 @@ class Leaderboard:
         if reply is Refuse.NO_SUCH_USER:
             raise _not_found(question)
         if not isinstance(reply, Reply):
-            raise TruthUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
+            raise DatabaseUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
         self._metrics.answers.inc("stale cache")
         return reply
 
@@ -353,7 +353,7 @@ class Leaderboard:
     async def _told(self, writing: Awaitable[Written[Value]]) -> list[_Told[Value]]:
         try:
             written = await writing
-        except TruthReadOnly as error:
+        except DatabaseReadOnly as error:
             self._sync.note_read_only(error)
             raise
         return [_Told(outcome, written.point) for outcome in written.outcomes]
@@ -375,6 +375,6 @@ def _score_set(item: NewScore, first: FirstWrite) -> ScoreSet:
 
 
 def _not_found(question: Question | PageQuestion) -> UserNotFound:
-    if isinstance(question, AskStanding | AskContext):
+    if isinstance(question, StandingQuery | ContextQuery):
         return UserNotFound(question.user_id)
     raise TypeError(f"{question} always has an answer")

@@ -34,7 +34,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitPosition:
     """One committed transaction. `epoch` names the life of the database in which its number means it."""
 
     epoch: str
@@ -42,17 +42,17 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class SnapshotPosition:
     """A snapshot of one particular life of one particular database."""
 
     epoch: str
     snapshot: Snapshot
 
-    def reflects(self, point: "Moment | Commit") -> bool:
+    def reflects(self, point: "SnapshotPosition | CommitPosition") -> bool:
         """Whether a view at this moment shows all that was true at `point`. Never so across epochs."""
         if self.epoch != point.epoch:
             return False
-        if isinstance(point, Commit):
+        if isinstance(point, CommitPosition):
             return self.snapshot.sees(point.xid)
         return self.snapshot.covers(point.snapshot)
 
@@ -60,6 +60,6 @@ class Moment:
 def same_database(epoch: str, other: str) -> bool:
     """Whether two epochs are of one database, perhaps in different lives of it.
 
-    The first two parts of an epoch, as `truth_epoch()` makes it, name the cluster and the database.
+    The first two parts of an epoch, as `database_epoch()` makes it, name the cluster and the database.
     """
     return epoch.split("/")[:2] == other.split("/")[:2]

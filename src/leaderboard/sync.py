@@ -42,11 +42,18 @@ from dataclasses import dataclass, field
 import structlog
 
 from leaderboard.cache.store import FRESH_S, LONGEST_CLAIM_MS, Applied, CacheState, CacheStore, Floor
-from leaderboard.errors import CacheDamaged, CacheError, CacheHangs, TruthReadOnly, TruthUnavailable, Unavailable
+from leaderboard.database.store import Changes, Database
+from leaderboard.errors import (
+    CacheDamaged,
+    CacheError,
+    CacheHangs,
+    DatabaseReadOnly,
+    DatabaseUnavailable,
+    Unavailable,
+)
 from leaderboard.model import User
 from leaderboard.observe import Metrics
-from leaderboard.snapshot import Commit, Moment
-from leaderboard.truth.store import Changes, TruthStore
+from leaderboard.snapshot import CommitPosition, SnapshotPosition
 
 PATIENCE_S = 0.25
 """How long a writer waits for the cache before it puts the cache out of use."""
@@ -102,19 +109,19 @@ class _Waiting:
 class CacheSync:
     """Catches up, rebuilds and audits the cache of one board, for one process among several."""
 
-    def __init__(self, truth: TruthStore, cache: CacheStore, metrics: Metrics, interval_s: float) -> None:
+    def __init__(self, truth: Database, cache: CacheStore, metrics: Metrics, interval_s: float) -> None:
         self._truth = truth
         self._cache = cache
         self._metrics = metrics
         self._interval_s = interval_s
         self._nonce = secrets.token_hex(8)
         self._limit = 2 * cache.size
-        self._seen: Moment | None = None
+        self._seen: SnapshotPosition | None = None
         self._made: CacheState | None = None
         self._made_at = float("-inf")
         self._alone = False
-        self._waiting: dict[Moment | Commit, _Waiting] = {}
-        self._overdue: set[Moment | Commit] = set()
+        self._waiting: dict[SnapshotPosition | CommitPosition, _Waiting] = {}
+        self._overdue: set[SnapshotPosition | CommitPosition] = set()
         self._turn = asyncio.Lock()
         self._giving_up: asyncio.Task[None] | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -124,14 +131,14 @@ class CacheSync:
         self._short_lives = 0
         self.cached_users = 0
         self.epoch: str | None = None
-        self.truth_up: bool | None = None
-        self.cache_up: bool | None = None
+        self.postgres_up: bool | None = None
+        self.redis_up: bool | None = None
         self._read_only = False
         self._unwritable_since: float | None = None
 
     # For those who answer
 
-    async def cover(self, point: Moment | Commit) -> None:
+    async def cover(self, point: SnapshotPosition | CommitPosition) -> None:
         """Return when nobody can read from the cache any more what was before `point`."""
         if self._seen is not None and self._seen.reflects(point):
             return
@@ -152,12 +159,12 @@ class CacheSync:
             await asyncio.shield(future)
         self._metrics.cover_seconds.observe(time.perf_counter() - started)
 
-    def note_truth(self, moment: Moment | Commit) -> None:
+    def note_truth(self, moment: SnapshotPosition | CommitPosition) -> None:
         """Learn from an answer of PostgreSQL which life of the database this is, and that it is there."""
         self.epoch = moment.epoch
         self._truth_is(up=True)
 
-    def note_read_only(self, error: TruthReadOnly) -> None:
+    def note_read_only(self, error: DatabaseReadOnly) -> None:
         """Learn that PostgreSQL has refused a write because it takes none."""
         if not self._read_only:
             _log.error("PostgreSQL takes no writes", error=str(error))
@@ -167,7 +174,7 @@ class CacheSync:
     @property
     def writable(self) -> bool:
         """Whether PostgreSQL, as far as is known, takes writes."""
-        return self.truth_up is not False and not self._read_only
+        return self.postgres_up is not False and not self._read_only
 
     @property
     def unwritable_s(self) -> float:
@@ -240,10 +247,14 @@ class CacheSync:
     # Catching up
 
     async def tick(self) -> None:
-        """One turn of the timer: catch up unless somebody just did. Raises TruthUnavailable, CacheError."""
+        """One turn of the timer: catch up unless somebody just did. Raises DatabaseUnavailable, CacheError."""
         async with self._turn:
             state = await self._cache.poll(self._nonce, lease_ms=0)
-            if self.epoch is None or not self.truth_up or (state is not None and state.moment.epoch != self.epoch):
+            if (
+                self.epoch is None
+                or not self.postgres_up
+                or (state is not None and state.position.epoch != self.epoch)
+            ):
                 self.note_truth(await self._truth.now())
             if self._read_only:
                 await self._check_writable()
@@ -255,16 +266,16 @@ class CacheSync:
     async def _check_writable(self) -> None:
         try:
             await self._truth.check_writable()
-        except TruthReadOnly:
+        except DatabaseReadOnly:
             return
         _log.info("PostgreSQL takes writes again")
         self._read_only = False
         self._note_writable()
 
-    async def catch_up_now(self) -> Moment:
+    async def catch_up_now(self) -> SnapshotPosition:
         """Make the cache show the present, rebuilding it if need be, and return the moment it is at.
 
-        For a person at a command line: raises CacheError or TruthUnavailable rather than going on without.
+        For a person at a command line: raises CacheError or DatabaseUnavailable rather than going on without.
         """
         present = await self._truth.now()
         self.note_truth(present)
@@ -305,7 +316,7 @@ class CacheSync:
                     await self._put_out_of_use("it could not be caught up")
                     if self._waiting:
                         await asyncio.sleep(CUT_OFF_PAUSE_S)
-                except TruthUnavailable as error:
+                except DatabaseUnavailable as error:
                     self._truth_is(up=False, error=error)
                     await self._put_out_of_use("PostgreSQL cannot be asked")
                 except Exception:
@@ -350,9 +361,9 @@ class CacheSync:
 
     async def _catch_up(self, state: CacheState) -> None:
         floor_score = None if state.floor is None else state.floor.total_score
-        changes = await self._truth.catch_up(state.moment.snapshot, floor_score, self._limit)
-        self.note_truth(changes.moment)
-        if changes.moment.epoch != state.moment.epoch:
+        changes = await self._truth.catch_up(state.position.snapshot, floor_score, self._limit)
+        self.note_truth(changes.position)
+        if changes.position.epoch != state.position.epoch:
             await self.discard("PostgreSQL has been restarted or replaced")
         elif not changes.usable:
             if not changes.log_valid:
@@ -363,13 +374,13 @@ class CacheSync:
 
     async def _move(self, state: CacheState, changes: Changes) -> None:
         applied, made = await self._cache.apply(
-            self._nonce, state, changes.moment, changes.changed, changes.gone, changes.more
+            self._nonce, state, changes.position, changes.changed, changes.gone, changes.more
         )
         if applied is Applied.TORN:
             await self.discard("its keys disagreed")
         elif applied is Applied.DONE:
             self._made, self._made_at = made, time.monotonic()
-            self._seen = changes.moment
+            self._seen = changes.position
             self._cache_is(up=True)
             self._metrics.changes_applied.inc(len(changes.changed) + len(changes.gone))
             self.cached_users = made.count
@@ -383,7 +394,7 @@ class CacheSync:
     # Those who wait
 
     def _settle(self, state: CacheState) -> None:
-        self._seen = state.moment
+        self._seen = state.position
         self.cached_users = state.count
         if state.usable:
             self._cache_is(up=True)
@@ -392,7 +403,7 @@ class CacheSync:
     def _release_covered(self) -> None:
         self._release([point for point in self._waiting if self._seen is not None and self._seen.reflects(point)])
 
-    def _release(self, points: Iterable[Moment | Commit]) -> None:
+    def _release(self, points: Iterable[SnapshotPosition | CommitPosition]) -> None:
         for point in points:
             self._overdue.discard(point)
             if point in self._waiting:
@@ -419,7 +430,9 @@ class CacheSync:
                 break
         self._release(waiting)
 
-    def _answerable_without_cache(self, waiting: list[Moment | Commit]) -> list[Moment | Commit]:
+    def _answerable_without_cache(
+        self, waiting: list[SnapshotPosition | CommitPosition]
+    ) -> list[SnapshotPosition | CommitPosition]:
         """Those of them that need not wait, when this process has no cache before it.
 
         Where Redis may fail over, others may have one: on a server that this process has not found yet. No state
@@ -431,7 +444,9 @@ class CacheSync:
         return [
             point
             for point in waiting
-            if not isinstance(point, Commit) or point not in self._waiting or self._waiting[point].since <= past
+            if not isinstance(point, CommitPosition)
+            or point not in self._waiting
+            or self._waiting[point].since <= past
         ]
 
     # Rebuilding
@@ -450,7 +465,7 @@ class CacheSync:
             return await self.rebuild(reason)
         except CacheError as error:
             self._cache_is(up=False, error=error)
-        except TruthUnavailable as error:
+        except DatabaseUnavailable as error:
             self._truth_is(up=False, error=error)
         except Exception:
             _log.exception("rebuilding the cache failed")
@@ -459,7 +474,7 @@ class CacheSync:
     async def rebuild(self, reason: str) -> bool:
         """Rebuild now and put the result in use; False if somebody else is at it.
 
-        Raises TruthUnavailable and CacheError.
+        Raises DatabaseUnavailable and CacheError.
         """
         started = time.perf_counter()
         nonce = secrets.token_hex(8)
@@ -467,14 +482,14 @@ class CacheSync:
         if asof is None:
             return False
         board = await self._truth.board(self._cache.keep + 1)
-        self.note_truth(board.moment)
+        self.note_truth(board.position)
         users = board.value.users
         floor = None
         if len(users) > self._cache.keep:
             users = users[: self._cache.keep]
             floor = Floor(users[-1].total_score, users[-1].user_id)
         total = board.value.total
-        if not await self._cache.install(nonce, self._claim_ms, asof, board.moment, users, floor, total):
+        if not await self._cache.install(nonce, self._claim_ms, asof, board.position, users, floor, total):
             self._claim_ms = min(2 * self._claim_ms, LONGEST_CLAIM_MS)
             _log.warning("a rebuild of the cache outlived its claim", next_claim_ms=self._claim_ms)
             return False
@@ -492,7 +507,7 @@ class CacheSync:
     # Auditing
 
     async def audit(self) -> Audit:
-        """Compare every cached user with the truth at one snapshot. Raises TruthUnavailable and CacheError.
+        """Compare every cached user with the truth at one snapshot. Raises DatabaseUnavailable and CacheError.
 
         A cache that cannot be read is dropped, and CacheDamaged raised.
         """
@@ -504,9 +519,12 @@ class CacheSync:
             _log.error("a copy of the cache differed from it")
         floor = export.floor
         changes, board = await self._truth.audit(
-            export.moment.snapshot, None if floor is None else floor.total_score, self._limit, self._cache.keep + 1
+            export.position.snapshot,
+            None if floor is None else floor.total_score,
+            self._limit,
+            self._cache.keep + 1,
         )
-        if changes.moment.epoch != export.moment.epoch:
+        if changes.position.epoch != export.position.epoch:
             return Audit(None, "the cache is of another life of the database and about to be rebuilt")
         if not changes.usable:
             return Audit(
@@ -535,30 +553,30 @@ class CacheSync:
     # What is up
 
     def _truth_is(self, *, up: bool, error: Exception | None = None) -> None:
-        if up != self.truth_up:
+        if up != self.postgres_up:
             if not up:
                 _log.error("PostgreSQL lost", error=str(error))
-            elif self.truth_up is not None:
+            elif self.postgres_up is not None:
                 _log.info("PostgreSQL back")
-            self.truth_up = up
-            self._metrics.truth_up.set(up)
+            self.postgres_up = up
+            self._metrics.postgres_up.set(up)
             self._note_writable()
 
     def _note_writable(self) -> None:
-        self._metrics.truth_writable.set(self.writable)
+        self._metrics.postgres_writable.set(self.writable)
         if self.writable:
             self._unwritable_since = None
         elif self._unwritable_since is None:
             self._unwritable_since = time.monotonic()
 
     def _cache_is(self, *, up: bool, error: Exception | None = None) -> None:
-        if up != self.cache_up:
+        if up != self.redis_up:
             if not up:
                 _log.warning("cache lost, reading from PostgreSQL", error=str(error))
-            elif self.cache_up is not None:
+            elif self.redis_up is not None:
                 _log.info("cache back")
-            self.cache_up = up
-            self._metrics.cache_up.set(up)
+            self.redis_up = up
+            self._metrics.redis_up.set(up)
 
 
 def _place(user: User) -> tuple[int, int]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from chaos import failover
 from leaderboard.config import Settings
 from leaderboard.embedded import EmbeddedPostgres
 from tests.deploy.pgbouncer import PROGRAM, PgBouncer
-from tests.faults import failover
 from tests.system import ApiProcess, eventually, sql
 
 Serve = Callable[..., ApiProcess]

@@ -15,7 +15,8 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 
-from leaderboard.app import App, cache_store
+from chaos.cache_failover import from_cache
+from leaderboard.app import App, cache_from
 from leaderboard.cache import keys
 from leaderboard.cache.link import Link
 from leaderboard.cache.script import load_script
@@ -26,7 +27,6 @@ from leaderboard.errors import CacheError
 from leaderboard.redis_url import parse_redis_url
 from tests.deploy.certificates import Authority
 from tests.deploy.redis_servers import SLOT, RedisCluster, RedisServer, Sentinels, server_program
-from tests.faults.cache_failover import from_cache
 from tests.system import ROOT, ApiProcess, SlowNetwork, environment, eventually, free_port, sql
 from tests.system import until as until_true
 
@@ -195,7 +195,7 @@ def reads_work_without_cache(api: ApiProcess) -> None:
         assert api.set(user_id, score).status_code == 200
         assert api.top(1) == [(1, user_id, "ada", score)]
     assert api.client.get("/readyz").json()["redis"] == "down"
-    assert "leaderboard_cache_up 0.0" in api.client.get("/metrics").text
+    assert "leaderboard_redis_up 0.0" in api.client.get("/metrics").text
     assert from_cache(api) == 0
 
 
@@ -459,7 +459,7 @@ async def test_the_clusters_other_nodes_are_learned(settings: Settings, cluster:
     """The node that the URL names need not be there later."""
     owner = cluster.owner()
     seed = next(server for server in cluster.servers if server is not owner)
-    store = cache_store(settings.model_copy(update=url(f"redis://{seed.address}")))
+    store = cache_from(settings.model_copy(update=url(f"redis://{seed.address}")))
     try:
         assert await store.poll("", 0) is None
         seed.freeze()

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.browser.chromium import needs_chromium, shown
 from tests.http.contract import CODES, PROBLEM, Caller
 from tests.system import ROOT, ApiProcess, eventually, free_port
+from tests.web.chromium import needs_chromium, shown
 
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 HOST = "board.example"

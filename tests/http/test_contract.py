@@ -606,6 +606,6 @@ def test_the_metrics_can_be_read_and_count(caller: Caller) -> None:
     tops = "leaderboard_requests_total[('route', '/leaderboard/top/{n}'), ('status', '200')]"
     assert after[tops] == before[tops] + 2
     assert after["leaderboard_requests_total[('route', '/users/{id}'), ('status', '404')]"] >= 1
-    assert after["leaderboard_truth_up[]"] == after["leaderboard_cache_up[]"] == 1
+    assert after["leaderboard_postgres_up[]"] == after["leaderboard_redis_up[]"] == 1
     assert after["leaderboard_audit_differences_total[]"] == 0
     assert not [name for name in after if name.startswith("leaderboard_requests") and "'status', '500'" in name]

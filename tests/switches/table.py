@@ -41,7 +41,7 @@ class Switch:
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]
     by: str = "AssertionError"
-    works: str = "tests/integration/test_sync.py::test_the_service_works"
+    works: str = "tests/cache/test_sync.py::test_the_service_works"
 
     def apply(self, source: Path) -> None:
         """Edit the copy of `src/leaderboard` in that folder."""
@@ -75,22 +75,22 @@ def _code(text: str) -> str:
     return "`` " + " ".join(text.split()).replace("|", "\\|") + " ``"
 
 
-_SCRIPTS = "tests/integration/test_cache_scripts.py::"
-_CONNECTIONS = "tests/integration/test_connections.py::"
-_LOG = "tests/integration/test_change_log.py::"
+_SCRIPTS = "tests/cache/test_cache_scripts.py::"
+_CONNECTIONS = "tests/database/test_connections.py::"
+_LOG = "tests/change_log/test_change_log.py::"
 _REDIS = "tests/deploy/test_redis_setups.py::"
-_SYNC = "tests/integration/test_sync.py::"
-_WRITES = "tests/integration/test_writes.py::"
-_RANKS = "tests/integration/test_rank_index.py::"
-_ONCE = "tests/integration/test_idempotency.py::"
-_OVERLOAD = "tests/faults/test_overload.py::"
+_SYNC = "tests/cache/test_sync.py::"
+_WRITES = "tests/writes/test_writes.py::"
+_RANKS = "tests/rank_index/test_rank_index.py::"
+_ONCE = "tests/writes/test_idempotency.py::"
+_OVERLOAD = "tests/http/test_overload.py::"
 _KEYS = "ORDER BY k.key"
 _SET_SCORES = "                    true) AS durable,\n         set_config('lock_timeout', $3"
 _CREATE_USERS = "                    true) AS durable,\n         set_config('lock_timeout', $4"
-_IMPORT = "tests/integration/test_import.py::"
-_BATCHING = "tests/unit/test_batching.py::"
-_SNAPSHOT = "tests/property/test_snapshot.py::"
-_COMES_AND_GOES = "tests/faults/test_stores_come_and_go.py::"
+_IMPORT = "tests/importing/test_import.py::"
+_BATCHING = "tests/writes/test_batching.py::"
+_SNAPSHOT = "tests/change_log/test_snapshot.py::"
+_COMES_AND_GOES = "tests/consistency/test_stores_come_and_go.py::"
 
 _MIGRATION = "truth/migrations/0003_change_log.sql"
 _RANK_MIGRATION = "truth/migrations/0005_rank_index.sql"
@@ -341,7 +341,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "epoch: checked in catching up",
         "a cache of another life is believed, and only what changed since is set right",
-        (Edit("sync.py", "if changes.moment.epoch != state.moment.epoch:", "if False:"),),
+        (Edit("sync.py", "if changes.position.epoch != state.position.epoch:", "if False:"),),
         (f"{_SYNC}test_a_cache_of_another_life_is_rebuilt_and_not_caught_up",),
     ),
     Switch(
@@ -497,8 +497,8 @@ SWITCHES: tuple[Switch, ...] = (
         (
             Edit(
                 "cache/store.py",
-                "if isinstance(question, AskTop) or not self._copy.everyone:",
-                "if isinstance(question, AskTop):",
+                "if isinstance(question, TopQuery) or not self._copy.everyone:",
+                "if isinstance(question, TopQuery):",
             ),
         ),
         (f"{_SCRIPTS}test_with_a_floor_it_reaches_exactly_to_its_last_rank",),
@@ -559,7 +559,7 @@ SWITCHES: tuple[Switch, ...] = (
         "copies: no tops of before a move",
         "the best are those of some time ago",
         (Edit("cache/copy.py", "self._tops.clear()", "pass"),),
-        ("tests/unit/test_copy.py::test_a_top_is_made_once_and_anew_after_a_move",),
+        ("tests/cache/test_replica.py::test_a_top_is_made_once_and_anew_after_a_move",),
     ),
     Switch(
         "copies: moves are kept for a while only",
@@ -711,14 +711,14 @@ SWITCHES: tuple[Switch, ...] = (
         "a write is sent into a connection that is gone, and its outcome unknown",
         (Edit("truth/connections.py", "if silent_s <= _SILENT_S:", "if True:"),),
         (f"{_CONNECTIONS}test_a_connection_that_was_silent_is_asked_before_it_is_used",),
-        by="TruthUnavailable",
+        by="DatabaseUnavailable",
     ),
     Switch(
         "connections: none that was silent during a deadline",
         "each of them costs a deadline, one after the other",
         (Edit("truth/connections.py", "if deadline.expired():", "if False:"),),
         (f"{_CONNECTIONS}test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile",),
-        by="TruthUnavailable",
+        by="DatabaseUnavailable",
     ),
     Switch(
         "a key of another type is dropped",
@@ -1095,7 +1095,7 @@ SWITCHES: tuple[Switch, ...] = (
         "ids are positive",
         "users with the same score and a negative id stand in the reverse order of their ids",
         (Edit("truth/migrations/0002_positive_ids.sql", "CHECK (user_id > 0)", "CHECK (user_id IS NOT NULL)"),),
-        ("tests/integration/test_order.py::test_an_id_is_positive",),
+        ("tests/reads/test_order.py::test_an_id_is_positive",),
     ),
     Switch(
         "scores negated",
@@ -1344,7 +1344,7 @@ SWITCHES: tuple[Switch, ...] = (
         "the page begins at another rank than it says",
         (Edit("truth/queries/rank.sql", "middle.rank - 1 - i.unfolded", "middle.rank - 1"),),
         (f"{_RANKS}test_a_page_around_a_rank_has_in_it_what_is_not_folded_yet",),
-        by="AssertionError, TruthRefused",
+        by="AssertionError, DatabaseRefused",
     ),
     Switch(
         "ranks: what was written during a build is folded, however much",
@@ -1563,7 +1563,7 @@ SWITCHES: tuple[Switch, ...] = (
         "deaf to a second signal to stop",
         "the process hangs until it is killed, and the answers under way are lost",
         (Edit("server.py", "if not told:\n            told = True", "if True:\n            told = True"),),
-        ("tests/faults/test_stop.py::test_told_twice_in_the_midst_of_a_write_it_answers_and_stops",),
+        ("tests/http/test_stop.py::test_told_twice_in_the_midst_of_a_write_it_answers_and_stops",),
         by="RemoteProtocolError",
     ),
 )

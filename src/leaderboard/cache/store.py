@@ -16,13 +16,13 @@ import msgspec
 import structlog
 
 from leaderboard.cache import keys
-from leaderboard.cache.copy import Copy, Move
 from leaderboard.cache.link import Evaluate, Link
+from leaderboard.cache.replica import Copy, Move
 from leaderboard.cache.script import load_script
 from leaderboard.cache.servers import Servers
 from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable
-from leaderboard.model import NEIGHBOURS, Answer, AskTop, Question, User
-from leaderboard.snapshot import Moment, Snapshot
+from leaderboard.model import NEIGHBOURS, Answer, Question, TopQuery, User
+from leaderboard.snapshot import Snapshot, SnapshotPosition
 
 _FORMAT = "2"
 """Written before the epoch: a program with another layout of the keys takes them for another database's."""
@@ -78,7 +78,7 @@ class CacheState:
     leased: bool
     whole: bool
     token: bytes
-    moment: Moment
+    position: SnapshotPosition
     floor: Floor | None
     count: int
     total: int
@@ -106,7 +106,7 @@ class Export:
     """The whole cache: its state, and its users in its order."""
 
     token: bytes
-    moment: Moment
+    position: SnapshotPosition
     floor: Floor | None
     total: int
     usable: bool
@@ -237,7 +237,7 @@ class CacheStore:
         return True
 
     def _refuse(self, question: Question) -> Refuse:
-        if isinstance(question, AskTop) or not self._copy.everyone:
+        if isinstance(question, TopQuery) or not self._copy.everyone:
             return Refuse.TOO_DEEP
         return Refuse.NO_SUCH_USER
 
@@ -281,7 +281,7 @@ class CacheStore:
             leased == 1,
             whole == 1,
             token,
-            Moment(_epoch(epoch), Snapshot.parse(snapshot.decode())),
+            SnapshotPosition(_epoch(epoch), Snapshot.parse(snapshot.decode())),
             _floor(floor),
             int(count),
             int(total),
@@ -294,7 +294,7 @@ class CacheStore:
         self,
         nonce: str,
         state: CacheState,
-        moment: Moment,
+        moment: SnapshotPosition,
         changed: Sequence[User],
         gone: Sequence[int],
         more: int,
@@ -340,7 +340,7 @@ class CacheStore:
             leased=False,
             whole=True,
             token=token.encode(),
-            moment=moment,
+            position=moment,
             floor=_floor(new_floor),
             count=count,
             total=total,
@@ -386,7 +386,7 @@ class CacheStore:
         nonce: str,
         ms: int,
         asof: int,
-        moment: Moment,
+        moment: SnapshotPosition,
         users: Sequence[User],
         floor: Floor | None,
         total: int,
@@ -453,7 +453,7 @@ class CacheStore:
         for member in metadata:
             raise ValueError(f"{member!r} has metadata and no score")
         _is_everyone(floor, len(users), int(total))
-        moment = Moment(_epoch(epoch), Snapshot.parse(snapshot.decode()))
+        moment = SnapshotPosition(_epoch(epoch), Snapshot.parse(snapshot.decode()))
         return Export(token, moment, _floor(floor), int(total), usable == b"1", users)
 
 
@@ -477,7 +477,7 @@ def _row(user: User) -> tuple[str | int | bytes, ...]:
     return keys.member(user.user_id), -user.total_score, described
 
 
-def _stored_epoch(moment: Moment) -> str:
+def _stored_epoch(moment: SnapshotPosition) -> str:
     return f"{_FORMAT}|{moment.epoch}"
 
 

@@ -75,7 +75,7 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     ),
     (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _LATER)),
     (errors.OutcomeUnknown, Kind("outcome_unknown", 503, "The write may or may not have been done", _LATER)),
-    (errors.TruthUnavailable, Kind("unavailable", 503, "The database cannot be reached", _LATER)),
+    (errors.DatabaseUnavailable, Kind("unavailable", 503, "The database cannot be reached", _LATER)),
     (router.NoSuchPath, Kind("not_found", 404, "There is nothing here")),
     (router.MethodNotAllowed, Kind("method_not_allowed", 405, "This method is not allowed here")),
 )
@@ -120,7 +120,7 @@ def render(error: Exception, root_path: str = "") -> tuple[int, Headers, bytes]:
     detail = str(error)
     if kind is INTERNAL:
         detail = "the server's log says what"
-    elif isinstance(error, errors.TruthUnavailable):
+    elif isinstance(error, errors.DatabaseUnavailable):
         # The log says which host and why; that is nobody else's business.
         detail = "PostgreSQL cannot be asked just now; nothing was changed"
     elif isinstance(error, router.NoSuchPath):

@@ -58,8 +58,8 @@ class Status(msgspec.Struct, frozen=True):
 class Health(Protocol):
     """What the API asks about the process it is in."""
 
-    truth_up: bool | None
-    cache_up: bool | None
+    postgres_up: bool | None
+    redis_up: bool | None
 
     @property
     def writable(self) -> bool: ...
@@ -195,7 +195,7 @@ class Api:
 
     def _status(self) -> Status:
         up = {True: "up", False: "down", None: "unknown"}
-        truth, cache = self._health.truth_up, self._health.cache_up
+        truth, cache = self._health.postgres_up, self._health.redis_up
         health = self._health
         if self.stopping:
             status = "stopping"
@@ -344,7 +344,7 @@ CALLS: tuple[Call, ...] = (
         "A page of the board: from the first user on, after another page, or around a rank",
         wire.PageAnswer,
         needs="read",
-        query=wire.PageQuery,
+        query=wire.PageParameters,
         problems=("invalid_parameter", *_READ),
     ),
     Call(

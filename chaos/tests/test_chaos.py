@@ -1,0 +1,39 @@
+"""Every fault once, for a short time; `make chaos` does the same at length, and holds it to its times as well."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.faults import FAULTS, Fault
+from chaos.rig import Rig, Servers
+from chaos.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[Run]:
+    servers = Servers(request.config.getoption("--postgres-bin"), request.config.getoption("--redis-binary"))
+    folder = session_folder / "chaos"
+    folder.mkdir()
+    folder.chmod(0o755)
+    # Redis has its ordinary deadline: faults make it hang, and others go on then.
+    patient = {"request_timeout_ms": 60_000, "db_timeout_ms": 60_000}
+    with Rig(folder, servers, durable=False, settings=patient) as rig:
+        yield Run(rig, long=False, say=print, timed=False)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_promises_are_kept(run: Run, fault: Fault) -> None:
+    verdict = run.inject(fault, seed=1)
+    assert not verdict.violations, {kind: texts for kind, texts in verdict.wrong.items() if texts}
+    assert verdict.reads > 0
+    assert verdict.writes > 0
+
+
+def test_the_rank_index_is_at_work_meanwhile(run: Run) -> None:
+    fault = next(fault for fault in FAULTS if "more than the log lists" in fault.name)
+    verdict = run.inject(fault, seed=2)
+    result = run.results[fault.name]
+    assert not verdict.violations
+    assert result.builds > 0
+    assert result.folds > 0

@@ -1,0 +1,869 @@
+"""The checkers of the fault tests: what was right is accepted, and each kind of wrong is caught.
+
+First by hand, one history for each rule; then by chance, against a search through everything that is possible.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from chaos import board, linearizability
+from chaos.board import Findings
+from chaos.history import Change, Operation, Outcome, Place, Transaction
+from leaderboard.snapshot import Snapshot
+
+Users = dict[int, tuple[str, int]]
+
+INITIAL: Users = {user_id: (f"u{user_id}", 100 - user_id) for user_id in range(1, 13)}
+"""Twelve users, best first: 1 with 99, 2 with 98, … 12 with 88."""
+
+
+class Truth:
+    """A PostgreSQL that commits one transaction after another, and remembers every state."""
+
+    def __init__(self) -> None:
+        self.users: Users = dict(INITIAL)
+        self.states: list[Users] = [dict(INITIAL)]
+        self.transactions: list[Transaction] = []
+        self._seq = 0
+
+    def commit(
+        self, *changes: tuple[int, int | None], by: float | None = None, seen: Snapshot | None = None
+    ) -> None:
+        """Set these users' scores (None: delete) in one transaction, which has seen all earlier ones."""
+        made = []
+        for user_id, new in changes:
+            self._seq += 1
+            old = self.users.get(user_id)
+            name = None if new is None else old[0] if old else f"u{user_id}"
+            made.append(Change(self._seq, user_id, old[1] if old else None, new, name))
+            if new is None or name is None:
+                del self.users[user_id]
+            else:
+                self.users[user_id] = (name, new)
+        xid = 100 + len(self.transactions)
+        self.transactions.append(Transaction(xid, seen or Snapshot(xid, xid), tuple(made), by))
+        self.states.append(dict(self.users))
+
+    def check(self, *operations: Operation) -> Findings:
+        return board.check(INITIAL, self.transactions, operations)
+
+
+def standings(users: Users) -> list[Place]:
+    best = sorted(users, key=lambda user_id: (-users[user_id][1], user_id))
+    return [Place(rank, user_id, *users[user_id]) for rank, user_id in enumerate(best, 1)]
+
+
+def answer(users: Users, question: Operation) -> Operation:
+    """The question, answered as these users stand."""
+    rows, kind, target, limit = standings(users), question.kind, question.target, question.limit
+    if kind == "top":
+        return replace(question, places=tuple(rows[:target]))
+    if kind in {"page", "around"}:
+        start = _first_of_page(rows, question)
+        more = start + limit < len(rows)
+        return replace(question, places=tuple(rows[start : start + limit]), total=len(rows), more=more)
+    mine = next((place.rank - 1 for place in rows if place.user_id == target), None)
+    if mine is None:
+        return replace(question, outcome="missing", places=(), total=None)
+    if kind == "user":
+        return replace(question, outcome="ok", places=(rows[mine],))
+    return replace(question, outcome="ok", places=tuple(rows[max(0, mine - 5) : mine + 6]), total=len(rows))
+
+
+def _first_of_page(rows: Sequence[Place], question: Operation) -> int:
+    if question.kind == "around":
+        return max(0, min(question.target - 1 - question.limit // 2, len(rows) - question.limit))
+    if question.after is None:
+        return 0
+    score, user_id = question.after
+    return sum((-place.score, place.user_id) <= (-score, user_id) for place in rows)
+
+
+def top(users: Users, n: int, start: float, end: float) -> Operation:
+    return answer(users, Operation("top", n, start, end))
+
+
+def one(users: Users, user_id: int, start: float, end: float) -> Operation:
+    return answer(users, Operation("user", user_id, start, end))
+
+
+def context(users: Users, user_id: int, start: float, end: float) -> Operation:
+    return answer(users, Operation("context", user_id, start, end))
+
+
+def page(users: Users, limit: int, start: float, end: float, after: tuple[int, int] | None = None) -> Operation:
+    return answer(users, Operation("page", 0, start, end, limit=limit, after=after))
+
+
+def page_behind(users: Users, user_id: int, start: float, end: float) -> Operation:
+    """Behind where this user stood at first, or would have with a score of 50."""
+    _, score = INITIAL.get(user_id, ("", 50))
+    return page(users, 1 + user_id % 4, start, end, (score, user_id))
+
+
+def around(users: Users, rank: int, start: float, end: float, limit: int = 4) -> Operation:
+    return answer(users, Operation("around", rank, start, end, limit=limit))
+
+
+def put(user_id: int, score: int, start: float, end: float, previous: int | None = None) -> Operation:
+    """A set; without an end, one of unknown outcome."""
+    outcome: Outcome = "unknown" if end == math.inf else "ok"
+    return Operation("set", user_id, start, end, outcome, score=score, previous=previous)
+
+
+def nothing(findings: Findings) -> bool:
+    return findings == Findings()
+
+
+# One rule after another: answers against committed states.
+
+
+@pytest.fixture
+def truth() -> Truth:
+    """User 5 went to 200, then user 6 to 300, then 5 to 50: the last of all."""
+    truth = Truth()
+    truth.commit((5, 200))
+    truth.commit((6, 300))
+    truth.commit((5, 50))
+    return truth
+
+
+WRITES = (put(5, 200, 1, 2, 95), put(6, 300, 3, 4, 94), put(5, 50, 5, 6, 200))
+"""The three writes of `truth`."""
+
+
+def test_answers_of_their_time_are_accepted(truth: Truth) -> None:
+    ask: Callable[[Users, int, float, float], Operation]
+    for ask in (top, one, context, page, page_behind, around):
+        for target in range(1, 15):
+            for moment, users in enumerate(truth.states):
+                assert nothing(truth.check(*WRITES, ask(users, target, 2 * moment + 0.5, 2 * moment + 0.6)))
+                assert nothing(truth.check(*WRITES, ask(users, target, 0, 9)))
+
+
+def test_an_answer_older_than_an_acknowledged_write_is_stale(truth: Truth) -> None:
+    old = top(truth.states[1], 3, 4.5, 4.6)
+    findings = truth.check(*WRITES, old)
+    assert findings == Findings(stale_reads=findings.stale_reads)
+    assert str(old) in findings.stale_reads[0]
+    assert str(WRITES[1]) in findings.stale_reads[0]
+
+
+def test_an_answer_may_miss_what_was_acknowledged_only_while_it_was_on_its_way(truth: Truth) -> None:
+    assert nothing(truth.check(*WRITES, top(truth.states[1], 3, 3.9, 4.6)))
+
+
+def test_an_answer_behind_an_earlier_answer_is_stale(truth: Truth) -> None:
+    unknown = (WRITES[0], put(6, 300, 3, math.inf), WRITES[2])
+    earlier, later = top(truth.states[2], 3, 3.1, 3.2), top(truth.states[1], 3, 3.3, 3.4)
+    assert nothing(truth.check(*unknown, earlier, replace(later, start=3.15)))
+    findings = truth.check(*unknown, earlier, later)
+    assert findings == Findings(stale_reads=findings.stale_reads)
+    assert str(earlier) in findings.stale_reads[0]
+
+
+def test_what_an_answer_shows_by_leaving_it_out_counts_as_shown() -> None:
+    truth = Truth()
+    truth.commit((1, 50))
+    unknown = put(1, 50, 0, math.inf)
+    without = top(truth.users, 3, 1, 2)
+    assert 1 not in {place.user_id for place in without.places}
+    assert nothing(truth.check(unknown, without))
+    assert truth.check(unknown, without, top(INITIAL, 3, 3, 4)).stale_reads
+    truth = Truth()
+    truth.commit((12, 200))
+    unknown = put(12, 200, 0, math.inf)
+    for last in (around(truth.users, 12, 1, 2, 3), context(truth.users, 10, 1, 2)):
+        assert 12 not in {place.user_id for place in last.places}
+        assert nothing(truth.check(unknown, last))
+        assert truth.check(unknown, last, top(INITIAL, 3, 3, 4)).stale_reads
+
+
+def test_an_answer_from_the_future_is_of_no_state(truth: Truth) -> None:
+    findings = truth.check(*WRITES, top(truth.states[2], 3, 2.1, 2.9))
+    assert findings == Findings(never_had=findings.never_had)
+    assert "after it had ended" in findings.never_had[0]
+
+
+def test_a_batch_has_not_committed_before_the_last_of_its_writes_began() -> None:
+    truth = Truth()
+    truth.commit((5, 200), (6, 300))
+    writes = (put(5, 200, 5, 9, 95), put(6, 300, 1, 9, 94))
+    assert truth.check(*writes, top(truth.users, 3, 2, 4)).never_had
+    assert truth.check(*reversed(writes), top(truth.users, 3, 2, 4)).never_had
+    assert nothing(truth.check(*writes, top(truth.users, 3, 2, 6)))
+
+
+def test_what_was_done_by_hand_waits_for_no_operation() -> None:
+    truth = Truth()
+    truth.commit((5, 200), by=2)
+    truth.commit((5, 30))
+    truth.commit((5, 200))
+    assert nothing(truth.check(top(truth.states[1], 3, 1, 3), put(5, 30, 4, 5, 200), put(5, 200, 6, 7, 30)))
+
+
+def test_two_users_from_different_states_are_torn(truth: Truth) -> None:
+    torn = truth.states[0] | {6: ("u6", 300)}  # without user 5 at 200, which was before
+    for torn_answer in (
+        top(torn, 12, 0, 9),
+        context(torn, 5, 0, 9),
+        page(torn, 6, 0, 9),
+        around(torn, 4, 0, 9, 9),
+    ):
+        findings = truth.check(*WRITES, torn_answer)
+        assert findings == Findings(never_had=findings.never_had)
+
+
+def test_two_that_committed_together_are_seen_in_either_order_but_in_one() -> None:
+    truth = Truth()
+    both = Snapshot(100, 100)
+    truth.commit((5, 200), seen=both)
+    truth.commit((6, 300), seen=both)
+    first = top(INITIAL | {5: ("u5", 200)}, 3, 0, 9)
+    other = top(INITIAL | {6: ("u6", 300)}, 3, 0, 9)
+    assert nothing(truth.check(first))
+    assert nothing(truth.check(other))
+    assert truth.check(first, replace(other, start=10, end=11)).stale_reads
+    truth.transactions.append(
+        Transaction(102, Snapshot(101, 102, frozenset({101})), (Change(9, 9, 91, 77, "u9"),))
+    )
+    assert nothing(truth.check(first))  # somebody saw the first without the other: that settles it
+    assert truth.check(other).never_had
+
+
+def test_wrong_ranks(truth: Truth) -> None:
+    users = truth.states[3]
+    for right in (one(users, 9, 7, 8), context(users, 9, 7, 8), page_behind(users, 7, 7, 8)):
+        assert nothing(truth.check(*WRITES, right))
+        for wrong in (-1, 1, 2):
+            moved = tuple(place._replace(rank=place.rank + wrong) for place in right.places)
+            findings = truth.check(*WRITES, replace(right, places=moved))
+            # One more was right as long as 5 stood above.
+            assert findings.never_had or (wrong == 1 and findings.stale_reads)
+
+
+def test_a_rank_that_only_one_order_of_concurrent_writes_explains() -> None:
+    truth = Truth()
+    both = Snapshot(100, 100)
+    truth.commit((1, 5), seen=both)
+    truth.commit((12, 500), seen=both)
+    for rank in (4, 5, 6):
+        assert nothing(truth.check(Operation("user", 5, 0, 9, places=(Place(rank, 5, "u5", 95),))))
+    for rank in (3, 7):
+        assert truth.check(Operation("user", 5, 0, 9, places=(Place(rank, 5, "u5", 95),))).never_had
+
+
+def test_a_user_left_out(truth: Truth) -> None:
+    users = truth.states[3]
+    without = {user_id: row for user_id, row in users.items() if user_id != 2}
+    for lacking in (
+        top(without, 5, 7, 8),
+        top(without, 12, 7, 8),
+        context(without, 3, 7, 8),
+        page(without, 4, 7, 8),
+        page(without, 4, 7, 8, (99, 1)),
+        around(without, 3, 7, 8),
+    ):
+        assert truth.check(*WRITES, lacking).never_had
+        assert truth.check(*WRITES, replace(lacking, total=12)).never_had
+
+
+def test_a_user_too_many(truth: Truth) -> None:
+    ghost = truth.states[3] | {77: ("u77", 97)}
+    assert truth.check(*WRITES, top(ghost, 5, 7, 8)).never_had
+    assert truth.check(*WRITES, one(ghost, 77, 7, 8)).never_had
+
+
+def test_a_name_that_was_never_there(truth: Truth) -> None:
+    assert truth.check(*WRITES, one(truth.states[3] | {5: ("else", 50)}, 5, 7, 8)).never_had
+
+
+def test_fewer_rows_than_asked_for_means_that_there_are_no_others(truth: Truth) -> None:
+    short = top(truth.states[3], 3, 7, 8)
+    assert truth.check(*WRITES, replace(short, target=4)).never_had
+    assert truth.check(*WRITES, replace(short, places=())).never_had
+    truth.commit(*((user_id, None) for user_id in truth.users if user_id != 1))
+    assert nothing(truth.check(*WRITES, top(truth.users, 5, 7, 8)))
+    truth.commit((1, None))
+    assert nothing(truth.check(*WRITES, top(truth.users, 5, 7, 8)))
+
+
+def test_wrong_totals(truth: Truth) -> None:
+    users = truth.states[3]
+    for right in (
+        context(users, 4, 7, 8),
+        context(users, 12, 7, 8),
+        page(users, 5, 7, 8),
+        page(users, 20, 7, 8),
+        page_behind(users, 7, 7, 8),
+        around(users, 6, 7, 8),
+        around(users, 99, 7, 8),
+    ):
+        assert nothing(truth.check(*WRITES, right))
+        for wrong in (0, 4, 11, 13, None):
+            assert truth.check(*WRITES, replace(right, total=wrong)).never_had
+            assert truth.check(*WRITES, replace(right, total=wrong, more=not right.more)).never_had
+
+
+def test_a_total_that_was_right_before_is_stale() -> None:
+    truth = Truth()
+    truth.commit((12, None), by=2.0)
+    for ask in (context, page, page_behind, around):
+        old = ask(INITIAL, 2, 0, 0)
+        new = ask(truth.users, 2, 5, 6)
+        assert old.places == new.places
+        assert old.total == 12
+        assert new.total == 11
+        assert nothing(truth.check(new))
+        assert truth.check(replace(new, total=12)).stale_reads
+        assert truth.check(new, replace(new, total=12, start=7, end=8, stale=True)) == Findings()
+
+
+def test_a_total_that_only_one_order_of_concurrent_writes_explains() -> None:
+    truth = Truth()
+    both = Snapshot(100, 100)
+    truth.commit((11, None), seen=both)
+    truth.commit((13, 5), seen=both)
+    for total in (11, 12, 13):
+        assert nothing(truth.check(replace(context(INITIAL, 2, 0, 9), total=total)))
+    for total in (10, 14):
+        assert truth.check(replace(context(INITIAL, 2, 0, 9), total=total)).never_had
+
+
+def test_a_page_with_a_hole(truth: Truth) -> None:
+    users = truth.states[3]
+    for right in (page(users, 6, 7, 8), page(users, 6, 7, 8, (99, 1)), around(users, 6, 7, 8, 6)):
+        for missing in range(5):
+            rest = right.places[:missing] + right.places[missing + 1 :]
+            first = right.places[0].rank
+            closed = tuple(place._replace(rank=rank) for rank, place in enumerate(rest, first))
+            assert truth.check(*WRITES, replace(right, places=rest)).never_had
+            assert truth.check(*WRITES, replace(right, places=closed)).never_had
+            assert truth.check(*WRITES, replace(right, places=closed, limit=5)).never_had
+
+
+def test_a_page_begins_where_it_was_asked_to(truth: Truth) -> None:
+    users = truth.states[3]
+    first, behind, middle = page(users, 3, 7, 8), page(users, 3, 7, 8, (99, 1)), around(users, 6, 7, 8, 3)
+    last = around(users, 12, 7, 8, 3)
+    for right in (first, behind, middle, last):
+        assert nothing(truth.check(*WRITES, right))
+        for places in (first.places, behind.places, middle.places, last.places, ()):
+            if places != right.places:
+                more = places != last.places and places != ()
+                assert truth.check(*WRITES, replace(right, places=places, more=more)).never_had
+        assert truth.check(*WRITES, replace(right, more=not right.more)).never_had
+        assert truth.check(*WRITES, replace(right, limit=2)).never_had
+        assert truth.check(*WRITES, replace(right, limit=9)).never_had
+    # The user of the cursor itself, and somebody between it and the page.
+    assert truth.check(*WRITES, replace(behind, after=behind.places[0][:0:-2])).never_had
+    assert truth.check(*WRITES, replace(behind, after=(100, 1))).never_had
+
+
+def test_an_empty_page_means_that_nobody_is_behind_its_cursor(truth: Truth) -> None:
+    users = truth.states[3]
+    empty = page(users, 3, 7, 8, (50, 5))
+    assert empty.places == ()
+    assert nothing(truth.check(*WRITES, empty))
+    for before in ((51, 5), (50, 4)):
+        assert truth.check(*WRITES, replace(empty, after=before)).stale_reads
+    assert truth.check(*WRITES, replace(empty, after=(88, 11))).never_had
+    assert truth.check(*WRITES, replace(empty, total=0)).never_had
+    truth.commit(*((user_id, None) for user_id in truth.users))
+    for nobody in (page({}, 3, 7, 8), page({}, 3, 7, 8, (50, 5)), around({}, 2, 7, 8)):
+        assert nothing(truth.check(*WRITES, nobody))
+
+
+def test_a_stale_page(truth: Truth) -> None:
+    for ask in (page, page_behind, around):
+        old = ask(truth.states[1], 3, 4.5, 4.6)
+        findings = truth.check(*WRITES, old)
+        assert findings == Findings(stale_reads=findings.stale_reads)
+        assert str(old) in findings.stale_reads[0]
+
+
+def test_no_such_user() -> None:
+    truth = Truth()
+    truth.commit((5, None), by=3.0)
+    gone = one(truth.users, 5, 1, 2)
+    assert gone.outcome == "missing"
+    assert nothing(truth.check(gone))
+    assert nothing(truth.check(gone, one(INITIAL, 5, 0, 1.5)))
+    assert truth.check(gone, one(INITIAL, 5, 2.5, 2.6)).stale_reads
+    assert truth.check(one(INITIAL, 5, 4.1, 4.2)).stale_reads
+    assert truth.check(one(INITIAL, 5, 3.9, 4.2)) == Findings()
+    assert truth.check(replace(gone, target=4)).never_had
+    assert truth.check(replace(gone, kind="set", score=3, target=4)).never_had
+    assert truth.check(replace(gone, kind="page", limit=3)).never_had
+    assert truth.check(replace(gone, kind="top")).never_had
+
+
+def test_the_rows_of_an_answer_have_to_fit_each_other(truth: Truth) -> None:
+    rows = context(truth.states[3], 8, 7, 8)
+    a, b, *rest = rows.places
+    gap = (a, *(place._replace(rank=place.rank + 1) for place in (b, *rest)))
+    for places in (
+        (b, a, *rest),
+        gap,
+        (a, a, *rest),
+        rows.places[1:],
+        rows.places[:4],
+        rows.places[:-1],
+        (*rows.places, *rows.places),
+    ):
+        assert truth.check(*WRITES, replace(rows, places=places)).never_had
+    best = top(truth.states[3], 3, 7, 8)
+    assert truth.check(*WRITES, replace(best, target=2)).never_had
+    assert truth.check(*WRITES, replace(best, places=best.places[1:])).never_had
+
+
+def test_a_bounded_age_is_accepted_within_and_refused_beyond(truth: Truth) -> None:
+    old = top(truth.states[1], 3, 4.5, 4.6)
+    assert nothing(truth.check(*WRITES, replace(old, slack_s=0.6)))
+    assert truth.check(*WRITES, replace(old, slack_s=0.4)).stale_reads
+    assert truth.check(*WRITES, replace(old, slack_s=0.6, places=top(INITIAL, 3, 0, 0).places)).stale_reads
+
+
+def test_an_answer_that_says_that_it_is_old_still_has_to_be_of_one_state(truth: Truth) -> None:
+    for users in truth.states:
+        for ask in (top, context, page, page_behind, around):
+            assert nothing(truth.check(*WRITES, replace(ask(users, 12, 8, 9), stale=True)))
+    torn = truth.states[0] | {6: ("u6", 300)}
+    assert truth.check(*WRITES, replace(top(torn, 12, 8, 9), stale=True)).never_had
+
+
+def test_an_unknown_write_may_show_late_or_never_but_not_come_and_go() -> None:
+    truth = Truth()
+    unknown = put(5, 200, 1, math.inf)
+    assert nothing(truth.check(unknown, top(INITIAL, 3, 50, 51)))
+    truth.commit((5, 200))
+    before, after = top(INITIAL, 3, 50, 51), top(truth.users, 3, 60, 61)
+    assert nothing(truth.check(unknown, before, after))
+    assert truth.check(unknown, before, after, replace(before, start=70, end=71)).stale_reads
+
+
+def test_a_lost_write(truth: Truth) -> None:
+    lost = put(7, 400, 1, 2, 93)
+    findings = truth.check(*WRITES, lost)
+    assert findings == Findings(lost=findings.lost)
+    assert str(lost) in findings.lost[0]
+    made = Operation("create", 0, 1, 2, name="new", score=1, user_id=13)
+    assert truth.check(*WRITES, made).lost
+    truth.commit((13, 1))
+    assert truth.check(*WRITES, made).lost  # that is another name
+    assert nothing(truth.check(*WRITES, replace(made, name="u13")))
+    assert nothing(truth.check(*WRITES, replace(lost, outcome="unknown")))
+
+
+def test_a_write_on_top_of_another_than_it_says(truth: Truth) -> None:
+    assert truth.check(WRITES[0], WRITES[1], replace(WRITES[2], previous=95)).lost
+
+
+def test_sets_of_one_user_that_travel_together_are_one_update() -> None:
+    truth = Truth()
+    truth.commit((5, 30))
+    chain = (put(5, 10, 1, 4, 95), put(5, 20, 1, 4, 10), put(5, 30, 1, 4, 20))
+    assert nothing(truth.check(*chain))
+    assert nothing(truth.check(chain[0], put(5, 20, 1, math.inf), chain[2]))
+    assert len(truth.check(replace(chain[0], previous=94), *chain[1:]).lost) == 3
+    assert truth.check(chain[0], chain[2]).lost
+    assert truth.check(*chain, put(5, 40, 1, 4, 95)).lost  # it leads nowhere
+    assert truth.check(replace(chain[0], end=1.5), replace(chain[1], start=2), chain[2]).lost
+
+
+def test_a_search_that_is_given_up_is_told(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "PATIENCE", 2)
+    wrong = replace(one(truth.states[3], 12, 0, 9), places=(Place(1, 12, "u12", 88),))
+    assert truth.check(wrong).never_had
+    wrong = replace(wrong, places=(Place(7, 12, "u12", 88),))
+    findings = truth.check(wrong)
+    assert findings == Findings(undecided=findings.undecided)
+    assert str(wrong) in findings.undecided[0]
+
+
+def test_a_record_that_cannot_be_is_refused(truth: Truth) -> None:
+    a, b, c = truth.transactions
+    with pytest.raises(ValueError, match="neither"):
+        board.check(
+            INITIAL,
+            [replace(a, seen=Snapshot(101, 103, frozenset({102}))), b, replace(c, seen=Snapshot(100, 101))],
+            (),
+        )
+    with pytest.raises(ValueError, match="otherwise"):
+        board.check(INITIAL, [a, b, replace(c, changes=(Change(3, 5, 42, 50, "u5"),))], ())
+    with pytest.raises(ValueError, match="same id"):
+        board.check(INITIAL, [a, b, replace(c, xid=b.xid)], ())
+
+
+# By chance: a database with concurrent transactions, and every state that it can have been in.
+
+WRITTEN = (1, 2, 3, 9)
+"""Few, so that they meet. User 9 is not there at first."""
+
+ASKED = (1, 2, 3, 3, 4, 5, 7, 8, 9, 9)
+
+
+@dataclass
+class Simulation:
+    """A database whose clock is the number of events. Transactions write, take a snapshot, and end.
+
+    Some write after they have taken it, on top of what they have not seen, as READ COMMITTED does.
+    """
+
+    chance: Random
+    initial: Users = field(default_factory=lambda: {user_id: (f"u{user_id}", user_id) for user_id in range(1, 9)})
+    clock: float = 0.0
+    running: dict[int, list[Change]] = field(default_factory=dict)
+    seen: dict[int, Snapshot] = field(default_factory=dict)
+    begun: dict[int, float] = field(default_factory=dict)
+    transactions: list[Transaction] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    states: list[tuple[float, Users]] = field(default_factory=list)
+    completed: int = 99
+    seq: int = 0
+
+    def __post_init__(self) -> None:
+        self.states.append((-math.inf, dict(self.initial)))
+
+    @property
+    def users(self) -> Users:
+        return self.states[-1][1]
+
+    def run(self, events: Sequence[str]) -> None:
+        for event in events:
+            self.clock += 1
+            if event == "begin":
+                xid = 100 + len(self.begun)
+                self.running[xid], self.begun[xid] = [], self.clock
+            elif event == "ask":
+                self.ask()
+            elif self.running:
+                xid = self.chance.choice(sorted(self.running))
+                {"write": self.write, "look": self.look, "end": self.end}[event](xid)
+
+    def write(self, xid: int) -> None:
+        user_id = self.chance.choice(WRITTEN)
+        if any(change.user_id == user_id for own in self.running.values() for change in own):
+            return  # the row is locked
+        self.seq += 1
+        old = self.users.get(user_id)
+        new = None if old and self.chance.randint(0, 5) == 0 else 1000 * self.chance.randint(-1, 1) + self.seq
+        name = None if new is None else f"u{user_id}"
+        self.running[xid].append(Change(self.seq, user_id, old[1] if old else None, new, name))
+
+    def look(self, xid: int) -> None:
+        xip = frozenset(other for other in self.running if other <= self.completed)
+        self.seen[xid] = Snapshot(min(xip, default=self.completed + 1), self.completed + 1, xip)
+
+    def end(self, xid: int) -> None:
+        if xid not in self.seen:
+            self.look(xid)
+        changes = self.running.pop(xid)
+        self.completed = max(self.completed, xid)
+        if not changes or self.chance.randint(0, 9) == 0:
+            return  # it rolls back
+        users = dict(self.users)
+        for change in changes:
+            if change.new is None or change.name is None:
+                del users[change.user_id]
+            else:
+                users[change.user_id] = (change.name, change.new)
+        self.states.append((self.clock, users))
+        by = None
+        if self.chance.random() < 0.5:
+            by = self.clock + self.chance.randint(0, 3) if self.chance.random() < 0.5 else None
+        else:
+            self.acknowledge(xid, changes)
+        self.transactions.append(Transaction(xid, self.seen[xid], tuple(changes), by))
+
+    def acknowledge(self, xid: int, changes: Sequence[Change]) -> None:
+        start = self.begun[xid] - self.chance.randint(0, 2)
+        for _, user_id, old, new, name in changes:
+            end = self.clock + self.chance.choice([0.5, 1.5, 3.5, math.inf])
+            outcome: Outcome = "unknown" if end == math.inf else "ok"
+            if old is None and name is not None:
+                made = None if outcome == "unknown" else user_id
+                self.operations.append(Operation("create", 0, start, end, outcome, name, new, user_id=made))
+            elif new is not None:
+                previous = None if outcome == "unknown" else old
+                self.operations.append(Operation("set", user_id, start, end, outcome, "", new, previous))
+
+    def ask(self) -> None:
+        before, after = self.chance.randint(0, 2), self.chance.randint(0, 2) + 0.5
+        start, end, age = self.clock - before, self.clock + after, self.chance.choice([0, 0, 1, 2])
+        stale = self.chance.randint(0, 4) == 0
+        known = [users for since, users in self.states if since <= self.clock]
+        users = self.chance.choice(known) if stale else self.at(self.clock - age)
+        ask = self.chance.choice([top, top, one, context, page, page_behind, around])
+        by = f"answer {len(self.operations)}"
+        answer = ask(users, self.chance.choice(ASKED), start, end)
+        self.operations.append(replace(answer, slack_s=float(age), stale=stale, by=by))
+
+    def at(self, time: float) -> Users:
+        return next(users for since, users in reversed(self.states) if since <= time)
+
+    def check(self) -> Findings:
+        return board.check(self.initial, self.transactions, self.operations)
+
+
+EVENTS = ("begin", "begin", "write", "write", "write", "look", "end", "end", "ask", "ask")
+
+CHANCE = st.randoms(use_true_random=True)
+"""Hypothesis's own choices are mostly of nothing at all; here everything should meet everything."""
+
+
+def simulate(chance: Random, events: int) -> Simulation:
+    simulation = Simulation(chance)
+    simulation.run(chance.choices(EVENTS, k=events))
+    return simulation
+
+
+@settings(max_examples=300, deadline=None)
+@given(CHANCE, st.integers(0, 100))
+def test_what_a_database_answers_is_accepted(chance: Random, events: int) -> None:
+    simulation = simulate(chance, events)
+    assert nothing(simulation.check())
+    hand = [
+        Operation("set", change.user_id, 0, outcome="unknown", score=change.new)
+        for transaction in simulation.transactions
+        for change in transaction.changes
+    ]
+    scores = {user_id: score for user_id, (_, score) in simulation.initial.items()}
+    assert linearizability.check(scores, [*simulation.operations, *hand]) == []
+
+
+def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]]:
+    """Every set of transactions that can have been all that had committed, with the users in it."""
+    transactions = {transaction.xid: transaction for transaction in simulation.transactions}
+    snapshots = [{other for other in transactions if t.seen.sees(other)} - {t.xid} for t in transactions.values()]
+    changes = sorted((change, xid) for xid, t in transactions.items() for change in t.changes)
+    for chosen in itertools.product([False, True], repeat=len(transactions)):
+        state = {xid for xid, is_in in zip(transactions, chosen, strict=True) if is_in}
+        if not all(seen <= state or state <= seen for seen in snapshots):
+            continue
+        users, skipped = dict(simulation.initial), set()
+        for change, xid in changes:
+            if xid not in state:
+                skipped.add(change.user_id)
+            elif change.user_id in skipped:
+                break  # without the version that it overwrote
+            elif change.new is None or change.name is None:
+                del users[change.user_id]
+            else:
+                users[change.user_id] = (change.name, change.new)
+        else:
+            yield frozenset(state), users
+
+
+def explains(users: Users, given: Operation, *, counts: bool) -> bool:
+    """Whether these users give that answer, or would if ranks and totals were counted right."""
+    if given.outcome == "missing":
+        return given.target not in users
+    if counts:
+        right = answer(users, given)
+        return (right.places, right.total, right.more) == (given.places, given.total, given.more)
+    shown = [place[1:] for place in given.places]
+    rows = [place[1:] for place in standings(users)]
+    above = given.places[0].rank - 1 if shown else given.total
+    if given.after:
+        start = _first_of_page(standings(users), given)
+    elif not shown:
+        return not users
+    elif shown[0] in rows:
+        start = rows.index(shown[0])
+    else:
+        return False
+    stop = start + len(shown)
+    open_below = (
+        given.kind == "user"
+        if given.total is None and given.kind != "top"
+        else len(shown) == given.target
+        if given.total is None
+        else given.total > (given.places[-1].rank if shown else given.total)
+    )
+    return rows[start:stop] == shown and (start == 0 or above != 0) and (stop == len(rows) or open_below)
+
+
+def brute_force(simulation: Simulation) -> Mapping[str, str]:
+    """By answer: in which list it belongs, if any."""
+    states = list(every_state(simulation))
+    by_score = {
+        change.new: t.xid for t in simulation.transactions for change in t.changes if change.new is not None
+    }
+    begun: dict[int, float] = {}
+    for operation in simulation.operations:
+        if operation.kind in {"set", "create"} and operation.score in by_score:
+            xid = by_score[operation.score]
+            begun[xid] = max(begun.get(xid, -math.inf), operation.start)
+    verdicts: dict[str, str] = {}
+    owed: list[tuple[float, frozenset[int]]] = []
+    for operation in sorted(simulation.operations, key=lambda operation: operation.end):
+        if operation.outcome == "unknown":
+            continue
+        if operation.kind in {"set", "create"} and operation.score is not None:
+            xid = by_score[operation.score]
+            owed.append((operation.end, frozenset.intersection(*(state for state, _ in states if xid in state))))
+            continue
+        lower: set[int] = set()
+        if not operation.stale:
+            since = operation.start - operation.slack_s
+            lower.update(*(state for end, state in owed if end < since))
+            late = operation.start - max(1.0, operation.slack_s)
+            lower |= {
+                t.xid for t in simulation.transactions if t.committed_by is not None and t.committed_by < late
+            }
+        possible = [
+            (state, users)
+            for state, users in states
+            if all(begun.get(xid, -math.inf) <= operation.end for xid in state)
+        ]
+        if any(lower <= state and explains(users, operation, counts=True) for state, users in possible):
+            needs = [s for s, users in possible if lower <= s and explains(users, operation, counts=False)]
+            owed.append((operation.end, frozenset.intersection(*needs)))
+        else:
+            once = any(explains(users, operation, counts=True) for _, users in possible)
+            verdicts[operation.by] = "stale" if once else "never"
+    return verdicts
+
+
+def corrupted(chance: Random) -> Simulation:
+    """A simulation in which one answer is from another time, or of several states, or miscounted."""
+    simulation = simulate(chance, 75)
+    place = chance.choice([i for i, operation in enumerate(simulation.operations) if operation.by] or [-1])
+    if place < 0:
+        return simulation
+    a, b = (chance.choice(simulation.states)[1] for _ in range(2))
+    mixed = {user: row for user in range(1, 10) if (row := chance.choice([a, b]).get(user))}
+    other = answer(chance.choice([a, mixed]), simulation.operations[place])
+    wrong = chance.choice([0, 0, 0, 1, -1])
+    places = tuple(row._replace(rank=row.rank + wrong) for row in other.places)
+    total = None if other.total is None else other.total + chance.choice([0, 0, 0, 1, -1])
+    simulation.operations[place] = replace(other, places=places, total=total)
+    return simulation
+
+
+@settings(max_examples=500, deadline=None)
+@given(CHANCE)
+def test_trying_every_state_finds_the_same(chance: Random) -> None:
+    simulation = corrupted(chance)
+    assume(len(simulation.transactions) <= 9)
+    findings = simulation.check()
+    assert findings.lost == findings.undecided == []
+    found = {
+        operation.by: verdict
+        for verdict, texts in (("stale", findings.stale_reads), ("never", findings.never_had))
+        for text in texts
+        for operation in simulation.operations
+        if str(operation) == text.split("\n")[1].strip()
+    }
+    assert found == brute_force(simulation)
+
+
+# Registers.
+
+
+def permutations(operations: Sequence[Operation]) -> Iterator[tuple[Operation, ...]]:
+    """Every order in which some of the unknown writes and all else can have taken effect."""
+    unknown = [operation for operation in operations if operation.outcome == "unknown"]
+    known = [operation for operation in operations if operation.outcome != "unknown"]
+    for count in range(len(unknown) + 1):
+        for some in itertools.combinations(unknown, count):
+            for order in itertools.permutations([*known, *some]):
+                if not any(b.end < a.start for a, b in itertools.combinations(order, 2)):
+                    yield order
+
+
+def works(state: int | None, order: Sequence[Operation]) -> bool:
+    """Whether these operations, one after another, give the answers that were given."""
+    for operation in order:
+        if operation.outcome == "unknown":
+            state = operation.score
+        elif operation.kind == "user":
+            if state != (operation.places[0].score if operation.places else None):
+                return False
+        else:
+            if state != operation.previous:
+                return False
+            state = operation.score
+    return True
+
+
+def register_history(chance: Random) -> list[Operation]:
+    """Up to seven operations on one user that overlap, all of them right but perhaps one."""
+    state: int | None = 0
+    operations: list[Operation] = []
+    for moment in range(chance.randint(1, 7)):
+        start, end = moment - chance.randint(0, 3), moment + chance.randint(0, 3) + 0.5
+        score = chance.randint(0, 3)
+        match chance.choice(["read", "read", "set", "set", "unknown", "by hand"]):
+            case "read" if state is None:
+                operations.append(Operation("user", 1, start, end, "missing"))
+            case "read":
+                operations.append(Operation("user", 1, start, end, places=(Place(1, 1, "u1", state or 0),)))
+            case "set" if state is None:
+                operations.append(Operation("create", 0, start, end, name="u1", score=score, user_id=1))
+                state = score
+            case "set":
+                operations.append(Operation("set", 1, start, end, score=score, previous=state))
+                state = score
+            case kind:
+                written = None if kind == "by hand" else score
+                operations.append(Operation("set", 1, start, outcome="unknown", score=written))
+                state = chance.choice([state, written])
+    wrong = chance.randrange(len(operations))
+    score = chance.randint(0, 3)
+    operations[wrong] = chance.choice(
+        [
+            operations[wrong],
+            replace(operations[wrong], start=operations[wrong].start - 2, end=operations[wrong].end - 2),
+            Operation("user", 1, wrong, wrong + 0.5, places=(Place(1, 1, "u1", score),)),
+            Operation("set", 1, wrong, wrong + 1.5, score=score, previous=chance.randint(0, 3)),
+        ]
+    )
+    return operations
+
+
+@settings(max_examples=1000, deadline=None)
+@given(CHANCE)
+def test_the_register_search_agrees_with_trying_every_order(chance: Random) -> None:
+    operations = register_history(chance)
+    possible = any(works(0, order) for order in permutations(operations))
+    assert (linearizability.check({1: 0}, operations) == []) == possible
+
+
+def test_the_register_search_names_the_operations_around() -> None:
+    far = [put(5, 500 + i, i, i + 0.5, 499 + i if i else 95) for i in range(20)]
+    stuck = one({5: ("u5", 510)}, 5, 30, 31)
+    meanwhile = put(5, 600, 30.5, 32, 519)
+    [text] = linearizability.check({5: 95}, [*far, stuck, meanwhile])
+    assert str(stuck) in text
+    assert str(far[-1]) in text
+    assert str(meanwhile) in text
+    assert str(far[3]) not in text
+
+
+def test_what_the_register_search_leaves_out_and_lets_be_late() -> None:
+    old = one({5: ("u5", 95)}, 5, 3, 4)
+    write = put(5, 200, 1, 2, 95)
+    scores = {5: 95}
+    assert linearizability.check(scores, [write, old])
+    assert linearizability.check(scores, [write, replace(old, stale=True)]) == []
+    assert linearizability.check(scores, [write, replace(old, slack_s=1.5)]) == []
+    assert linearizability.check(scores, [write, replace(old, slack_s=0.5)])
+    refused = replace(put(5, 300, 1, 2), outcome="refused", previous=None)
+    assert linearizability.check(scores, [refused, old]) == []
+    assert linearizability.check(scores, [refused, one({5: ("u5", 300)}, 5, 3, 4)])
+    unknown = put(5, 400, 1, math.inf)
+    late, again = one({5: ("u5", 400)}, 5, 90, 91), one({5: ("u5", 95)}, 5, 92, 93)
+    assert linearizability.check(scores, [unknown, old, late]) == []
+    assert linearizability.check(scores, [unknown, old, late, again])
+    made = Operation("create", 0, 1, outcome="unknown", name="u9", score=7)
+    assert linearizability.check(scores, [made, one({9: ("u9", 7)}, 9, 5, 6)]) == []
+    assert linearizability.check(scores, [one({9: ("u9", 7)}, 9, 5, 6)])

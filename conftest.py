@@ -1,0 +1,3 @@
+"""Gives the fixtures of `tests/fixtures.py` to every folder of tests."""
+
+pytest_plugins = ["tests.fixtures"]

@@ -1,0 +1,172 @@
+"""Puts many users into PostgreSQL on one connection: first all into a temporary table, then into `users`.
+
+The first step finds all that is wrong with the input before anything is written. The second goes in chunks,
+each a transaction of its own, so that neither a lock nor the change log grows with the file.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from leaderboard.database.sql import load_queries
+from leaderboard.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Row = tuple[int, str, int, str | None]
+"""Line number, user_name, total_score, image_url; the last three as `rules` returns them."""
+
+CHUNK = 10_000
+"""Rows written by one statement; the change log lists up to 20,000 one by one."""
+_TRIES = 5
+_NAMED = 5
+
+
+class OnConflict(StrEnum):
+    """What to do with a row whose name a user has already."""
+
+    SKIP = "skip"
+    UPDATE = "update"
+    """Give the user the row's score, and the row's image if the input has images."""
+    FAIL = "fail"
+    """Write nothing at all, of no row."""
+
+
+class NamesTaken(InvalidInput):
+    """Names exist and the import was to fail then. `lines`: the first few, by line; `in_all`: how many."""
+
+    def __init__(self, lines: dict[int, str], in_all: int) -> None:
+        named = ", ".join(f"{name!r} (line {line})" for line, name in lines.items())
+        more = f" and {in_all - len(lines)} more" if in_all > len(lines) else ""
+        super().__init__(f"nothing was imported, because these users exist: {named}{more}")
+        self.lines = lines
+        self.in_all = in_all
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A row that was left out, because the line `first_line` of the same input has its name."""
+
+    row: Row
+    first_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """How far writing is: rows gone through and, of those that are committed, what became of them."""
+
+    rows: int = 0
+    imported: int = 0
+    updated: int = 0
+    skipped: int = 0
+
+
+class Importer:
+    """One import: `begin`, `load` any number of times, `drop_repeated`, `write`.
+
+    Owns the connection, which must be a session of PostgreSQL's: behind a pooler that lends one by the
+    transaction, the temporary tables would be lost.
+    """
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._sql = load_queries("import")
+        self.rows = 0
+        """How many rows are there to write."""
+
+    async def begin(self) -> None:
+        """Make room on PostgreSQL's disk, until the connection is closed."""
+        await self._connection.execute(self._sql["create_incoming"])
+
+    async def load(self, rows: Sequence[Row]) -> None:
+        """Add rows; line numbers only grow."""
+        columns = ("line", "user_name", "total_score", "image_url")
+        await self._connection.copy_records_to_table("incoming", records=rows, columns=columns)
+        self.rows += len(rows)
+
+    async def drop_repeated(self, dropped: Callable[[Repeated], None]) -> None:
+        """After the last `load`: leave out all but the first row of each name, calling `dropped` by line."""
+        for step in ("index_incoming", "analyze_incoming", "find_repeated"):
+            await self._connection.execute(self._sql[step])
+        async with self._connection.transaction():
+            async for found in self._connection.cursor(self._sql["repeated"], prefetch=1000):
+                line, first_line, user_name, total_score, image_url = found
+                dropped(Repeated((line, user_name, total_score, image_url), first_line))
+                self.rows -= 1
+        await self._connection.execute(self._sql["delete_repeated"])
+
+    async def write(self, on_conflict: OnConflict, has_images: bool, report: Callable[[Written], None]) -> None:
+        """Put the rows into `users` in the order of their lines; `report` is told after every chunk.
+
+        `has_images`: whether UPDATE is to set images too, and remove those of users whose row has none.
+
+        With SKIP and UPDATE each chunk is committed, and a second run completes an interrupted one. With FAIL
+        all is one transaction: raises NamesTaken, and nothing is written, if any name exists.
+        """
+        if on_conflict is OnConflict.FAIL:
+            await self._write_all_or_nothing(report)
+            return
+        line = rows = imported = 0
+        while rows < self.rows:
+            last, count = await self._next_chunk(line)
+            imported += await self._commit_chunk(line, last, on_conflict, has_images)
+            line, rows = last, rows + count
+            existing = rows - imported
+            if on_conflict is OnConflict.UPDATE:
+                report(Written(rows, imported, updated=existing))
+            else:
+                report(Written(rows, imported, skipped=existing))
+
+    async def _commit_chunk(self, line: int, last: int, on_conflict: OnConflict, has_images: bool) -> int:
+        """Returns how many users are new."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                async with self._transaction():
+                    added: int = await self._connection.fetchval(self._sql["insert_chunk"], line, last)
+                    if on_conflict is OnConflict.UPDATE:
+                        await self._connection.execute(self._sql["update_chunk"], line, last, has_images)
+                    return added
+            except asyncpg.DeadlockDetectedError:
+                if attempt == _TRIES:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _write_all_or_nothing(self, report: Callable[[Written], None]) -> None:
+        for attempt in range(1, _TRIES + 1):
+            await self._raise_if_taken()
+            try:
+                async with self._transaction():
+                    line = rows = 0
+                    while rows < self.rows:
+                        last, count = await self._next_chunk(line)
+                        await self._connection.execute(self._sql["insert_chunk_strictly"], line, last)
+                        line, rows = last, rows + count
+                        report(Written(rows))
+            except (asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError):
+                # A name was taken since we looked; look again.
+                if attempt == _TRIES:
+                    raise
+            else:
+                report(Written(rows, imported=rows))
+                return
+
+    async def _raise_if_taken(self) -> None:
+        taken = await self._connection.fetch(self._sql["taken"], _NAMED)
+        if taken:
+            raise NamesTaken({row["line"]: row["user_name"] for row in taken}, taken[0]["in_all"])
+
+    async def _next_chunk(self, line: int) -> tuple[int, int]:
+        """The last line of the chunk after `line`, and how many rows it has."""
+        (chunk,) = await self._connection.fetch(self._sql["next_chunk"], line, CHUNK)
+        return chunk["last_line"], chunk["count"]
+
+    @asynccontextmanager
+    async def _transaction(self) -> "AsyncIterator[None]":
+        async with self._connection.transaction():
+            await self._connection.execute(self._sql["set_up_transaction"])
+            yield

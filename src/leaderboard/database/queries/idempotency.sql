@@ -1,0 +1,35 @@
+-- The writes that came with an idempotency key. `write.sql` keeps them.
+
+-- name: first_writes
+-- $1: keys, $2: fingerprints, in step. A row for each key that is kept, at least one in any case: `position`, from 1, is
+-- the key's among those asked for; `same` says whether what was asked for is the same; `user_name` is NULL where the
+-- user is gone.
+SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
+       i.position, i.same, i.user_id, i.previous_score, i.user_name, i.image_url
+FROM (SELECT) AS always
+LEFT JOIN (
+    SELECT w.position, i.fingerprint = w.fingerprint AS same, i.user_id, i.previous_score, u.user_name, u.image_url
+    FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (key, fingerprint, position)
+    JOIN idempotent_writes AS i ON i.key = w.key
+    LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE user_id = i.user_id LIMIT 1) AS u ON true
+) AS i ON true
+
+-- name: forget
+-- $1: how many hours to remember; $2: the most rows to delete at once. Returns how many were deleted.
+WITH deleted AS (
+    DELETE FROM idempotent_writes WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM idempotent_writes WHERE made_at < clock_timestamp() - make_interval(hours => $1)
+        LIMIT $2 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) FROM deleted
+
+-- name: count_keys
+-- $1: how many keys one caller may have. One row for each caller who has that many, and one of all keys together,
+-- whose caller is NULL. The caller '' is everyone who is not known, and has no bound of its own.
+-- Reads the table and no index: an index-only scan looks up each row that vacuum has not been at, which takes longer.
+SELECT caller, count(*) AS kept
+FROM idempotent_writes
+GROUP BY GROUPING SETS ((caller), ())
+HAVING GROUPING(caller) = 1 OR (caller <> '' AND count(*) >= $1)

@@ -1,0 +1,430 @@
+"""The whole system against a model of ten lines: whatever is done to it, through any door, every read is its.
+
+Hypothesis makes up the story and shortens the one that fails. One API process lives through all of them.
+"""
+
+import csv
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import httpx
+from hypothesis import HealthCheck, Phase
+from hypothesis import settings as bounds
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from leaderboard import app, importing
+from leaderboard.cache import keys
+from leaderboard.config import Settings
+from leaderboard.errors import InvalidInput
+from leaderboard.importing import OnConflict
+from leaderboard.model import INT32_MAX, INT32_MIN
+from tests.system import (
+    PATIENCE_S,
+    SMALL_BUCKETS,
+    THOROUGH,
+    ApiProcess,
+    Cursor,
+    Place,
+    Question,
+    Shown,
+    comes_to_show,
+    eventually,
+    in_thread,
+    redis,
+    sql,
+)
+
+SIZE = 10
+KEPT = 20
+"""How many users a cache of that size holds at the most."""
+WHOLE_BOARD = Question("top", 5000)
+NOBODY = INT32_MAX
+
+# Few different scores, so that most users are tied with others, and both ends of int32.
+scores = st.integers(-3, 3) | st.sampled_from([INT32_MIN, INT32_MIN + 1, INT32_MAX - 1, INT32_MAX])
+names = st.integers(0, 79).map("name {}".format)
+who = st.integers(0, 99)
+limits = st.integers(1, 2 * KEPT)
+questions = (
+    st.none()
+    | st.just(WHOLE_BOARD)
+    | st.builds(Question, st.just("top"), limits)
+    | st.builds(Question, st.just("around"), st.integers(1, 3 * KEPT), limits)
+    | st.builds(Question, st.just("page"), limit=limits)
+)
+"""What to look at until a change made by hand is seen; None: do not look, but have the API refuse something."""
+
+
+class Model:
+    """What the board must be."""
+
+    def __init__(self) -> None:
+        self.users: dict[int, tuple[str, int]] = {}
+
+    def board(self) -> list[Place]:
+        order = sorted((-score, user_id, name) for user_id, (name, score) in self.users.items())
+        return [(rank, user_id, name, -minus) for rank, (minus, user_id, name) in enumerate(order, 1)]
+
+    def answer(self, question: Question) -> Shown | None:
+        board, number = self.board(), question.number
+        if question.kind == "top":
+            return Shown(board[:number])
+        if question.kind in {"page", "around"}:
+            return self.page(board, question)
+        mine = next((i for i, place in enumerate(board) if place[1] == number), None)
+        if mine is None:
+            return None
+        if question.kind == "user":
+            return Shown([board[mine]])
+        return Shown(board[max(0, mine - 5) : mine + 6], len(board))
+
+    def page(self, board: list[Place], question: Question) -> Shown:
+        start = 0
+        if question.kind == "around":
+            start = max(0, min(question.number - 1 - question.limit // 2, len(board) - question.limit))
+        elif question.after:
+            after = (-question.after.score, question.after.user_id)
+            start = sum((-score, user_id) <= after for _, user_id, _, score in board)
+        users = board[start : start + question.limit]
+        ends = not users or users[-1][0] == len(board)
+        return Shown(users, len(board), None if ends else Cursor(users[-1][3], users[-1][1]))
+
+
+class Machine(RuleBasedStateMachine):
+    """One story. The subclass that runs says on which system."""
+
+    api: ClassVar[ApiProcess]
+    settings: ClassVar[Settings]
+    from_cache: ClassVar[float] = 0
+    from_truth: ClassVar[float] = 0
+    folds: ClassVar[float] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.redis = redis(self.settings)
+        self.steps = 0
+        self.harmed_at = 0
+        self.starts = 0
+        self.cursor: Cursor | None = None
+
+    def teardown(self) -> None:
+        self.redis.close()
+
+    # Through the API: acknowledged means shown
+
+    @rule(wanted=st.lists(st.tuples(names, scores), min_size=1, max_size=4))
+    def create(self, wanted: list[tuple[str, int]]) -> None:
+        for name, score in wanted:
+            self._create(name, score)
+
+    def _create(self, name: str, score: int) -> None:
+        taken = name in (name for name, _ in self.model.users.values())
+        response = self.api.create(name, score)
+        assert response.status_code == (409 if taken else 201), response.text
+        if not taken:
+            user = response.json()
+            assert user["userId"] not in self.model.users
+            assert (user["username"], user["score"]) == (name, score)
+            self.model.users[user["userId"]] = name, score
+
+    @rule(changes=st.lists(st.tuples(who, scores), min_size=1, max_size=6))
+    def set_scores(self, changes: list[tuple[int, int]]) -> None:
+        for who, score in changes:
+            self._set_score(self._user(who), score)
+            self._ask([Question("top", SIZE)])
+
+    @rule(changes=st.dictionaries(who, scores, min_size=2, max_size=12))
+    def set_scores_at_once(self, changes: dict[int, int]) -> None:
+        wanted = {self._user(who): score for who, score in changes.items()}
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(self._set_score, user_id, score) for user_id, score in wanted.items()]:
+                done.result()
+
+    def _set_score(self, user_id: int, score: int) -> None:
+        response = self.api.set(user_id, score)
+        if user_id not in self.model.users:
+            assert response.status_code == 404, response.text
+            return
+        assert response.status_code == 200, response.text
+        name, previous = self.model.users[user_id]
+        answer = response.json()
+        assert (answer["username"], answer["score"], answer["previousScore"]) == (name, score, previous)
+        self.model.users[user_id] = name, score
+
+    # Behind its back: shown soon and, once shown, for good
+
+    @initialize(count=st.sampled_from([0, 10, 20, 21, 25, 45]), seed=st.integers(0, 9), question=questions)
+    def begin(self, count: int, seed: int, question: Question | None) -> None:
+        chance = random.Random(seed)
+        sql(self.settings, "TRUNCATE users RESTART IDENTITY")
+        comes_to_show(lambda: WHOLE_BOARD.places(self.api.client) == [], "the board is empty")
+        self._insert([("first", chance.randint(-3, 3)) for _ in range(count)], question)
+
+    @rule(several=st.lists(scores, min_size=1, max_size=12), question=questions)
+    def insert_by_sql(self, several: list[int], question: Question | None) -> None:
+        self._insert([("later", score) for score in several], question)
+
+    def _insert(self, users: list[tuple[str, int]], question: Question | None) -> None:
+        made = [(f"{when} {self.steps} {i}", score) for i, (when, score) in enumerate(users)]
+        rows = sql(
+            self.settings,
+            "INSERT INTO users (user_name, total_score) SELECT * FROM unnest($1::text[], $2::int[])"
+            " RETURNING user_id, user_name, total_score",
+            [name for name, _ in made],
+            [score for _, score in made],
+        )
+        self._see(question, lambda users: users.update({row[0]: (row[1], row[2]) for row in rows}))
+
+    @rule(
+        rows=st.lists(st.tuples(names, scores), max_size=8),
+        on_conflict=st.sampled_from(OnConflict),
+        question=questions,
+    )
+    def import_csv(self, rows: list[tuple[str, int]], on_conflict: OnConflict, question: Question | None) -> None:
+        first: dict[str, int] = {}
+        for name, score in rows:
+            first.setdefault(name, score)
+        ids = {name: user_id for user_id, (name, _) in self.model.users.items()}
+        existing = first.keys() & ids.keys()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "users.csv")
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([("username", "score"), *rows])
+            try:
+                report = in_thread(self._import(str(path), on_conflict))
+            except InvalidInput:
+                assert on_conflict is OnConflict.FAIL
+                assert existing
+                return
+        written = first.keys() if on_conflict is OnConflict.UPDATE else first.keys() - existing
+        assert (report.imported, report.rejected) == (len(first.keys() - existing), len(rows) - len(first))
+        found = sql(
+            self.settings, "SELECT user_name, user_id FROM users WHERE user_name = ANY ($1)", list(written)
+        )
+        assert len(found) == len(written)
+        assert all(ids.get(name, user_id) == user_id for name, user_id in found)
+        self._see(question, lambda users: users.update({row[1]: (row[0], first[row[0]]) for row in found}))
+
+    async def _import(self, path: str, on_conflict: OnConflict) -> importing.ImportReport:
+        async with app.database_from(self.settings).importing() as importer:
+            return await importing.import_file(path, importer, on_conflict, lambda _progress: None)
+
+    @rule(who=who, score=scores, question=questions)
+    def update_score_by_sql(self, who: int, score: int, question: Question | None) -> None:
+        user_id = self._user(who)
+        sql(self.settings, "UPDATE users SET total_score = $2 WHERE user_id = $1", user_id, score)
+        if user_id in self.model.users:
+            self._see(question, lambda users: users.update({user_id: (users[user_id][0], score)}))
+
+    @rule(what=st.sampled_from(["user_id", "user_name"]), who=who, question=questions)
+    def change_id_or_name_by_sql(self, what: str, who: int, question: Question | None) -> None:
+        user_id = self._user(who)
+        other: int | str = (
+            f"changed {self.steps}" if what == "user_name" else max(self.model.users, default=0) + 1000
+        )
+        sql(self.settings, f"UPDATE users SET {what} = $2 WHERE user_id = $1", user_id, other)
+        if user_id not in self.model.users:
+            return
+        if isinstance(other, str):
+            self._see(question, lambda users: users.update({user_id: (other, users[user_id][1])}))
+        else:
+            self._see(question, lambda users: users.update({other: users.pop(user_id)}))
+
+    @rule(how=st.sampled_from(["one", "one", "one", "many", "all"]), who=who, score=scores, question=questions)
+    def delete_by_sql(self, how: str, who: int, score: int, question: Question | None) -> None:
+        users = self.model.users
+        match how:
+            case "one":
+                gone = {self._user(who)} & users.keys()
+                sql(self.settings, "DELETE FROM users WHERE user_id = ANY ($1)", list(gone))
+            case "many":
+                gone = {user_id for user_id, (_, its_score) in users.items() if its_score >= score}
+                sql(self.settings, "DELETE FROM users WHERE total_score >= $1", score)
+            case _:
+                gone = set(users)
+                sql(self.settings, "TRUNCATE users" if who % 2 else "DELETE FROM users")
+        self._see(question, lambda users: [users.pop(user_id) for user_id in gone])
+
+    def _see(self, question: Question | None, change: Callable[[dict[int, tuple[str, int]]], object]) -> None:
+        """Change the model, and wait until the API shows it; until then it shows what was before, nothing else."""
+        before = Model()
+        before.users = dict(self.model.users)
+        change(self.model.users)
+        if question is None:
+            # Refused as of a moment after the change, which from then on every read has to show.
+            self._set_score(NOBODY, 0)
+            return
+        if before.answer(question) == self.model.answer(question):
+            question = WHOLE_BOARD
+        old, new = before.answer(question), self.model.answer(question)
+
+        def seen() -> bool:
+            answer = question.ask(self.api.client)
+            assert answer in (old, new), f"{question} was answered {answer}; before: {old}, now: {new}"
+            return answer == new
+
+        comes_to_show(seen, f"{question} shows {new}")
+
+    # In PostgreSQL's own affairs, and in Redis, by hand: nobody notices
+
+    @precondition(lambda self: self.steps > self.harmed_at + 2)
+    @rule(how=st.sampled_from(["no index", "a barrier"]))
+    def harm_the_rank_index(self, how: str) -> None:
+        self.harmed_at = self.steps
+        if how == "no index":
+            sql(self.settings, "DELETE FROM rank_index")
+        else:
+            sql(self.settings, "INSERT INTO user_changes (user_id) VALUES (NULL)")
+
+    @precondition(lambda self: self.steps > self.harmed_at + 2)
+    @rule(
+        harm=st.sampled_from(["flush", "lose a key", "lose a member", "lose connections"]),
+        key=st.sampled_from([keys.SCORES, keys.METADATA, keys.STATE]),
+        rank=st.integers(0, KEPT - 1),
+    )
+    def harm_the_cache(self, harm: str, key: str, rank: int) -> None:
+        self.harmed_at = self.steps
+        match harm:
+            case "flush":
+                self.redis.flushall()
+            case "lose a key":
+                self.redis.delete(key)
+            case "lose a member":
+                user_id = next(iter(self.model.board()[rank : rank + 1]), (0, 0))[1]
+                if key == keys.METADATA:
+                    self.redis.hdel(key, keys.member(user_id))
+                else:
+                    self.redis.zrem(keys.SCORES, keys.member(user_id))
+            case "lose connections":
+                self.redis.client_kill_filter(_type="normal", skipme=True)
+
+    # To the process
+
+    @precondition(lambda self: self.starts < 1)
+    @rule(
+        how=st.sampled_from(["stop", "kill"]),
+        changes=st.dictionaries(who, scores, max_size=8),
+        after_ms=st.integers(0, 20),
+    )
+    def start_anew(self, how: Literal["stop", "kill"], changes: dict[int, int], after_ms: int) -> None:
+        """End it in the midst of writes. What it acknowledged is there; what it did not may be."""
+        self.starts += 1
+        self._count_answers()
+        wanted = {self._user(who): score for who, score in changes.items()}
+        wanted.pop(NOBODY, None)
+        with httpx.Client(base_url=self.api.url, timeout=PATIENCE_S) as client, ThreadPoolExecutor(8) as pool:
+
+            def write(user_id: int, score: int) -> bool:
+                try:
+                    response = client.post(f"/users/{user_id}/score", json={"score": score})
+                except httpx.TransportError:
+                    return False
+                return response.status_code == 200
+
+            writes = {user_id: pool.submit(write, user_id, score) for user_id, score in wanted.items()}
+            time.sleep(after_ms / 1000)
+            getattr(self.api, how)()
+            acknowledged = {user_id for user_id, done in writes.items() if done.result()}
+        eventually(self._writes_have_ended, what="PostgreSQL has ended what the process began")
+        for row in sql(
+            self.settings, "SELECT user_id, total_score FROM users WHERE user_id = ANY ($1)", list(wanted)
+        ):
+            user_id, score = row
+            name, previous = self.model.users[user_id]
+            assert score == wanted[user_id] or (score == previous and user_id not in acknowledged)
+            self.model.users[user_id] = name, score
+        self.api.start()
+
+    def _writes_have_ended(self) -> bool:
+        return not sql(
+            self.settings,
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'leaderboard'",
+        )
+
+    # After every step
+
+    @invariant()
+    def every_read_is_the_models(self) -> None:
+        self.steps += 1
+        chance = random.Random(self.steps)
+        board = self.model.board()
+        ranks = {1, SIZE, KEPT, KEPT + 1, len(board), chance.randint(1, KEPT)}
+        around = [board[rank - 1][1] for rank in sorted(ranks) if 0 < rank <= len(board)]
+        asked = [Question("top", n) for n in (SIZE, KEPT, chance.randint(1, 2 * KEPT))]
+        asked += [Question("context", user_id) for user_id in around]
+        asked += [Question("user", user_id) for user_id in around[-3:]]
+        asked += [Question(chance.choice(["user", "context"]), NOBODY), WHOLE_BOARD]
+        asked += [Question("around", chance.randint(1, len(board) + 3), chance.randint(1, KEPT)) for _ in range(2)]
+        # The cursor of a board that has changed since, and of users who may be gone.
+        asked += [Question("page", limit=chance.randint(1, KEPT), after=after) for after in (None, self.cursor)]
+        # In any order, so that it is not always the same question that meets the system first.
+        self._ask(chance.sample(asked, len(asked)))
+        if not self._cache_in_use() and self.steps > self.harmed_at + 1:
+            # Most stories would be told by PostgreSQL alone otherwise.
+            eventually(self._cache_in_use, what="the cache is in use")
+            self._ask(asked)
+
+    def _ask(self, questions: list[Question]) -> None:
+        for question in questions:
+            answer, expected = question.ask(self.api.client), self.model.answer(question)
+            assert answer == expected, f"{question} was answered {answer}, and is {expected}"
+            if question.kind in {"page", "around"} and answer is not None:
+                self.cursor = answer.next or self.cursor
+
+    def _cache_in_use(self) -> bool:
+        return self.redis.hget(keys.STATE, "usable") == b"1"
+
+    # Helpers
+
+    def _user(self, who: int) -> int:
+        """Nearly always one that exists."""
+        users = sorted(self.model.users)
+        return users[who % len(users)] if users and who < 95 else NOBODY
+
+    def _count_answers(self) -> None:
+        for line in self.api.client.get("/metrics").text.splitlines():
+            match line.split():
+                case ['leaderboard_answers_total{source="cache"}', count]:
+                    Machine.from_cache += float(count)
+                case ['leaderboard_answers_total{source="postgres"}', count]:
+                    Machine.from_truth += float(count)
+                case ["leaderboard_rank_index_folds_total", count]:
+                    Machine.folds += float(count)
+
+
+def test_every_read_is_the_models(serve: Callable[..., ApiProcess]) -> None:
+    class Here(Machine):
+        # What is changed by hand shows the sooner, and is folded the sooner.
+        api = serve(program=SMALL_BUCKETS, cache_size=SIZE, log_level="error", sync_interval_ms=50)
+        settings = api.settings
+
+    # A failure prints the story, and a blob: decorate Here with @reproduce_failure(...) to see it again.
+    run_state_machine_as_test(
+        Here,
+        settings=bounds(
+            max_examples=10 * THOROUGH,
+            stateful_step_count=25,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+        ),
+    )
+    Here()._count_answers()
+    assert Machine.from_cache > 0, "the cache has to be among what was tested"
+    assert Machine.from_truth > 0, "and so has PostgreSQL"
+    assert Machine.folds > 0, "and so has the rank index"

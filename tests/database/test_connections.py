@@ -1,0 +1,244 @@
+"""The connections to PostgreSQL: kept for whoever is next, for no longer than they are good, and shared fairly."""
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Callable
+
+import asyncpg
+import pytest
+
+from chaos.proxy import Loop, Proxy
+from leaderboard.app import database_from
+from leaderboard.config import Settings
+from leaderboard.database import connections as connections_module
+from leaderboard.database.connections import Connections
+from leaderboard.database.store import Database, NewScore
+from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
+from tests.system import PATIENCE_S, eventually, sql
+
+pytestmark = pytest.mark.anyio
+
+SIZE = 2
+PID = "SELECT pg_backend_pid()"
+RUNNING = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
+
+
+@pytest.fixture
+async def connections(settings: Settings) -> AsyncIterator[Connections]:
+    opened = database_from(settings.model_copy(update={"db_pool_size": SIZE, "db_timeout_ms": 2000})).connections
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def backend(connections: Connections, statement: str = PID) -> int:
+    async with connections.pooled() as connection:
+        pid: int = await connection.fetchval(statement)
+        return pid
+
+
+async def read_so_far(connections: Connections) -> int:
+    """How many entries of the indexes of `users`, and rows of it, have been read."""
+    for _ in range(2):
+        await backend(connections, "SELECT 1 FROM pg_stat_force_next_flush()")
+    return await backend(
+        connections,
+        "SELECT (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'users')"
+        " + (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'users')",
+    )
+
+
+async def test_the_next_statement_goes_by_the_same_connection(connections: Connections) -> None:
+    assert len({await backend(connections) for _ in range(5)}) == 1
+
+
+async def test_no_more_than_the_size_and_everybody_gets_one(connections: Connections) -> None:
+    await backend(connections)  # so that one is kept
+    slowly = "SELECT pg_backend_pid() FROM pg_sleep(0.01)"
+    pids = await asyncio.gather(*(backend(connections, slowly) for _ in range(30)))
+    assert len(set(pids)) == SIZE
+
+
+async def test_a_connection_that_has_failed_is_not_kept_in_the_midst_of_something(
+    connections: Connections, settings: Settings
+) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        await backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(30)")
+    cancelled = asyncio.create_task(backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(29)"))
+    await until(lambda: bool(sql(settings, f"{RUNNING} AND query LIKE '%pg_sleep(29)'")))
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await backend(connections, "INSERT INTO log_state DEFAULT VALUES RETURNING 1")
+    assert await backend(connections, "SELECT 7") == 7
+
+
+async def test_a_connection_that_the_server_has_closed_is_not_used(
+    connections: Connections, settings: Settings
+) -> None:
+    pid = await backend(connections)
+    sql(settings, "SELECT pg_terminate_backend($1)", pid)
+
+    # Not before its end has arrived: until then the next statement is the one that is lost.
+    async def another() -> bool:
+        try:
+            return await backend(connections) != pid
+        except DatabaseUnavailable:
+            return False
+
+    deadline = time.monotonic() + 5
+    while not await another():
+        assert time.monotonic() < deadline
+
+
+async def test_a_connection_that_was_idle_for_long_is_not_used(
+    connections: Connections, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = await backend(connections)
+    monkeypatch.setattr(connections_module, "_LONGEST_IDLE_S", 0)
+    assert await backend(connections) != pid
+    eventually(lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = $1", pid), what="it is closed")
+
+
+async def two_idle(connections: Connections) -> set[int]:
+    """Have two connections, both idle."""
+    slowly = "SELECT pg_backend_pid() FROM pg_sleep(0.05)"
+    pids = set(await asyncio.gather(backend(connections, slowly), backend(connections, slowly)))
+    assert len(pids) == SIZE
+    return pids
+
+
+async def test_a_server_that_takes_no_writes_costs_every_connection_made_before(
+    connections: Connections, settings: Settings
+) -> None:
+    before = await two_idle(connections)
+    for idle in connections._idle:
+        idle.made -= 10
+    with pytest.raises(DatabaseReadOnly):
+        async with connections.pooled():
+            # As the answer of a standby says, which a pooler has switched to.
+            raise DatabaseReadOnly("a standby")
+    assert not before & await two_idle(connections)
+    eventually(
+        lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = ANY ($1)", list(before)),
+        5,
+        "they are closed",
+    )
+
+
+async def test_a_read_only_primary_is_not_connected_to_again_and_again(
+    connections: Connections, settings: Settings
+) -> None:
+    before = await two_idle(connections)
+    for _ in range(3):
+        with pytest.raises(DatabaseReadOnly):
+            async with connections.pooled() as connection, connection.transaction(readonly=True):
+                await connection.execute("DELETE FROM users")
+    assert await two_idle(connections) == before
+
+
+async def test_a_connection_that_was_silent_is_asked_before_it_is_used(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Loop() as loop:
+        proxy = Proxy(loop, settings.db_port)
+        there = settings.model_copy(update={"db_port": proxy.port, "db_timeout_ms": 10_000})
+        connections = database_from(there).connections
+        await connections.open()
+        before = await two_idle(connections)
+        proxy.freeze()
+        monkeypatch.setattr(connections_module, "_SILENT_S", 0.1)
+        await asyncio.sleep(0.11)  # so that they were silent for long enough
+        # The second one is not even asked: it has not answered since the first one was.
+        assert await backend(connections) not in before
+        assert await backend(connections) not in before
+        await connections.close()
+
+
+async def test_a_connection_that_was_silent_and_answers_is_used(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = await backend(connections)
+    monkeypatch.setattr(connections_module, "_SILENT_S", 2)
+    (idle,) = connections._idle
+    idle.answered -= 3
+    assert await backend(connections) == pid
+
+
+async def test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Loop() as loop:
+        proxy = Proxy(loop, settings.db_port)
+        there = settings.model_copy(update={"db_port": proxy.port, "db_timeout_ms": 1000})
+        connections = database_from(there).connections
+        await connections.open()
+        monkeypatch.setattr(connections_module, "_SILENT_S", 100)
+        before = await two_idle(connections)
+        proxy.freeze()
+        with pytest.raises(DatabaseUnavailable):
+            await backend(connections)
+        assert await backend(connections) not in before
+        await connections.close()
+
+
+async def test_a_caller_that_is_cancelled_while_connecting_leaves_nothing_behind(settings: Settings) -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+    pool = database_from(settings.model_copy(update={"db_pool_size": SIZE})).connections
+    await pool.open()
+    try:
+        for steps in range(40):  # how far connecting has come when it is cancelled
+            asking = asyncio.create_task(backend(pool, "SELECT pg_terminate_backend(pg_backend_pid())"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert await backend(pool)
+    finally:
+        await pool.close()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not errors
+
+
+async def test_what_is_under_way_when_it_is_closed_is_not_kept(
+    connections: Connections, settings: Settings
+) -> None:
+    last = asyncio.create_task(backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(0.4)"))
+    await until(lambda: bool(sql(settings, f"{RUNNING} AND query LIKE '%pg_sleep(0.4)'")))
+    await asyncio.gather(last, connections.close(), return_exceptions=True)
+    assert connections._idle == []
+    with pytest.raises(DatabaseUnavailable):
+        await backend(connections)
+
+
+async def test_a_plan_made_on_a_small_board_is_not_kept_when_it_has_grown(
+    settings: Settings, connections: Connections, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "_PLANNED_ANEW_S", 0.2)
+    store = Database(connections)
+    await connections.close()
+    await connections.open()
+    await db.execute("INSERT INTO users (user_name) VALUES ('the first')")
+    await db.execute("ANALYZE users")
+    await store.set_scores([NewScore(1, 5)])
+    await store.catch_up((await store.now()).snapshot, None, 20_000)
+    await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 30000) AS g")
+    await asyncio.sleep(0.25)
+    since = (await store.now()).snapshot
+    scores = [NewScore(user_id, 7) for user_id in range(100, 20_000, 100)]
+    before = await read_so_far(connections)
+    await store.set_scores(scores)
+    await store.set_scores([NewScore(10**6, 7)])
+    changes = await store.catch_up(since, None, 20_000)
+    assert len(changes.changed) == len(scores)
+    assert await read_so_far(connections) - before < 10 * len(scores)

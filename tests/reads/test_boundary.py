@@ -1,0 +1,69 @@
+"""Around the end of the cache: every kind of change, and after each the cache is exactly the best of the truth."""
+
+import random
+
+import pytest
+
+from leaderboard.app import App
+from leaderboard.config import Settings
+from leaderboard.errors import UserNotFound
+from leaderboard.model import EncodedTop, ranked
+from tests.system import THOROUGH, sql
+
+pytestmark = pytest.mark.anyio
+
+SIZE = 40
+USERS = 120
+ANSWERS = 4000 * THOROUGH
+"""So often the cache has to have answered after a change. It does nearly each time, the faster the machine."""
+
+
+async def test_thousands_of_changes_around_the_last_cached_rank(settings: Settings) -> None:
+    chance = random.Random(20_000)
+    board = App(settings.model_copy(update={"cache_size": SIZE, "audit_interval_s": 0}))
+    async with board.running():
+        sql(
+            settings,
+            "INSERT INTO users (user_name, total_score)"
+            " SELECT 'user ' || n, n / 2 FROM generate_series(1, $1) AS n",
+            USERS,
+        )
+        answered = board.metrics.answers.counts
+        for change in range(20 * ANSWERS):
+            if answered.get(("cache",), 0) >= ANSWERS:
+                break
+            await one_change(board, chance, change)
+            true = await board.database.best(board.cache.keep + 1)
+            reply = await board.board.top(SIZE)
+            assert isinstance(reply.answer, EncodedTop)
+            assert reply.answer.decode().users == [
+                ranked(rank, user) for rank, user in enumerate(true.value[:SIZE], 1)
+            ]
+            export = await board.cache.export()
+            if export is not None and export.usable:
+                # Nobody else changes anything: the cache is at the present, or it could not have been used.
+                held = [user for user in true.value if export.floor is None or export.floor.admits(user)]
+                assert export.users == held[: board.cache.keep]
+    assert answered["cache",] >= ANSWERS, "the cache has to be what was tested"
+
+
+async def one_change(board: App, chance: random.Random, change: int) -> None:
+    """Mostly scores near the boundary, by ties; now and then a user comes or goes by hand."""
+    user_id = chance.randint(1, USERS)
+    kind = chance.random()
+    if kind < 0.002:
+        sql(board.settings, "DELETE FROM users WHERE user_id = $1", user_id)
+        await board.sync.cover(await board.database.now())
+    elif kind < 0.01:
+        await board.board.create_user(f"new {change}", None, chance.randint(20, 60))
+    else:
+        try:
+            await board.board.set_score(user_id, chance.randint(30, 60))
+        except UserNotFound:
+            sql(
+                board.settings,
+                "INSERT INTO users (user_id, user_name, total_score) VALUES ($1, 'back ' || $2::text, 45)",
+                user_id,
+                str(change),
+            )
+            await board.sync.cover(await board.database.now())

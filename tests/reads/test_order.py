@@ -1,0 +1,88 @@
+"""The order of the board: the same from the cache and from PostgreSQL, at every tie and both ends of int32."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from leaderboard.app import App
+from leaderboard.model import (
+    INT32_MAX,
+    INT32_MIN,
+    Context,
+    ContextQuery,
+    EncodedTop,
+    Question,
+    Standing,
+    StandingQuery,
+    TopQuery,
+)
+from tests.system import PATIENCE_S, sql
+
+pytestmark = pytest.mark.anyio
+
+IDS_AT = {
+    INT32_MIN: [7, 8, 70, 700, 7000],
+    INT32_MIN + 1: [1, 1_000_000_000],
+    -1: [2, 20],
+    0: [9, 10, 99, 100, 999, 1000, INT32_MAX - 1, INT32_MAX],
+    1: [3, 30],
+    INT32_MAX - 1: [4, 999_999_999],
+    INT32_MAX: [5, 11, 101, 50, 500, 5000],
+}
+BOARD = sorted(
+    ((user_id, score) for score, ids in IDS_AT.items() for user_id in ids), key=lambda place: (-place[1], place[0])
+)
+
+
+async def ask_cache(leaderboard: App, question: Question) -> object:
+    """The cache's answer, as soon as there is one that shows the present."""
+    await leaderboard.sync.cover(await leaderboard.database.now())
+    async with asyncio.timeout(PATIENCE_S):
+        while (reading := await leaderboard.cache.read([question], PATIENCE_S)) is None:
+            await asyncio.sleep(0.01)
+    return reading.answers[0]
+
+
+def places(standings: list[Standing]) -> list[tuple[int, int, int]]:
+    return [(standing.rank, standing.user_id, standing.total_score) for standing in standings]
+
+
+async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
+    ids, scores = zip(*BOARD, strict=True)
+    sql(
+        leaderboard.settings,
+        "INSERT INTO users (user_id, user_name, total_score)"
+        " SELECT id, 'user ' || id, score FROM unnest($1::int[], $2::int[]) AS new (id, score) ORDER BY random()",
+        ids,
+        scores,
+    )
+    expected = [(rank, user_id, score) for rank, (user_id, score) in enumerate(BOARD, 1)]
+
+    cached = await ask_cache(leaderboard, TopQuery(100))
+    assert isinstance(cached, EncodedTop)
+    assert places(cached.decode().users) == expected
+    true = await leaderboard.database.best(100)
+    assert [(user.user_id, user.total_score) for user in true.value] == BOARD
+
+    for index, (user_id, _) in enumerate(BOARD):
+        around = expected[max(0, index - 5) : index + 6]
+        cached = await ask_cache(leaderboard, ContextQuery(user_id))
+        seen = await leaderboard.ranks.standings([ContextQuery(user_id), StandingQuery(user_id)], count=True)
+        assert seen is not None
+        true_context, true_standing = seen.value
+        for context in (cached, true_context):
+            assert isinstance(context, Context)
+            assert places([*context.above, context.user, *context.below]) == around
+            assert places([context.user]) == [expected[index]]
+        cached = await ask_cache(leaderboard, StandingQuery(user_id))
+        assert cached == true_standing
+        assert isinstance(cached, Standing)
+        assert places([cached]) == [expected[index]]
+
+
+@pytest.mark.parametrize("user_id", [0, -1])
+async def test_an_id_is_positive(db: asyncpg.Connection, user_id: int) -> None:
+    """The zeros before an id keep the order of positive ones only."""
+    with pytest.raises(asyncpg.CheckViolationError):
+        await db.execute("INSERT INTO users (user_id, user_name) VALUES ($1, 'a')", user_id)

@@ -1,0 +1,233 @@
+"""The pages in a real browser: what the scripts do, and that nothing breaks the policy."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from leaderboard.http.page.pages import Pages
+from leaderboard.model import Context, Standing, Top
+from tests.web.chromium import needs_chromium, shown
+
+pytestmark = needs_chromium
+
+NAME = "<b>Ada</b> & 'Co'"
+USERS = [
+    Standing(rank, 100 - rank, NAME if rank == 3 else f"user {rank}", None, 5000 - rank) for rank in range(1, 12)
+]
+RISEN = [Standing(1, 7, "riser", "https://img.example.com/7", 2_000_000), *USERS[1:]]
+DOCUMENT = json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
+Look = Callable[..., tuple[str, list[str]]]
+"""See `shown`; it takes a path."""
+
+
+class Site:
+    """What the server answers, by path; a test changes it, and puts a script of its own into a page."""
+
+    def __init__(self, root_path: str = "") -> None:
+        self.pages = Pages.load(root_path=root_path)
+        self.address = ""
+        self.answers: dict[str, Answer] = {
+            root_path + path: (200, {"Content-Type": kind}, content)
+            for path, (kind, content) in self.pages.assets.items()
+        }
+        self.page(f"{root_path}/", self.pages.board(Top(USERS)))
+        self.page(f"{root_path}/docs", self.pages.docs(DOCUMENT))
+        self.answers[f"{root_path}/leaderboard/top/100"] = api(Top(RISEN))
+        context = Context(USERS[2], USERS[:2], USERS[3:8], len(USERS))
+        self.answers[f"{root_path}/leaderboard/user/97/context"] = api(context)
+
+    def page(self, path: str, html: bytes, script: str = "") -> None:
+        if script:
+            html = html.replace(b"</head>", b'<script type="module" src="/test.js"></script></head>')
+            self.answers["/test.js"] = (200, {"Content-Type": "text/javascript"}, script.encode())
+        headers = {"Content-Type": "text/html; charset=utf-8", **self.pages.headers}
+        self.answers[path] = (200, headers, html)
+
+
+def api(answer: object, status: int = 200, **headers: str) -> Answer:
+    return status, {"Content-Type": "application/json", **headers}, msgspec.json.encode(answer)
+
+
+@pytest.fixture
+def root_path() -> str:
+    """The path below which the site is; a test may name another by `parametrize`."""
+    return ""
+
+
+@pytest.fixture
+def site(root_path: str) -> Iterator[Site]:
+    site = Site(root_path)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, headers, body = site.answers.get(self.path, (404, {}, b""))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        site.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield site
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def look(site: Site, tmp_path: Path) -> Look:
+    def look(path: str, milliseconds: int = 2000) -> tuple[str, list[str]]:
+        return shown(site.address + path, tmp_path, milliseconds)
+
+    return look
+
+
+def test_the_board_is_shown_with_its_tools(site: Site, look: Look) -> None:
+    html, console = look("/")
+    assert console == []
+    assert html.count("<tr") == 1 + 1 + len(USERS) + 1
+    assert "&lt;b&gt;Ada&lt;/b&gt; &amp; 'Co'</bdi>" in html
+    assert '<div class="tools" id="tools">' in html
+
+
+def test_the_board_refreshes_itself_and_marks_what_changed(site: Site, look: Look) -> None:
+    html, console = look("/", 11_000)
+    assert console == []
+    assert 'riser</bdi> <span class="id">id 7</span>' in html
+    assert '<data value="2000000">2,000,000</data>' in html
+    assert "img.example.com" not in html
+
+
+def test_a_stale_refresh_tells_its_age(site: Site, look: Look) -> None:
+    site.answers["/leaderboard/top/100"] = api(Top(USERS), Age="75")
+    html, console = look("/", 6000)
+    assert console == []
+    assert "These numbers are 75 seconds old: the database is unreachable." in html
+
+
+def test_a_refresh_that_fails_leaves_the_board_and_says_so(site: Site, look: Look) -> None:
+    site.answers["/leaderboard/top/100"] = api({"detail": "Too many requests are waiting"}, 503)
+    html, _ = look("/", 6000)
+    assert "Not up to date: Too many requests are waiting" in html
+    assert "user 11</bdi>" in html
+
+
+def test_an_empty_board_fills(site: Site, look: Look) -> None:
+    site.page("/", site.pages.board(Top([])))
+    html, console = look("/", 6000)
+    assert console == []
+    assert 'id="empty" hidden' in html
+    assert "riser</bdi>" in html
+
+
+FIND = "const input = document.getElementById('find-id'); input.value = '{}'; input.form.requestSubmit();"
+
+
+def test_a_user_is_found_by_id(site: Site, look: Look) -> None:
+    site.page("/", site.pages.board(Top(USERS)), FIND.format(97))
+    html, console = look("/")
+    assert console == []
+    assert "<bdi>&lt;b&gt;Ada&lt;/b&gt; &amp; 'Co'</bdi> is number 3</h2>" in html
+    found = html[html.index('id="found-rows"') : html.index('id="empty"')]
+    assert found.count("<tr") == 8
+    assert found.count('aria-current="true"') == 1
+
+
+def test_a_user_who_is_not_there_is_said_in_the_words_of_the_api(site: Site, look: Look) -> None:
+    site.answers["/leaderboard/user/5/context"] = api({"detail": "no user has the id 5"}, 404)
+    site.page("/", site.pages.board(Top(USERS)), FIND.format(5))
+    html, _ = look("/")
+    assert 'id="find-answer" role="status">no user has the id 5</p>' in html
+
+
+def test_a_call_can_be_tried_and_its_line_follows(site: Site, look: Look) -> None:
+    site.answers["/users/4%202"] = api({"userId": 42, "username": NAME})
+    script = """
+        const form = document.querySelector("#get-users-id form");
+        const input = form.querySelector("input");
+        input.value = "4 2";
+        input.dispatchEvent(new Event("input"));
+        form.requestSubmit();
+        const body = document.querySelector("#post-users textarea");
+        body.value = `{"username": "O'Brien"}`;
+        body.dispatchEvent(new Event("input"));
+    """
+    site.page("/docs", site.pages.docs(DOCUMENT), script)
+    html, console = look("/docs")
+    assert console == []
+    assert f'<span data-origin="">{site.address}</span>/users/<span data-for="id">4%202</span>' in html
+    assert "200 OK ·" in html
+    assert '"userId": 42' in html
+    assert """<span data-for="body">{"username": "O'\\''Brien"}</span>""" in html
+
+
+def test_the_line_of_a_call_has_the_parameters_that_are_filled_in(site: Site, look: Look) -> None:
+    site.answers["/leaderboard?limit=2&after=a%27b"] = api({"users": [], "total": 7, "next": None})
+    script = """
+        const form = document.querySelector("#get-leaderboard form");
+        for (const [name, value] of [["limit", "2"], ["after", "a'b"]]) {
+            const input = form.querySelector(`[name="${name}"]`);
+            input.value = value;
+            input.dispatchEvent(new Event("input"));
+        }
+        form.requestSubmit();
+    """
+    site.page("/docs", site.pages.docs(DOCUMENT), script)
+    html, console = look("/docs")
+    assert console == []
+    assert '/leaderboard<span data-query="">?limit=2&amp;after=a%27b</span>' in html
+    assert '"total": 7' in html
+
+
+# Below the path of a proxy: the site answers nowhere else
+
+
+@pytest.mark.parametrize("root_path", ["/games/lb"])
+def test_below_a_path_the_board_refreshes_itself(site: Site, look: Look, root_path: str) -> None:
+    html, console = look(f"{root_path}/", 11_000)
+    assert console == []
+    assert 'riser</bdi> <span class="id">id 7</span>' in html
+
+
+@pytest.mark.parametrize("root_path", ["/games/lb"])
+def test_below_a_path_a_user_is_found_by_id(site: Site, look: Look, root_path: str) -> None:
+    site.page(f"{root_path}/", site.pages.board(Top(USERS)), FIND.format(97))
+    html, console = look(f"{root_path}/")
+    assert console == []
+    assert "is number 3</h2>" in html
+
+
+@pytest.mark.parametrize("root_path", ["/games/lb"])
+def test_below_a_path_a_call_can_be_tried(site: Site, look: Look, root_path: str) -> None:
+    site.answers[f"{root_path}/users/42"] = api({"userId": 42, "username": NAME})
+    script = """
+        const form = document.querySelector("#get-users-id form");
+        form.querySelector("input").value = "42";
+        form.requestSubmit();
+    """
+    site.page(f"{root_path}/docs", site.pages.docs(DOCUMENT), script)
+    html, console = look(f"{root_path}/docs")
+    assert console == []
+    assert f'<span data-origin="">{site.address}</span>{root_path}/users/' in html
+    assert '"userId": 42' in html
+
+
+@pytest.mark.parametrize(
+    "markup", ["<p style='color: red'>", "<script>1</script>", "<img src='https://img.example.com/1'>"]
+)
+def test_a_breach_of_the_policy_would_be_seen(site: Site, look: Look, markup: str) -> None:
+    site.page("/", site.pages.board(Top(USERS)).replace(b"<main>", b"<main>" + markup.encode()))
+    _, console = look("/")
+    assert any("Content Security Policy" in line for line in console)

@@ -1,0 +1,335 @@
+"""The pages as HTML: what strangers' text can do to them (nothing), and that all they refer to is shipped."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote
+
+import pytest
+
+from leaderboard.http.page.board import BOARD_SIZE
+from leaderboard.http.page.pages import Pages
+from leaderboard.model import INT32_MAX, INT32_MIN, Standing, Top
+
+DOCUMENT = json.loads((Path(__file__).with_name("openapi.json")).read_text("utf-8"))
+VOID = {"meta", "link", "img", "input", "br", "path", "rect"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' autofocus onfocus='alert(1)",
+    "&lt;b&gt; &amp; $rows ${origin} $$",
+    "</template></table></body>",
+]
+
+
+class Page(HTMLParser):
+    """One parsed page, all of whose tags are closed: tags with attributes, text by class, `<pre>` blocks."""
+
+    def __init__(self, html: bytes) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.blocks: list[str] = []
+        self._open: list[tuple[str, str]] = []
+        self.feed(html.decode())
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        assert len(found) == len(attrs)
+        self.tags.append((tag, found))
+        if tag == "pre":
+            self.blocks.append("")
+        if tag not in VOID:
+            self._open.append((tag, found.get("class") or found.get("id", "")))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts.append((self._open[-1][1], data))
+        if "pre" in [tag for tag, _ in self._open]:
+            self.blocks[-1] += data
+
+    def said(self, name: str) -> list[str]:
+        return [text for where, text in self.texts if where == name]
+
+    def with_attribute(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+    def one(self, element_id: str) -> dict[str, str]:
+        (found,) = [attributes for _, attributes in self.tags if attributes.get("id") == element_id]
+        return found
+
+
+@pytest.fixture(scope="module")
+def pages() -> Pages:
+    return Pages.load(origin="https://board.example")
+
+
+def user(rank: int = 1, name: str = "Ada", score: int = 1, image: str | None = None) -> Standing:
+    return Standing(rank, rank * 7, name, image, score)
+
+
+def board(pages: Pages, *users: Standing, age: int | None = None) -> Page:
+    return Page(pages.board(Top(list(users)), age_seconds=age))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_only_ever_text(pages: Pages, name: str) -> None:
+    ordinary = board(pages, user())
+    page = board(pages, user(name=name))
+    assert page.said("name")[0] == name
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in ordinary.tags]
+    assert [set(attributes) for _, attributes in page.tags] == [set(found) for _, found in ordinary.tags]
+
+
+def test_an_image_url_is_only_ever_an_address() -> None:
+    url = "https://img.example.com/a?b=1&c=2\"onerror='alert(1)'><script>"
+    page = Page(Pages.load(image_sources=["https:"]).board(Top([user(image=url)])))
+    (image,) = [attributes for tag, attributes in page.tags if tag == "img" and attributes["src"] == url]
+    assert image["referrerpolicy"] == "no-referrer"
+    assert image["loading"] == "lazy"
+    assert image["alt"] == ""
+    assert "onerror" not in image
+
+
+@pytest.mark.parametrize(
+    ("sources", "shown"),
+    [
+        ([], set()),
+        (["https:"], {"https://img.example.com/1", "https://img.example.com.evil.example/2"}),
+        (["https://img.example.com/"], {"https://img.example.com/1"}),
+        (["http:"], {"http://10.0.0.1/reboot"}),
+    ],
+)
+def test_images_come_from_where_the_operator_allows_and_by_default_from_nowhere(
+    sources: list[str], shown: set[str]
+) -> None:
+    urls = [
+        "https://img.example.com/1",
+        "https://img.example.com.evil.example/2",
+        "http://10.0.0.1/reboot",
+        "javascript:alert(1)",
+    ]
+    pages = Pages.load(image_sources=sources)
+    page = board(pages, *(user(rank, image=url) for rank, url in enumerate(urls, 1)))
+    assert set(page.with_attribute("src")) & set(urls) == shown
+    policy = pages.headers["Content-Security-Policy"].split("; ")
+    assert " ".join(["img-src 'self'", *sources]) in policy
+
+
+def test_an_empty_board_says_how_to_create_the_first_user(pages: Pages) -> None:
+    page = board(pages)
+    assert "hidden" not in page.one("empty")
+    assert "hidden" in page.one("board")
+    command = shlex.split(page.blocks[0])
+    assert command[:4] == ["curl", "-X", "POST", "https://board.example/users"]
+    assert json.loads(command[-1]) == {"username": "Ada", "score": 100}
+
+
+def test_a_board_with_users_hides_that_hint(pages: Pages) -> None:
+    page = board(pages, user())
+    assert "hidden" in page.one("empty")
+    assert "hidden" not in page.one("board")
+
+
+@pytest.mark.parametrize(
+    ("age", "notice"),
+    [
+        (None, []),
+        (0, ["These numbers are 0 seconds old: the database is unreachable."]),
+        (1, ["These numbers are 1 second old: the database is unreachable."]),
+        (86_400, ["These numbers are 86,400 seconds old: the database is unreachable."]),
+    ],
+)
+def test_stale_numbers_tell_their_age(pages: Pages, age: int | None, notice: list[str]) -> None:
+    assert board(pages, user(), age=age).said("notice") == notice
+
+
+def test_extreme_scores_and_ties_keep_the_given_order(pages: Pages) -> None:
+    scores = [INT32_MAX, 1000, 1000, 0, -1, INT32_MIN]
+    page = board(pages, *(user(rank, score=score) for rank, score in enumerate(scores, 1)))
+    shown = [attributes["value"] for tag, attributes in page.tags if tag == "data"]
+    assert shown[: len(scores)] == [str(score) for score in scores]
+    # What is read is grouped, with a true minus sign.
+    text = "".join(text for _, text in page.texts)
+    assert "2,147,483,647" in text
+    assert "\N{MINUS SIGN}2,147,483,648" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "initial"),
+    [
+        ("ada", "A"),
+        ("@babel/core", "B"),
+        ("👩‍💻", "👩"),
+        ("محمد", "م"),
+        ("_._", "_"),
+        ("x" * 128, "X"),
+        ("😀" * 128, "😀"),
+    ],
+)
+def test_any_name_has_a_face_and_stands_apart_from_its_row(pages: Pages, name: str, initial: str) -> None:
+    html = pages.board(Top([user(name=name)])).decode()
+    assert f'<bdi class="name">{name}</bdi>' in html
+    assert f"<span>{initial}</span></span>" in html
+
+
+def test_a_full_board_is_a_table_that_can_be_listened_to(pages: Pages) -> None:
+    page = board(pages, *(user(rank) for rank in range(1, BOARD_SIZE + 1)))
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("caption") == tags.count("table")
+    assert page.with_attribute("scope").count("row") == BOARD_SIZE + 1
+    assert page.one("board")["data-source"] == f"/leaderboard/top/{BOARD_SIZE}"
+    assert ("html", {"lang": "en"}) in page.tags
+
+
+def both(pages: Pages) -> list[Page]:
+    return [board(pages, user(image="https://img.example.com/1")), Page(pages.docs(DOCUMENT))]
+
+
+def test_everything_a_page_refers_to_is_shipped(pages: Pages) -> None:
+    elsewhere = {"/", "/docs", "/openapi.json"}
+    used = set()
+    for page in both(pages):
+        ids = page.with_attribute("id")
+        assert len(ids) == len(set(ids))
+        for address in page.with_attribute("src") + page.with_attribute("href"):
+            if address.startswith("#"):
+                assert address[1:] in ids
+            else:
+                assert address in pages.assets or address in elsewhere
+                used.add(address)
+        assert set(page.with_attribute("for")) <= set(ids)
+        assert set(page.with_attribute("aria-labelledby")) <= set(ids)
+    assert used == elsewhere | set(pages.assets)
+
+
+def test_no_asset_names_another_host(pages: Pages) -> None:
+    for path, (_, content) in pages.assets.items():
+        text = content.decode().replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"(https?|wss?):|@import|url\(|[\"']//", text), path
+
+
+def test_nothing_is_inline_so_the_policy_can_forbid_it(pages: Pages) -> None:
+    policy = pages.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; ")
+    assert "unsafe" not in policy
+    for page in both(pages):
+        assert not any(name == "style" or name.startswith("on") for _, found in page.tags for name in found)
+        assert all("src" in attributes for tag, attributes in page.tags if tag == "script")
+        assert "style" not in [tag for tag, _ in page.tags]
+
+
+def test_an_asset_changes_its_path_with_its_content(pages: Pages) -> None:
+    assert Pages.load().assets == pages.assets
+    assert all(re.fullmatch(r"/assets/[a-z]+\.[0-9a-f]{12}\.(css|js|svg)", path) for path in pages.assets)
+    assert "immutable" in pages.asset_headers["Cache-Control"]
+
+
+def test_the_script_draws_the_rows_that_the_server_draws(pages: Pages) -> None:
+    script = next(content.decode() for path, (_, content) in pages.assets.items() if "board" in path)
+    page = board(pages, user())
+    ids, classes = page.with_attribute("id"), " ".join(page.with_attribute("class")).split()
+    assert set(re.findall(r'(?<!\.)get\("([\w-]+)"\)', script)) <= set(ids)
+    assert set(re.findall(r'querySelector\("\.(\w+)', script)) <= set(classes)
+
+
+def test_docs_show_every_call_with_a_line_to_paste(pages: Pages) -> None:
+    page = Page(pages.docs(DOCUMENT))
+    lines = [block for block in page.blocks if block.startswith("curl")]
+    calls = [
+        (method, path) for path, item in DOCUMENT["paths"].items() for method in item if method != "parameters"
+    ]
+    for line, (method, path) in zip(lines, calls, strict=True):
+        words = shlex.split(line)
+        address = re.escape(f"https://board.example{path}")
+        pattern = re.sub(r"\\{\w+\\}", r"\\d+", address)
+        # Of the parameters that may be left out, those that have a value of their own.
+        if path == "/leaderboard":
+            pattern += re.escape("?limit=100")
+        assert any(re.fullmatch(pattern, word) for word in words)
+        assert (f"-X {method.upper()}" in line) == (method != "get")
+        if "-d" in words:
+            assert json.loads(words[words.index("-d") + 1])
+    text = "".join(text for _, text in page.texts)
+    for code in ("malformed_json", "username_taken", "user_not_found", "overloaded"):
+        assert code in text
+
+
+def test_docs_say_what_a_schema_says(pages: Pages) -> None:
+    text = "".join(text for _, text in Page(pages.docs(DOCUMENT)).texts)
+    for said in (
+        "1 to 128 characters",
+        f"{INT32_MIN} to {INT32_MAX}, default 0",
+        "string or null",
+        "list of Standing",
+        '"ok" or "degraded"',
+        "at most 5 entries",
+        "Retry-After Seconds to wait",
+        "at most 2048 characters, format uri, default null",
+    ):
+        assert said in text
+
+
+def test_docs_are_text_too(pages: Pages) -> None:
+    evil = "<script>alert(1)</script>'\" $x"
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": evil, "version": evil, "description": evil},
+        "paths": {
+            "/a/{b}": {
+                "post": {
+                    "summary": evil,
+                    "parameters": [
+                        {
+                            "name": "b",
+                            "in": "path",
+                            "schema": {"type": "string", "default": evil, "pattern": evil},
+                        },
+                        {"name": "q", "in": "query", "schema": {"enum": [evil]}},
+                    ],
+                    "requestBody": {"content": {"application/json": {"schema": {"const": evil}}}},
+                    "responses": {"200": {"description": evil}},
+                }
+            }
+        },
+        "x-problems": {evil: {"status": 400, "title": evil}},
+        "components": {"schemas": {"S": {"type": evil, "description": evil}}},
+    }
+    page = Page(pages.docs(document))
+    assert page.with_attribute("id").count(evil) == 1
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    line = shlex.split(page.blocks[0])
+    address, _, query = line[3].partition("?")
+    assert unquote(address) == f"https://board.example/a/{evil}"
+    assert parse_qsl(query, strict_parsing=True) == [("q", evil)]
+    assert json.loads(line[-1]) == evil
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_can_be_read_on_its_ground(pages: Pages, scheme: int) -> None:
+    sheet = next(content.decode() for kind, content in pages.assets.values() if kind.startswith("text/css"))
+    colours = dict(
+        re.findall(r"--([\w-]+): (#[0-9a-f]{6});", re.findall(r":root {(.*?)}", sheet, re.DOTALL)[scheme])
+    )
+    pairs = [("on-accent", "accent"), ("warn", "warn-ground")]
+    pairs += [(ink, on) for ink in ("ink", "quiet", "accent") for on in ("ground", "card", "sunken", "mark")]
+    pairs += [(ink, "card") for ink in ("good", "bad")]
+    for ink, on in pairs:
+        assert contrast(colours[ink], colours[on]) >= 4.5, (ink, on)

@@ -1,0 +1,586 @@
+"""Group commit against PostgreSQL: each write by itself, whatever its batch and other sessions are up to."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from leaderboard import service as service_module
+from leaderboard.app import App, database_from
+from leaderboard.batching import Dropped
+from leaderboard.config import Settings
+from leaderboard.database import store as store_module
+from leaderboard.database.store import Database, NewScore, NewUser, Refusal
+from leaderboard.errors import (
+    DatabaseRefused,
+    DatabaseUnavailable,
+    LeaderboardError,
+    LockedOut,
+    OutcomeUnknown,
+    UsernameTaken,
+    UserNotFound,
+)
+from leaderboard.model import ScoreSet, User
+from leaderboard.snapshot import CommitPosition, SnapshotPosition
+from tests.system import PATIENCE_S, connect, free_port, sql, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def other(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
+    """A second session, as somebody with psql would have."""
+    connection = await connect(settings)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[Database]:
+    async with opened(settings) as truth:
+        yield truth
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    truth = database_from(settings)
+    await truth.open()
+    try:
+        yield truth
+    finally:
+        await truth.close()
+
+
+async def waiting_sessions(db: asyncpg.Connection) -> list[int]:
+    """The sessions of the service that wait for a lock."""
+    rows = await db.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND application_name = 'leaderboard'"
+    )
+    return [row["pid"] for row in rows]
+
+
+async def add_users(db: asyncpg.Connection, count: int) -> None:
+    """Users 1 to `count`, each with ten times its id for a score."""
+    await db.execute(
+        "INSERT INTO users (user_name, total_score)"
+        " SELECT 'user ' || n, 10 * n FROM generate_series(1, $1::int) AS n",
+        count,
+    )
+
+
+async def scores(db: asyncpg.Connection) -> dict[int, int]:
+    return {row[0]: row[1] for row in await db.fetch("SELECT user_id, total_score FROM users")}
+
+
+# Outcomes
+
+
+async def test_scores_of_one_user_are_chained(store: Database, db: asyncpg.Connection) -> None:
+    await add_users(db, 2)
+    batch = [NewScore(1, 5), NewScore(2, 0), NewScore(1, 7), NewScore(99, 1), NewScore(1, 7), NewScore(1, -6)]
+    written = await store.set_scores(batch)
+    assert written.outcomes == [
+        ScoreSet(1, "user 1", None, 5, 10),
+        ScoreSet(2, "user 2", None, 0, 20),
+        ScoreSet(1, "user 1", None, 7, 5),
+        Refusal.UNKNOWN,
+        ScoreSet(1, "user 1", None, 7, 7),
+        ScoreSet(1, "user 1", None, -6, 7),
+    ]
+    assert await scores(db) == {1: -6, 2: 0}
+    assert isinstance(written.point, CommitPosition)
+    assert (await store.now()).reflects(written.point)
+
+
+async def test_many_who_set_one_users_score_at_once_each_replace_another(leaderboard: App) -> None:
+    user = await leaderboard.board.create_user("hot", None, 0)
+    results = await asyncio.gather(*(leaderboard.board.set_score(user.user_id, n) for n in range(1, 101)))
+    previous = {result.total_score: result.previous_score for result in results}
+    (last,) = set(previous) - set(previous.values())
+    order = [last]
+    while order[-1] != 0:
+        order.append(previous[order[-1]])
+    assert len(order) == 101
+    standing = (await leaderboard.board.standing(user.user_id)).answer
+    assert getattr(standing, "total_score", None) == last
+
+
+async def test_a_batch_that_writes_nothing_is_answered_with_the_moment_it_looked(
+    store: Database, db: asyncpg.Connection
+) -> None:
+    await add_users(db, 1)
+    unknown = await store.set_scores([NewScore(98, 1), NewScore(99, 1)])
+    assert unknown.outcomes == [Refusal.UNKNOWN] * 2
+    assert isinstance(unknown.point, SnapshotPosition)
+    taken = await store.create_users([NewUser("user 1", None, 1)])
+    assert taken.outcomes == [Refusal.TAKEN]
+    assert (await store.now()).reflects(taken.point)
+
+
+async def test_of_several_with_one_name_the_first_gets_it(store: Database, db: asyncpg.Connection) -> None:
+    await add_users(db, 1)
+    names = ["b", "user 1", "a", "b", "ä", "A", "a"]
+    written = await store.create_users([NewUser(name, f"image {n}", n) for n, name in enumerate(names)])
+    created = [outcome if isinstance(outcome, Refusal) else outcome.user_name for outcome in written.outcomes]
+    assert created == ["b", Refusal.TAKEN, "a", Refusal.TAKEN, "ä", "A", Refusal.TAKEN]
+    for outcome in written.outcomes:
+        if isinstance(outcome, User):
+            row = await db.fetchrow("SELECT * FROM users WHERE user_id = $1", outcome.user_id)
+            assert row is not None
+            assert tuple(row) == (outcome.user_id, outcome.user_name, outcome.image_url, outcome.total_score)
+    assert await db.fetchval("SELECT image_url FROM users WHERE user_name = 'b'") == "image 0"
+
+
+async def test_a_name_refused_for_a_user_not_yet_committed_waits_for_that_user(
+    store: Database, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    """The refusal tells of a user newer than the statement's snapshot; its point must show that user."""
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("INSERT INTO users (user_name) VALUES ('new')")
+    xid = int(await other.fetchval("SELECT pg_current_xact_id()::text"))
+    creating = asyncio.create_task(store.create_users([NewUser("new", None, 0)]))
+    await until(lambda: waiting_sessions(db), "the creator waits")
+    await transaction.commit()
+    written = await creating
+    assert written.outcomes == [Refusal.TAKEN]
+    point = written.point
+    assert isinstance(point, CommitPosition) or point.snapshot.sees(xid)
+    if isinstance(point, CommitPosition):
+        assert (await store.now()).reflects(point)
+
+
+# Rows and names that others hold
+
+
+async def test_a_held_row_is_skipped_and_told_from_an_unknown_one(
+    store: Database, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add_users(db, 3)
+    async with other.transaction():
+        await other.execute("SELECT FROM users WHERE user_id = 2 FOR UPDATE")
+        written = await store.set_scores([NewScore(n, -n) for n in (1, 2, 3, 4, 2)])
+    kinds = [outcome if isinstance(outcome, Refusal) else outcome.user_id for outcome in written.outcomes]
+    assert kinds == [1, Refusal.LOCKED, 3, Refusal.UNKNOWN, Refusal.LOCKED]
+    assert await scores(db) == {1: -1, 2: 20, 3: -3}
+
+
+async def test_who_only_refers_to_a_user_holds_nobody_up(
+    store: Database, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add_users(db, 1)
+    await db.execute("CREATE TABLE badges (user_id int REFERENCES users)")
+    async with other.transaction():
+        await other.execute("INSERT INTO badges VALUES (1)")
+        written = await store.set_scores([NewScore(1, 5)])
+    assert written.outcomes == [ScoreSet(1, "user 1", None, 5, 10)]
+
+
+async def test_a_held_row_delays_its_own_user_only(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_LOCK_WAIT_S", PATIENCE_S)
+    await add_users(db, 201)
+    await leaderboard.board.set_score(1, 1)
+    async with other.transaction():
+        await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
+        held = asyncio.create_task(leaderboard.board.set_score(1, 1000))
+        others = [leaderboard.board.set_score(user_id, -user_id) for user_id in range(2, 202)]
+        results = await asyncio.wait_for(asyncio.gather(*others), PATIENCE_S)
+        assert [result.previous_score for result in results] == [10 * user_id for user_id in range(2, 202)]
+        assert not held.done()
+    assert (await held).previous_score == 1
+
+
+async def test_a_held_row_is_waited_for_so_long_and_no_longer(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_LOCK_WAIT_S", 0.3)
+    await add_users(db, 1)
+    async with other.transaction():
+        await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
+        started = time.monotonic()
+        with pytest.raises(LockedOut):
+            await asyncio.wait_for(leaderboard.board.set_score(1, 1000), PATIENCE_S)
+        assert time.monotonic() - started > 0.3
+    assert (await leaderboard.board.set_score(1, 2)).previous_score == 10
+
+
+async def test_a_held_row_is_written_when_it_is_released(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add_users(db, 2)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("UPDATE users SET total_score = 77 WHERE user_id = 1")
+    await other.execute("DELETE FROM users WHERE user_id = 2")
+    first = asyncio.create_task(leaderboard.board.set_score(1, 1000))
+    second = asyncio.create_task(leaderboard.board.set_score(2, 1000))
+    tries = leaderboard.metrics.batch_items.labels("scores")
+    await until(lambda: _later(tries._sum.get() > 4), "both were skipped and tried again")
+    assert not first.done()
+    assert not second.done()
+    await transaction.commit()
+    assert await first == ScoreSet(1, "user 1", None, 1000, 77)
+    with pytest.raises(UserNotFound):
+        await second
+    assert await scores(db) == {1: 1000}
+
+
+async def _later(value: object) -> object:
+    return value
+
+
+@asynccontextmanager
+async def a_deadlock(
+    settings: Settings, store: Database, db: asyncpg.Connection
+) -> AsyncIterator["asyncio.Task[store_module.Written[User | Refusal]]"]:
+    """Ours creates `a`, then `b`, while somebody has created `b` and wants `a`; ours is the one to find out."""
+    await db.execute(f"ALTER DATABASE {settings.db_name} SET deadlock_timeout = '1s'")
+    other = await connect(settings)
+    try:
+        await other.execute("SET deadlock_timeout = '60s'")
+        await other.execute("BEGIN; INSERT INTO users (user_name) VALUES ('b')")
+        creating = asyncio.create_task(store.create_users([NewUser("b", None, 1), NewUser("a", None, 1)]))
+        await until(lambda: waiting_sessions(db), "ours waits")
+        await other.execute("INSERT INTO users (user_name) VALUES ('a')")
+        await other.execute("ROLLBACK")
+        yield creating
+    finally:
+        await other.close()
+
+
+async def test_after_a_deadlock_it_is_tried_again(
+    settings: Settings, store: Database, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
+    async with a_deadlock(settings, store, db) as creating:
+        written = await creating
+    assert [getattr(outcome, "user_name", None) for outcome in written.outcomes] == ["b", "a"]
+    assert await db.fetchval("SELECT count(*) FROM users") == 2
+    await store.close()
+    await until(
+        lambda: db.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"),
+        "PostgreSQL has counted the deadlock",
+    )
+
+
+async def test_a_deadlock_that_persists_is_told_in_the_domains_words(
+    settings: Settings, store: Database, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
+    monkeypatch.setattr(store_module, "_TRIES_ON_CONFLICT", 1)
+    async with a_deadlock(settings, store, db) as creating:
+        with pytest.raises(LeaderboardError):
+            await creating
+
+
+async def test_a_lock_timeout_of_the_role_is_told_in_the_domains_words(
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await db.execute(f"ALTER DATABASE {settings.db_name} SET lock_timeout = '50ms'")
+    async with opened(settings) as store, other.transaction():
+        await other.execute("INSERT INTO users (user_name) VALUES ('a')")
+        with pytest.raises(LeaderboardError):
+            await store.create_users([NewUser("a", None, 1)])
+
+
+async def test_overlapping_names_from_two_processes_do_not_deadlock(
+    settings: Settings, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_TRIES_ON_CONFLICT", 1)
+    await db.execute(f"ALTER DATABASE {settings.db_name} SET deadlock_timeout = '10ms'")
+    chance = random.Random(7)
+    created: list[str] = []
+    async with opened(settings) as one, opened(settings) as two:
+        for round_ in range(15):
+            names = [f"{round_} {n}" for n in range(150)]
+            batches = [[NewUser(name, None, 0) for name in chance.sample(names, 120)] for _ in range(6)]
+            writing = [(one, two)[n % 2].create_users(batch) for n, batch in enumerate(batches)]
+            for written in await asyncio.gather(*writing):
+                created += [user.user_name for user in written.outcomes if isinstance(user, User)]
+    assert len(created) == len(set(created))
+    assert sorted(created) == [
+        row["user_name"] for row in await db.fetch("SELECT * FROM users ORDER BY user_name")
+    ]
+
+
+async def test_names_are_inserted_in_their_order_whatever_the_order_of_the_batch(
+    store: Database, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
+    async with other.transaction():
+        await other.execute("INSERT INTO users (user_name) VALUES ('a')")
+        creating = asyncio.create_task(store.create_users([NewUser("b", None, 1), NewUser("a", None, 1)]))
+        await until(lambda: waiting_sessions(db), "ours waits for the first name")
+        # Who waits for `a` does not have `b` yet: whoever holds `a` may want it.
+        await db.execute("SET lock_timeout = '500ms'")
+        free = await db.fetchval(
+            "INSERT INTO users (user_name) VALUES ('b') ON CONFLICT (user_name) DO NOTHING RETURNING true"
+        )
+        assert free
+    assert (await creating).outcomes == [Refusal.TAKEN] * 2
+
+
+async def test_names_that_are_taken_burn_no_ids(store: Database, db: asyncpg.Connection) -> None:
+    await add_users(db, 50)
+    for _ in range(3):
+        written = await store.create_users([NewUser(f"user {n}", None, 0) for n in range(1, 51)])
+        assert written.outcomes == [Refusal.TAKEN] * 50
+    written = await store.create_users([NewUser("user 51", None, 0), NewUser("user 50", None, 0)])
+    assert isinstance(written.outcomes[0], User)
+    assert written.outcomes[0].user_id == 51
+
+
+WRITES: dict[str, Callable[[Database], Awaitable[object]]] = {
+    "set_scores": lambda store: store.set_scores([NewScore(1, 5)]),
+    "create_users": lambda store: store.create_users([NewUser("a", None, 5)]),
+}
+
+
+async def test_a_role_whose_transactions_are_repeatable_read_has_its_writes_done_as_well(
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
+    await add_users(db, 1)
+    await db.execute(f"ALTER DATABASE {settings.db_name} SET default_transaction_isolation = 'repeatable read'")
+    async with opened(settings) as store:
+        async with other.transaction():
+            await other.execute("UPDATE users SET total_score = 4 WHERE user_id = 1")
+            await other.execute("INSERT INTO users (user_name) VALUES ('a')")
+            writing = asyncio.ensure_future(store.create_users([NewUser("a", None, 5)]))
+            await until(lambda: waiting_sessions(db), "the write waits")
+        assert (await writing).outcomes == [Refusal.TAKEN]
+
+
+async def test_a_name_not_yet_committed_delays_nobody_else(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    async with other.transaction():
+        await other.execute("INSERT INTO users (user_name) VALUES ('held')")
+        names = [*(f"free {n}" for n in range(50)), "held"]
+        async with asyncio.timeout(PATIENCE_S):
+            creating = [leaderboard.board.create_user(name, None, 0) for name in names]
+            results = await asyncio.gather(*creating, return_exceptions=True)
+    assert all(isinstance(result, User) for result in results[:-1])
+    assert isinstance(results[-1], LockedOut)
+
+
+async def test_a_held_row_refuses_all_its_writers(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_LOCK_WAIT_S", 0.3)
+    await add_users(db, 1)
+    async with other.transaction():
+        await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
+        async with asyncio.timeout(PATIENCE_S):
+            setting = [leaderboard.board.set_score(1, n) for n in range(30)]
+            results = await asyncio.gather(*setting, return_exceptions=True)
+    assert {type(result) for result in results} == {LockedOut}
+
+
+# One item's fault
+
+
+async def test_only_the_guilty_of_a_batch_is_refused(leaderboard: App, db: asyncpg.Connection) -> None:
+    await add_users(db, 50)
+    await db.execute("ALTER TABLE users ADD CHECK (total_score <> 666)")
+    wanted = {user_id: 666 if user_id in {17, 30} else -user_id for user_id in range(1, 51)}
+    setting = [leaderboard.board.set_score(user_id, score) for user_id, score in wanted.items()]
+    results = dict(zip(wanted, await asyncio.gather(*setting, return_exceptions=True), strict=True))
+    refused = {user_id for user_id, result in results.items() if isinstance(result, DatabaseRefused)}
+    assert refused == {17, 30}
+    assert all(isinstance(result, ScoreSet) for user_id, result in results.items() if user_id not in refused)
+    expected = {user_id: 10 * user_id if user_id in refused else -user_id for user_id in wanted}
+    assert await scores(db) == expected
+
+    creating = [leaderboard.board.create_user(f"new {n}", None, 666 if n == 5 else n) for n in range(20)]
+    creating.append(leaderboard.board.create_user("new 7", None, 8))
+    made = await asyncio.gather(*creating, return_exceptions=True)
+    kinds = [type(result) for result in made]
+    assert kinds == [User] * 5 + [DatabaseRefused] + [User] * 14 + [UsernameTaken]
+    assert await db.fetchval("SELECT count(*) FROM users WHERE user_name LIKE 'new %'") == 19
+    largest = max(leaderboard.metrics.batch_items.labels(queue)._sum.get() for queue in ("scores", "users"))
+    assert largest >= 50, "they have to have been in batches together"
+
+
+async def test_a_refused_batch_has_changed_nothing(store: Database, db: asyncpg.Connection) -> None:
+    await add_users(db, 3)
+    await db.execute("ALTER TABLE users ADD CHECK (total_score <> 666)")
+    with pytest.raises(DatabaseRefused):
+        await store.set_scores([NewScore(1, 1), NewScore(2, 666), NewScore(3, 3)])
+    with pytest.raises(DatabaseRefused):
+        await store.create_users([NewUser("a", None, 1), NewUser("b", None, 666)])
+    with pytest.raises(DatabaseRefused):
+        await store.set_scores([NewScore(2, 666)])
+    assert await scores(db) == {1: 10, 2: 20, 3: 30}
+
+
+# Durability
+
+
+@pytest.mark.parametrize(
+    ("of_the_role", "at_commit"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")]
+)
+async def test_a_commit_is_synchronous_whatever_the_role_says(
+    settings: Settings, db: asyncpg.Connection, of_the_role: str, at_commit: str
+) -> None:
+    await add_users(db, 2)
+    await db.execute(
+        "CREATE TABLE commits (setting text, who text);"
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO commits VALUES (current_setting('synchronous_commit'), new.user_name); RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER look AFTER INSERT OR UPDATE ON users DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION look()"
+    )
+    await db.execute(
+        f"ALTER ROLE {settings.db_user} IN DATABASE {settings.db_name} SET synchronous_commit = {of_the_role}"
+    )
+    async with opened(settings) as store:
+        await store.set_scores([NewScore(1, 1)])
+        await store.set_scores([NewScore(2, 2)])
+        await store.create_users([NewUser("a", None, 1)])
+    by_hand = await connect(settings)
+    await by_hand.execute("INSERT INTO users (user_name) VALUES ('by hand')")
+    await by_hand.close()
+    rows = [tuple(row) for row in await db.fetch("SELECT setting, who FROM commits")]
+    assert rows == [(at_commit, "user 1"), (at_commit, "user 2"), (at_commit, "a"), (of_the_role, "by hand")]
+
+
+# A server that goes away
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_a_connection_lost_during_a_write_leaves_its_outcome_unknown(
+    store: Database,
+    db: asyncpg.Connection,
+    other: asyncpg.Connection,
+    write: Callable[[Database], Awaitable[object]],
+) -> None:
+    await add_users(db, 1)
+    async with other.transaction():
+        await other.execute("LOCK TABLE users IN SHARE MODE")
+        writing = asyncio.ensure_future(write(store))
+        await until(lambda: waiting_sessions(db), "the write waits")
+        await db.execute("SELECT pg_terminate_backend($1)", (await waiting_sessions(db))[0])
+        with pytest.raises(OutcomeUnknown):
+            await writing
+    await write(store)
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_a_write_that_is_not_confirmed_in_time_leaves_its_outcome_unknown(
+    settings: Settings,
+    db: asyncpg.Connection,
+    other: asyncpg.Connection,
+    write: Callable[[Database], Awaitable[object]],
+) -> None:
+    await add_users(db, 1)
+    async with opened(settings) as store:
+        await store.now()  # so that there is a connection, and it is not that which takes too long
+        async with other.transaction():
+            await other.execute("LOCK TABLE users IN SHARE MODE")
+            store.connections._timeout_s = 0.5
+            with pytest.raises(OutcomeUnknown):
+                await write(store)
+            store.connections._timeout_s = PATIENCE_S
+        await write(store)
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_a_write_that_was_not_sent_has_changed_nothing_and_says_so(
+    settings: Settings,
+    db: asyncpg.Connection,
+    other: asyncpg.Connection,
+    write: Callable[[Database], Awaitable[object]],
+) -> None:
+    await add_users(db, 1)
+    never_opened = database_from(settings)
+    with pytest.raises(DatabaseUnavailable):
+        await write(never_opened)
+    async with opened(settings.model_copy(update={"db_port": free_port()})) as nobody_there:
+        with pytest.raises(DatabaseUnavailable):
+            await write(nobody_there)
+    one_connection = database_from(settings)
+    pool = one_connection.connections
+    pool._pool_size = 1
+    await one_connection.open()
+    try:
+        async with other.transaction():
+            await other.execute("LOCK TABLE users IN SHARE MODE")
+            first = asyncio.ensure_future(write(one_connection))
+            await until(lambda: waiting_sessions(db), "the only connection is in use")
+            pool._timeout_s = 0.1
+            with pytest.raises(DatabaseUnavailable):
+                await write(one_connection)
+            await db.execute("SELECT pg_terminate_backend($1)", (await waiting_sessions(db))[0])
+            with pytest.raises(OutcomeUnknown):
+                await first
+    finally:
+        await one_connection.close()
+    assert await scores(db) == {1: 10}
+
+
+async def test_the_service_tells_everybody_of_a_lost_batch_that_the_outcome_is_unknown(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
+) -> None:
+    await add_users(db, 20)
+    async with other.transaction():
+        await other.execute("LOCK TABLE users IN SHARE MODE")
+        setting = asyncio.gather(
+            *(leaderboard.board.set_score(user_id, 1) for user_id in range(1, 21)), return_exceptions=True
+        )
+        await until(lambda: waiting_sessions(db), "the batch waits")
+        await db.execute("SELECT pg_terminate_backend($1)", (await waiting_sessions(db))[0])
+        assert {type(result) for result in await setting} == {OutcomeUnknown}
+    assert await scores(db) == {n: 10 * n for n in range(1, 21)}
+    results = await asyncio.gather(*(leaderboard.board.set_score(user_id, 1) for user_id in range(1, 21)))
+    assert [result.previous_score for result in results] == [10 * n for n in range(1, 21)]
+
+
+def test_a_cancelled_request_does_not_cancel_its_batch(settings: Settings) -> None:
+    sql(settings, "INSERT INTO users (user_name) VALUES ('a'), ('b')")
+
+    async def story() -> None:
+        board = App(settings)
+        async with board.running():
+            tasks = [asyncio.create_task(board.board.set_score(user_id, 5)) for user_id in (1, 2)]
+            await asyncio.sleep(0)  # both have been submitted
+            while board.board._scores.depth:
+                await asyncio.sleep(0)  # and their batch begins
+            tasks[0].cancel()
+            async with asyncio.timeout(PATIENCE_S):
+                assert (await tasks[1]).previous_score == 0
+
+    asyncio.run(story())
+    assert [row[0] for row in sql(settings, "SELECT total_score FROM users")] == [5, 5]
+
+
+async def test_who_is_cancelled_while_somebody_holds_the_row_is_told_that_nothing_was_done(
+    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_LOCK_RETRY_S", (5.0, 5.0))
+    await add_users(db, 1)
+
+    async def request() -> type[BaseException] | None:
+        # As in a request, whose task hears of it here: the task's own result would not tell which it was.
+        try:
+            await leaderboard.board.set_score(1, 77)
+        except asyncio.CancelledError as error:
+            return type(error)
+        return None
+
+    async with other.transaction():
+        await other.execute("SELECT FROM users FOR UPDATE")
+        task = asyncio.create_task(request())
+        tries = leaderboard.metrics.batch_items.labels("scores")
+        running = leaderboard.board._scores._running
+        await until(lambda: _later(tries._sum.get() and not running), "it waits to be tried again")
+        task.cancel()
+        assert await task is Dropped
+    assert await db.fetchval("SELECT total_score FROM users") == 10

@@ -14,27 +14,35 @@ from importlib.metadata import version
 import structlog
 
 from leaderboard import tls
-from leaderboard.batching import Bounds
+from leaderboard.batching import QueueLimits
+from leaderboard.cache.reader import CacheReader
+from leaderboard.cache.scripts import Scripts
 from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings, host_names, networks, rate
 from leaderboard.credentials import KeyRing, parse_keys
 from leaderboard.database.connections import Connections
-from leaderboard.database.rank_index import RankIndex
-from leaderboard.database.store import Database
+from leaderboard.database.connector import Connector
+from leaderboard.database.database import Database
 from leaderboard.errors import CacheError
+from leaderboard.health import Health
 from leaderboard.http.access import Access
 from leaderboard.http.call import AsgiApp
 from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, build
 from leaderboard.http.watchdog import Watchdog
-from leaderboard.idempotency import KeyBounds
+from leaderboard.maintenance.audits import Audits
+from leaderboard.maintenance.change_log import LogPruner
+from leaderboard.maintenance.idempotency_keys import KeyLimiter, KeyLimits
+from leaderboard.maintenance.rank_index import RankIndexMaintainer
 from leaderboard.observe import Metrics
-from leaderboard.rank_keeper import RankIndexMaintainer
 from leaderboard.redis_url import parse_redis_url
-from leaderboard.service import Leaderboard
+from leaderboard.service.idempotency import Idempotency
+from leaderboard.service.reads import Reads
+from leaderboard.service.writes import Writes
 from leaderboard.sync import CacheSync
+from leaderboard.tuning import Tuning
 
 _OTHER_CONNECTIONS = 7
 """Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild, ranks, timers."""
@@ -48,9 +56,11 @@ _QUIET_S = 0.5
 _log = structlog.get_logger(__name__)
 
 
-def database_from(settings: Settings) -> Database:
-    """PostgreSQL as the settings name it, not yet open."""
-    connect = {
+def database_from(settings: Settings, tuning: Tuning | None = None) -> Database:
+    """Return PostgreSQL as the settings name it, not yet open."""
+    tuning = tuning or Tuning()
+    timeout_s = settings.db_timeout_ms / 1000
+    arguments = {
         "host": settings.db_host,
         "port": settings.db_port,
         "database": settings.db_name,
@@ -58,7 +68,8 @@ def database_from(settings: Settings) -> Database:
         "password": settings.db_password.get_secret_value(),
         "ssl": _postgres_tls(settings),
     }
-    return Database(Connections(connect, settings.db_pool_size, settings.db_timeout_ms / 1000))
+    connector = Connector(arguments, timeout_s, tuning.connections.plan_lifetime_s)
+    return Database(Connections(connector, settings.db_pool_size, timeout_s, tuning.connections), tuning)
 
 
 def _postgres_tls(settings: Settings) -> str | ssl.SSLContext:
@@ -75,15 +86,17 @@ def _postgres_tls(settings: Settings) -> str | ssl.SSLContext:
     )
 
 
-def cache_from(settings: Settings) -> CacheStore:
-    """Redis as the settings name it; connects when first used."""
+def cache_from(settings: Settings, tuning: Tuning | None = None) -> CacheStore:
+    """Return Redis as the settings name it; it connects when first used."""
+    fresh_s = (tuning or Tuning()).sync.fresh_s
     url = parse_redis_url(settings.redis_url.get_secret_value())
     login = Login(
         password=settings.redis_password.get_secret_value(),
         sentinel_password=settings.redis_sentinel_password.get_secret_value(),
         tls=_redis_tls(settings) if url.tls else None,
     )
-    return CacheStore(Servers(url, login), settings.redis_timeout_ms / 1000, settings.cache_size)
+    timeout_s = settings.redis_timeout_ms / 1000
+    return CacheStore(Servers(url, login), Scripts(), timeout_s, settings.cache_size, fresh_s)
 
 
 def _redis_tls(settings: Settings) -> ssl.SSLContext:
@@ -118,31 +131,59 @@ def access(settings: Settings) -> Access:
 
 
 class App:
-    """The parts of one process."""
+    """The parts of one process, wired."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tuning: Tuning | None = None) -> None:
+        tuning = tuning or Tuning()
         self.settings = settings
         self.serving = False
         """Whether the server has been told that it may begin."""
         self._api: Api | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: list[asyncio.Task[None]] = []
+        interval_s = settings.sync_interval_ms / 1000
         self.metrics = Metrics()
-        self.database = database_from(settings)
-        self.ranks = RankIndex(self.database.connections)
-        self.keeper = RankIndexMaintainer(self.ranks, self.metrics, settings.sync_interval_ms / 1000)
-        self.cache = cache_from(settings)
-        self.sync = CacheSync(self.database, self.cache, self.metrics, settings.sync_interval_ms / 1000)
-        self.board = Leaderboard(
+        self.database = database_from(settings, tuning)
+        self.cache = cache_from(settings, tuning)
+        self.reader = CacheReader(self.cache)
+        self.health = Health(self.database, self.metrics)
+        self.sync = CacheSync.build(
             self.database,
-            self.ranks,
             self.cache,
-            self.sync,
+            self.reader,
+            self.health,
             self.metrics,
-            key_bounds=KeyBounds(settings.idempotency_keys_per_caller, settings.idempotency_keys),
-            bounds=Bounds(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000),
-            database_lanes=settings.db_pool_size - _OTHER_CONNECTIONS,
+            interval_s=interval_s,
+            tuning=tuning.sync,
+        )
+        limits = QueueLimits(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000)
+        self.reads = Reads(
+            self.database,
+            self.reader,
+            self.sync.visibility,
+            self.health,
+            self.metrics,
+            limits,
+            connections=settings.db_pool_size - _OTHER_CONNECTIONS,
+            fresh_s=tuning.sync.fresh_s,
             stale_reads=settings.stale_reads == "on",
+        )
+        keys = self.database.idempotency_keys
+        key_limits = KeyLimits(settings.idempotency_keys_per_caller, settings.idempotency_keys)
+        limiter = KeyLimiter(keys, self.metrics, key_limits, tuning.keys)
+        self.writes = Writes(
+            self.database,
+            self.sync.visibility,
+            self.health,
+            Idempotency(keys, self.sync.visibility, self.health, limiter, limits),
+            self.metrics,
+            limits,
+            tuning.writes,
+        )
+        self.maintainers = (
+            LogPruner(self.database.change_log, tuning.log),
+            RankIndexMaintainer(self.database.rank_index, self.metrics, interval_s),
+            limiter,
         )
 
     @asynccontextmanager
@@ -150,22 +191,27 @@ class App:
         """Open the stores and keep the cache up to date until the end; finish what was begun before closing."""
         await self.database.open()
         with contextlib.suppress(CacheError):
-            await self.cache.open()
-        timers = [self.sync.run(), self.sync.prune(), self.keeper.run(), self.board.run()]
+            await self.reader.open()
+        timers = [self.sync.synchronizer.run(), *(maintainer.run() for maintainer in self.maintainers)]
         if interval_s := self.settings.audit_interval_s:
-            timers += [self.sync.audit_regularly(interval_s), self.keeper.recount_regularly(interval_s)]
+            audits = Audits(self.sync, self.database.rank_index, self.metrics, interval_s)
+            timers += [audits.run_cache(), audits.run_rank_index()]
         self._tasks = [asyncio.create_task(timer) for timer in timers]
         try:
             yield
         finally:
-            await self._close()
+            await self.close()
 
-    async def _close(self) -> None:
-        await self.board.close()
+    async def close(self) -> None:
+        """Finish what was begun, and close the stores."""
+        await self.reads.close()
+        await self.writes.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.sync.close()
+        await self.sync.visibility.close()
+        await self.sync.synchronizer.close()
+        await self.reader.close()
         await self.cache.close()
         await self.database.close()
 
@@ -173,8 +219,9 @@ class App:
         """The HTTP application, which runs this app from the server's start to its end."""
         settings = self.settings
         self._api = api = Api(
-            self.board,
-            self.sync,
+            self.reads,
+            self.writes,
+            self.health,
             self.metrics,
             pages=Pages.load(
                 origin=f"http://localhost:{settings.port}",
@@ -227,7 +274,7 @@ class App:
             await asyncio.sleep(0.02)
             if self._api is not None and len(self._api.deadlines):
                 quiet_since = time.monotonic()
-        await self._close()
+        await self.close()
         os._exit(0)
 
 

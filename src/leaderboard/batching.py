@@ -1,15 +1,15 @@
 """Group commit: requests that arrive during a round trip are sent together in the next one.
 
 One class serves reads and writes. An item joins only a batch that has not started, so the batch does its work
-after the item was submitted. That is why equal questions of one batch may share an answer. The queue is bounded
-by length and by expected wait; past either bound `submit` raises Overloaded. Items whose caller was cancelled
-are skipped.
+after the item was submitted. That is why equal queries of one batch may share a result. The queue is bounded by
+length and by expected wait; past either bound `submit` raises Overloaded. Items whose caller was cancelled are
+skipped.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,94 +17,178 @@ from typing import Generic, TypeVar
 from leaderboard.errors import Overloaded
 
 _WEIGHT_OF_LAST = 0.1
-"""In the average of how long a batch takes."""
+"""The weight of the last batch in the moving average of the batches' durations."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Dropped(asyncio.CancelledError):
+class CancelledBeforeStart(asyncio.CancelledError):
     """Raised instead of CancelledError when the item had not started, so that it is certain not to run."""
 
 
 @contextmanager
-def nothing_done() -> Iterator[None]:
-    """Turn a cancellation within into Dropped: nothing has been written yet."""
+def cancel_is_safe() -> Iterator[None]:
+    """Turn a cancellation into CancelledBeforeStart: nothing has been written yet."""
     try:
         yield
     except asyncio.CancelledError:
-        raise Dropped from None
+        raise CancelledBeforeStart from None
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """The bounds of a queue: how many items may wait, and the longest expected wait in seconds."""
+class QueueLimits:
+    """How many callers may wait in a queue, and the longest expected wait in seconds.
 
-    limit: int
-    patience_s: float
+    The expected wait is compared only for an item that does not fit the next batch.
+    """
+
+    max_waiting: int
+    max_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How many items a batch may have, and how many batches may run at the same time.
+
+    An item that costs more than `large_cost` runs alone, one at a time, and smaller items overtake it.
+    """
+
+    max_items: int
+    concurrency: int = 1
+    large_cost: float = float("inf")
+
+
+class Batch(Generic[Item]):
+    """The items of one batch, and its place among the batches that run."""
+
+    __slots__ = ("_hand_over", "items")
+
+    def __init__(self, items: Sequence[Item], hand_over: Callable[[], None]) -> None:
+        self.items = items
+        self._hand_over = hand_over
+
+    def start_next(self) -> None:
+        """Let the next batch start, although this one has not returned its results yet."""
+        self._hand_over()
+
+
+Handler = Callable[[Batch[Item]], Awaitable[Sequence[Result | Exception]]]
+"""Returns a result for each item, in order.
+
+A result that is an exception is raised to its caller only. An exception that the handler raises goes to every
+caller of the batch.
+"""
 
 
 class _Entry(Generic[Item, Result]):
     """An item in the queue, with the futures of its callers."""
 
-    __slots__ = ("begun", "futures", "item", "since")
+    __slots__ = ("begun", "futures", "item", "large", "since")
 
-    def __init__(self, item: Item, future: asyncio.Future[Result]) -> None:
+    def __init__(self, item: Item, future: asyncio.Future[Result], *, large: bool) -> None:
         self.item = item
         self.futures = [future]
+        self.large = large
         self.since = time.monotonic()
         self.begun = False
 
 
-class Batcher(Generic[Item, Result]):
-    """Hands items in batches to `handle`, at most `lanes` batches at a time.
+class _Queue(Generic[Item, Result]):
+    """The items that wait, in order; large ones apart."""
 
-    `handle` gets up to `most` items and returns a result for each, in order. A result that is an exception is
-    raised to its caller only; an exception that `handle` raises goes to all callers of the batch. Callers get
-    their results when `release`, which gets all of them, has returned; the next batch does not wait for that.
-    With `share`, equal items of a batch are handled once. The longest wait in `bounds` applies only to items
-    that do not fit the next batch. Cancelling a caller does not cancel a running batch.
+    def __init__(self, *, deduplicate: bool) -> None:
+        self._small: deque[_Entry[Item, Result]] = deque()
+        self._large: deque[_Entry[Item, Result]] = deque()
+        self._by_item: dict[Item, _Entry[Item, Result]] | None = {} if deduplicate else None
+        self._large_was_last = False
+        self.large_runs = False
+        """Whether a batch with a large item runs. While it does, no other large item is taken."""
+        self.callers = 0
+        """How many callers wait, those that were cancelled included: a queue that stands still must not grow."""
+
+    def __bool__(self) -> bool:
+        return bool(self._small or self._large)
+
+    def find(self, item: Item) -> _Entry[Item, Result] | None:
+        """Return the entry of an equal item that waits."""
+        return None if self._by_item is None else self._by_item.get(item)
+
+    def add(self, entry: _Entry[Item, Result]) -> None:
+        """Add an item at the end."""
+        (self._large if entry.large else self._small).append(entry)
+        if self._by_item is not None:
+            self._by_item[entry.item] = entry
+
+    def before(self, *, large: bool) -> tuple[int, float]:
+        """Return how many items wait before a new one, and for how many seconds the first of them has waited."""
+        line = self._large if large else self._small
+        return len(line), time.monotonic() - line[0].since if line else 0.0
+
+    def take(self, max_items: int) -> list[_Entry[Item, Result]]:
+        """Remove and return the next batch, empty if none can start; small and large items take turns."""
+        batch: list[_Entry[Item, Result]] = []
+        for large in (False, True) if self._large_was_last else (True, False):
+            line, most = (self._large, 1) if large else (self._small, max_items)
+            while line and len(batch) < most and not (large and self.large_runs):
+                entry = self._remove_first(line)
+                if not all(future.cancelled() for future in entry.futures):
+                    entry.begun = True
+                    batch.append(entry)
+            if batch:
+                self._large_was_last = large
+                self.large_runs |= large
+                break
+        return batch
+
+    def _remove_first(self, line: deque[_Entry[Item, Result]]) -> _Entry[Item, Result]:
+        entry = line.popleft()
+        self.callers -= len(entry.futures)
+        if self._by_item is not None:
+            del self._by_item[entry.item]
+        return entry
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects items into batches, and hands each batch to `handler`.
+
+    With `deduplicate`, equal items of a batch are handled once. `cost` returns the cost of an item. Cancelling a
+    caller does not cancel a running batch.
     """
 
     def __init__(
         self,
         name: str,
-        handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
-        bounds: Bounds,
+        handler: Handler[Item, Result],
+        queue_limits: QueueLimits,
+        batch_limits: BatchLimits,
         *,
-        most: int,
-        lanes: int = 1,
-        share: bool = False,
-        release: Callable[[Sequence[Result | Exception]], Awaitable[None]] | None = None,
+        deduplicate: bool = False,
+        cost: Callable[[Item], float] | None = None,
     ) -> None:
-        if lanes < 1:
-            raise ValueError(f"{name}: without a lane nobody would be served")
+        if batch_limits.concurrency < 1:
+            raise ValueError(f"{name}: at least one batch must be able to run")
         self.name = name
-        self._handle = handle
-        self._most = most
-        self._limit = bounds.limit
-        self._patience_s = bounds.patience_s
-        self._round = most * lanes
-        self._round_s = 0.0
-        self._idle_lanes = lanes
-        self._share = share
-        self._release = release
-        self._waiting: deque[_Entry[Item, Result]] = deque()
-        self._shared: dict[Item, _Entry[Item, Result]] = {}
-        self._waiters = 0
-        # Kept: to ask for it is a system call before Python 3.12.
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handler = handler
+        self._queue_limits = queue_limits
+        self._batch_limits = batch_limits
+        self._cost = cost
+        self._queue: _Queue[Item, Result] = _Queue(deduplicate=deduplicate)
+        self._idle = batch_limits.concurrency
+        self._batch_s = 0.0
         self._running: set[asyncio.Task[None]] = set()
+        # Kept, because asking for it is a system call before Python 3.12.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def depth(self) -> int:
         """How many callers wait for a batch to start."""
-        return self._waiters
+        return self._queue.callers
 
     async def submit(self, item: Item) -> Result:
-        """The result for `item`, or what `handle` says.
+        """Return the result for `item`, or raise its error.
 
-        Raises Overloaded when the queue is full, and Dropped when cancelled before the batch begins.
+        Raises Overloaded when the queue is full, and CancelledBeforeStart when cancelled before the batch starts.
         """
         entry, future = self._join(item)
         try:
@@ -112,100 +196,94 @@ class Batcher(Generic[Item, Result]):
         except asyncio.CancelledError:
             if entry.begun:
                 raise
-            raise Dropped from None
+            raise CancelledBeforeStart from None
 
     def ask(self, item: Item) -> asyncio.Future[Result]:
-        """As `submit`, but never Dropped: for what changes nothing, whether it has been done or not."""
+        """As `submit`, without CancelledBeforeStart: for reads, where it makes no difference."""
         return self._join(item)[1]
 
-    def _join(self, item: Item) -> tuple[_Entry[Item, Result], asyncio.Future[Result]]:
-        if self._waiters >= self._limit:
-            raise Overloaded(f"{self._limit} requests are waiting in the queue for {self.name} already")
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = self._loop.create_future()
-        entry = self._shared.get(item) if self._share else None
-        if entry is not None:
-            entry.futures.append(future)
-        else:
-            self._check_patience()
-            entry = _Entry(item, future)
-            self._waiting.append(entry)
-            if self._share:
-                self._shared[item] = entry
-        self._waiters += 1
-        if self._idle_lanes:
-            self._idle_lanes -= 1
-            self._begin(self._drain())
-        return entry, future
-
     async def close(self) -> None:
-        """Wait until what was submitted is done."""
+        """Wait until everything that was submitted is done."""
         while self._running:
             await asyncio.wait(self._running)
 
-    def _check_patience(self) -> None:
-        rounds_before = len(self._waiting) // self._round
-        if not rounds_before:
-            return
-        # The second is for when nothing is done at all.
-        waited_s = time.monotonic() - self._waiting[0].since
-        if max(rounds_before * self._round_s, waited_s) > self._patience_s:
-            raise Overloaded(f"the queue for {self.name} is longer than {self._patience_s:g} s")
-
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name=f"batches of {self.name}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-
-    async def _drain(self) -> None:
-        try:
-            while self._waiting:
-                batch: list[_Entry[Item, Result]] = []
-                while self._waiting and len(batch) < self._most:
-                    entry = self._waiting.popleft()
-                    # Those who have left count until here: else a queue that stands still would grow.
-                    self._waiters -= len(entry.futures)
-                    if self._share:
-                        del self._shared[entry.item]
-                    if all(future.cancelled() for future in entry.futures):
-                        continue
-                    entry.begun = True
-                    batch.append(entry)
-                if batch:
-                    await self._run(batch)
-        finally:
-            self._idle_lanes += 1
-
-    async def _run(self, batch: Sequence[_Entry[Item, Result]]) -> None:
-        started = time.monotonic()
-        try:
-            results = await self._handle([entry.item for entry in batch])
-            if len(results) != len(batch):
-                raise RuntimeError(f"{self.name}: {len(results)} results for {len(batch)} items")
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who wait
-            results = [error] * len(batch)
-        self._round_s += _WEIGHT_OF_LAST * (time.monotonic() - started - self._round_s)
-        if self._release is None:
-            _settle(batch, results)
+    def _join(self, item: Item) -> tuple[_Entry[Item, Result], asyncio.Future[Result]]:
+        if self._queue.callers >= self._queue_limits.max_waiting:
+            raise Overloaded(
+                f"{self._queue_limits.max_waiting} requests are waiting in the queue for {self.name} already"
+            )
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = self._loop.create_future()
+        entry = self._queue.find(item)
+        if entry is not None:
+            entry.futures.append(future)
         else:
-            self._begin(self._settle_later(batch, results, self._release(results)))
+            large = self._cost is not None and self._cost(item) > self._batch_limits.large_cost
+            self._check_wait(large=large)
+            entry = _Entry(item, future, large=large)
+            self._queue.add(entry)
+        self._queue.callers += 1
+        self._start_worker()
+        return entry, future
 
-    async def _settle_later(
-        self,
-        batch: Sequence[_Entry[Item, Result]],
-        results: Sequence[Result | Exception],
-        released: Awaitable[None],
-    ) -> None:
+    def _check_wait(self, *, large: bool) -> None:
+        waiting, first_waits_s = self._queue.before(large=large)
+        at_once = 1 if large else self._batch_limits.max_items * self._batch_limits.concurrency
+        batches_before = waiting // at_once
+        if not batches_before:
+            return
+        # The moving average says nothing while a batch hangs; how long the first item has waited does.
+        if max(batches_before * self._batch_s, first_waits_s) > self._queue_limits.max_wait_s:
+            raise Overloaded(f"the queue for {self.name} is longer than {self._queue_limits.max_wait_s:g} s")
+
+    def _start_worker(self) -> None:
+        if self._idle:
+            self._idle -= 1
+            task = asyncio.create_task(self._work(), name=f"batches of {self.name}")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _work(self) -> None:
+        """Run one batch after another until none can start, or a batch has let another worker start the next."""
+        while entries := self._queue.take(self._batch_limits.max_items):
+            if not await self._run(entries):
+                return
+        self._idle += 1
+
+    async def _run(self, entries: Sequence[_Entry[Item, Result]]) -> bool:
+        """Run one batch; returns whether this worker runs the next one too."""
+        started = time.monotonic()
+        handed_over = False
+
+        def end_turn() -> None:
+            if entries[0].large:
+                self._queue.large_runs = False
+            self._batch_s += _WEIGHT_OF_LAST * (time.monotonic() - started - self._batch_s)
+
+        def hand_over() -> None:
+            nonlocal handed_over
+            handed_over = True
+            end_turn()
+            self._idle += 1
+            if self._queue:
+                self._start_worker()
+
+        results: Sequence[Result | Exception]
         try:
-            await released
-        except Exception as error:  # noqa: BLE001 - as above
-            results = [error] * len(batch)
-        _settle(batch, results)
+            results = await self._handler(Batch([entry.item for entry in entries], hand_over))
+            if len(results) != len(entries):
+                raise RuntimeError(f"{self.name}: {len(results)} results for {len(entries)} items")
+        except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
+            results = [error] * len(entries)
+        if not handed_over:
+            end_turn()
+        _resolve(entries, results)
+        return not handed_over
 
 
-def _settle(batch: Sequence[_Entry[Item, Result]], results: Sequence[Result | Exception]) -> None:
-    for entry, result in zip(batch, results, strict=True):
+def _resolve(entries: Sequence[_Entry[Item, Result]], results: Sequence[Result | Exception]) -> None:
+    for entry, result in zip(entries, results, strict=True):
         for future in entry.futures:
             if future.done():
                 continue
@@ -215,25 +293,26 @@ def _settle(batch: Sequence[_Entry[Item, Result]], results: Sequence[Result | Ex
                 future.set_result(result)
 
 
-async def bisect(
+async def isolate_failures(
     items: Sequence[Item],
-    handle: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
-    guilty: type[Exception] | tuple[type[Exception], ...],
-) -> list[Result | Exception]:
-    """Handle `items` together; where that raises `guilty`, in halves, down to the one item at fault.
+    handle: Callable[[Sequence[Item]], Awaitable[Result]],
+    faults_of_items: tuple[type[Exception], ...],
+) -> list[tuple[Sequence[Item], Result | Exception]]:
+    """Handle all items together; after one of `faults_of_items`, in halves, down to the items at fault.
 
-    What else is raised for one half says nothing of the other, which may have been done.
+    Returns the parts in order, each with its result or its error. Another error in one half says nothing about the
+    other half, which may have been written.
     """
     try:
-        return list(await handle(items))
-    except guilty as error:
+        return [(items, await handle(items))]
+    except faults_of_items as error:
         if len(items) == 1:
-            return [error]
+            return [(items, error)]
     half = len(items) // 2
-    results: list[Result | Exception] = []
+    parts: list[tuple[Sequence[Item], Result | Exception]] = []
     for part in (items[:half], items[half:]):
         try:
-            results += await bisect(part, handle, guilty)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to these items
-            results += [error] * len(part)
-    return results
+            parts += await isolate_failures(part, handle, faults_of_items)
+        except Exception as error:  # noqa: BLE001 - it belongs to this half
+            parts.append((part, error))
+    return parts

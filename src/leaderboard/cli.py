@@ -31,12 +31,12 @@ from leaderboard import app as application
 from leaderboard import embedded, importing, server
 from leaderboard.config import BadSetting, Settings, load
 from leaderboard.credentials import BadEntry, new_key, parse_keys
-from leaderboard.database.rank_index import Bucket, RankIndex
+from leaderboard.database.rank_index import Bucket
 from leaderboard.errors import CacheDamaged, CacheError, CacheUnsupported, LeaderboardError, Unavailable
 from leaderboard.model import User
-from leaderboard.observe import Metrics, set_up_logs
+from leaderboard.observe import set_up_logs
 from leaderboard.printable import printable, printable_lines
-from leaderboard.sync import Audit, CacheSync
+from leaderboard.sync.audit import Audit
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -150,40 +150,40 @@ def sync(
 ) -> None:
     """Bring the cache up to date with PostgreSQL now."""
 
-    async def work(sync: CacheSync, _ranks: RankIndex) -> None:
-        if damage := await sync.drop_unreadable():
+    async def work(app: application.App) -> None:
+        if damage := await app.sync.auditor.drop_unreadable():
             print(damage)
         if rebuild:
-            await sync.discard("asked for")
+            await app.sync.synchronizer.discard("asked for")
         started = time.perf_counter()
-        moment = await sync.catch_up_now()
+        state = await app.sync.synchronizer.catch_up_now()
         done = "rebuilt" if rebuild else "up to date"
         seconds = time.perf_counter() - started
-        print(f"{done} in {seconds:.2f} s: {sync.cached_users:,} users as of snapshot {moment.snapshot}")
+        print(f"{done} in {seconds:.2f} s: {state.count:,} users as of snapshot {state.position.snapshot}")
 
-    _with_sync(work)
+    _with_app(work)
 
 
 @cli.command()
 def verify() -> None:
     """Compare the cache and the rank index with the users at one snapshot each; exit 1 if anything differs."""
 
-    async def work(sync: CacheSync, ranks: RankIndex) -> tuple[list[str], Audit, list[Bucket] | None]:
+    async def work(app: application.App) -> tuple[list[str], Audit, list[Bucket] | None]:
         damage: list[str] = []
         # Just after a large change, a running service is about to rebuild the cache.
         deadline = time.monotonic() + _PATIENCE_TO_COMPARE_S
         while True:
             try:
-                audit = await sync.audit()
+                audit = await app.sync.auditor.audit()
             except CacheDamaged as error:
                 damage.append(str(error))
-                await sync.catch_up_now()
+                await app.sync.synchronizer.catch_up_now()
                 continue
             if audit.compared is not None or time.monotonic() > deadline:
-                return damage, audit, await ranks.recount_all()
+                return damage, audit, await app.database.rank_index.recount_all()
             await asyncio.sleep(0.2)
 
-    damage, audit, wrong = _with_sync(work)
+    damage, audit, wrong = _with_app(work)
     for line in damage:
         print(f"{line}; it has been rebuilt")
     if audit.compared is None:
@@ -200,7 +200,10 @@ def verify() -> None:
         print("the rank index equals PostgreSQL: everybody counted at one snapshot")
     for bucket in (wrong or ())[:_DIFFERENCES_SHOWN]:
         score, user_id = bucket.first
-        print(f"rank index: {bucket.said:,} users from score {score}, id {user_id} on; there are {bucket.found:,}")
+        print(
+            f"rank index: {bucket.indexed:,} users from score {score}, id {user_id} on;"
+            f" there are {bucket.counted:,}"
+        )
     if damage or audit.differences or audit.totals or wrong:
         raise typer.Exit(_NO)
 
@@ -416,30 +419,28 @@ def _print_rejected() -> Callable[[importing.Rejected], None]:
     return show
 
 
-def _with_sync(work: Callable[[CacheSync, RankIndex], Coroutine[Any, Any, _T]]) -> _T:
+def _with_app(work: Callable[[application.App], Coroutine[Any, Any, _T]]) -> _T:
+    """Run `work` with the parts of a process, without its background work."""
     settings = _settings()
 
     async def run() -> _T:
-        truth, cache = application.database_from(settings), application.cache_from(settings)
-        await truth.open()
-        sync = CacheSync(truth, cache, Metrics(), settings.sync_interval_ms / 1000)
+        app = application.App(settings)
+        await app.database.open()
         try:
-            return await work(sync, RankIndex(truth.connections))
+            return await work(app)
         finally:
-            await sync.close()
-            await cache.close()
-            await truth.close()
+            await app.close()
 
     return asyncio.run(run())
 
 
 async def _is_empty(settings: Settings) -> bool:
-    truth = application.database_from(settings)
-    await truth.open()
+    database = application.database_from(settings)
+    await database.open()
     try:
-        return not (await truth.best(1)).value
+        return not (await database.users.top(1)).value
     finally:
-        await truth.close()
+        await database.close()
 
 
 @contextlib.contextmanager
@@ -461,7 +462,7 @@ def _print_differences(audit: Audit) -> None:
         table.add_column(column)
     for difference in audit.differences[:_DIFFERENCES_SHOWN]:
         table.add_row(
-            str(difference.user_id), *(_described(user) for user in (difference.cached, difference.true))
+            str(difference.user_id), *(_described(user) for user in (difference.cached, difference.stored))
         )
     Console().print(table)
     if len(audit.differences) > _DIFFERENCES_SHOWN:

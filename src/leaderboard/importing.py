@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self, TextIO
 
-from leaderboard.database.importer import CHUNK, Importer, OnConflict, Repeated, Row, Written
+from leaderboard.database.importer import CHUNK, Importer, OnConflict, Repeated, Row, WriteProgress
 from leaderboard.errors import InvalidField, InvalidInput
 from leaderboard.rules import SCORE_ALLOWED, check_score, clean_image_url, clean_username
 
@@ -118,7 +118,7 @@ async def import_file(
         progress(Progress("reading", read, source.position(), source.size, rejects.report(read)))
     report = rejects.report(read)
 
-    def written(so_far: Written) -> None:
+    def written(so_far: WriteProgress) -> None:
         nonlocal report
         report = replace(report, imported=so_far.imported, updated=so_far.updated, skipped=so_far.skipped)
         progress(Progress("writing", so_far.rows, so_far.rows, importer.rows, report))

@@ -1,7 +1,6 @@
-"""The nouns: what a user is and where it stands.
+"""What the service stores and answers: users, standings, contexts, tops, pages.
 
-The Python names are those of the domain; `rename` holds their spelling in JSON, once, for the answers, the
-cache and the OpenAPI document alike.
+`rename` holds the names in JSON, once for the answers, the cache and the OpenAPI document.
 """
 
 from typing import Annotated, Self
@@ -63,22 +62,22 @@ class Top(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
 
 
 class EncodedTop(msgspec.Struct, frozen=True, gc=False):
-    """A Top as JSON, so that it is encoded once for all who ask for it while nothing changes."""
+    """A Top as JSON, encoded once while the board does not change."""
 
     body: bytes
 
     @classmethod
     def of(cls, top: Top) -> Self:
-        """Encode it."""
+        """Encode a Top."""
         return cls(msgspec.json.encode(top))
 
     def decode(self) -> Top:
-        """The users again."""
+        """Return the Top."""
         return msgspec.json.decode(self.body, type=Top)
 
 
 class Page(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
-    """Some users in a row, best first, and how many there are in all."""
+    """Consecutive users, best first, and how many users there are in all."""
 
     users: list[Standing]
     total: Total
@@ -95,44 +94,9 @@ class ScoreSet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
 
 
 def ranked(rank: int, user: User) -> Standing:
-    """`user` at `rank`."""
+    """Return the standing of `user` at `rank`."""
     return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
 
 
-class TopQuery(msgspec.Struct, frozen=True, gc=False):
-    """Who are the best `n`?"""
-
-    n: int
-
-
-class StandingQuery(msgspec.Struct, frozen=True, gc=False):
-    """Where does this user stand?"""
-
-    user_id: int
-
-
-class ContextQuery(msgspec.Struct, frozen=True, gc=False):
-    """Who stands around this user?"""
-
-    user_id: int
-
-
-class PageQuery(msgspec.Struct, frozen=True, gc=False):
-    """Who are the next `limit` after the place (score, id), or from the first on?"""
-
-    limit: int
-    after: tuple[int, int] | None = None
-
-
-class PageAroundQuery(msgspec.Struct, frozen=True, gc=False):
-    """Who are the `limit` users that have this rank in their middle?"""
-
-    limit: int
-    rank: int
-
-
-Question = TopQuery | StandingQuery | ContextQuery
-"""What the cache may answer."""
-PageQuestion = PageQuery | PageAroundQuery
-"""What PostgreSQL alone answers."""
-Answer = EncodedTop | Standing | Context | Page
+Result = EncodedTop | Standing | Context | Page
+"""What a query can have as its result."""

@@ -1,6 +1,6 @@
-"""What operators see: metrics, and structured logs on standard error.
+"""Metrics, and structured logs on standard error.
 
-Metrics live in a registry of their own, made by the composition root, so that nothing is registered at import.
+The metrics have their own registry, made by App, so that nothing is registered at import.
 """
 
 import json
@@ -28,8 +28,10 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 
 
 class Tally(Collector):
-    """A counter for each combination of labels. To count is one change of a dict: what every request does should
-    not take a lock, as the library's own counters do."""
+    """A counter with labels that takes no lock.
+
+    Every request counts, and the library's own counters take a lock for that.
+    """
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name = name
@@ -39,7 +41,7 @@ class Tally(Collector):
         registry.register(self)
 
     def inc(self, *labels: str) -> None:
-        """One more with these labels."""
+        """Add one for these labels."""
         self.counts[labels] = self.counts.get(labels, 0) + 1
 
     def collect(self) -> Iterator[CounterMetricFamily]:
@@ -50,43 +52,45 @@ class Tally(Collector):
 
 
 class Metrics:
-    """Everything that is counted in one process."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Tally("leaderboard_requests_total", "Requests answered", ["route", "status"], registry)
-        self.refusals = Counter(
-            "leaderboard_refusals_total", "Requests refused, by the problem's code", ["code"], registry=registry
+        self.requests = Tally(
+            "leaderboard_requests_total", "Responses by route and status", ["route", "status"], registry
         )
-        self.in_flight = Gauge("leaderboard_requests_in_flight", "Requests under way", registry=registry)
+        self.refusals = Counter(
+            "leaderboard_refusals_total", "Error responses by code", ["code"], registry=registry
+        )
+        self.in_flight = Gauge("leaderboard_requests_in_flight", "Requests being handled", registry=registry)
         self.waiting = Gauge(
-            "leaderboard_queue_waiting", "Requests that wait in a queue", ["queue"], registry=registry
+            "leaderboard_queue_waiting", "Requests waiting in a queue", ["queue"], registry=registry
         )
         self.answers = Tally(
-            "leaderboard_answers_total", "Reads by where their answer came from", ["source"], registry
+            "leaderboard_answers_total", "Reads by the source of the result", ["source"], registry
         )
         self.batch_items = Histogram(
             "leaderboard_batch_items",
-            "Requests served by one round trip",
+            "Requests in one batch",
             ["queue"],
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
             registry=registry,
         )
-        self.cover_seconds = Histogram(
-            "leaderboard_cover_seconds",
-            "How long a batch of answers waited until the cache showed as much",
+        self.visible_seconds = Histogram(
+            "leaderboard_visible_seconds",
+            "Seconds that a batch waited until its commit or snapshot was visible",
             buckets=_SECONDS,
             registry=registry,
         )
         self.changes_applied = Counter(
-            "leaderboard_changes_applied_total", "Users brought up to date in the cache", registry=registry
+            "leaderboard_changes_applied_total", "Users updated in the cache by catching up", registry=registry
         )
         self.invalidations = Counter(
-            "leaderboard_invalidations_total", "Times the cache was put out of use", registry=registry
+            "leaderboard_invalidations_total", "Times the cache was made invalid", registry=registry
         )
         self.rebuilds = Counter("leaderboard_rebuilds_total", "Rebuilds of the cache", registry=registry)
         self.rebuild_seconds = Histogram(
-            "leaderboard_rebuild_seconds", "Duration of a rebuild", buckets=_SECONDS, registry=registry
+            "leaderboard_rebuild_seconds", "Seconds that a rebuild took", buckets=_SECONDS, registry=registry
         )
         self.audit_differences = Counter(
             "leaderboard_audit_differences_total",
@@ -94,27 +98,34 @@ class Metrics:
             registry=registry,
         )
         self.rank_index_up = Gauge(
-            "leaderboard_rank_index_up", "Whether ranks are found by the rank index", registry=registry
+            "leaderboard_rank_index_up", "Whether the rank index is valid", registry=registry
         )
-        self.rank_index_unfolded = Gauge(
-            "leaderboard_rank_index_unfolded",
-            "Log rows that the rank index lacked when last seen",
+        self.rank_index_pending = Gauge(
+            "leaderboard_rank_index_pending",
+            "Log rows not yet applied to the rank index, at the last look",
             registry=registry,
         )
-        self.folds = Counter("leaderboard_rank_index_folds_total", "Folds of the rank index", registry=registry)
-        self.fold_seconds = Histogram(
-            "leaderboard_rank_index_fold_seconds", "Duration of a fold", buckets=_SECONDS, registry=registry
+        self.rank_index_updates = Counter(
+            "leaderboard_rank_index_updates_total",
+            "Times the log was applied to the rank index",
+            registry=registry,
+        )
+        self.rank_index_update_seconds = Histogram(
+            "leaderboard_rank_index_update_seconds",
+            "Seconds that applying the log took",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.rank_index_builds = Counter(
-            "leaderboard_rank_index_builds_total", "Times the rank index was built anew", registry=registry
+            "leaderboard_rank_index_builds_total", "Times the rank index was built", registry=registry
         )
         self.rank_index_differences = Counter(
             "leaderboard_rank_index_differences_total",
-            "Parts of the rank index that were found wrong; must stay 0",
+            "Parts of the rank index that differed from PostgreSQL; must stay 0",
             registry=registry,
         )
         self.idempotency_keys = Gauge(
-            "leaderboard_idempotency_keys", "Idempotency keys that are kept, as last counted", registry=registry
+            "leaderboard_idempotency_keys", "Idempotency keys at the last count", registry=registry
         )
         self.cached_users = Gauge("leaderboard_cached_users", "Users in the cache", registry=registry)
         self.redis_up = Gauge("leaderboard_redis_up", "Whether Redis answers", registry=registry)
@@ -124,7 +135,7 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """All metrics in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 

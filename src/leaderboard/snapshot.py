@@ -1,6 +1,6 @@
-"""What PostgreSQL had committed at one instant, and how two such instants compare.
+"""Snapshots of PostgreSQL, positions in its history, and how they compare.
 
-Every view remembers the snapshot it is at, and every promise about freshness is a question to this file.
+Every view remembers the snapshot that it shows. Every promise about freshness is a comparison made here.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A `pg_snapshot`: everything below `xmax` had ended, except the transactions `xip` still in progress."""
+    """A `pg_snapshot`: transactions below `xmax` had ended, except those in `xip`, which were running."""
 
     xmin: int
     xmax: int
@@ -17,7 +17,7 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read PostgreSQL's own notation, `xmin:xmax:xip,xip`. Raises ValueError for anything else."""
+        """Read PostgreSQL's notation, such as `10:20:12,15`. Raises ValueError for anything else."""
         xmin, xmax, xip = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in xip.split(",") if xid))
 
@@ -25,17 +25,17 @@ class Snapshot:
         return f"{self.xmin}:{self.xmax}:{','.join(str(xid) for xid in sorted(self.xip))}"
 
     def sees(self, xid: int) -> bool:
-        """Whether the transaction `xid`, if it committed at all, had done so by now."""
+        """Return whether the transaction `xid`, if it committed at all, had committed."""
         return xid < self.xmax and xid not in self.xip
 
     def covers(self, other: "Snapshot") -> bool:
-        """Whether everything that `other` sees is seen here as well."""
+        """Return whether this snapshot sees everything that `other` sees. As `snapshot_covers` in SQL."""
         return self.xmax >= other.xmax and not any(other.sees(xid) for xid in self.xip)
 
 
 @dataclass(frozen=True, slots=True)
 class CommitPosition:
-    """One committed transaction. `epoch` names the life of the database in which its number means it."""
+    """The position of one committed transaction. Its id means something only within `epoch`."""
 
     epoch: str
     xid: int
@@ -43,22 +43,25 @@ class CommitPosition:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPosition:
-    """A snapshot of one particular life of one particular database."""
+    """The position of a snapshot. Its transaction ids mean something only within `epoch`."""
 
     epoch: str
     snapshot: Snapshot
 
-    def reflects(self, point: "SnapshotPosition | CommitPosition") -> bool:
-        """Whether a view at this moment shows all that was true at `point`. Never so across epochs."""
-        if self.epoch != point.epoch:
+    def reflects(self, position: "Position") -> bool:
+        """Return whether a view at this snapshot shows everything up to `position`; never across epochs."""
+        if self.epoch != position.epoch:
             return False
-        if isinstance(point, CommitPosition):
-            return self.snapshot.sees(point.xid)
-        return self.snapshot.covers(point.snapshot)
+        if isinstance(position, CommitPosition):
+            return self.snapshot.sees(position.xid)
+        return self.snapshot.covers(position.snapshot)
+
+
+Position = SnapshotPosition | CommitPosition
 
 
 def same_database(epoch: str, other: str) -> bool:
-    """Whether two epochs are of one database, perhaps in different lives of it.
+    """Return whether two epochs are of one database, before and after a restart perhaps.
 
     The first two parts of an epoch, as `database_epoch()` makes it, name the cluster and the database.
     """

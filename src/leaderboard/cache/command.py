@@ -6,7 +6,7 @@ from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection
 
 
-async def call(connection: AbstractConnection, *command: str | int | bytes) -> Any:
+async def send(connection: AbstractConnection, *command: str | int | bytes) -> Any:
     """The reply to a command. Raises RedisError and OSError."""
     # Packed in C: the driver packs in Python, which takes longer than all else that it does for a call.
     packed = pack_command(command)  # type: ignore[arg-type]  # typed as if it took one word

@@ -1,100 +1,81 @@
-"""This process's copy of the cache, in the board's order, so that an answer is a slice of it.
+"""This process's replica of the cache, in the order of the board, so that a result is a slice of it.
 
-It is at a state of the cache, named by that state's token, and is read only when Redis has just said that this is
-the state that may be read now. It is moved by the same moves as the cache itself, which are kept beside it for a
-while, or loaded anew. So it is no view of its own that could be ahead of the cache or behind it.
+A replica is at one state of the cache, named by the token of that state. It is read only when Redis has just said
+that this state may be read. It moves by the deltas that are stored beside the cache, or is loaded again. So it
+shows nothing that the cache does not show.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from leaderboard.cache.tops import Tops
-from leaderboard.model import (
-    NEIGHBOURS,
-    Answer,
-    Context,
-    EncodedTop,
-    Question,
-    Standing,
-    StandingQuery,
-    Top,
-    TopQuery,
-    User,
-    ranked,
-)
+from leaderboard.cache.format import Delta
+from leaderboard.cache.tops import EncodedTops
+from leaderboard.model import NEIGHBOURS, Context, EncodedTop, Standing, Top, User, ranked
+from leaderboard.ordering import place
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What one catching up did to the cache: who is gone, who is new or other; at most `keep` users stay."""
+class Replica:
+    """The users of one state of the cache, best first. A `queries.Ranking`."""
 
-    keep: int
-    gone: Sequence[int]
-    changed: Sequence[User]
+    def __init__(self, token: bytes = b"", users: Iterable[User] = ()) -> None:
+        self._token = token
+        self._complete = False
+        self._total = 0
+        self._by_id = {user.user_id: user for user in users}
+        # Two lists in the same order: the users, and their places to search in.
+        self._users = sorted(self._by_id.values(), key=_place)
+        self._places = list(map(_place, self._users))
+        self._tops = EncodedTops()
 
+    @property
+    def token(self) -> bytes:
+        """The token of the state, empty for no state."""
+        return self._token
 
-class Copy:
-    """The users of one state of the cache, best first. `everyone`: it has all there are, of `total`."""
-
-    def __init__(self, token: bytes, users: Iterable[User]) -> None:
-        self.token = token
-        self.everyone = False
-        self.total = 0
-        self._users = {user.user_id: user for user in users}
-        # Two lists of the same order: users, and their places to search in.
-        self._board = sorted(self._users.values(), key=_place)
-        self._places = list(map(_place, self._board))
-        self._tops = Tops()
+    @property
+    def complete(self) -> bool:
+        """Whether it has all users of the board."""
+        return self._complete
 
     def __len__(self) -> int:
-        return len(self._board)
+        return len(self._users)
 
     def users(self) -> list[User]:
-        """All of them, best first."""
-        return list(self._board)
+        """Return all users, best first."""
+        return list(self._users)
 
-    def move(self, move: Move) -> None:
+    def apply(self, delta: Delta) -> None:
         """Do what was done to the cache."""
-        for user_id in move.gone:
+        for user_id in delta.deleted:
             self._remove(user_id)
-        for user in move.changed:
+        for row in delta.changed:
+            user = User(*row)
             self._remove(user.user_id)
-            self._users[user.user_id] = user
-            place = _place(user)
-            index = bisect_left(self._places, place)
-            self._places.insert(index, place)
-            self._board.insert(index, user)
-        for user in self._board[move.keep :]:
-            del self._users[user.user_id]
-        del self._board[move.keep :], self._places[move.keep :]
+            self._by_id[user.user_id] = user
+            at = _place(user)
+            index = bisect_left(self._places, at)
+            self._places.insert(index, at)
+            self._users.insert(index, user)
+        for user in self._users[delta.keep :]:
+            del self._by_id[user.user_id]
+        del self._users[delta.keep :], self._places[delta.keep :]
         self._tops.clear()
 
+    def set_state(self, token: bytes, total: int, *, complete: bool) -> None:
+        """Set the state that the users are of: its token, the number of users in all, and whether it has all."""
+        self._token = token
+        self._total = total
+        self._complete = complete
+
     def _remove(self, user_id: int) -> None:
-        user = self._users.pop(user_id, None)
+        user = self._by_id.pop(user_id, None)
         if user is not None:
             index = bisect_left(self._places, _place(user))
-            del self._board[index], self._places[index]
+            del self._users[index], self._places[index]
 
-    def answer(self, question: Question) -> Answer | None:
-        """None if there is no such user here, or the answer would reach further down."""
-        if isinstance(question, TopQuery):
-            return self._top(question.n)
-        user = self._users.get(question.user_id)
-        if user is None:
-            return None
-        index = bisect_left(self._places, _place(user))
-        if isinstance(question, StandingQuery):
-            return ranked(index + 1, user)
-        if not (self.everyone or index + NEIGHBOURS < len(self._board)):
-            return None
-        first = max(0, index - NEIGHBOURS)
-        standings = self._standings(first, index + NEIGHBOURS + 1)
-        at = index - first
-        return Context(standings[at], standings[:at], standings[at + 1 :], self.total)
-
-    def _top(self, n: int) -> EncodedTop | None:
-        if not (self.everyone or n <= len(self._board)):
+    def top(self, n: int) -> EncodedTop | None:
+        """Return the best `n` users, None if it has fewer and is not complete."""
+        if not (self._complete or n <= len(self._users)):
             return None
         top = self._tops.get(n)
         if top is None:
@@ -102,14 +83,31 @@ class Copy:
             self._tops.put(n, top)
         return top
 
+    def standing(self, user_id: int) -> Standing | None:
+        """Return the standing of a user, None if the user is not here."""
+        user = self._by_id.get(user_id)
+        return None if user is None else ranked(bisect_left(self._places, _place(user)) + 1, user)
+
+    def context(self, user_id: int) -> Context | None:
+        """Return the context of a user, None if the user or a neighbour below is not here."""
+        user = self._by_id.get(user_id)
+        if user is None:
+            return None
+        index = bisect_left(self._places, _place(user))
+        if not (self._complete or index + NEIGHBOURS < len(self._users)):
+            return None
+        first = max(0, index - NEIGHBOURS)
+        standings = self._standings(first, index + NEIGHBOURS + 1)
+        at = index - first
+        return Context(standings[at], standings[:at], standings[at + 1 :], self._total)
+
     def _standings(self, first: int, end: int) -> list[Standing]:
         return [
-            # Not by `ranked`: a call for each of eleven would be a good part of what a context takes.
+            # Not by `ranked`: eleven calls of it would be a good part of what a context costs.
             Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
-            for rank, user in enumerate(self._board[first:end], first + 1)
+            for rank, user in enumerate(self._users[first:end], first + 1)
         ]
 
 
 def _place(user: User) -> int:
-    """Where a user stands, ascending is best first: as one number, because numbers are found faster than pairs."""
-    return (-user.total_score << 32) + user.user_id
+    return place(user.total_score, user.user_id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from leaderboard.cache.command import call
+from leaderboard.cache.command import send
 from leaderboard.errors import CacheUnavailable, CacheUnsupported
 from leaderboard.redis_url import Address, RedisUrl
 
@@ -102,7 +102,7 @@ class Sentinels:
         """Its answer; None from one that is conducting a failover, whose epoch and primary do not go together."""
         service = self._url.service
         try:
-            reply = await call(connection, "SENTINEL", "MASTER", service)
+            reply = await send(connection, "SENTINEL", "MASTER", service)
         except ResponseError as error:
             text = str(error).lower()
             if "no such master" in text:

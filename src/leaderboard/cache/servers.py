@@ -17,7 +17,7 @@ from redis.crc import key_slot
 from redis.exceptions import MovedError, NoPermissionError, RedisError, ResponseError
 
 from leaderboard.cache import keys
-from leaderboard.cache.command import call
+from leaderboard.cache.command import send
 from leaderboard.cache.sentinels import Sentinels
 from leaderboard.errors import CacheUnavailable, CacheUnsupported
 from leaderboard.redis_url import Address, RedisUrl
@@ -84,7 +84,7 @@ class Servers:
         try:
             connection, _ = await self.connect()
             try:
-                memory = await call(connection, "INFO", "memory")
+                memory = await send(connection, "INFO", "memory")
             finally:
                 await connection.disconnect(nowait=True)
         except NoPermissionError:
@@ -150,7 +150,7 @@ class Servers:
 
     async def _owner(self, connection: AbstractConnection, asked: Address) -> Address:
         """The node of the Cluster that serves the slot of the keys; remembers all the others."""
-        ranges = await call(connection, "CLUSTER", "SLOTS")
+        ranges = await send(connection, "CLUSTER", "SLOTS")
         owner: Address | None = None
         found = []
         for first, last, *nodes in ranges:
@@ -207,8 +207,8 @@ class Servers:
                 connection, _ = await self._dial(before)
                 try:
                     # First, so that a rebuild that is under way cannot put a cache there after all.
-                    await call(connection, "SET", keys.CLAIM, "left", "PX", _LEFT_FOR_MS)
-                    await call(connection, "DEL", keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.MOVES)
+                    await send(connection, "SET", keys.CLAIM, "left", "PX", _LEFT_FOR_MS)
+                    await send(connection, "DEL", keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.DELTAS)
                 finally:
                     await connection.disconnect(nowait=True)
         except (RedisError, OSError, TimeoutError, CacheUnsupported):
@@ -290,7 +290,7 @@ class _TlsConnection(Connection):
 async def _hello(connection: AbstractConnection) -> Mapping[str, Any]:
     """What the server says it is; nothing where the user may not ask."""
     try:
-        reply: Sequence[Any] = await call(connection, "HELLO")
+        reply: Sequence[Any] = await send(connection, "HELLO")
     except NoPermissionError:
         return {}
     except ResponseError as error:

@@ -1,37 +1,36 @@
-"""The tops of one state of the cache that have been asked for, as JSON.
+"""The tops of one state of the cache as JSON, within a bounded number of bytes.
 
-They may take a bounded number of bytes, whatever is asked for: a top of 100,000 users has some ten million, and
-there are as many different ones.
+A top of 100,000 users has some ten million bytes, and there are as many different tops.
 """
 
 from leaderboard.model import EncodedTop
 
-MOST_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 
 
-class Tops:
-    """Encoded tops by how many users they have; the one that was asked for longest ago is dropped first."""
+class EncodedTops:
+    """Encoded tops by their number of users; the least recently used one is dropped first."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._bytes = 0
-        # In the order in which they were last asked for.
+        # In the order of their last use.
         self._tops: dict[int, EncodedTop] = {}
 
     def get(self, n: int) -> EncodedTop | None:
-        """The best `n`, None if they are not here."""
+        """Return the best `n` users, None if they are not kept."""
         top = self._tops.pop(n, None)
         if top is not None:
             self._tops[n] = top
         return top
 
     def put(self, n: int, top: EncodedTop) -> None:
-        """Keep the best `n`, unless they take more bytes than there are for all."""
-        if len(top.body) > self._most_bytes:
+        """Keep the best `n` users, unless they take more bytes than all tops may."""
+        if len(top.body) > self._max_bytes:
             return
         self._tops[n] = top
         self._bytes += len(top.body)
-        while self._bytes > self._most_bytes:
+        while self._bytes > self._max_bytes:
             self._bytes -= len(self._tops.pop(next(iter(self._tops))).body)
 
     def clear(self) -> None:

@@ -1,7 +1,7 @@
-"""Puts many users into PostgreSQL on one connection: first all into a temporary table, then into `users`.
+"""Imports many users on one connection: first into a temporary table, then from there into `users`.
 
-The first step finds all that is wrong with the input before anything is written. The second goes in chunks,
-each a transaction of its own, so that neither a lock nor the change log grows with the file.
+The first step finds every error of the input before anything is written. The second works in chunks, one
+transaction each, so that neither locks nor the change log grow with the file.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,23 +22,23 @@ Row = tuple[int, str, int, str | None]
 """Line number, user_name, total_score, image_url; the last three as `rules` returns them."""
 
 CHUNK = 10_000
-"""Rows written by one statement; the change log lists up to 20,000 one by one."""
+"""Rows that one statement writes. Above 20,000 the change log would write a barrier."""
 _TRIES = 5
 _NAMED = 5
 
 
 class OnConflict(StrEnum):
-    """What to do with a row whose name a user has already."""
+    """What to do with a row whose username exists."""
 
     SKIP = "skip"
     UPDATE = "update"
     """Give the user the row's score, and the row's image if the input has images."""
     FAIL = "fail"
-    """Write nothing at all, of no row."""
+    """Write no row at all."""
 
 
 class NamesTaken(InvalidInput):
-    """Names exist and the import was to fail then. `lines`: the first few, by line; `in_all`: how many."""
+    """Usernames exist, and `OnConflict.FAIL` was given. `lines` has the first few by line, `in_all` the number."""
 
     def __init__(self, lines: dict[int, str], in_all: int) -> None:
         named = ", ".join(f"{name!r} (line {line})" for line, name in lines.items())
@@ -50,15 +50,15 @@ class NamesTaken(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """A row that was left out, because the line `first_line` of the same input has its name."""
+    """A row that is not imported, because line `first_line` of the same input has its username."""
 
     row: Row
     first_line: int
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """How far writing is: rows gone through and, of those that are committed, what became of them."""
+class WriteProgress:
+    """How many rows have been read so far, and what happened to the rows that are committed."""
 
     rows: int = 0
     imported: int = 0
@@ -69,44 +69,46 @@ class Written:
 class Importer:
     """One import: `begin`, `load` any number of times, `drop_repeated`, `write`.
 
-    Owns the connection, which must be a session of PostgreSQL's: behind a pooler that lends one by the
-    transaction, the temporary tables would be lost.
+    Owns the connection, which must be a session of PostgreSQL: a pooler in transaction mode would lose the
+    temporary tables.
     """
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
-        self._sql = load_queries("import")
+        self._queries = load_queries("import")
         self.rows = 0
-        """How many rows are there to write."""
+        """How many rows there are to write."""
 
     async def begin(self) -> None:
-        """Make room on PostgreSQL's disk, until the connection is closed."""
-        await self._connection.execute(self._sql["create_incoming"])
+        """Create the temporary table, which exists until the connection is closed."""
+        await self._connection.execute(self._queries["create_incoming"])
 
     async def load(self, rows: Sequence[Row]) -> None:
-        """Add rows; line numbers only grow."""
+        """Add rows, with ascending line numbers."""
         columns = ("line", "user_name", "total_score", "image_url")
         await self._connection.copy_records_to_table("incoming", records=rows, columns=columns)
         self.rows += len(rows)
 
     async def drop_repeated(self, dropped: Callable[[Repeated], None]) -> None:
-        """After the last `load`: leave out all but the first row of each name, calling `dropped` by line."""
+        """Drop all but the first row of each username, and call `dropped` for each. To be called after `load`."""
         for step in ("index_incoming", "analyze_incoming", "find_repeated"):
-            await self._connection.execute(self._sql[step])
+            await self._connection.execute(self._queries[step])
         async with self._connection.transaction():
-            async for found in self._connection.cursor(self._sql["repeated"], prefetch=1000):
+            async for found in self._connection.cursor(self._queries["repeated"], prefetch=1000):
                 line, first_line, user_name, total_score, image_url = found
                 dropped(Repeated((line, user_name, total_score, image_url), first_line))
                 self.rows -= 1
-        await self._connection.execute(self._sql["delete_repeated"])
+        await self._connection.execute(self._queries["delete_repeated"])
 
-    async def write(self, on_conflict: OnConflict, has_images: bool, report: Callable[[Written], None]) -> None:
-        """Put the rows into `users` in the order of their lines; `report` is told after every chunk.
+    async def write(
+        self, on_conflict: OnConflict, has_images: bool, report: Callable[[WriteProgress], None]
+    ) -> None:
+        """Write the rows into `users` in the order of their lines, and call `report` after every chunk.
 
-        `has_images`: whether UPDATE is to set images too, and remove those of users whose row has none.
+        With `has_images`, UPDATE sets images too, and removes those of users whose row has none.
 
         With SKIP and UPDATE each chunk is committed, and a second run completes an interrupted one. With FAIL
-        all is one transaction: raises NamesTaken, and nothing is written, if any name exists.
+        everything is one transaction; raises NamesTaken if any username exists.
         """
         if on_conflict is OnConflict.FAIL:
             await self._write_all_or_nothing(report)
@@ -118,25 +120,25 @@ class Importer:
             line, rows = last, rows + count
             existing = rows - imported
             if on_conflict is OnConflict.UPDATE:
-                report(Written(rows, imported, updated=existing))
+                report(WriteProgress(rows, imported, updated=existing))
             else:
-                report(Written(rows, imported, skipped=existing))
+                report(WriteProgress(rows, imported, skipped=existing))
 
     async def _commit_chunk(self, line: int, last: int, on_conflict: OnConflict, has_images: bool) -> int:
-        """Returns how many users are new."""
+        """Write one chunk; returns how many users are new."""
         for attempt in range(1, _TRIES + 1):
             try:
                 async with self._transaction():
-                    added: int = await self._connection.fetchval(self._sql["insert_chunk"], line, last)
+                    added: int = await self._connection.fetchval(self._queries["insert_chunk"], line, last)
                     if on_conflict is OnConflict.UPDATE:
-                        await self._connection.execute(self._sql["update_chunk"], line, last, has_images)
+                        await self._connection.execute(self._queries["update_chunk"], line, last, has_images)
                     return added
             except asyncpg.DeadlockDetectedError:
                 if attempt == _TRIES:
                     raise
         raise AssertionError("unreachable")
 
-    async def _write_all_or_nothing(self, report: Callable[[Written], None]) -> None:
+    async def _write_all_or_nothing(self, report: Callable[[WriteProgress], None]) -> None:
         for attempt in range(1, _TRIES + 1):
             await self._raise_if_taken()
             try:
@@ -144,29 +146,29 @@ class Importer:
                     line = rows = 0
                     while rows < self.rows:
                         last, count = await self._next_chunk(line)
-                        await self._connection.execute(self._sql["insert_chunk_strictly"], line, last)
+                        await self._connection.execute(self._queries["insert_chunk_strictly"], line, last)
                         line, rows = last, rows + count
-                        report(Written(rows))
+                        report(WriteProgress(rows))
             except (asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError):
-                # A name was taken since we looked; look again.
+                # A username was taken since the check.
                 if attempt == _TRIES:
                     raise
             else:
-                report(Written(rows, imported=rows))
+                report(WriteProgress(rows, imported=rows))
                 return
 
     async def _raise_if_taken(self) -> None:
-        taken = await self._connection.fetch(self._sql["taken"], _NAMED)
+        taken = await self._connection.fetch(self._queries["taken"], _NAMED)
         if taken:
             raise NamesTaken({row["line"]: row["user_name"] for row in taken}, taken[0]["in_all"])
 
     async def _next_chunk(self, line: int) -> tuple[int, int]:
-        """The last line of the chunk after `line`, and how many rows it has."""
-        (chunk,) = await self._connection.fetch(self._sql["next_chunk"], line, CHUNK)
+        """Return the last line of the chunk after `line`, and how many rows it has."""
+        (chunk,) = await self._connection.fetch(self._queries["next_chunk"], line, CHUNK)
         return chunk["last_line"], chunk["count"]
 
     @asynccontextmanager
     async def _transaction(self) -> "AsyncIterator[None]":
         async with self._connection.transaction():
-            await self._connection.execute(self._sql["set_up_transaction"])
+            await self._connection.execute(self._queries["set_up_transaction"])
             yield

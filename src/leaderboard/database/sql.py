@@ -11,13 +11,13 @@ _STEP = re.compile(r"^-- step(?: builds (\w+))? *$", re.MULTILINE)
 
 
 def load_queries(file: str) -> Mapping[str, str]:
-    """The statements of `queries/<file>.sql`, by the names in their `-- name:` lines."""
+    """Return the statements of `queries/<file>.sql` by the names in their `-- name:` lines."""
     text = resources.files(__package__).joinpath("queries", f"{file}.sql").read_text("utf-8")
     return named_queries(f"{file}.sql", text)
 
 
 def named_queries(file: str, text: str) -> Mapping[str, str]:
-    """The statements in the text of one file, by the names in their `-- name:` lines."""
+    """Return the statements in the text of one file by the names in their `-- name:` lines."""
     pieces = _NAME.split(text)[1:]
     names = pieces[::2]
     if len(set(names)) != len(names):
@@ -29,7 +29,7 @@ def named_queries(file: str, text: str) -> Mapping[str, str]:
 class Step:
     """One part of a migration, run in a transaction of its own.
 
-    `builds_index` names the index of a `CREATE INDEX CONCURRENTLY`, which refuses to run inside one.
+    `builds_index` names the index of a `CREATE INDEX CONCURRENTLY`, which cannot run in a transaction.
     """
 
     version: int
@@ -40,7 +40,7 @@ class Step:
 
 
 def load_steps() -> list[Step]:
-    """All steps of all migrations, in the order in which they are applied."""
+    """Return all steps of all migrations, in the order in which they are applied."""
     files = (f for f in resources.files(__package__).joinpath("migrations").iterdir() if f.name.endswith(".sql"))
     steps = []
     for file in sorted(files, key=lambda f: f.name):

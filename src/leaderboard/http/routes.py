@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from leaderboard.batching import Dropped
+from leaderboard.batching import CancelledBeforeStart
 from leaderboard.errors import LeaderboardError, OutcomeUnknown, Overloaded
 from leaderboard.http import openapi, problems, security, wire
 from leaderboard.http.access import Access, Refused
@@ -27,9 +27,11 @@ from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.router import NoSuchPath, Router, below
-from leaderboard.model import Context, EncodedTop, Page, ScoreSet, Standing, Top, User
+from leaderboard.model import Context, EncodedTop, ScoreSet, Standing, Top, User
 from leaderboard.observe import Metrics
-from leaderboard.service import Leaderboard, Once, Reply
+from leaderboard.service.idempotency import Once
+from leaderboard.service.reads import Reads, Reply
+from leaderboard.service.writes import Writes
 
 _JSON = security.wire("application/json")
 _TEXT = security.wire("text/plain; version=0.0.4; charset=utf-8")
@@ -73,7 +75,8 @@ class Api:
 
     def __init__(
         self,
-        board: Leaderboard,
+        reads: Reads,
+        writes: Writes,
         health: Health,
         metrics: Metrics,
         *,
@@ -87,7 +90,8 @@ class Api:
         root_path: str = "",
     ) -> None:
         """`root_path` stands before every path of ours that an answer names."""
-        self._board = board
+        self._reads = reads
+        self._writes = writes
         self._health = health
         self.metrics = metrics
         self._tells_requests = logging.getLogger().isEnabledFor(logging.DEBUG)
@@ -111,30 +115,28 @@ class Api:
     async def create_user(self, scope: Scope, receive: Receive) -> Out:
         body = await wire.read_json(scope["headers"], receive)
         name, score, image_url = wire.create_user(body)
-        user = await self._board.create_user(name, image_url, score, _once(scope))
+        user = await self._writes.create_user(name, image_url, score, _once(scope))
         location = f"{self.root_path}/users/{user.user_id}"
         return Out(201, (*_JSON, (b"location", location.encode())), _encode(user))
 
     async def get_user(self, scope: Scope, _receive: Receive) -> Out:
-        return _reply(await self._board.standing(_user_id(scope)))
+        return _reply(await self._reads.standing(_user_id(scope)))
 
     async def set_score(self, scope: Scope, receive: Receive) -> Out:
         body = await wire.read_json(scope["headers"], receive)
-        answer = await self._board.set_score(_user_id(scope), wire.set_score(body), _once(scope))
+        answer = await self._writes.set_score(_user_id(scope), wire.set_score(body), _once(scope))
         return Out(200, _JSON, _encode(answer))
 
     async def get_top(self, scope: Scope, _receive: Receive) -> Out:
         n = wire.positive("n", scope["path_params"]["n"], self._max_top_n)
-        return _reply(await self._board.top(n))
+        return _reply(await self._reads.top(n))
 
     async def get_page(self, scope: Scope, _receive: Receive) -> Out:
-        reply = await self._board.page(wire.page_question(scope["query_string"]))
-        if not isinstance(reply.answer, Page):
-            raise TypeError(reply.answer)
-        return Out(200, _JSON, _encode(wire.page_answer(reply.answer)))
+        reply = await self._reads.page(wire.page_question(scope["query_string"]))
+        return Out(200, _JSON, _encode(wire.page_answer(reply.result)))
 
     async def get_context(self, scope: Scope, _receive: Receive) -> Out:
-        return _reply(await self._board.context(_user_id(scope)))
+        return _reply(await self._reads.context(_user_id(scope)))
 
     # The process
 
@@ -146,10 +148,8 @@ class Api:
         return Out(200, (*_JSON, (b"vary", b"accept")), _encode(self._status()))
 
     async def _board_page(self) -> Out:
-        reply = await self._board.top(BOARD_SIZE)
-        if not isinstance(reply.answer, EncodedTop):
-            raise TypeError(reply.answer)
-        page = self._pages.board(reply.answer.decode(), age_seconds=_age(reply))
+        reply = await self._reads.top(BOARD_SIZE)
+        page = self._pages.board(reply.result.decode(), age_seconds=_age(reply))
         return Out(200, (*self._page_headers, (b"vary", b"accept"), *_age_header(reply)), page)
 
     async def livez(self, _scope: Scope, _receive: Receive) -> Out:
@@ -161,8 +161,8 @@ class Api:
 
     async def get_metrics(self, _scope: Scope, _receive: Receive) -> Out:
         self.metrics.in_flight.set(len(self.deadlines))
-        for queue, waiting in self._board.waiting().items():
-            self.metrics.waiting.labels(queue).set(waiting)
+        for queue in (*self._reads.queues(), *self._writes.queues()):
+            self.metrics.waiting.labels(queue.name).set(queue.depth)
         return Out(200, _TEXT, self.metrics.render())
 
     async def openapi(self, _scope: Scope, _receive: Receive) -> Out:
@@ -291,7 +291,7 @@ class Endpoint:
 
     def _too_late(self, error: asyncio.CancelledError) -> LeaderboardError:
         limit_s = self._api.deadlines.limit_s
-        if self._writes and not isinstance(error, Dropped):
+        if self._writes and not isinstance(error, CancelledBeforeStart):
             return OutcomeUnknown(f"the write was not confirmed within {limit_s:g} s")
         return Overloaded(f"there was no answer within {limit_s:g} s")
 
@@ -472,21 +472,21 @@ def _once(scope: Scope) -> Once | None:
     return None if key is None else (scope.get(_CALLER, ""), key)
 
 
-def _reply(reply: Reply) -> Out:
+def _reply(reply: Reply[Any]) -> Out:
     out: Out | None = reply.response
     if out is None:
         headers = _JSON if reply.age_s is None else (*_JSON, *_age_header(reply))
-        answer = reply.answer
+        answer = reply.result
         body = answer.body if isinstance(answer, EncodedTop) else _encode(answer)
         out = reply.response = Out(200, headers, body)
     return out
 
 
-def _age(reply: Reply) -> int | None:
+def _age(reply: Reply[Any]) -> int | None:
     return None if reply.age_s is None else math.ceil(reply.age_s)
 
 
-def _age_header(reply: Reply) -> Headers:
+def _age_header(reply: Reply[Any]) -> Headers:
     age = _age(reply)
     return () if age is None else ((b"age", str(age).encode()),)
 

@@ -21,7 +21,8 @@ from msgspec import UNSET, Meta
 from leaderboard import rules
 from leaderboard.errors import InvalidField, InvalidParameter, LeaderboardError
 from leaderboard.http.call import Receive
-from leaderboard.model import INT32_MAX, Page, PageAroundQuery, PageQuery, PageQuestion, Score, Standing, Total
+from leaderboard.model import INT32_MAX, Page, Score, Standing, Total
+from leaderboard.queries import PageAroundQuery, PageQuery
 
 MAX_BODY = 16 * 1024
 MOST_A_PAGE = 1000
@@ -143,7 +144,7 @@ def positive(name: str, text: str, greatest: int = INT32_MAX) -> int:
     raise InvalidParameter(name, text, f"an integer from 1 to {greatest}")
 
 
-def page_question(query: bytes) -> PageQuestion:
+def page_question(query: bytes) -> PageQuery | PageAroundQuery:
     """Which page the query string asks for. Raises InvalidParameter."""
     known = PageParameters.__struct_fields__
     given: dict[str, str] = {}

@@ -1,64 +1,63 @@
 #!lua
--- Moves the cache from the state whose token it is given to a newer one. Compare and set: whoever else moved
--- it, or threw it out, renewed the token. Everything is checked before the first write, because a script that
--- fails half-way keeps what it has written.
--- KEYS scores, metadata, state, lease, moves; ARGV nonce of the lease, expected token, new token, epoch, snapshot,
---   asof, total of users, most members to keep, this move for those who have a copy ('': too long for that), number
---   of removals, members to remove…, then member, score, metadata…
--- Returns now in µs, count and floor of the new state; nil if the token is another one; -1 if the cache is not what
--- its state says.
-local removals = tonumber(ARGV[10])
-local first_change = 11 + removals
-assert((#ARGV - first_change + 1) % 3 == 0, 'changes come in threes')
-for i = first_change, #ARGV, 3 do
+-- Moves the cache from the state with the expected token to a newer one. Compare and set: every other change of the
+-- cache, and every invalidation, has given it another token. Everything is checked before the first write, because a
+-- script that fails half-way keeps what it has written.
+-- KEYS: scores, metadata, state, lease, deltas
+-- ARGV: nonce, expected_token, new_token, epoch, snapshot, asof, total, keep, delta, deletions, ...
+-- `keep`: the most members to keep. `delta`: what this call does, for replicas, '' if that is too long. The rest:
+-- `deletions` members to delete, then member, score and metadata of each user to set.
+-- Returns the time in microseconds, the count and the floor of the new state; nil if the token is another one; -1 if
+-- the keys do not agree with the state.
+local first_row = REST + tonumber(deletions)
+assert((#ARGV - first_row + 1) % 3 == 0, 'a row has three values')
+for i = first_row, #ARGV, 3 do
     assert(#ARGV[i] == 10 and tonumber(ARGV[i + 1]), 'a member or a score is malformed')
 end
 
-local state = redis.call('HMGET', KEYS[3], 'token', 'count', 'floor')
-if state[1] ~= ARGV[2] then
+local current = redis.call('HMGET', state, 'token', 'count', 'floor')
+if current[1] ~= expected_token then
     return false
 end
-local stored = tonumber(state[2])
-if not stored or not state[3] then
+local stored_count, floor = tonumber(current[2]), current[3]
+if not stored_count or not floor then
     return -1
 end
-if redis.call('ZCARD', KEYS[1]) ~= stored or redis.call('HLEN', KEYS[2]) ~= stored then
+if redis.call('ZCARD', scores) ~= stored_count or redis.call('HLEN', metadata) ~= stored_count then
     return -1
 end
 
-if redis.call('TYPE', KEYS[5]).ok ~= 'list' or ARGV[9] == '' then
-    redis.call('DEL', KEYS[5])
+if redis.call('TYPE', deltas).ok ~= 'list' or delta == '' then
+    redis.call('DEL', deltas)
 end
-for i = 11, first_change - 1 do
-    redis.call('ZREM', KEYS[1], ARGV[i])
-    redis.call('HDEL', KEYS[2], ARGV[i])
+for i = REST, first_row - 1 do
+    redis.call('ZREM', scores, ARGV[i])
+    redis.call('HDEL', metadata, ARGV[i])
 end
-for i = first_change, #ARGV, 3 do
-    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
-    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 2])
+for i = first_row, #ARGV, 3 do
+    redis.call('ZADD', scores, ARGV[i + 1], ARGV[i])
+    redis.call('HSET', metadata, ARGV[i], ARGV[i + 2])
 end
 
-local floor = state[3]
-local keep = tonumber(ARGV[8])
-local count = redis.call('ZCARD', KEYS[1])
+keep = tonumber(keep)
+local count = redis.call('ZCARD', scores)
 if count > keep then
-    for _, member in ipairs(redis.call('ZRANGE', KEYS[1], keep, -1)) do
-        redis.call('HDEL', KEYS[2], member)
+    for _, member in ipairs(redis.call('ZRANGE', scores, keep, -1)) do
+        redis.call('HDEL', metadata, member)
     end
-    redis.call('ZREMRANGEBYRANK', KEYS[1], keep, -1)
-    local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+    redis.call('ZREMRANGEBYRANK', scores, keep, -1)
+    local last = redis.call('ZRANGE', scores, -1, -1, 'WITHSCORES')
     floor = string.format('%d,%d', -tonumber(last[2]), tonumber(last[1]))
     count = keep
 end
-redis.call('HSET', KEYS[3], 'token', ARGV[3], 'epoch', ARGV[4], 'snapshot', ARGV[5], 'asof', ARGV[6],
-    'floor', floor, 'count', count, 'total', ARGV[7], 'usable', 1)
-if ARGV[9] ~= '' then
-    redis.call('RPUSH', KEYS[5], ARGV[2] .. ARGV[3] .. ARGV[9])
-    redis.call('LTRIM', KEYS[5], -200, -1)
+redis.call('HSET', state, 'token', new_token, 'epoch', epoch, 'snapshot', snapshot, 'asof', asof,
+    'floor', floor, 'count', count, 'total', total, 'valid', 1)
+if delta ~= '' then
+    redis.call('RPUSH', deltas, expected_token .. new_token .. delta)
+    redis.call('LTRIM', deltas, -200, -1)
 end
--- pcall: a lease that is no string is not ours, and must not fail a script that has written.
-if redis.pcall('GET', KEYS[4]) == ARGV[1] then
-    redis.call('DEL', KEYS[4])
+-- pcall: a lease that is no string was written by another program, and must not fail a script that has written.
+if redis.pcall('GET', lease) == nonce then
+    redis.call('DEL', lease)
 end
 local time = redis.call('TIME')
 return {time[1] * 1000000 + time[2], count, floor}

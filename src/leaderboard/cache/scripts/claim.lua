@@ -1,13 +1,14 @@
 #!lua
--- Takes the claim that lets one process at a time rebuild.
--- KEYS claim; ARGV nonce, milliseconds, the longest that any process may claim, in milliseconds
--- Returns now in µs, or nil if another process is rebuilding.
--- Every claim is set to expire: one that does not, or lasts too long, is not of our making, and counts as free.
-local left = redis.call('PTTL', KEYS[1])
-if left == -1 or left > tonumber(ARGV[3]) then
-    redis.call('DEL', KEYS[1])
+-- Claims the rebuild for one process at a time.
+-- KEYS: claim
+-- ARGV: nonce, claim_ms, max_claim_ms
+-- Returns the time in microseconds, or nil if another process has the claim.
+-- Every claim expires within max_claim_ms. One that does not was written by another program, and is overwritten.
+local left = redis.call('PTTL', claim)
+if left == -1 or left > tonumber(max_claim_ms) then
+    redis.call('DEL', claim)
 end
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
+if not redis.call('SET', claim, nonce, 'NX', 'PX', claim_ms) then
     return false
 end
 local time = redis.call('TIME')

@@ -1,8 +1,10 @@
 #!lua flags=allow-oom
--- Drops a cache that cannot be read; a cache that has been replaced in the meantime stays.
--- KEYS state, then the other keys; ARGV token of the state that could not be read ('': drop in any case)
+-- Deletes a cache that cannot be read, unless it has been replaced meanwhile.
+-- KEYS: state, scores, metadata, lease, deltas
+-- ARGV: unreadable_token
+-- `unreadable_token`: the token of the state that could not be read, '' to delete in any case.
 -- Returns how many keys were deleted.
-if ARGV[1] ~= '' and redis.pcall('HGET', KEYS[1], 'token') ~= ARGV[1] then
+if unreadable_token ~= '' and redis.pcall('HGET', state, 'token') ~= unreadable_token then
     return 0
 end
-return redis.call('DEL', unpack(KEYS))
+return redis.call('DEL', state, scores, metadata, lease, deltas)

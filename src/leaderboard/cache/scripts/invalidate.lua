@@ -1,13 +1,15 @@
 #!lua flags=allow-oom
--- Puts the cache out of use until somebody has caught it up from here; the new token makes every catching up
--- that is under way fail. Returns 0 when there was no cache to put out of use.
--- KEYS state, moves; ARGV new token
-if redis.call('EXISTS', KEYS[1]) == 0 then
+-- Marks the cache as invalid until a process catches it up from this state. The new token makes every catching up
+-- fail that is under way.
+-- KEYS: state, deltas
+-- ARGV: new_token
+-- Returns 1, or 0 if there was no cache.
+if redis.call('EXISTS', state) == 0 then
     return 0
 end
-local token = redis.call('HGET', KEYS[1], 'token') or ''
-redis.call('HSET', KEYS[1], 'token', ARGV[1], 'usable', 0)
--- A move that changes nobody, so that copies need not be loaded anew; only that would come of its failing.
-redis.pcall('RPUSHX', KEYS[2], token .. ARGV[1])
-redis.pcall('LTRIM', KEYS[2], -200, -1)
+local token = redis.call('HGET', state, 'token') or ''
+redis.call('HSET', state, 'token', new_token, 'valid', 0)
+-- A delta without changes keeps replicas usable. If it cannot be written, they are loaded again, which does no harm.
+redis.pcall('RPUSHX', deltas, token .. new_token)
+redis.pcall('LTRIM', deltas, -200, -1)
 return 1

@@ -1,16 +1,18 @@
 #!lua
--- Loads a part of a rebuild beside the cache in use, and extends the claim by as much again.
--- KEYS loading scores, loading metadata, claim; ARGV nonce, milliseconds, then member, score, metadata…
--- Returns 1, or nil if the claim is no longer mine.
-if redis.call('GET', KEYS[3]) ~= ARGV[1] then
+-- Loads a part of a rebuild beside the cache, and extends the claim by claim_ms.
+-- KEYS: loading_scores, loading_metadata, claim
+-- ARGV: nonce, claim_ms, ...
+-- The rest: member, score and metadata of each user.
+-- Returns 1, or nil if another process has the claim.
+if redis.call('GET', claim) ~= nonce then
     return false
 end
-for i = 3, #ARGV, 3 do
-    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
-    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 2])
+for i = REST, #ARGV, 3 do
+    redis.call('ZADD', loading_scores, ARGV[i + 1], ARGV[i])
+    redis.call('HSET', loading_metadata, ARGV[i], ARGV[i + 2])
 end
--- What an abandoned rebuild loaded goes away by itself.
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
-redis.call('PEXPIRE', KEYS[3], ARGV[2])
+-- What an abandoned rebuild has loaded expires.
+redis.call('PEXPIRE', loading_scores, claim_ms)
+redis.call('PEXPIRE', loading_metadata, claim_ms)
+redis.call('PEXPIRE', claim, claim_ms)
 return 1

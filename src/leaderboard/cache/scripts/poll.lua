@@ -1,27 +1,32 @@
 #!lua flags=allow-oom
--- What state the cache is in, and a try for the lease that lets one process at a time catch it up.
--- No `no-writes` flag on purpose: a replica and a demoted primary must refuse this.
--- KEYS scores, metadata, state, lease; ARGV nonce, lease in ms (0: do not try)
--- Returns now in µs, leased 0/1, whole 0/1, then the state's fields; only now when there is no state.
+-- Reads the state of the cache, and tries for the lease with which one process at a time catches up.
+-- It lacks the flag no-writes on purpose: a replica of Redis and a demoted primary must refuse it.
+-- KEYS: scores, metadata, state, lease
+-- ARGV: nonce, lease_ms
+-- `lease_ms` 0: do not try for the lease.
+-- Returns the time in microseconds, leased 0 or 1, consistent 0 or 1, and the fields of the state; the time only if
+-- there is no state.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'snapshot', 'floor', 'count', 'total', 'asof', 'usable')
-if not state[1] then
+local current = redis.call('HMGET', state, 'token', 'epoch', 'snapshot', 'floor', 'count', 'total', 'asof', 'valid')
+if not current[1] then
     return {now}
 end
-local whole = 0
-if redis.call('ZCARD', KEYS[1]) == tonumber(state[5]) and redis.call('HLEN', KEYS[2]) == tonumber(state[5]) then
-    whole = 1
+local count = tonumber(current[5])
+local consistent = 0
+if redis.call('ZCARD', scores) == count and redis.call('HLEN', metadata) == count then
+    consistent = 1
 end
 local leased = 0
-if ARGV[2] ~= '0' then
-    -- Every lease is set to expire within ARGV[2]: one that does not is not of our making, and counts as free.
-    local left = redis.call('PTTL', KEYS[4])
-    if left == -1 or left > tonumber(ARGV[2]) then
-        redis.call('DEL', KEYS[4])
+if lease_ms ~= '0' then
+    -- Every lease expires within lease_ms. One that does not was written by another program, and is overwritten.
+    local left = redis.call('PTTL', lease)
+    if left == -1 or left > tonumber(lease_ms) then
+        redis.call('DEL', lease)
     end
-    if redis.call('SET', KEYS[4], ARGV[1], 'NX', 'PX', ARGV[2]) or redis.call('GET', KEYS[4]) == ARGV[1] then
+    if redis.call('SET', lease, nonce, 'NX', 'PX', lease_ms) or redis.call('GET', lease) == nonce then
         leased = 1
     end
 end
-return {now, leased, whole, state[1], state[2], state[3], state[4], state[5], state[6], state[7], state[8]}
+return {now, leased, consistent, current[1], current[2], current[3], current[4], current[5], current[6], current[7],
+    current[8]}

@@ -1,44 +1,48 @@
 #!lua flags=allow-oom
--- Whether the cache may be read now, and what has been done to it since the state that the asker has a copy of.
--- Runs when memory is full; having no `no-writes` flag, it is refused by a replica and by a demoted primary, which
--- may be behind. KEYS scores, metadata, state, moves; ARGV greatest age in µs (-1: any, and usable or not), the
--- token of the asker's copy
--- Returns now, token, epoch, asof; with any doubt about the state no more than that. Then total, floor, count, and 1
--- with the moves from the copy's state to this one, oldest first, or 0 if they are not all known any more.
+-- Says whether the cache may be read now, and what has changed since the state of the caller's replica.
+-- It runs when memory is full. It lacks the flag no-writes, so that a replica of Redis and a demoted primary, which may
+-- be behind, refuse it.
+-- KEYS: scores, metadata, state, deltas
+-- ARGV: max_age_us, replica_token
+-- `max_age_us`: the greatest age of the state in microseconds; -1 accepts any age and an invalid state.
+-- Returns the time in microseconds, token, epoch and asof, and nothing more if the state must not be read. Then total,
+-- floor and count; 1 and the deltas from the replica's state to this one, oldest first, or 0 if they are not all kept.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state = redis.call('HMGET', KEYS[3], 'token', 'epoch', 'asof', 'usable', 'count', 'floor', 'total')
-local count = tonumber(state[5] or '')
-if not (state[1] and state[2] and tonumber(state[3] or '') and count and state[6] and tonumber(state[7] or '')) then
+local current = redis.call('HMGET', state, 'token', 'epoch', 'asof', 'valid', 'count', 'floor', 'total')
+local token, epoch, asof, floor, total = current[1], current[2], current[3], current[6], current[7]
+local count = tonumber(current[5] or '')
+if not (token and epoch and tonumber(asof or '') and count and floor and tonumber(total or '')) then
     return {now}
 end
-local reply = {now, state[1], state[2], state[3]}
-local max_age = tonumber(ARGV[1])
+local reply = {now, token, epoch, asof}
+local max_age = tonumber(max_age_us)
 if max_age >= 0 then
-    local age = now - tonumber(state[3])
-    if state[4] ~= '1' or age < 0 or age > max_age then
+    local age = now - tonumber(asof)
+    if current[4] ~= '1' or age < 0 or age > max_age then
         return reply
     end
 end
-if redis.call('ZCARD', KEYS[1]) ~= count or redis.call('HLEN', KEYS[2]) ~= count then
+if redis.call('ZCARD', scores) ~= count or redis.call('HLEN', metadata) ~= count then
     return reply
 end
 
-local MOST = 200
-local moves, at = {}, state[1]
-while at ~= ARGV[2] do
-    local move = #moves < MOST and redis.pcall('LINDEX', KEYS[4], -1 - #moves)
-    if type(move) ~= 'string' or move:sub(17, 32) ~= at then
-        moves = nil
+-- A delta begins with the token of the state before it and that of the state after it, 16 characters each.
+local MAX_DELTAS = 200
+local found, at = {}, token
+while at ~= replica_token do
+    local delta = #found < MAX_DELTAS and redis.pcall('LINDEX', deltas, -1 - #found)
+    if type(delta) ~= 'string' or delta:sub(17, 32) ~= at then
+        found = nil
         break
     end
-    moves[#moves + 1] = move
-    at = move:sub(1, 16)
+    found[#found + 1] = delta
+    at = delta:sub(1, 16)
 end
-for _, field in ipairs({state[7], state[6], count, moves and 1 or 0}) do
+for _, field in ipairs({total, floor, count, found and 1 or 0}) do
     reply[#reply + 1] = field
 end
-for i = moves and #moves or 0, 1, -1 do
-    reply[#reply + 1] = moves[i]:sub(33)
+for i = found and #found or 0, 1, -1 do
+    reply[#reply + 1] = found[i]:sub(33)
 end
 return reply

@@ -3,15 +3,15 @@
 -- step
 CREATE TABLE user_changes (
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    user_id   integer,  -- NULL: a barrier, more changed than is worth listing, and every view rebuilds
+    user_id   integer,  -- NULL: a barrier, more changed than is listed, and every view rebuilds
     old_score integer,  -- NULL: the user is new
-    new_score integer   -- NULL: the user is gone
+    new_score integer   -- NULL: the user was deleted
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_insert_threshold = -1);
 
 CREATE INDEX user_changes_xid ON user_changes (xid);
 
--- What has been pruned from the log. A dump that is restored elsewhere carries transaction ids that mean
--- nothing there: this row is valid only while its own `xmin` is the transaction it says it was written by.
+-- What has been pruned from the log. A dump restored on another server has transaction ids that mean nothing there. So
+-- this row is valid only while its own `xmin` is the transaction that it names (written_here).
 CREATE TABLE log_state (
     singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     written_by   xid8 NOT NULL DEFAULT pg_current_xact_id(),
@@ -22,13 +22,26 @@ CREATE TABLE log_state (
 INSERT INTO log_state DEFAULT VALUES;
 
 -- step
-CREATE FUNCTION log_state_is_valid(state_xmin xid, written_by xid8) RETURNS boolean
+-- Whether this server wrote a row that names the transaction it was written by. A row from a dump was written by
+-- another transaction than the one it names.
+CREATE FUNCTION written_here(row_xmin xid, written_by xid8) RETURNS boolean
 LANGUAGE sql STABLE
-RETURN state_xmin::text::numeric = written_by::text::numeric % 4294967296;
+RETURN row_xmin::text::numeric = written_by::text::numeric % 4294967296;
 
--- Names this life of this database; NULL on a standby, which cannot serve as truth. Within one epoch no
--- transaction id is used twice. `stats_reset` moves when the server recovers from a crash of one backend,
--- which changes none of the others and may let ids be used again.
+-- Whether `snapshot` sees everything that `other` sees. As Snapshot.covers in snapshot.py.
+CREATE FUNCTION snapshot_covers(snapshot pg_snapshot, other pg_snapshot) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN pg_snapshot_xmax(snapshot) >= pg_snapshot_xmax(other) AND NOT EXISTS (
+        SELECT FROM pg_snapshot_xip(snapshot) AS running WHERE pg_visible_in_snapshot(running, other)
+    );
+END
+$$;
+
+-- Names the time from one start of this database to the next; NULL on a standby, which cannot take writes. Within one
+-- epoch no transaction id is used twice. `stats_reset` changes when the server recovers from the crash of a backend.
+-- That changes none of the other parts, and may let ids be used again.
 CREATE FUNCTION database_epoch() RETURNS text
 LANGUAGE sql STABLE
 RETURN CASE WHEN NOT pg_is_in_recovery() THEN concat_ws('/',

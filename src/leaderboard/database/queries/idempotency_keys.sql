@@ -1,9 +1,8 @@
--- The writes that came with an idempotency key. `write.sql` keeps them.
+-- The writes that came with an idempotency key. `users.sql` and `scores.sql` insert them.
 
 -- name: first_writes
--- $1: keys, $2: fingerprints, in step. A row for each key that is kept, at least one in any case: `position`, from 1, is
--- the key's among those asked for; `same` says whether what was asked for is the same; `user_name` is NULL where the
--- user is gone.
+-- $1: keys, $2: their fingerprints. Returns a row for each key that exists, and at least one row. `position`, from 1,
+-- is the key's place in $1; `same`: the fingerprint is the same; `user_name` is NULL when the user is deleted.
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
        i.position, i.same, i.user_id, i.previous_score, i.user_name, i.image_url
 FROM (SELECT) AS always
@@ -14,8 +13,8 @@ LEFT JOIN (
     LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE user_id = i.user_id LIMIT 1) AS u ON true
 ) AS i ON true
 
--- name: forget
--- $1: how many hours to remember; $2: the most rows to delete at once. Returns how many were deleted.
+-- name: delete_old
+-- $1: how many hours to keep a key; $2: the most rows to delete at once. Returns how many were deleted.
 WITH deleted AS (
     DELETE FROM idempotent_writes WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM idempotent_writes WHERE made_at < clock_timestamp() - make_interval(hours => $1)
@@ -26,9 +25,9 @@ WITH deleted AS (
 SELECT count(*) FROM deleted
 
 -- name: count_keys
--- $1: how many keys one caller may have. One row for each caller who has that many, and one of all keys together,
--- whose caller is NULL. The caller '' is everyone who is not known, and has no bound of its own.
--- Reads the table and no index: an index-only scan looks up each row that vacuum has not been at, which takes longer.
+-- $1: how many keys one caller may have. Returns a row for each caller that has as many, and one row of all keys with a
+-- NULL caller. The caller '' stands for all unauthenticated ones and has no limit of its own.
+-- Reads the table and no index: an index-only scan looks up each row that vacuum has not visited, which takes longer.
 SELECT caller, count(*) AS kept
 FROM idempotent_writes
 GROUP BY GROUPING SETS ((caller), ())

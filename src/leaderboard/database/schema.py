@@ -1,12 +1,12 @@
-"""Brings the schema to this program's version: numbered files, forward only, each step recorded.
+"""Brings the schema to this program's version: numbered files, forward only, every step recorded.
 
-Two rules come from PostgreSQL. `CREATE INDEX CONCURRENTLY` cannot run in a transaction, so a step that builds
-an index runs alone and first drops what an interrupted try left INVALID. And it waits for every older
-transaction to end, so a second migrator that sat in `pg_advisory_lock` would deadlock with it: the lock is
+Two rules come from PostgreSQL. `CREATE INDEX CONCURRENTLY` cannot run in a transaction. So a step that builds an
+index runs alone, and first drops the invalid index of an interrupted try. It also waits for every older
+transaction to end, so a second migrator that waits for the lock in a statement would deadlock with it: the lock is
 polled instead.
 
-The lock belongs to a transaction on a connection of its own, because behind a pooler there is no session that
-could hold it. Between its statements that transaction has no snapshot, so building an index does not wait for it.
+The lock belongs to a transaction on its own connection, because there is no session behind a pooler. Between its
+statements that transaction has no snapshot, so building an index does not wait for it.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ async def migrate(
     report: Callable[[str], None],
     patience_s: float = 60,
 ) -> int:
-    """Apply what is missing and return how many steps that was; `report` gets a line for each.
+    """Apply the missing steps and return how many; calls `report` with a line for each.
 
-    `lock` is another connection, which is used for no more than the lock. Waits at most `patience_s` for another
-    migrator, then raises DatabaseUnavailable.
+    `lock` is another connection, used for the lock only. Waits at most `patience_s` for another migrator, then
+    raises DatabaseUnavailable.
     """
     sql = load_queries("schema")
     deadline = asyncio.get_running_loop().time() + patience_s
@@ -51,7 +51,7 @@ async def migrate(
 
 
 async def check(connection: asyncpg.Connection) -> None:
-    """Raise SchemaOutdated unless every step of this program is applied. A newer schema is welcome."""
+    """Raise SchemaOutdated unless every step of this program is applied. A newer schema is accepted."""
     sql = load_queries("schema")
     missing = await _missing(connection) if await connection.fetchval(sql["has_record"]) else load_steps()
     if missing:

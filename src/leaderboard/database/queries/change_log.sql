@@ -1,11 +1,12 @@
--- The change log: what changed since a snapshot, and how the log is kept short.
+-- Reads the change log, and keeps it short.
 
 -- name: catch_up
--- $1: the snapshot P of a view; $2: the most log rows worth reading; $3: the lowest score the view holds, or
--- NULL for all. One row. The rows that P does not see are those of transactions that began after it and of
--- those it lists as running: two index conditions, while "not visible in P" would read all since the oldest
--- transaction still open anywhere on the server. A user with every logged score below $3 was not in the
--- view and is not now. `more` is by how many users there are more now than then, in the view or not.
+-- $1: the snapshot P of a view; $2: the most log rows to read; $3: the lowest score that the view holds, NULL for a
+-- view of all users. Returns one row.
+-- P does not see the rows of transactions that began after it, and of those that it lists as running. These are two
+-- index conditions. The condition "not visible in P" would read everything since the oldest transaction that is open
+-- anywhere on the server. A user whose logged scores are all below $3 was not in the view and is not now. `added`:
+-- how many more users there are now than at P, in the view or not. `reaches`: the log lists every change since P.
 WITH view AS MATERIALIZED (SELECT $1::text::pg_snapshot AS p),
 recent AS MATERIALIZED (
     (SELECT user_id, old_score, new_score FROM user_changes
@@ -26,29 +27,28 @@ changed AS (
     ) AS u ON true
 )
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
-       state.valid AND state.reaches AND recent_rows.usable AS usable,
-       state.valid AS log_valid, recent_rows.more,
+       state.valid AND state.reaches AND recent_rows.complete AS reaches,
+       state.valid AS log_valid, recent_rows.added,
        users.user_ids, users.user_names, users.image_urls, users.total_scores
 FROM (
     SELECT written_here(s.xmin, s.written_by) AS valid,
-           -- A snapshot from the future is not one of this database: what commits before it would never be read.
+           -- A snapshot later than the present one is another database's: later commits would never be read.
            snapshot_covers(v.p, s.pruned) AND pg_snapshot_xmax(v.p) <= pg_snapshot_xmax(pg_current_snapshot())
                AS reaches
     FROM log_state AS s, view AS v
 ) AS state,
-(SELECT count(*) < $2 AND count(*) = count(user_id) AS usable, count(new_score) - count(old_score) AS more
+(SELECT count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_score) - count(old_score) AS added
  FROM recent) AS recent_rows,
 (SELECT coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
         coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS total_scores
  FROM changed) AS users
 
 -- name: prune
--- $1: how many seconds of log to keep; $2: the most rows to delete at once; $3: the lock of those who write the
--- rank index; $4: for how many seconds to wait for that index. Returns how many were deleted; no row when there
--- is nothing to do yet, or somebody else is at it.
--- What the rank index has not folded is kept, and nothing is deleted while it is being built, or it would have
--- to be built again; but the log does not grow for ever because nobody folds. `pruned` never moves back: an
--- index that lacks what has been deleted has no say.
+-- $1: how many seconds of log to keep; $2: the most rows to delete at once; $3: the lock of rank index writers; $4: the
+-- most seconds to keep rows for the rank index. Returns how many rows were deleted; no row when it is too early, or
+-- when another process prunes or builds the index.
+-- Rows that the rank index has not applied are kept for at most $4 seconds. `pruned` only advances; an index older than
+-- it is not valid. Nothing is deleted while the index is built, or it would have to be built again.
 WITH state AS MATERIALIZED (
     SELECT s.candidate,
            CASE WHEN r.snapshot IS NULL OR snapshot_covers(r.snapshot, s.candidate)
@@ -83,7 +83,7 @@ FROM state, outcome
 RETURNING outcome.n
 
 -- name: reset
--- Empties a log that came with a dump from elsewhere. Returns a row if it was so.
+-- Empties a log that was restored from a dump of another server. Returns a row if it was one.
 WITH state AS MATERIALIZED (
     SELECT singleton FROM log_state WHERE NOT written_here(xmin, written_by) FOR UPDATE SKIP LOCKED
 ),

@@ -1,0 +1,75 @@
+"""PostgreSQL as one object: its tables as attributes, and what is about the server as a whole."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from leaderboard.database import schema
+from leaderboard.database.change_log import ChangeLog
+from leaderboard.database.connections import Connections
+from leaderboard.database.idempotency_keys import IdempotencyKeys
+from leaderboard.database.importer import Importer
+from leaderboard.database.rank_index import RankIndex
+from leaderboard.database.rows import one_row, position_of
+from leaderboard.database.scores import Scores
+from leaderboard.database.sql import load_queries
+from leaderboard.database.users import Users
+from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
+from leaderboard.snapshot import SnapshotPosition
+from leaderboard.tuning import Tuning
+
+
+class Database:
+    """The source of truth. Every method and every method of the attributes is one statement or one transaction."""
+
+    def __init__(self, connections: Connections, tuning: Tuning) -> None:
+        self._connections = connections
+        self._queries = load_queries("server")
+        self.users = Users(connections, tuning)
+        self.scores = Scores(connections, tuning.writes)
+        self.idempotency_keys = IdempotencyKeys(connections)
+        self.change_log = ChangeLog(connections, tuning)
+        self.rank_index = RankIndex(connections, tuning.ranks)
+
+    async def open(self) -> None:
+        """Prepare the connections; connects only when first used."""
+        await self._connections.open()
+
+    async def close(self) -> None:
+        """Close the connections, by force after a second."""
+        await self._connections.close()
+
+    async def now(self) -> SnapshotPosition:
+        """Return the present snapshot."""
+        async with self._connections.acquire() as connection:
+            return position_of(await one_row(connection, self._queries["now"]))
+
+    async def check_writable(self) -> None:
+        """Raise DatabaseReadOnly if the server takes no writes."""
+        async with self._connections.acquire() as connection:
+            if await connection.fetchval(self._queries["read_only"]):
+                raise DatabaseReadOnly("PostgreSQL takes no writes: its transactions are read-only")
+
+    async def migrate(self, report: Callable[[str], None]) -> int:
+        """Bring the schema up to date; see `schema.migrate`."""
+        async with self._connections.dedicated() as connection, self._connections.dedicated() as lock:
+            return await schema.migrate(connection, lock, report)
+
+    async def check_schema(self) -> int:
+        """Return how many connections the server allows to clients that are not superusers.
+
+        Raises SchemaOutdated if the database lacks a migration of this program.
+        """
+        async with self._connections.dedicated(isolation="READ COMMITTED") as connection:
+            await schema.check(connection)
+            allowed: int = await connection.fetchval(self._queries["connections_allowed"])
+        return allowed
+
+    @asynccontextmanager
+    async def importing(self) -> AsyncIterator[Importer]:
+        """Lend an importer with its own connection. Raises DatabaseUnavailable behind a pooler."""
+        async with self._connections.dedicated({"statement_timeout": "0"}) as connection:
+            if self._connections.behind_pooler:
+                raise DatabaseUnavailable(
+                    "an import needs a session, and this is a pooler; point DB_HOST and DB_PORT at PostgreSQL"
+                )
+            yield Importer(connection)

@@ -1,0 +1,1 @@
+"""Housekeeping that every process does in the background, on timers (`periodic.py`)."""

@@ -1,0 +1,242 @@
+"""Answers queries: from the cache if it may be read, otherwise from PostgreSQL.
+
+Queries that wait together are answered together, in three queues. An answer from PostgreSQL is sent when it is
+visible (`sync/visibility.py`), so that no later read, on any process, shows an older board.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits
+from leaderboard.cache.reader import CacheReader
+from leaderboard.database.database import Database
+from leaderboard.database.rank_index import RankIndexInvalid
+from leaderboard.database.rows import AtSnapshot
+from leaderboard.errors import CacheError, DatabaseUnavailable, LeaderboardError, UserNotFound
+from leaderboard.health import Health
+from leaderboard.model import Context, EncodedTop, Page, Result, Standing, Top, ranked
+from leaderboard.observe import Metrics
+from leaderboard.queries import (
+    ContextQuery,
+    PageAroundQuery,
+    PageQuery,
+    Query,
+    RankingQuery,
+    StandingQuery,
+    TopQuery,
+)
+from leaderboard.snapshot import SnapshotPosition, same_database
+from leaderboard.sync.visibility import Visibility
+
+R = TypeVar("R", bound=Result)
+
+_CACHE_BATCH = 512
+_RANK_BATCH = 128
+_RANK_CONCURRENCY = 2
+"""With more, batches would be smaller, which is more work for PostgreSQL."""
+_LARGE = 1000
+"""A result of more users is large: one at a time, it holds up neither Redis nor this process for long."""
+
+
+@dataclass(slots=True)
+class Reply(Generic[R]):
+    """A result, shared by everybody who asked for it in one batch.
+
+    `age_s` is set only while PostgreSQL is unreachable: the result may be as old as that. `response` is the
+    encoded response, kept by the first request that sends it.
+    """
+
+    result: R
+    age_s: float | None = None
+    response: Any = None
+
+
+class CacheRead(msgspec.Struct, frozen=True, gc=False):
+    """A query to the cache. `stale` accepts a state of any age."""
+
+    query: RankingQuery[Any]
+    stale: bool = False
+
+
+class Reads:
+    """The reads of one process."""
+
+    def __init__(
+        self,
+        database: Database,
+        cache: CacheReader,
+        visibility: Visibility,
+        health: Health,
+        metrics: Metrics,
+        limits: QueueLimits,
+        *,
+        connections: int,
+        fresh_s: float,
+        stale_reads: bool,
+    ) -> None:
+        """`connections` is how many of PostgreSQL's the reads may use at the same time, three at least."""
+        self._database = database
+        self._cache = cache
+        self._visibility = visibility
+        self._health = health
+        self._metrics = metrics
+        self._fresh_s = fresh_s
+        self._stale_reads = stale_reads
+        self._cache_queue: Batcher[CacheRead, Reply[Any] | None] = Batcher(
+            "cache",
+            self._read_cache,
+            limits,
+            BatchLimits(_CACHE_BATCH, large_cost=_LARGE),
+            deduplicate=True,
+            cost=lambda read: read.query.cost,
+        )
+        rank_concurrency = min(_RANK_CONCURRENCY, connections - 2)
+        self._rank_queue: Batcher[StandingQuery | ContextQuery, Standing | Context] = Batcher(
+            "ranks", self._read_ranks, limits, BatchLimits(_RANK_BATCH, rank_concurrency), deduplicate=True
+        )
+        self._database_queue: Batcher[Query[Any], Any] = Batcher(
+            "postgres",
+            self._read_postgres,
+            limits,
+            BatchLimits(1, connections - rank_concurrency, large_cost=_LARGE),
+            deduplicate=True,
+            cost=lambda query: query.cost,
+        )
+
+    async def top(self, n: int) -> Reply[EncodedTop]:
+        """Return the best `n` users."""
+        return await self._from_cache(TopQuery(n))
+
+    async def standing(self, user_id: int) -> Reply[Standing]:
+        """Return a user's rank. Raises UserNotFound."""
+        return await self._from_cache(StandingQuery(user_id))
+
+    async def context(self, user_id: int) -> Reply[Context]:
+        """Return a user with its neighbours. Raises UserNotFound."""
+        return await self._from_cache(ContextQuery(user_id))
+
+    async def page(self, query: PageQuery | PageAroundQuery) -> Reply[Page]:
+        """Return consecutive users."""
+        return await self._from_postgres(query)
+
+    def queues(self) -> Sequence[Batcher[Any, Any]]:
+        """Return the queues."""
+        return (self._cache_queue, self._rank_queue, self._database_queue)
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        for queue in self.queues():
+            await queue.close()
+
+    # From where an answer comes
+
+    async def _from_cache(self, query: RankingQuery[R]) -> Reply[R]:
+        try:
+            reply = await self._cache_queue.ask(CacheRead(query))
+        except UserNotFound:
+            self._metrics.answers.inc("cache")
+            raise
+        if reply is not None:
+            self._metrics.answers.inc("cache")
+            return reply
+        try:
+            return await self._from_postgres(query)
+        except DatabaseUnavailable:
+            if not self._stale_reads:
+                raise
+        reply = await self._cache_queue.ask(CacheRead(query, stale=True))
+        if reply is None:
+            raise DatabaseUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
+        self._metrics.answers.inc("stale cache")
+        return reply
+
+    async def _from_postgres(self, query: Query[R]) -> Reply[R]:
+        self._health.check_postgres()
+        try:
+            result = await self._ask_postgres(query)
+        except UserNotFound:
+            self._metrics.answers.inc("postgres")
+            raise
+        self._metrics.answers.inc("postgres")
+        return Reply(result)
+
+    async def _ask_postgres(self, query: Query[Any]) -> Any:
+        if isinstance(query, StandingQuery | ContextQuery):
+            try:
+                return await self._rank_queue.ask(query)
+            except RankIndexInvalid:
+                pass  # All better users are counted, which takes longer: one query at a time.
+        return await self._database_queue.ask(query)
+
+    # How a batch is answered
+
+    async def _read_cache(self, batch: Batch[CacheRead]) -> list[Reply[Any] | LeaderboardError | None]:
+        self._metrics.batch_items.labels("cache").observe(len(batch.items))
+        replies: list[Reply[Any] | LeaderboardError | None] = [None] * len(batch.items)
+        for stale in (False, True):
+            asked = [(at, read.query) for at, read in enumerate(batch.items) if read.stale is stale]
+            if asked:
+                found = await self._read_cache_state([query for _, query in asked], stale=stale)
+                for (at, _), reply in zip(asked, found, strict=True):
+                    replies[at] = reply
+        return replies
+
+    async def _read_cache_state(
+        self, queries: Sequence[RankingQuery[Any]], *, stale: bool
+    ) -> list[Reply[Any] | LeaderboardError | None]:
+        """Answer from one state of the cache; None where PostgreSQL has to be asked."""
+        nothing: list[Reply[Any] | LeaderboardError | None] = [None] * len(queries)
+        try:
+            reading = await self._cache.read(queries, None if stale else self._fresh_s)
+        except CacheError:
+            return nothing
+        epoch = self._health.epoch
+        if reading is None or epoch is None:
+            return nothing
+        if not (same_database(reading.epoch, epoch) if stale else reading.epoch == epoch):
+            return nothing
+        age_s = reading.age_s if stale else None
+        return [
+            result if result is None or isinstance(result, LeaderboardError) else Reply(result, age_s)
+            for result in reading.results
+        ]
+
+    async def _read_ranks(
+        self, batch: Batch[StandingQuery | ContextQuery]
+    ) -> list[Standing | Context | LeaderboardError]:
+        self._metrics.batch_items.labels("ranks").observe(len(batch.items))
+        found = await self._database.rank_index.standings(batch.items, count=False)
+        batch.start_next()
+        await self._publish(found.position)
+        return [
+            query.not_found() if result is None else result
+            for query, result in zip(batch.items, found.value, strict=True)
+        ]
+
+    async def _read_postgres(self, batch: Batch[Query[Any]]) -> list[Result | LeaderboardError]:
+        (query,) = batch.items
+        found = await self._query_postgres(query)
+        batch.start_next()
+        await self._publish(found.position)
+        return [found.value]
+
+    async def _query_postgres(self, query: Query[Any]) -> AtSnapshot[Any]:
+        match query:
+            case TopQuery(n):
+                best = await self._database.users.top(n)
+                top = Top([ranked(rank, user) for rank, user in enumerate(best.value, 1)])
+                return AtSnapshot(EncodedTop.of(top), best.position)
+            case StandingQuery() | ContextQuery():
+                found = await self._database.rank_index.standings([query], count=True)
+                return AtSnapshot(found.value[0] or query.not_found(), found.position)
+            case PageQuery() | PageAroundQuery():
+                return await self._database.rank_index.page(query)
+        raise TypeError(f"{query} is no query for PostgreSQL")
+
+    async def _publish(self, position: SnapshotPosition) -> None:
+        """Wait until what was read is visible."""
+        self._health.note_postgres(position)
+        await self._visibility.wait_until_visible(position)

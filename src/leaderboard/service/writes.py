@@ -1,0 +1,193 @@
+"""Creates users and sets scores. A batch is committed, then published, while the next batch commits.
+
+The path of a score: `set_score` queues it, `_write_scores` commits the batch by one statement and publishes it,
+and publishing waits for `Visibility.wait_until_visible`. That has the cache caught up (`sync/catch_up.py`), by the
+script `apply.lua`, which writes the sorted set.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits, cancel_is_safe, isolate_failures
+from leaderboard.database.database import Database
+from leaderboard.database.idempotency_keys import FirstWrite
+from leaderboard.database.rows import Committed
+from leaderboard.database.scores import NewScore
+from leaderboard.database.users import NewUser
+from leaderboard.database.writing import WriteConflict
+from leaderboard.errors import (
+    DatabaseReadOnly,
+    DatabaseRefused,
+    IdempotencyKeyInUse,
+    LockedOut,
+    UsernameTaken,
+    UserNotFound,
+)
+from leaderboard.health import Health
+from leaderboard.model import ScoreSet, User
+from leaderboard.observe import Metrics
+from leaderboard.service.idempotency import Idempotency, Once, idempotency_key
+from leaderboard.snapshot import Position
+from leaderboard.sync.visibility import Visibility
+from leaderboard.tuning import WriteTuning
+
+_MAX_BATCH = 1000
+_FAULTS_OF_ITEMS = (DatabaseRefused, LockedOut, IdempotencyKeyInUse)
+"""Errors that one item of a batch can cause. The other items are then written without it."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedBatch(Generic[Result]):
+    """The results of a batch in order, and the position of its commit.
+
+    There are several positions only if the batch had to be divided, because items were at fault.
+    """
+
+    results: Sequence[Result | Exception]
+    positions: frozenset[Position]
+
+
+class Writes:
+    """The writes of one process."""
+
+    def __init__(
+        self,
+        database: Database,
+        visibility: Visibility,
+        health: Health,
+        idempotency: Idempotency,
+        metrics: Metrics,
+        limits: QueueLimits,
+        tuning: WriteTuning,
+    ) -> None:
+        self._database = database
+        self._visibility = visibility
+        self._health = health
+        self._idempotency = idempotency
+        self._metrics = metrics
+        self._tuning = tuning
+        self._scores: Batcher[NewScore, ScoreSet | WriteConflict] = Batcher(
+            "scores", self._write_scores, limits, BatchLimits(_MAX_BATCH)
+        )
+        self._users: Batcher[NewUser, User | WriteConflict] = Batcher(
+            "new users", self._write_users, limits, BatchLimits(_MAX_BATCH)
+        )
+
+    # Scores
+
+    async def set_score(self, user_id: int, total_score: int, once: Once | None = None) -> ScoreSet:
+        """Set a user's score. Raises UserNotFound, and with `once` what `Idempotency.once` raises."""
+        self._health.check_writable()
+        if once is None:
+            return await self._submit_score(NewScore(user_id, total_score))
+        key = idempotency_key(*once, ("set", user_id, total_score))
+        item = NewScore(user_id, total_score, key)
+        return await self._idempotency.once(
+            key, lambda: self._submit_score(item), lambda first: _first_score(item, first)
+        )
+
+    async def _submit_score(self, item: NewScore) -> ScoreSet:
+        result = await self._scores.submit(item)
+        deadline = time.monotonic() + self._tuning.row_wait_s
+        while result is WriteConflict.LOCKED:
+            # Tried again with another batch: waiting for the row itself would hold up all others.
+            if time.monotonic() > deadline:
+                raise LockedOut(f"another transaction has locked the user {item.user_id}")
+            with cancel_is_safe():
+                await asyncio.sleep(random.uniform(*self._tuning.row_retry_s))
+            result = await self._scores.submit(item)
+        if isinstance(result, ScoreSet):
+            return result
+        raise UserNotFound(item.user_id)
+
+    async def _write_scores(self, batch: Batch[NewScore]) -> Sequence[ScoreSet | WriteConflict | Exception]:
+        committed = await self._commit("scores", batch.items, self._database.scores.set)
+        batch.start_next()
+        await self._publish(committed)
+        return committed.results
+
+    # Users
+
+    async def create_user(
+        self, user_name: str, image_url: str | None, total_score: int, once: Once | None = None
+    ) -> User:
+        """Create a user. Raises UsernameTaken, and with `once` what `Idempotency.once` raises."""
+        self._health.check_writable()
+        if once is None:
+            return await self._submit_user(NewUser(user_name, image_url, total_score))
+        key = idempotency_key(*once, ("create", user_name, image_url, total_score))
+        item = NewUser(user_name, image_url, total_score, key)
+        return await self._idempotency.once(
+            key,
+            lambda: self._submit_user(item),
+            lambda first: User(first.user_id, user_name, image_url, total_score),
+        )
+
+    async def _submit_user(self, item: NewUser) -> User:
+        result = await self._users.submit(item)
+        if isinstance(result, User):
+            return result
+        raise UsernameTaken(item.user_name)
+
+    async def _write_users(self, batch: Batch[NewUser]) -> Sequence[User | WriteConflict | Exception]:
+        committed = await self._commit("new users", batch.items, self._database.users.create)
+        batch.start_next()
+        await self._publish(committed)
+        return committed.results
+
+    # Both
+
+    async def _commit(
+        self,
+        queue: str,
+        items: Sequence[Item],
+        statement: Callable[[Sequence[Item]], Awaitable[Committed[Result]]],
+    ) -> CommittedBatch[Result]:
+        """Write all items by one statement; if items are at fault, the others without them."""
+        self._metrics.batch_items.labels(queue).observe(len(items))
+        results: list[Result | Exception] = []
+        positions: set[Position] = set()
+
+        async def commit(part: Sequence[Item]) -> Committed[Result]:
+            try:
+                return await statement(part)
+            except DatabaseReadOnly as error:
+                self._health.note_read_only(error)
+                raise
+
+        for part, committed in await isolate_failures(items, commit, _FAULTS_OF_ITEMS):
+            if isinstance(committed, Exception):
+                results += [committed] * len(part)
+            else:
+                results += committed.results
+                positions.add(committed.position)
+        return CommittedBatch(results, frozenset(positions))
+
+    async def _publish(self, committed: CommittedBatch[Any]) -> None:
+        """Wait until the commit is visible."""
+        for position in committed.positions:
+            self._health.note_postgres(position)
+        await asyncio.gather(*map(self._visibility.wait_until_visible, committed.positions))
+
+    def queues(self) -> Sequence[Batcher[Any, Any]]:
+        """Return the queues."""
+        return (self._idempotency.lookups, self._scores, self._users)
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        for queue in self.queues():
+            await queue.close()
+
+
+def _first_score(item: NewScore, first: FirstWrite) -> ScoreSet:
+    """Return the result of a score that was set before, with the present name. Raises UserNotFound."""
+    if first.user_name is None or first.previous_score is None:
+        raise UserNotFound(item.user_id)
+    return ScoreSet(item.user_id, first.user_name, first.image_url, item.total_score, first.previous_score)

@@ -110,7 +110,7 @@ def from_cache(api: ApiProcess) -> float:
 
 def usable(server: RedisServer) -> bool:
     """Whether the server has a cache that may be read."""
-    return bool(server.call("HGET", keys.STATE, "usable") == b"1")
+    return bool(server.call("HGET", keys.STATE, "valid") == b"1")
 
 
 class Cluster(RedisCluster):

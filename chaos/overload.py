@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 from chaos.rig import Servers
 from leaderboard import app
 from leaderboard.config import Settings, load
-from leaderboard.database.rank_index import LOCK_KEY
+from leaderboard.database.rank_index import WRITER_LOCK
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.http.pressure import memory_mb
 from tests.system import ApiProcess, connect, sql
@@ -151,6 +151,6 @@ def _no_rank_index(settings: Settings) -> Iterator[None]:
     """Nobody can build it."""
     with asyncio.Runner() as runner:
         connection = runner.run(connect(settings))
-        runner.run(connection.execute("SELECT pg_advisory_lock($1::bigint)", LOCK_KEY))
+        runner.run(connection.execute("SELECT pg_advisory_lock($1::bigint)", WRITER_LOCK))
         yield
         runner.run(connection.close())

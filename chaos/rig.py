@@ -28,7 +28,7 @@ from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from leaderboard.errors import CacheError, Unavailable
 from leaderboard.observe import Metrics
 from leaderboard.snapshot import Snapshot
-from leaderboard.sync import Audit, CacheSync
+from leaderboard.sync.audit import Audit, CacheSync
 from tests.system import PATIENCE_S, ROOT, SMALL_BUCKETS, connect, environment, eventually, free_port, sql
 
 T = TypeVar("T")
@@ -301,7 +301,7 @@ class Rig:
             await truth.open()
             try:
                 state = await cache.poll("", lease_ms=0)
-                if state is None or not state.whole or not state.usable:
+                if state is None or not state.consistent or not state.usable:
                     return Audit(None, "nobody reads it")
                 return await CacheSync(truth, cache, Metrics(), 0.3).audit()
             finally:

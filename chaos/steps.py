@@ -10,8 +10,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from chaos.proxy import Proxy
 from leaderboard.cache.script import load_script
+
+from chaos.proxy import Proxy
 
 _PREPARED = re.compile(rb"(__asyncpg_stmt_[0-9a-f]+__)\0([^\0]*)\0")
 _USED = re.compile(rb"__asyncpg_stmt_[0-9a-f]+__")

@@ -11,10 +11,11 @@ from bench.growth.result import DEPTHS
 from bench.progress import Progress
 from leaderboard.app import App
 from leaderboard.database.connections import Connections
-from leaderboard.database.rank_index import RankIndex, Tended
+from leaderboard.database.rank_index import IndexState, RankIndex
 from leaderboard.database.rows import one_row
 from leaderboard.database.sql import named_queries
-from leaderboard.model import Context, ContextQuery, Standing, StandingQuery
+from leaderboard.model import Context, Standing
+from leaderboard.queries import ContextQuery, StandingQuery
 
 _CHUNK = 100_000
 _CHECKED = 2
@@ -33,11 +34,11 @@ class WatchedIndex(RankIndex):
 
     def __init__(self, connections: Connections) -> None:
         super().__init__(connections)
-        self.turns: list[tuple[Tended, float]] = []
+        self.turns: list[tuple[IndexState, float]] = []
 
-    async def tend(self) -> Tended | None:
+    async def tend(self) -> IndexState | None:
         started = time.perf_counter()
-        tended = await super().tend()
+        tended = await super().maintain()
         if tended is not None:
             self.turns.append((tended, time.perf_counter() - started))
         return tended

@@ -26,10 +26,11 @@ from bench.progress import Progress
 from bench.servers import PATIENT
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.database.store import NewScore
-from leaderboard.model import ContextQuery, ScoreSet, StandingQuery
+from leaderboard.database.scores import NewScore
+from leaderboard.maintenance.rank_index import RankIndexMaintainer
+from leaderboard.model import ScoreSet
 from leaderboard.observe import Metrics
-from leaderboard.rank_keeper import RankIndexMaintainer
+from leaderboard.queries import ContextQuery, StandingQuery
 
 STEADY_RATE = 2000
 """Scores set a second where the writes are to be steady and something else is measured."""
@@ -56,7 +57,7 @@ async def measure(
         await app.database.migrate(lambda _: None)
     await app.database.open()
     try:
-        async with app.database.connections.alone(PATIENT) as connection:
+        async with app.database.connections.dedicated(PATIENT) as connection:
             board = Board(app, connection, users, progress)
             measuring = _Measuring(board, progress, seconds)
             load_s = await board.fill()
@@ -146,7 +147,7 @@ class _Measuring:
                 while not writing.done():
                     context = await self._timed(self._ask_context, band, min(seconds, LOOK_EVERY_S), pause_s=0.05)
                     now, rows = await self._board.bytes(), await self._board.log_rows()
-                    unfolded = service.metrics.registry.get_sample_value("leaderboard_rank_index_unfolded") or 0
+                    unfolded = service.metrics.registry.get_sample_value("leaderboard_rank_index_pending") or 0
                     at_s = time.monotonic() - started
                     looks.append(Look(at_s, rows, now["log"], now["rank_index"], int(unfolded), context))
                     self._progress.say(
@@ -197,10 +198,10 @@ class _Measuring:
             due = started
             while time.perf_counter() < started + seconds:
                 ids = [i for i in random.sample(range(1, self._board.users + 1), batch) if i not in spared]
-                written = await self._board.app.database.set_scores(
+                written = await self._board.app.database.scores.set(
                     [NewScore(i, random.choice(self._board.scores)) for i in ids]
                 )
-                done += sum(isinstance(outcome, ScoreSet) for outcome in written.outcomes)
+                done += sum(isinstance(outcome, ScoreSet) for outcome in written.results)
                 due = max(due + LANES * batch / rate, time.perf_counter())
                 await asyncio.sleep(due - time.perf_counter())
             return done
@@ -221,10 +222,10 @@ class _Measuring:
                 await keeping
 
     def _keeping(self) -> Keeping:
-        folds = [taken for tended, taken in self._board.ranks.turns if tended.folded]
+        folds = [taken for tended, taken in self._board.ranks.turns if tended.applied]
         found = [tended for tended, _ in self._board.ranks.turns]
         return Keeping(
             Latency.of(folds) if len(folds) > 1 else None,
-            max((tended.unfolded for tended in found), default=0),
+            max((tended.pending for tended in found), default=0),
             sum(not tended.usable for tended in found),
         )

@@ -77,7 +77,7 @@ def steady_table(looks: Sequence[Look]) -> str:
             f"{look.log_rows:,}",
             _bytes(look.log_bytes),
             _bytes(look.index_bytes),
-            f"{look.unfolded:,}",
+            f"{look.pending:,}",
             _quantiles(look.context),
         )
         for look in looks[every - 1 :: every]

@@ -234,7 +234,7 @@ async def _fill(settings: Settings, users: int, progress: Progress) -> str:
         await app.database.migrate(lambda _: None)
     await app.database.open()
     try:
-        async with app.database.connections.alone(PATIENT) as connection:
+        async with app.database.connections.dedicated(PATIENT) as connection:
             board = Board(app, connection, users, progress)
             await board.fill()
             return await board.version()
@@ -247,7 +247,7 @@ async def _build(settings: Settings, users: int, progress: Progress) -> None:
     app = App(settings)
     await app.database.open()
     try:
-        async with app.database.connections.alone(PATIENT) as connection:
+        async with app.database.connections.dedicated(PATIENT) as connection:
             await Board(app, connection, users, progress).build()
     finally:
         await app.database.close()

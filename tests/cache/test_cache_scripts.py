@@ -1,4 +1,4 @@
-"""The cache's scripts, each by itself against a real server: what they refuse matters more than what they do."""
+"""The scripts of the cache, each by itself on a real server. What they refuse matters more than what they do."""
 
 import asyncio
 import os
@@ -17,26 +17,16 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from leaderboard.cache import keys
-from leaderboard.cache.replica import Move
-from leaderboard.cache.script import Script
+from leaderboard.cache.format import encode_delta, member
+from leaderboard.cache.reader import CacheReader, Reading
+from leaderboard.cache.scripts import Call, Scripts
 from leaderboard.cache.servers import Login, Servers
-from leaderboard.cache.store import FRESH_S, Applied, CacheState, CacheStore, Floor, Refuse
+from leaderboard.cache.state import CacheState, Export, Floor
+from leaderboard.cache.store import CacheStore, NotApplied
 from leaderboard.embedded import EmbeddedValkey
-from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable
-from leaderboard.model import (
-    INT32_MAX,
-    INT32_MIN,
-    Answer,
-    Context,
-    ContextQuery,
-    EncodedTop,
-    Standing,
-    StandingQuery,
-    Top,
-    TopQuery,
-    User,
-    ranked,
-)
+from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable, UserNotFound
+from leaderboard.model import INT32_MAX, INT32_MIN, Context, EncodedTop, Standing, Top, User, ranked
+from leaderboard.queries import ContextQuery, RankingQuery, StandingQuery, TopQuery
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.snapshot import Snapshot, SnapshotPosition
 from tests.system import until
@@ -45,12 +35,35 @@ pytestmark = pytest.mark.anyio
 
 EPOCH = "cluster/database/start/reset"
 LONG_S = 60.0
-"""How old what is read may be, and how long what runs out lasts: for longer than a test takes."""
+"""Longer than a test takes: the greatest age of a state, and how long leases and claims last."""
 LONG_MS = int(1000 * LONG_S)
-NOBODY = 999
+UNKNOWN = 999
+FRESH_S = 0.8
+NOT_FOUND = "not found"
 
 
-def moment(xid: int) -> SnapshotPosition:
+class Cache(CacheStore):
+    """The store and its reader."""
+
+    def __init__(self, servers: Servers, timeout_s: float, size: int = 10) -> None:
+        super().__init__(servers, Scripts(), timeout_s, size, FRESH_S)
+        self.reader = CacheReader(self)
+
+    async def open(self) -> None:
+        await self.reader.open()
+
+    async def read(self, queries: Sequence[RankingQuery[Any]], max_age_s: float | None) -> Reading | None:
+        return await self.reader.read(queries, max_age_s)
+
+    def check_replica(self, export: Export) -> bool:
+        return self.reader.check_replica(export)
+
+    async def close(self) -> None:
+        await self.reader.close()
+        await super().close()
+
+
+def position(xid: int) -> SnapshotPosition:
     return SnapshotPosition(EPOCH, Snapshot(xid, xid))
 
 
@@ -73,7 +86,7 @@ def server(valkey: EmbeddedValkey) -> Iterator[Redis]:
 
 
 @pytest.fixture
-async def cache(server: Redis, valkey: EmbeddedValkey) -> AsyncIterator[CacheStore]:
+async def cache(server: Redis, valkey: EmbeddedValkey) -> AsyncIterator[Cache]:
     async with opened(valkey) as store:
         yield store
 
@@ -83,8 +96,8 @@ def servers(server: EmbeddedValkey) -> Servers:
 
 
 @asynccontextmanager
-async def opened(server: EmbeddedValkey, size: int = 10) -> AsyncIterator[CacheStore]:
-    store = CacheStore(servers(server), LONG_S, size)
+async def opened(server: EmbeddedValkey, size: int = 10) -> AsyncIterator[Cache]:
+    store = Cache(servers(server), LONG_S, size)
     await store.open()
     try:
         yield store
@@ -93,43 +106,47 @@ async def opened(server: EmbeddedValkey, size: int = 10) -> AsyncIterator[CacheS
 
 
 async def install(
-    cache: CacheStore, board: Sequence[User], floor: Floor | None = None, xid: int = 10, total: int = 0
+    cache: Cache, board: Sequence[User], floor: Floor | None = None, xid: int = 10, total: int = 0
 ) -> None:
     asof = await cache.claim("filler", LONG_MS)
     assert asof is not None
-    assert await cache.install("filler", LONG_MS, asof, moment(xid), board, floor, max(total, len(board)))
+    assert await cache.install("filler", LONG_MS, asof, position(xid), board, floor, max(total, len(board)))
 
 
-async def polled(cache: CacheStore) -> CacheState:
+async def polled(cache: Cache) -> CacheState:
     state = await cache.poll("poller", 0)
     assert state is not None
     return state
 
 
 async def catch_up(
-    cache: CacheStore, changed: Sequence[User] = (), gone: Sequence[int] = (), xid: int = 20, more: int = 0
-) -> tuple[Applied, int]:
-    applied, state = await cache.apply("poller", await polled(cache), moment(xid), changed, gone, more)
-    return applied, state.count
+    cache: Cache, changed: Sequence[User] = (), deleted: Sequence[int] = (), xid: int = 20, added: int = 0
+) -> int:
+    """Move the cache to `xid`; returns how many users it has then."""
+    state = await cache.apply("poller", await polled(cache), position(xid), changed, deleted, added)
+    assert isinstance(state, CacheState)
+    return state.count
 
 
-async def fill(cache: CacheStore, board: Sequence[User], floor: Floor | None = None) -> None:
-    """Put these in and in use."""
+async def fill(cache: Cache, board: Sequence[User], floor: Floor | None = None) -> None:
+    """Put these users into the cache and make it valid."""
     await install(cache, board, floor)
-    assert await catch_up(cache) == (Applied.DONE, len(board))
+    assert await catch_up(cache) == len(board)
 
 
-async def ask(cache: CacheStore, *questions: TopQuery | StandingQuery | ContextQuery) -> list[Any] | None:
-    reading = await cache.read(questions, LONG_S)
-    return None if reading is None else [decoded(answer) for answer in reading.answers]
+async def ask(cache: Cache, *queries: RankingQuery[Any]) -> list[Any] | None:
+    reading = await cache.read(queries, LONG_S)
+    return None if reading is None else [decoded(result) for result in reading.results]
 
 
-def decoded(answer: Answer | Refuse) -> Answer | Top | Refuse:
-    return answer.decode() if isinstance(answer, EncodedTop) else answer
+def decoded(result: object) -> object:
+    if isinstance(result, UserNotFound):
+        return NOT_FOUND
+    return result.decode() if isinstance(result, EncodedTop) else result
 
 
-async def shown(cache: CacheStore) -> list[User] | None:
-    """All that is in the cache if it can be read, best first."""
+async def shown(cache: Cache) -> list[User] | None:
+    """All cached users, best first, if the cache can be read."""
     export = await cache.export()
     if export is None or await ask(cache, TopQuery(1)) is None:
         return None
@@ -137,7 +154,7 @@ async def shown(cache: CacheStore) -> list[User] | None:
 
 
 def everything(server: Redis) -> dict[Any, Any]:
-    """All keys with their values; of those that run out, that they do."""
+    """All keys with their values, and whether they expire."""
     dumped = {}
     for key in server.keys("*"):
         dumped[key] = (server.dump(key), server.pttl(key) >= 0)
@@ -151,7 +168,7 @@ def standings(board: Sequence[User], first: int = 1) -> list[Standing]:
 # Reading
 
 
-async def test_an_empty_server_answers_nothing(cache: CacheStore) -> None:
+async def test_an_empty_server_answers_nothing(cache: Cache) -> None:
     assert await cache.read([TopQuery(1)], LONG_S) is None
     assert await cache.read([TopQuery(1)], None) is None
     assert await cache.poll("poller", 50) is None
@@ -160,25 +177,25 @@ async def test_an_empty_server_answers_nothing(cache: CacheStore) -> None:
     assert await cache.poll("poller", 50) is None
 
 
-async def test_with_a_floor_it_reaches_exactly_to_its_last_rank(cache: CacheStore) -> None:
+async def test_with_a_floor_it_reaches_exactly_to_its_last_rank(cache: Cache) -> None:
     board = users(20)
     await fill(cache, board, floor_of(board))
     contexts = await ask(cache, *(ContextQuery(user.user_id) for user in board))
     assert contexts is not None
     for rank, context in enumerate(contexts, 1):
         if rank + 5 > 20:
-            assert context is Refuse.TOO_DEEP, rank
+            assert context is None, rank
         else:
             assert isinstance(context, Context)
             around = [*context.above, context.user, *context.below]
             assert around == standings(board)[max(0, rank - 6) : rank + 5]
             assert context.user.rank == rank
     assert await ask(cache, *(StandingQuery(user.user_id) for user in board)) == standings(board)
-    assert await ask(cache, TopQuery(20), TopQuery(21)) == [Top(standings(board)), Refuse.TOO_DEEP]
-    assert await ask(cache, StandingQuery(NOBODY), ContextQuery(NOBODY)) == [Refuse.TOO_DEEP] * 2
+    assert await ask(cache, TopQuery(20), TopQuery(21)) == [Top(standings(board)), None]
+    assert await ask(cache, StandingQuery(UNKNOWN), ContextQuery(UNKNOWN)) == [None] * 2
 
 
-async def test_without_a_floor_it_knows_everyone_and_who_is_nobody(cache: CacheStore) -> None:
+async def test_without_a_floor_it_knows_all_users_and_which_do_not_exist(cache: Cache) -> None:
     board = users(20)
     await fill(cache, board)
     contexts = await ask(cache, *(ContextQuery(user.user_id) for user in board))
@@ -187,12 +204,12 @@ async def test_without_a_floor_it_knows_everyone_and_who_is_nobody(cache: CacheS
         assert isinstance(context, Context)
         assert [*context.above, context.user, *context.below] == standings(board)[max(0, rank - 6) : rank + 5]
     assert await ask(cache, TopQuery(20), TopQuery(21), TopQuery(100_000)) == [Top(standings(board))] * 3
-    assert await ask(cache, StandingQuery(NOBODY), ContextQuery(NOBODY)) == [Refuse.NO_SUCH_USER] * 2
+    assert await ask(cache, StandingQuery(UNKNOWN), ContextQuery(UNKNOWN)) == [NOT_FOUND] * 2
 
 
-async def test_a_board_without_users_is_an_answer(cache: CacheStore) -> None:
+async def test_an_empty_board_is_a_result(cache: Cache) -> None:
     await fill(cache, [])
-    assert await ask(cache, TopQuery(10), StandingQuery(1)) == [Top([]), Refuse.NO_SUCH_USER]
+    assert await ask(cache, TopQuery(10), StandingQuery(1)) == [Top([]), NOT_FOUND]
 
 
 async def test_the_top_10_000_at_both_ends_of_int32(valkey: EmbeddedValkey, server: Redis) -> None:
@@ -210,9 +227,7 @@ async def test_the_top_10_000_at_both_ends_of_int32(valkey: EmbeddedValkey, serv
         assert await ask(cache, StandingQuery(board[-1].user_id)) == [ranked(11_000, board[-1])]
 
 
-async def test_age_is_counted_from_before_the_snapshot_and_bounds_what_is_read(
-    cache: CacheStore, server: Redis
-) -> None:
+async def test_a_state_is_as_old_as_the_poll_before_its_snapshot(cache: Cache, server: Redis) -> None:
     await fill(cache, users(3))
     state = await polled(cache)
     reading = await cache.read([TopQuery(1)], LONG_S)
@@ -224,10 +239,10 @@ async def test_age_is_counted_from_before_the_snapshot_and_bounds_what_is_read(
         assert (await cache.read([TopQuery(1)], LONG_S) is not None) == readable
         anyhow = await cache.read([TopQuery(1)], None)
         assert anyhow is not None
-        assert len(anyhow.answers) == 1
+        assert len(anyhow.results) == 1
 
 
-async def test_a_cache_written_in_another_format_is_not_read(cache: CacheStore, server: Redis) -> None:
+async def test_a_cache_written_in_another_format_is_not_read(cache: Cache, server: Redis) -> None:
     await fill(cache, users(3))
     reading = await cache.read([TopQuery(1)], LONG_S)
     assert reading is not None
@@ -246,62 +261,64 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(named=st.lists(st.tuples(NAMES, st.none() | NAMES), max_size=15))
-async def test_any_name_survives(cache: CacheStore, named: list[tuple[str, str | None]]) -> None:
+async def test_any_name_survives(cache: Cache, named: list[tuple[str, str | None]]) -> None:
     board = [User(n, name, image, -n) for n, (name, image) in enumerate(named, 1)]
     half = len(board) // 2
     await install(cache, board[:half])
-    assert await catch_up(cache, board[half:], more=len(board) - half) == (Applied.DONE, len(board))
+    assert await catch_up(cache, board[half:], added=len(board) - half) == len(board)
     assert await ask(cache, TopQuery(100)) == [Top(standings(board))]
     assert await shown(cache) == board
 
 
-# A torn pair
+# Inconsistent keys
 
 
-TEARS = {
-    "a member less": lambda server: server.zrem(keys.SCORES, keys.member(2)),
-    "a member more": lambda server: server.zadd(keys.SCORES, {keys.member(NOBODY): 0}),
-    "a name less": lambda server: server.hdel(keys.METADATA, keys.member(2)),
-    "a name more": lambda server: server.hset(keys.METADATA, keys.member(NOBODY), b"{}"),
+DAMAGES = {
+    "a member less": lambda server: server.zrem(keys.SCORES, member(2)),
+    "a member more": lambda server: server.zadd(keys.SCORES, {member(UNKNOWN): 0}),
+    "a name less": lambda server: server.hdel(keys.METADATA, member(2)),
+    "a name more": lambda server: server.hset(keys.METADATA, member(UNKNOWN), b"{}"),
     "both less": lambda server: (
-        server.zrem(keys.SCORES, keys.member(2)),
-        server.hdel(keys.METADATA, keys.member(2)),
+        server.zrem(keys.SCORES, member(2)),
+        server.hdel(keys.METADATA, member(2)),
     ),
     "no scores": lambda server: server.delete(keys.SCORES),
     "no names": lambda server: server.delete(keys.METADATA),
 }
 
 
-@pytest.mark.parametrize("tear", TEARS.values(), ids=TEARS.keys())
-async def test_a_torn_pair_is_noticed_by_whoever_looks(cache: CacheStore, server: Redis, tear: Any) -> None:
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+async def test_inconsistent_keys_are_noticed_by_every_script(cache: Cache, server: Redis, damage: Any) -> None:
     await fill(cache, users(5))
     before = await polled(cache)
-    assert before.whole
-    assert await ask(cache, TopQuery(1)) is not None, "there is a copy, which knows nothing of what comes now"
-    tear(server)
+    assert before.consistent
+    assert await ask(cache, TopQuery(1)) is not None, "there is a replica, which does not know about the damage"
+    damage(server)
     as_it_was = everything(server)
     assert await ask(cache, TopQuery(1)) is None
     assert await cache.read([TopQuery(1)], None) is None
-    assert not (await polled(cache)).whole
-    applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1], -1)
-    assert applied is Applied.TORN
+    assert not (await polled(cache)).consistent
+    assert (
+        await cache.apply("poller", before, position(30), [User(6, "user 6", None, 6)], [1], -1)
+        is NotApplied.INCONSISTENT
+    )
     assert everything(server) == as_it_was
 
 
 @pytest.mark.parametrize("field", ["epoch", "snapshot", "floor", "count", "total", "asof"])
-async def test_a_state_that_makes_no_sense_is_dropped(cache: CacheStore, server: Redis, field: str) -> None:
+async def test_a_malformed_state_is_dropped(cache: Cache, server: Redis, field: str) -> None:
     await fill(cache, users(5), floor_of(users(5)))
     server.hset(keys.STATE, field, b"\xff")
     assert await cache.poll("poller", 0) is None
     assert everything(server) == {}
 
 
-async def test_equal_counts_of_different_members_are_dropped_when_read(cache: CacheStore, server: Redis) -> None:
+async def test_equal_counts_of_different_members_are_dropped_when_read(cache: Cache, server: Redis) -> None:
     await fill(cache, users(5))
-    name = server.hget(keys.METADATA, keys.member(4))
+    name = server.hget(keys.METADATA, member(4))
     assert name is not None
-    server.hdel(keys.METADATA, keys.member(4))
-    server.hset(keys.METADATA, keys.member(NOBODY), name)
+    server.hdel(keys.METADATA, member(4))
+    server.hset(keys.METADATA, member(UNKNOWN), name)
     with pytest.raises(CacheDamaged):
         await ask(cache, TopQuery(3))
     assert everything(server) == {}
@@ -309,7 +326,7 @@ async def test_equal_counts_of_different_members_are_dropped_when_read(cache: Ca
 
 
 @pytest.mark.parametrize("key", [keys.SCORES, keys.METADATA, keys.STATE])
-async def test_a_key_of_another_type_is_dropped(cache: CacheStore, server: Redis, key: str) -> None:
+async def test_a_key_of_another_type_is_dropped(cache: Cache, server: Redis, key: str) -> None:
     await fill(cache, users(5))
     server.set(key, "what is this")
     with pytest.raises(CacheRefused):
@@ -323,7 +340,7 @@ async def test_a_key_of_another_type_is_dropped(cache: CacheStore, server: Redis
 
 
 @pytest.mark.parametrize("field", ["token", "epoch", "asof", "count", "floor", "total"])
-async def test_a_state_that_lacks_a_field_is_not_read(cache: CacheStore, server: Redis, field: str) -> None:
+async def test_a_state_that_lacks_a_field_is_not_read(cache: Cache, server: Redis, field: str) -> None:
     await fill(cache, users(5))
     assert await ask(cache, TopQuery(1)) is not None
     server.hdel(keys.STATE, field)
@@ -332,63 +349,65 @@ async def test_a_state_that_lacks_a_field_is_not_read(cache: CacheStore, server:
 
 
 @pytest.mark.parametrize("field", ["count", "floor"])
-async def test_a_state_that_has_lost_a_field_is_not_moved(cache: CacheStore, server: Redis, field: str) -> None:
+async def test_a_state_that_has_lost_a_field_is_not_changed(cache: Cache, server: Redis, field: str) -> None:
     await fill(cache, users(5))
     before = await polled(cache)
     server.hdel(keys.STATE, field)
     as_it_was = everything(server)
-    applied, _ = await cache.apply("poller", before, moment(30), [User(6, "user 6", None, 6)], [1], -1)
-    assert applied is Applied.TORN
+    assert (
+        await cache.apply("poller", before, position(30), [User(6, "user 6", None, 6)], [1], -1)
+        is NotApplied.INCONSISTENT
+    )
     assert everything(server) == as_it_was
 
 
-async def test_of_those_tied_at_the_end_the_highest_id_is_trimmed(cache: CacheStore) -> None:
+async def test_of_tied_users_at_the_end_the_highest_id_is_trimmed(cache: Cache) -> None:
     await fill(cache, [User(user_id, f"user {user_id}", None, 5) for user_id in range(2, 22)])
     assert await board_in(cache) == list(range(2, 22))
-    await catch_up(cache, [User(1, "user 1", None, 5)], more=1)
+    await catch_up(cache, [User(1, "user 1", None, 5)], added=1)
     export = await cache.export()
     assert export is not None
     assert [user.user_id for user in export.users] == list(range(1, 21))
     assert export.floor == Floor(5, 20)
     assert await board_in(cache) == list(range(1, 21))
-    assert cache.check_copy(export)
+    assert cache.check_replica(export)
 
 
-# Copies
+# Replicas
 
 
 @pytest.fixture
-def loads(cache: CacheStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Something for each time that the cache is copied as a whole."""
+def loads(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An item for each time that a replica is loaded as a whole."""
     counted: list[str] = []
-    load = cache._load_copy
+    export = cache.export
 
-    async def counting() -> bool:
+    async def counting() -> Export | None:
         counted.append("loaded")
-        return await load()
+        return await export()
 
-    monkeypatch.setattr(cache, "_load_copy", counting)
+    monkeypatch.setattr(cache, "export", counting)
     return counted
 
 
-async def board_in(cache: CacheStore) -> list[int] | None:
+async def board_in(cache: Cache) -> list[int] | None:
     answers = await ask(cache, TopQuery(20))
     return None if answers is None else [standing.user_id for standing in answers[0].users]
 
 
-async def test_a_copy_follows_what_is_done_to_the_cache(cache: CacheStore, loads: list[str]) -> None:
+async def test_a_replica_follows_the_cache(cache: Cache, loads: list[str]) -> None:
     await fill(cache, users(5))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
-    await catch_up(cache, [User(9, "user 9", None, 5000)], [2], more=0)
-    await catch_up(cache, [User(1, "user 1", None, -1)], more=0)
+    await catch_up(cache, [User(9, "user 9", None, 5000)], [2], added=0)
+    await catch_up(cache, [User(1, "user 1", None, -1)], added=0)
     await cache.invalidate()
     assert await board_in(cache) is None
-    await catch_up(cache, [User(10, "user 10", None, 6000)], more=1)
+    await catch_up(cache, [User(10, "user 10", None, 6000)], added=1)
     assert await board_in(cache) == [10, 9, 3, 4, 5, 1]
     assert loads == ["loaded"]
 
 
-async def test_a_copy_of_what_has_been_replaced_is_loaded_anew(cache: CacheStore, loads: list[str]) -> None:
+async def test_the_replica_of_a_replaced_cache_is_loaded_again(cache: Cache, loads: list[str]) -> None:
     await fill(cache, users(5))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
     await fill(cache, users(3))
@@ -396,108 +415,118 @@ async def test_a_copy_of_what_has_been_replaced_is_loaded_anew(cache: CacheStore
     assert len(loads) == 2
 
 
-async def test_moves_are_kept_for_a_while_only(cache: CacheStore, server: Redis, loads: list[str]) -> None:
+async def test_only_the_latest_deltas_are_kept(cache: Cache, server: Redis, loads: list[str]) -> None:
     await fill(cache, users(5))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
     for score in range(250):
-        await catch_up(cache, [User(5, "user 5", None, 6000 + score)], more=0)
-        assert server.llen(keys.MOVES) <= 200
+        await catch_up(cache, [User(5, "user 5", None, 6000 + score)], added=0)
+        assert server.llen(keys.DELTAS) <= 200
     assert await board_in(cache) == [5, 1, 2, 3, 4]
     assert len(loads) == 2
     for _ in range(250):
         await cache.invalidate()
-    assert server.llen(keys.MOVES) <= 200
+    assert server.llen(keys.DELTAS) <= 200
 
 
-async def test_a_move_too_long_to_be_kept_has_copies_loaded_anew(
-    cache: CacheStore, server: Redis, loads: list[str]
+async def test_a_delta_too_long_to_be_kept_has_replicas_loaded_again(
+    cache: Cache, server: Redis, loads: list[str]
 ) -> None:
     await fill(cache, users(5))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
-    await catch_up(cache, [User(5, "n" * 20_000, None, 6000)], more=0)
-    assert not server.exists(keys.MOVES)
+    await catch_up(cache, [User(5, "n" * 20_000, None, 6000)], added=0)
+    assert not server.exists(keys.DELTAS)
     assert await board_in(cache) == [5, 1, 2, 3, 4]
     assert len(loads) == 2
 
 
-async def test_moves_that_are_not_there_or_no_moves_have_copies_loaded_anew(
-    cache: CacheStore, server: Redis, loads: list[str]
+async def test_missing_or_malformed_deltas_have_replicas_loaded_again(
+    cache: Cache, server: Redis, loads: list[str]
 ) -> None:
     await fill(cache, users(5))
     for score in (6000, 7000, 8000, 9000):
-        await catch_up(cache, [User(5, "user 5", None, score)], more=0)
+        await catch_up(cache, [User(5, "user 5", None, score)], added=0)
         match score:
             case 6000:
-                server.delete(keys.MOVES)
+                server.delete(keys.DELTAS)
             case 7000:
-                server.lset(keys.MOVES, -1, "what is this")
+                server.lset(keys.DELTAS, -1, "what is this")
             case 8000:
-                server.set(keys.MOVES, "what is this")
+                server.set(keys.DELTAS, "what is this")
             case 9000:
-                (move,) = server.lrange(keys.MOVES, -1, -1)
-                assert isinstance(move, bytes)
-                server.execute_command("LSET", keys.MOVES, -1, move[:32] + b"what is this")  # type: ignore[no-untyped-call]
+                set_last_delta(server, b"what is this")
         assert await board_in(cache) == [5, 1, 2, 3, 4]
     assert len(loads) == 4
 
 
-async def test_a_move_that_is_missing_is_noticed(cache: CacheStore, server: Redis, loads: list[str]) -> None:
+async def test_a_missing_delta_is_noticed(cache: Cache, server: Redis, loads: list[str]) -> None:
     await fill(cache, users(5))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
-    await catch_up(cache, [User(5, "user 5", None, 6000)], more=0)
-    await catch_up(cache, [User(4, "user 4", None, 7000)], more=0)
-    assert server.rpop(keys.MOVES)
+    await catch_up(cache, [User(5, "user 5", None, 6000)], added=0)
+    await catch_up(cache, [User(4, "user 4", None, 7000)], added=0)
+    assert server.rpop(keys.DELTAS)
     assert await board_in(cache) == [4, 5, 1, 2, 3]
     assert len(loads) == 2
 
 
-async def test_a_copy_that_is_not_what_it_is_of_is_found_and_thrown_away(cache: CacheStore) -> None:
+def set_last_delta(server: Redis, delta: bytes) -> None:
+    """Replace what the last delta does."""
+    (last,) = server.lrange(keys.DELTAS, -1, -1)
+    assert isinstance(last, bytes)
+    server.execute_command("LSET", keys.DELTAS, -1, last[:32] + delta)  # type: ignore[no-untyped-call]
+
+
+async def test_a_replica_that_differs_from_the_cache_is_found_and_dropped(cache: Cache, server: Redis) -> None:
     await fill(cache, users(5))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
+    await catch_up(cache, [User(5, "user 5", None, 1)])
+    set_last_delta(server, encode_delta(20, [], [User(5, "user 5", None, 6000)]))
+    assert await board_in(cache) == [5, 1, 2, 3, 4]
     export = await cache.export()
     assert export is not None
-    assert cache.check_copy(export)
-    cache._copy.move(Move(20, [], [User(5, "user 5", None, 6000)]))
-    assert await board_in(cache) == [5, 1, 2, 3, 4]
-    assert not cache.check_copy(export)
+    assert not cache.check_replica(export)
     assert await board_in(cache) == [1, 2, 3, 4, 5]
+    assert cache.check_replica(export)
 
 
-async def test_a_copy_that_has_not_as_many_as_there_are_is_not_read(cache: CacheStore, loads: list[str]) -> None:
+async def test_a_replica_with_another_number_of_users_is_not_read(
+    cache: Cache, server: Redis, loads: list[str]
+) -> None:
     await fill(cache, users(5))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
-    cache._copy.move(Move(20, [3], []))
+    await catch_up(cache, [User(5, "user 5", None, 1)])
+    set_last_delta(server, encode_delta(20, [3], []))
     assert await board_in(cache) == [1, 2, 3, 4, 5]
     assert len(loads) == 2
 
 
-# Moving
+# Catching up
 
 
-async def test_of_two_who_move_one_state_the_second_does_nothing(cache: CacheStore, server: Redis) -> None:
+async def test_of_two_that_change_one_state_the_second_does_nothing(cache: Cache, server: Redis) -> None:
     await fill(cache, users(5))
     one, two = await polled(cache), await polled(cache)
     assert one.token == two.token
-    applied, made = await cache.apply("one", one, moment(30), [User(1, "user 1", None, 7)], [2], -1)
-    assert (applied, made.count) == (Applied.DONE, 4)
+    made = await cache.apply("one", one, position(30), [User(1, "user 1", None, 7)], [2], -1)
+    assert isinstance(made, CacheState)
+    assert made.count == 4
     as_it_was = everything(server)
-    overtaken = await cache.apply("two", two, moment(29), [User(1, "user 1", None, 6)], [3], -1)
-    assert overtaken[0] is Applied.OVERTAKEN
+    second = await cache.apply("two", two, position(29), [User(1, "user 1", None, 6)], [3], -1)
+    assert second is NotApplied.CONFLICT
     assert everything(server) == as_it_was
     state = await polled(cache)
-    assert (state.position, state.count, state.asof) == (moment(30), 4, one.now)
+    assert (state.position, state.count, state.asof) == (position(30), 4, one.now)
     assert state.token != one.token
 
 
-async def test_a_move_returns_the_state_that_it_made(cache: CacheStore, server: Redis) -> None:
+async def test_apply_returns_the_state_that_it_made(cache: Cache, server: Redis) -> None:
     await fill(cache, users(5))
     state = await polled(cache)
     for number in (6, 7, 8):
         seconds, microseconds = server.time()
         new = [User(number, f"user {number}", None, 2000)]
-        applied, made = await cache.apply("one", state, moment(30 + number), new, [], 1)
+        made = await cache.apply("one", state, position(30 + number), new, [], 1)
         found = await polled(cache)
-        assert applied is Applied.DONE
+        assert isinstance(made, CacheState)
         assert replace(made, now=found.now) == found
         assert state.now <= 1_000_000 * seconds + microseconds <= made.now <= found.now
         assert made.asof == state.now
@@ -505,80 +534,92 @@ async def test_a_move_returns_the_state_that_it_made(cache: CacheStore, server: 
     assert state.count == 8
 
 
-async def test_the_same_snapshot_has_a_new_token_each_time(cache: CacheStore) -> None:
+async def test_the_same_snapshot_has_a_new_token_each_time(cache: Cache) -> None:
     await fill(cache, users(5))
     first = await polled(cache)
-    assert (await cache.apply("one", first, first.position, [], [], 0))[0] is Applied.DONE
+    assert isinstance(await cache.apply("one", first, first.position, [], [], 0), CacheState)
     second = await polled(cache)
     assert second.position == first.position
     assert second.token != first.token
-    assert (await cache.apply("two", first, first.position, [], [], 0))[0] is Applied.OVERTAKEN
+    assert await cache.apply("two", first, first.position, [], [], 0) is NotApplied.CONFLICT
 
 
-async def test_moving_sets_users_to_what_they_are_now(cache: CacheStore) -> None:
+async def test_apply_sets_users_to_their_present_state(cache: Cache) -> None:
     board = users(20)
     await fill(cache, board, floor_of(board))
     worse, renamed, new = User(1, "user 1", None, 995), User(2, "Two", "image", 1000), User(50, "new", None, 2000)
     on_the_floor, below = User(21, "on it", None, 994), User(3, "user 3", None, 993)
     assert floor_of(board) == Floor(994, 20)
-    applied = await catch_up(cache, [worse, renamed, new, on_the_floor, below], [4, NOBODY])
+    applied = await catch_up(cache, [worse, renamed, new, on_the_floor, below], [4, UNKNOWN])
     expected = [new, renamed, *board[4:14], worse, *board[14:]]
     expected.sort(key=lambda user: (-user.total_score, user.user_id))
-    assert applied == (Applied.DONE, len(expected))
+    assert applied == len(expected)
     assert await shown(cache) == expected
     assert (await polled(cache)).floor == Floor(994, 20)
 
 
-async def test_too_many_are_trimmed_and_raise_the_floor(cache: CacheStore) -> None:
+async def test_users_in_excess_are_trimmed_and_raise_the_floor(cache: Cache) -> None:
     assert cache.keep == 20
     board = users(20)
     await fill(cache, board)
     assert (await polled(cache)).floor is None
     new = [User(n, f"user {n}", None, 996) for n in (100, 101, 102)]
-    assert await catch_up(cache, new) == (Applied.DONE, 20)
+    assert await catch_up(cache, new) == 20
     kept = sorted(board + new, key=lambda user: (-user.total_score, user.user_id))[:20]
     assert await shown(cache) == kept
     assert (await polled(cache)).floor == floor_of(kept)
-    assert await ask(cache, StandingQuery(20)) == [Refuse.TOO_DEEP]
-    # Below that floor nobody comes in any more, though there is room again.
-    assert await catch_up(cache, [User(20, "user 20", None, 994)], [100, 101]) == (Applied.DONE, 18)
+    assert await ask(cache, StandingQuery(20)) == [None]
+    # No user below that floor comes in any more, though there is room again.
+    assert await catch_up(cache, [User(20, "user 20", None, 994)], [100, 101]) == 18
     assert (await polled(cache)).floor == floor_of(kept)
-    assert await ask(cache, StandingQuery(20)) == [Refuse.TOO_DEEP]
+    assert await ask(cache, StandingQuery(20)) == [None]
 
 
-async def test_a_malformed_change_writes_nothing(cache: CacheStore, server: Redis) -> None:
+async def test_a_malformed_change_writes_nothing(cache: Cache, server: Redis) -> None:
     await fill(cache, users(5))
     state = await polled(cache)
     as_it_was = everything(server)
-    all_keys = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.MOVES)
-    head = ("one", state.token, "new token", "2|e", "9:9:", state.now, 5, 20, "", 1, keys.member(1))
-    good = (keys.member(2), -5, b"{}")
-    for bad in (good[:2], ("7", -5, b"{}"), (keys.member(3), "many", b"{}"), (keys.member(10**10), -5, b"{}")):
+    good = (member(2), -5, b"{}")
+    for bad in (good[:2], ("7", -5, b"{}"), (member(3), "many", b"{}"), (member(10**10), -5, b"{}")):
         with pytest.raises(CacheRefused):
-            await cache._sync.run(cache._apply, all_keys, *head, *good, *bad)
+            await cache.catch_up_link.run(
+                cache.scripts.apply(
+                    nonce="one",
+                    expected_token=state.token,
+                    new_token="new token",
+                    epoch="3|e",
+                    snapshot="9:9:",
+                    asof=state.now,
+                    total=5,
+                    keep=20,
+                    delta=b"",
+                    deleted=[member(1)],
+                    rows=(*good, *bad),
+                )
+            )
         assert everything(server) == as_it_was
 
 
-async def test_an_invalidation_kills_what_is_under_way_and_only_a_later_look_brings_it_back(
-    cache: CacheStore,
+async def test_an_invalidation_fails_what_is_under_way_and_ends_with_a_later_poll(
+    cache: Cache,
 ) -> None:
     await fill(cache, users(5))
     under_way = await polled(cache)
     await cache.invalidate()
     assert await ask(cache, TopQuery(1)) is None
-    assert (await cache.apply("one", under_way, moment(30), [], [], 0))[0] is Applied.OVERTAKEN
+    assert await cache.apply("one", under_way, position(30), [], [], 0) is NotApplied.CONFLICT
     assert await ask(cache, TopQuery(1)) is None
-    out_of_use = await polled(cache)
-    assert (out_of_use.usable, out_of_use.position, out_of_use.whole) == (False, moment(20), True)
+    invalid = await polled(cache)
+    assert (invalid.valid, invalid.position, invalid.consistent) == (False, position(20), True)
     stale = await cache.read([TopQuery(1)], None)
     assert stale is not None
-    assert list(map(decoded, stale.answers)) == [Top(standings(users(1)))]
-    assert (await cache.apply("one", out_of_use, moment(30), [], [], 0))[0] is Applied.DONE
+    assert list(map(decoded, stale.results)) == [Top(standings(users(1)))]
+    assert isinstance(await cache.apply("one", invalid, position(30), [], [], 0), CacheState)
     assert await ask(cache, TopQuery(1)) == [Top(standings(users(1)))]
 
 
-async def test_one_at_a_time_has_the_lease_until_it_has_moved_the_cache_or_time_is_up(
-    cache: CacheStore, server: Redis
+async def test_one_process_has_the_lease_until_it_has_applied_or_the_lease_expires(
+    cache: Cache, server: Redis
 ) -> None:
     await fill(cache, users(5))
     mine = await cache.poll("one", LONG_MS)
@@ -589,77 +630,75 @@ async def test_one_at_a_time_has_the_lease_until_it_has_moved_the_cache_or_time_
         state = await cache.poll(nonce, lease_ms)
         assert state is not None
         assert state.leased == leased
-    # Who moves the cache without it, does: it is for speed only. And it leaves the other's lease alone.
-    assert (await cache.apply("two", mine, moment(30), [], [], 0))[0] is Applied.DONE
+    # Applying without the lease works: the lease is for speed only. It leaves the other's lease alone.
+    assert isinstance(await cache.apply("two", mine, position(30), [], [], 0), CacheState)
     assert server.get(keys.LEASE) == b"one"
-    assert (await cache.apply("one", await polled(cache), moment(31), [], [], 0))[0] is Applied.DONE
+    assert isinstance(await cache.apply("one", await polled(cache), position(31), [], [], 0), CacheState)
     assert server.get(keys.LEASE) is None
 
 
 # Rebuilding
 
 
-async def test_what_is_swapped_in_is_out_of_use_until_caught_up(cache: CacheStore) -> None:
+async def test_a_rebuild_is_invalid_until_caught_up(cache: Cache) -> None:
     await fill(cache, users(5))
     before = await polled(cache)
     await install(cache, users(7), xid=15)
     state = await polled(cache)
-    assert (state.usable, state.whole, state.count, state.position) == (False, True, 7, moment(15))
+    assert (state.valid, state.consistent, state.count, state.position) == (False, True, 7, position(15))
     assert await ask(cache, TopQuery(1)) is None
-    assert (await cache.apply("one", before, moment(30), [], [], 0))[0] is Applied.OVERTAKEN
+    assert await cache.apply("one", before, position(30), [], [], 0) is NotApplied.CONFLICT
     assert await ask(cache, TopQuery(1)) is None
-    assert await catch_up(cache) == (Applied.DONE, 7)
+    assert await catch_up(cache) == 7
     assert await shown(cache) == users(7)
 
 
-async def test_one_at_a_time_rebuilds(cache: CacheStore, server: Redis) -> None:
+async def test_one_process_at_a_time_rebuilds(cache: Cache, server: Redis) -> None:
     before = server.time()
     asof = await cache.claim("one", LONG_MS)
     after = server.time()
     assert asof is not None
     assert before <= divmod(asof, 1_000_000) <= after
     assert await cache.claim("two", LONG_MS) is None
-    assert await cache.install("one", LONG_MS, asof, moment(10), users(3), None, 3)
+    assert await cache.install("one", LONG_MS, asof, position(10), users(3), None, 3)
     assert await cache.claim("two", LONG_MS) is not None
 
 
 class Meddling:
-    """Does something by hand whenever a script of some name is about to run."""
+    """Does something by hand before a script of some name runs."""
 
-    def __init__(self, cache: CacheStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._run = cache._bulk.run
+    def __init__(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._run = cache.bulk_link.run
         self.before: dict[str, Any] = {}
-        monkeypatch.setattr(cache._bulk, "run", self)
+        monkeypatch.setattr(cache.bulk_link, "run", self)
 
-    async def __call__(self, script: Script, *arguments: Any, **options: Any) -> Any:
-        if script.name in self.before:
-            self.before[script.name]()
-        return await self._run(script, *arguments, **options)
+    async def __call__(self, call: Call, **options: Any) -> Any:
+        if call.script.name in self.before:
+            self.before[call.script.name]()
+        return await self._run(call, **options)
 
 
 @pytest.fixture
-def meddling(cache: CacheStore, monkeypatch: pytest.MonkeyPatch) -> Meddling:
+def meddling(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Meddling:
     return Meddling(cache, monkeypatch)
 
 
-async def test_what_is_being_loaded_goes_away_by_itself_and_what_is_swapped_in_stays(
-    cache: CacheStore, server: Redis, meddling: Meddling
+async def test_what_is_being_loaded_expires_and_what_is_swapped_in_does_not(
+    cache: Cache, server: Redis, meddling: Meddling
 ) -> None:
-    loading = keys.loading("one")
+    loading = keys.loading("one").values()
     ages: list[int] = []
     meddling.before["swap"] = lambda: ages.extend(server.pttl(key) for key in (*loading, keys.CLAIM))
     asof = await cache.claim("one", LONG_MS)
     assert asof is not None
-    assert await cache.install("one", LONG_MS, asof, moment(10), users(2_500), None, 2_500)
+    assert await cache.install("one", LONG_MS, asof, position(10), users(2_500), None, 2_500)
     assert len(ages) == 3
     assert all(0 < age <= LONG_MS for age in ages)
     assert [server.pttl(key) for key in (keys.SCORES, keys.METADATA, keys.STATE)] == [-1, -1, -1]
     assert sorted(server.keys("*")) == sorted(key.encode() for key in (keys.SCORES, keys.METADATA, keys.STATE))
 
 
-async def test_a_claim_lasts_as_long_as_loading_goes_on(
-    cache: CacheStore, server: Redis, meddling: Meddling
-) -> None:
+async def test_a_claim_lasts_as_long_as_loading_goes_on(cache: Cache, server: Redis, meddling: Meddling) -> None:
     def almost_over() -> None:
         server.pexpire(keys.CLAIM, LONG_MS)
 
@@ -668,7 +707,7 @@ async def test_a_claim_lasts_as_long_as_loading_goes_on(
     meddling.before["swap"] = lambda: left.append(server.pttl(keys.CLAIM))
     asof = await cache.claim("one", 3 * LONG_MS)
     assert asof is not None
-    assert await cache.install("one", 3 * LONG_MS, asof, moment(10), users(1_500), None, 1_500)
+    assert await cache.install("one", 3 * LONG_MS, asof, position(10), users(1_500), None, 1_500)
     assert left[0] > LONG_MS
 
 
@@ -676,7 +715,7 @@ async def test_a_claim_lasts_as_long_as_loading_goes_on(
 @pytest.mark.parametrize("how", ["expired", "stolen"])
 @pytest.mark.parametrize("count", [0, 1_500])
 async def test_without_its_claim_a_rebuild_does_nothing(
-    cache: CacheStore, server: Redis, meddling: Meddling, when: str, how: str, count: int
+    cache: Cache, server: Redis, meddling: Meddling, when: str, how: str, count: int
 ) -> None:
     await fill(cache, users(5))
     as_it_was = everything(server)
@@ -690,7 +729,7 @@ async def test_without_its_claim_a_rebuild_does_nothing(
 
     when = when if count else "swap"
     meddling.before[when] = lose
-    assert not await cache.install("slow", LONG_MS, asof, moment(5), users(count), None, count)
+    assert not await cache.install("slow", LONG_MS, asof, position(5), users(count), None, count)
     left = everything(server)
     assert {key: value for key, value in left.items() if key in as_it_was} == as_it_was
     assert all(runs_out for key, (_, runs_out) in left.items() if key not in as_it_was)
@@ -701,8 +740,8 @@ async def test_without_its_claim_a_rebuild_does_nothing(
 
 
 @pytest.mark.parametrize("expires_s", [None, 3600])
-async def test_a_lease_or_a_claim_that_lasts_too_long_counts_as_free(
-    cache: CacheStore, server: Redis, expires_s: int | None
+async def test_a_lease_or_claim_that_lasts_too_long_is_overwritten(
+    cache: Cache, server: Redis, expires_s: int | None
 ) -> None:
     await fill(cache, users(3))
     server.set(keys.LEASE, "somebody", ex=expires_s)
@@ -713,36 +752,36 @@ async def test_a_lease_or_a_claim_that_lasts_too_long_counts_as_free(
     assert await cache.claim("rebuilder", 1000) is not None
 
 
-async def test_a_claim_that_nobody_extends_runs_out(cache: CacheStore, server: Redis) -> None:
+async def test_a_claim_that_is_not_extended_expires(cache: Cache, server: Redis) -> None:
     await fill(cache, users(5))
     asof = await cache.claim("slow", 20)
     assert asof is not None
     await until(lambda: cache.claim("other", LONG_MS), "the claim has run out")
-    assert not await cache.install("slow", 20, asof, moment(5), users(3), None, 3)
+    assert not await cache.install("slow", 20, asof, position(5), users(3), None, 3)
     assert await shown(cache) == users(5)
     assert server.get(keys.CLAIM) == b"other"
 
 
 @pytest.mark.parametrize("lost", ["a score", "a name", "all"])
 async def test_a_rebuild_that_lost_a_part_is_not_swapped_in(
-    cache: CacheStore, server: Redis, meddling: Meddling, lost: str
+    cache: Cache, server: Redis, meddling: Meddling, lost: str
 ) -> None:
     await fill(cache, users(5))
     before = everything(server)
-    scores, metadata = keys.loading("one")
+    scores, metadata = keys.loading("one").values()
 
     def lose() -> None:
         if lost != "a name":
-            server.zrem(scores, keys.member(2))
+            server.zrem(scores, member(2))
         if lost != "a score":
-            server.hdel(metadata, keys.member(2))
+            server.hdel(metadata, member(2))
         if lost == "all":
             server.delete(scores, metadata)
 
     meddling.before["swap"] = lose
     asof = await cache.claim("one", LONG_MS)
     assert asof is not None
-    assert not await cache.install("one", LONG_MS, asof, moment(5), users(7), None, 7)
+    assert not await cache.install("one", LONG_MS, asof, position(5), users(7), None, 7)
     assert {key: value for key, value in everything(server).items() if key in before} == before
     assert await shown(cache) == users(5)
 
@@ -750,9 +789,7 @@ async def test_a_rebuild_that_lost_a_part_is_not_swapped_in(
 # Connections and servers
 
 
-async def test_a_reader_that_has_just_connected_doubts_what_is_there(
-    cache: CacheStore, valkey: EmbeddedValkey
-) -> None:
+async def test_a_new_reader_does_not_trust_the_state_it_finds(cache: Cache, valkey: EmbeddedValkey) -> None:
     await fill(cache, users(5))
     async with opened(valkey) as newcomer:
         assert await ask(cache, TopQuery(1)) is not None
@@ -760,13 +797,13 @@ async def test_a_reader_that_has_just_connected_doubts_what_is_there(
         assert await ask(newcomer, TopQuery(1)) is None
         anyhow = await newcomer.read([TopQuery(1)], None)
         assert anyhow is not None
-        assert list(map(decoded, anyhow.answers)) == [Top(standings(users(1)))]
+        assert list(map(decoded, anyhow.results)) == [Top(standings(users(1)))]
         await catch_up(cache)
         assert await ask(newcomer, TopQuery(1)) == [Top(standings(users(1)))]
 
 
-async def test_a_reader_that_has_lost_its_connection_doubts_until_somebody_has_caught_up(
-    cache: CacheStore, server: Redis
+async def test_a_reader_that_lost_its_connection_does_not_trust_the_state_until_it_is_caught_up(
+    cache: Cache, server: Redis
 ) -> None:
     await fill(cache, users(5))
     assert await ask(cache, TopQuery(1)) is not None
@@ -786,15 +823,15 @@ def end_connections(server: Redis) -> None:
     assert server.client_kill_filter(_type="normal", skipme=True) > 0
 
 
-@pytest.mark.parametrize("meanwhile", ["nobody asks", "somebody asks"])
+@pytest.mark.parametrize("meanwhile", ["no poll", "a poll"])
 async def test_what_was_polled_on_one_connection_is_not_applied_on_another(
-    cache: CacheStore, server: Redis, meanwhile: str
+    cache: Cache, server: Redis, meanwhile: str
 ) -> None:
     await fill(cache, users(5))
     state = await polled(cache)
     as_it_was = everything(server)
     end_connections(server)
-    if meanwhile == "somebody asks":
+    if meanwhile == "a poll":
         with pytest.raises(CacheUnavailable):
             await cache.poll("poller", 0)
         again = await polled(cache)
@@ -802,14 +839,14 @@ async def test_what_was_polled_on_one_connection_is_not_applied_on_another(
         assert again.incarnation != state.incarnation
     for _ in range(2):
         with pytest.raises(CacheUnavailable):
-            await cache.apply("one", state, moment(30), [], [1], -1)
+            await cache.apply("one", state, position(30), [], [1], -1)
     assert everything(server) == as_it_was
-    assert (await catch_up(cache))[0] is Applied.DONE
+    await catch_up(cache)
 
 
 @contextmanager
 def hanging(server: EmbeddedValkey) -> Iterator[None]:
-    """It takes connections and answers nothing."""
+    """The server accepts connections and answers nothing."""
     pid = server.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -819,8 +856,8 @@ def hanging(server: EmbeddedValkey) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_server_that_hangs_is_given_up_and_left_alone(valkey: EmbeddedValkey) -> None:
-    store = CacheStore(servers(valkey), 0.1, 10)
+async def test_the_circuit_opens_for_a_server_that_hangs(valkey: EmbeddedValkey) -> None:
+    store = Cache(servers(valkey), 0.1, 10)
     try:
         with hanging(valkey):
             with pytest.raises(CacheUnavailable, match="within 100 ms"):
@@ -833,7 +870,7 @@ async def test_a_server_that_hangs_is_given_up_and_left_alone(valkey: EmbeddedVa
         await store.close()
 
 
-async def answers(store: CacheStore) -> bool:
+async def answers(store: Cache) -> bool:
     try:
         await store.read([], None)
     except CacheUnavailable:
@@ -841,10 +878,10 @@ async def answers(store: CacheStore) -> bool:
     return True
 
 
-async def test_a_server_that_hangs_is_not_given_up_as_long_as_it_may_go_on_with_what_is_read(
+async def test_the_circuit_for_invalidating_stays_closed_while_the_state_is_fresh(
     valkey: EmbeddedValkey,
 ) -> None:
-    store = CacheStore(servers(valkey), 0.1, 10)
+    store = Cache(servers(valkey), 0.1, 10)
     tries = 0
     try:
         with hanging(valkey):
@@ -861,24 +898,24 @@ async def test_a_server_that_hangs_is_not_given_up_as_long_as_it_may_go_on_with_
     assert tries > 1
 
 
-async def test_a_process_that_stood_still_does_not_take_the_server_for_given_up(valkey: EmbeddedValkey) -> None:
-    """The server would have answered all the while, and others read from it what they have caught up there."""
-    store = CacheStore(servers(valkey), 0.1, 10)
+async def test_a_process_that_stood_still_does_not_open_the_circuit(valkey: EmbeddedValkey) -> None:
+    """The server answers other processes all the while, and they read what they have caught up there."""
+    store = Cache(servers(valkey), 0.1, 10)
     try:
-        await until(lambda: is_put_out_of_use(store), "there is a connection")
+        await until(lambda: can_invalidate(store), "there is a connection")
         started = time.monotonic()
         while time.monotonic() - started < 1.5 * FRESH_S:
             trying = asyncio.create_task(store.invalidate())
             await asyncio.sleep(0)
-            time.sleep(0.25)  # noqa: ASYNC251 - nothing of this process runs now
+            time.sleep(0.25)  # noqa: ASYNC251 - the process stands still
             (result,) = await asyncio.gather(trying, return_exceptions=True)
             assert isinstance(result, CacheHangs)
-        await until(lambda: is_put_out_of_use(store), "it is put out of use")
+        await until(lambda: can_invalidate(store), "it can be invalidated")
     finally:
         await store.close()
 
 
-async def is_put_out_of_use(store: CacheStore) -> bool:
+async def can_invalidate(store: Cache) -> bool:
     try:
         await store.invalidate()
     except CacheHangs:
@@ -898,7 +935,7 @@ def pair(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[tuple[Embed
         yield one, two
 
 
-async def test_a_replica_refuses_everything_and_is_doubted_when_promoted(
+async def test_a_replica_of_redis_refuses_everything_and_is_not_trusted_when_promoted(
     pair: tuple[EmbeddedValkey, EmbeddedValkey],
 ) -> None:
     primary, replica = pair
@@ -912,7 +949,7 @@ async def test_a_replica_refuses_everything_and_is_doubted_when_promoted(
             return by_hand.hget(keys.STATE, "token") == (await polled(of_primary)).token
 
         await until(follows, "the replica follows")
-        store = CacheStore(servers(replica), LONG_S, 10)
+        store = Cache(servers(replica), LONG_S, 10)
         try:
             with pytest.raises(CacheRefused):
                 await store.open()
@@ -929,14 +966,14 @@ async def test_a_replica_refuses_everything_and_is_doubted_when_promoted(
 
             by_hand.replicaof("NO", "ONE")
             assert await ask(store, TopQuery(1)) is None, "it may be behind"
-            assert (await catch_up(store))[0] is Applied.DONE
+            await catch_up(store)
             assert await ask(store, TopQuery(1)) == [Top(standings(users(1)))]
         finally:
             await store.close()
             by_hand.close()
 
 
-async def test_a_demoted_primary_refuses_who_is_still_connected(
+async def test_a_demoted_primary_refuses_clients_that_are_still_connected(
     pair: tuple[EmbeddedValkey, EmbeddedValkey],
 ) -> None:
     primary, other = pair
@@ -949,11 +986,11 @@ async def test_a_demoted_primary_refuses_who_is_still_connected(
         with pytest.raises((CacheRefused, CacheUnavailable)):
             await store.read([TopQuery(1)], LONG_S)
         with pytest.raises((CacheRefused, CacheUnavailable)):
-            await store.apply("one", state, moment(30), [], [], 0)
+            await store.apply("one", state, position(30), [], [], 0)
     by_hand.close()
 
 
-async def test_with_memory_full_it_is_read_and_invalidated_and_not_moved(
+async def test_with_full_memory_it_is_read_and_invalidated_and_not_changed(
     pair: tuple[EmbeddedValkey, EmbeddedValkey],
 ) -> None:
     by_hand = Redis.from_url(pair[0].url)
@@ -964,7 +1001,7 @@ async def test_with_memory_full_it_is_read_and_invalidated_and_not_moved(
         assert await ask(store, TopQuery(1)) is not None
         as_it_was = everything(by_hand)
         with pytest.raises(CacheRefused):
-            await store.apply("one", state, moment(30), [], [1], -1)
+            await store.apply("one", state, position(30), [], [1], -1)
         assert everything(by_hand) == as_it_was
         with pytest.raises(CacheRefused):
             await store.claim("one", 100)

@@ -1,26 +1,26 @@
-"""Two processes' parts in one event loop, each step of them where a test wants it: no timer runs.
+"""The parts of two processes in one event loop, without timers, so that a test decides what happens when.
 
-What is told here are the interleavings that `sync.py` is made for. Whoever is held is held at a call to a store;
-everything else is as in production, on real servers.
+These are the interleavings that `sync/` is made for. A test holds a process at a call to a store. Everything else
+is as in production, on real servers.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from functools import partial
 from typing import Any, cast
 
 import pytest
 
-from leaderboard import service as service_module
-from leaderboard import sync as sync_module
 from leaderboard.app import App
 from leaderboard.cache import keys
-from leaderboard.cache.store import CacheState
+from leaderboard.cache.format import member
+from leaderboard.cache.state import CacheState
 from leaderboard.config import Settings
 from leaderboard.errors import CacheHangs, DatabaseUnavailable, UsernameTaken, UserNotFound
-from leaderboard.model import EncodedTop, ScoreSet, User, ranked
+from leaderboard.maintenance.audits import Audits
+from leaderboard.model import ScoreSet, User, ranked
+from leaderboard.tuning import SyncTuning, Tuning
 from tests.system import PATIENCE_S, redis, sql, until
 
 pytestmark = pytest.mark.anyio
@@ -31,35 +31,33 @@ USERS = 40
 """User 1 is the best, with a score of 1000; each has 10 less than the one before."""
 
 
-@pytest.fixture(autouse=True)
-def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in the cache stays fresh for as long as a test takes."""
-    monkeypatch.setattr(service_module, "FRESH_S", PATIENCE_S)
-
-
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No writer gives up waiting for the cache."""
-    monkeypatch.setattr(sync_module, "PATIENCE_S", PATIENCE_S)
+def tuning() -> SyncTuning:
+    """The cache stays fresh for as long as a test takes. A test may use another one by `use_tuning`."""
+    return SyncTuning(fresh_s=PATIENCE_S)
+
+
+PATIENT = SyncTuning(fresh_s=PATIENCE_S, patience_s=PATIENCE_S)
+"""No writer stops waiting for the cache."""
+REUSING = SyncTuning(fresh_s=PATIENCE_S, reuse_own_state_s=PATIENCE_S)
+"""A process that alone changes the cache never polls."""
+use_tuning = partial(pytest.mark.parametrize, "tuning")
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[App]:
-    app = App(settings.model_copy(update={"cache_size": SIZE}))
+async def opened(settings: Settings, tuning: SyncTuning) -> AsyncIterator[App]:
+    app = App(settings.model_copy(update={"cache_size": SIZE}), Tuning(sync=tuning))
     await app.database.open()
-    await app.cache.open()
-    app.sync.note_truth(await app.database.now())
+    await app.reader.open()
+    app.health.note_postgres(await app.database.now())
     try:
         yield app
     finally:
-        await app.board.close()
-        await app.sync.close()
-        await app.cache.close()
-        await app.database.close()
+        await app.close()
 
 
 @pytest.fixture
-async def one(settings: Settings) -> AsyncIterator[App]:
+async def one(settings: Settings, tuning: SyncTuning) -> AsyncIterator[App]:
     """A process, on a board twice as large as its cache. There is no cache yet."""
     sql(
         settings,
@@ -67,19 +65,19 @@ async def one(settings: Settings) -> AsyncIterator[App]:
         " SELECT 'user ' || n, 1010 - 10 * n FROM generate_series(1, $1) AS n",
         USERS,
     )
-    async with opened(settings) as app:
+    async with opened(settings, tuning) as app:
         yield app
 
 
 @pytest.fixture
-async def other(one: App) -> AsyncIterator[App]:
+async def other(one: App, tuning: SyncTuning) -> AsyncIterator[App]:
     """Another process on the same board."""
-    async with opened(one.settings) as app:
+    async with opened(one.settings, tuning) as app:
         yield app
 
 
 class Held:
-    """A method that waits before or after its work, once somebody has called it, until it is let go."""
+    """A public method that waits before or after its work, from its first call until the test lets it go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, *, before: bool = False) -> None:
         self._method = getattr(owner, name)
@@ -108,123 +106,127 @@ class Held:
 
 
 async def look(app: App) -> None:
-    """What the timer and the writers do."""
-    async with app.sync._turn:
-        await app.sync._look()
+    """Do what the timer and the writers do."""
+    await app.sync.synchronizer.catch_up()
 
 
 async def cached(app: App) -> list[User] | None:
-    """Everything in the cache, best first, if it is in use."""
+    """All cached users, best first, if the cache is valid."""
     export = await app.cache.export()
-    return export.users if export is not None and export.usable else None
+    return export.users if export is not None and export.valid else None
 
 
 async def in_use(app: App) -> None:
-    """Bring the cache up to date by that process, so that it is read."""
+    """Have that process bring the cache up to date, so that it is read."""
     await look(app)
 
     async def is_read() -> bool:
         return await cached(app) is not None
 
-    await until(is_read, "the cache is in use")
+    await until(is_read, "the cache is valid")
     await look(app)
 
 
 async def top(app: App, n: int) -> list[tuple[int, int]]:
     """Id and score of the best `n`, as that process shows them."""
-    answer = cast("EncodedTop", (await app.board.top(n)).answer)
-    return [(user.user_id, user.total_score) for user in answer.decode().users]
+    reply = await app.reads.top(n)
+    return [(user.user_id, user.total_score) for user in reply.result.decode().users]
+
+
+def metric(app: App, name: str, **labels: str) -> float:
+    """The value of a metric of that process."""
+    return app.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 def from_cache(app: App) -> float:
-    """How many questions the cache has answered to that process."""
-    return float(app.metrics.answers.counts.get(("cache",), 0))
+    """How many queries of that process the cache has answered."""
+    return metric(app, "leaderboard_answers_total", source="cache")
 
 
 def waiting(app: App, count: int) -> Callable[[], Awaitable[bool]]:
     async def are() -> bool:
-        return len(app.sync._waiting) == count
+        return app.sync.visibility.awaited == count
 
     return are
 
 
-# Nobody is told what a later read takes back
+# No later read takes an answer back
 
 
 async def test_the_service_works(one: App, other: App) -> None:
-    """The plainest story there is. Whatever a test elsewhere switches off, this has to go on."""
+    """The plain case, which has to work without any of the mechanisms that mutants remove."""
     await in_use(one)
     await look(one)
-    assert await one.board.set_score(40, 5000) == ScoreSet(40, "user 40", None, 5000, 610)
-    created = await one.board.create_user("new", None, 4000)
+    assert await one.writes.set_score(40, 5000) == ScoreSet(40, "user 40", None, 5000, 610)
+    created = await one.writes.create_user("new", None, 4000)
     assert (created.user_id, created.total_score) == (41, 4000)
     with pytest.raises(UserNotFound):
-        await one.board.set_score(99, 0)
-    await one.sync.cover(await one.database.now())
+        await one.writes.set_score(99, 0)
+    await one.sync.visibility.wait_until_visible(await one.database.now())
     assert (await top(other, 5))[:2] == [(40, 5000), (41, 4000)]
 
 
-@pytest.mark.usefixtures("patient")
+@use_tuning([PATIENT])
 async def test_a_score_that_is_acknowledged_is_shown_by_the_cache(one: App, other: App) -> None:
     await in_use(one)
     before = from_cache(other)
-    await one.board.set_score(7, 5000)
+    await one.writes.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
     assert from_cache(other) > before
 
 
-@pytest.mark.usefixtures("patient")
-async def test_a_user_who_is_acknowledged_is_shown_by_the_cache(one: App, other: App) -> None:
+@use_tuning([PATIENT])
+async def test_a_user_that_was_created_is_shown_by_the_cache(one: App, other: App) -> None:
     await in_use(one)
     before = from_cache(other)
-    created = await one.board.create_user("new", None, 5000)
+    created = await one.writes.create_user("new", None, 5000)
     assert await top(other, 1) == [(created.user_id, 5000)]
     assert from_cache(other) > before
 
 
-async def test_what_postgres_has_shown_the_cache_shows(one: App, other: App) -> None:
+async def test_the_cache_shows_what_postgres_has_shown(one: App, other: App) -> None:
     await in_use(one)
     sql(one.settings, "UPDATE users SET total_score = 5000 WHERE user_id = 7")
     assert (await top(one, USERS))[0] == (7, 5000)
     assert await top(other, 1) == [(7, 5000)]
 
 
-async def test_who_was_not_found_in_postgres_is_not_in_the_cache(one: App, other: App) -> None:
+async def test_a_user_that_postgres_did_not_find_is_not_in_the_cache(one: App, other: App) -> None:
     await in_use(one)
     sql(one.settings, "DELETE FROM users WHERE user_id IN (1, 30)")
     with pytest.raises(UserNotFound):
-        await one.board.standing(30)
+        await one.reads.standing(30)
     assert await top(other, 1) == [(2, 990)]
 
 
-async def test_whose_score_cannot_be_set_is_not_in_the_cache(one: App, other: App) -> None:
+async def test_a_user_whose_score_could_not_be_set_is_not_in_the_cache(one: App, other: App) -> None:
     await in_use(one)
     sql(one.settings, "DELETE FROM users WHERE user_id = 1")
     with pytest.raises(UserNotFound):
-        await one.board.set_score(1, 5)
+        await one.writes.set_score(1, 5)
     assert await top(other, 1) == [(2, 990)]
 
 
-async def test_whose_name_is_taken_is_in_the_cache(one: App, other: App) -> None:
+async def test_a_user_whose_name_was_taken_is_in_the_cache(one: App, other: App) -> None:
     await in_use(one)
     sql(one.settings, "INSERT INTO users (user_name, total_score) VALUES ('new', 5000)")
     with pytest.raises(UsernameTaken):
-        await one.board.create_user("new", None, 0)
+        await one.writes.create_user("new", None, 0)
     assert await top(other, 1) == [(41, 5000)]
 
 
-# Who moves the cache
+# Several processes change the cache
 
 
-async def test_a_catching_up_that_was_overtaken_turns_nothing_back(
+async def test_a_catching_up_that_lost_the_race_takes_nothing_back(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await in_use(one)
     sql(one.settings, "UPDATE users SET total_score = 4000 WHERE user_id = 7")
-    slow = Held(monkeypatch, one.database, "catch_up")
+    slow = Held(monkeypatch, one.database.change_log, "catch_up")
     late = asyncio.create_task(look(one))
     await slow.reached()
-    await other.board.set_score(7, 5000)
+    await other.writes.set_score(7, 5000)
     slow.let_go()
     await late
     assert await top(other, 1) == [(7, 5000)]
@@ -235,12 +237,12 @@ async def test_a_rebuild_begun_before_a_write_does_not_hide_it(
 ) -> None:
     """There was no cache that the writer could have waited for."""
     snapshot, use = (
-        Held(monkeypatch, one.database, "board"),
-        Held(monkeypatch, one.database, "catch_up", before=True),
+        Held(monkeypatch, one.database.users, "top_and_total"),
+        Held(monkeypatch, one.database.change_log, "catch_up", before=True),
     )
-    rebuilding = asyncio.create_task(one.sync.rebuild("the test wants it"))
+    rebuilding = asyncio.create_task(one.sync.synchronizer.rebuild("the test wants it"))
     await snapshot.reached()
-    await other.board.set_score(7, 5000)
+    await other.writes.set_score(7, 5000)
     snapshot.let_go()
     await use.reached()
     assert await top(other, 1) == [(7, 5000)]
@@ -248,23 +250,23 @@ async def test_a_rebuild_begun_before_a_write_does_not_hide_it(
     assert await rebuilding
 
 
-async def test_a_writer_that_waits_too_long_puts_the_cache_out_of_use(
+async def test_a_writer_that_waits_too_long_invalidates_the_cache(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await in_use(one)
-    stuck = Held(monkeypatch, one.database, "catch_up", before=True)
-    write = asyncio.create_task(one.board.set_score(7, 5000))
+    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    write = asyncio.create_task(one.writes.set_score(7, 5000))
     await asyncio.wait([write], timeout=PATIENCE_S)
     assert write.done(), "it answers without having caught up"
     assert await top(other, 1) == [(7, 5000)]
     stuck.let_go()
 
 
-async def test_putting_it_out_of_use_is_tried_again_while_redis_hangs(
+async def test_invalidating_is_tried_again_while_redis_hangs(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await in_use(one)
-    stuck = Held(monkeypatch, one.database, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
     invalidate, tries = one.cache.invalidate, 0
 
     async def hangs_twice() -> None:
@@ -275,77 +277,73 @@ async def test_putting_it_out_of_use_is_tried_again_while_redis_hangs(
         await invalidate()
 
     monkeypatch.setattr(one.cache, "invalidate", hangs_twice)
-    await one.board.set_score(7, 5000)
+    await one.writes.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
     stuck.let_go()
 
 
-async def test_giving_up_does_not_depend_on_the_clock(
+async def test_invalidating_does_not_depend_on_the_connection_that_hangs(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The event loop's timer may fire a little before the clock that is read afterwards says so.
     await in_use(one)
-    stuck = Held(monkeypatch, one.database, "catch_up", before=True)
-    monkeypatch.setattr(
-        sync_module, "time", SimpleNamespace(monotonic=lambda: 0.0, perf_counter=time.perf_counter)
-    )
-    await asyncio.wait_for(one.board.set_score(7, 5000), 10)
+    hanging = Held(monkeypatch, one.cache.catch_up_link, "run", before=True)
+    done, _ = await asyncio.wait({asyncio.create_task(one.writes.set_score(7, 5000))}, timeout=PATIENCE_S)
+    assert done
     assert await top(other, 1) == [(7, 5000)]
-    stuck.let_go()
+    hanging.let_go()
 
 
-async def test_putting_it_out_of_use_does_not_depend_on_the_connection_that_hung(one: App, other: App) -> None:
-    await in_use(one)
-    # As while a call hangs on it: others wait for their turn.
-    async with one.cache._sync._lock:
-        done, _ = await asyncio.wait({asyncio.create_task(one.board.set_score(7, 5000))}, timeout=PATIENCE_S)
-        assert done
-        assert await top(other, 1) == [(7, 5000)]
-
-
-async def test_putting_it_out_of_use_does_not_depend_on_a_connection_that_was_closed(
+async def test_invalidating_does_not_depend_on_a_connection_that_was_closed(
     one: App, other: App, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await one.cache.invalidate()
+    by_hand = redis(settings)
+
+    def clients() -> set[str]:
+        return {client["id"] for client in by_hand.client_list()}
+
     await in_use(one)
-    idle = one.cache._last_resort._connection
-    assert idle is not None
-    await idle.send_command("CLIENT", "ID")
-    assert redis(settings).client_kill_filter(_id=await idle.read_response()) == 1
-    stuck = Held(monkeypatch, one.database, "catch_up", before=True)
-    await one.board.set_score(7, 5000)
+    before = clients()
+    await one.cache.invalidate()
+    (its_connection,) = clients() - before
+    await look(one)
+    await in_use(one)
+    assert by_hand.client_kill_filter(_id=its_connection) == 1
+    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    await one.writes.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
     stuck.let_go()
+    by_hand.close()
 
 
-@pytest.mark.usefixtures("patient")
-async def test_who_commits_after_redis_was_found_empty_is_not_released_for_that(
+@use_tuning([PATIENT])
+async def test_a_commit_after_redis_was_found_empty_is_not_released_by_that(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one.sync, "_rebuild_soon", lambda _reason: None)
+    rebuild = Held(monkeypatch, one.cache, "claim", before=True)
     asked = Held(monkeypatch, one.cache, "poll")
-    first = asyncio.create_task(one.board.set_score(7, 2000))
+    first = asyncio.create_task(one.writes.set_score(7, 2000))
     await asked.reached()
     # There was none, but now there is.
     await in_use(other)
-    second = asyncio.create_task(one.board.set_score(8, 5000))
+    second = asyncio.create_task(one.writes.set_score(8, 5000))
     await until(waiting(one, 2), "the second has committed")
     asked.let_go()
     await asyncio.gather(first, second)
     assert await top(other, 1) == [(8, 5000)]
+    rebuild.let_go()
 
 
-async def test_who_commits_after_the_cache_was_put_out_of_use_is_not_released_for_that(
+async def test_a_commit_after_the_cache_was_invalidated_is_not_released_by_that(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await in_use(one)
-    stuck = Held(monkeypatch, one.database, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
     done = Held(monkeypatch, one.cache, "invalidate")
-    first = asyncio.create_task(one.board.set_score(7, 2000))
+    first = asyncio.create_task(one.writes.set_score(7, 2000))
     await done.reached()
-    # It was out of use, but now it is in use again.
+    # It was invalid, and is valid again.
     await in_use(other)
-    second = asyncio.create_task(one.board.set_score(8, 5000))
+    second = asyncio.create_task(one.writes.set_score(8, 5000))
     await until(waiting(one, 2), "the second has committed")
     done.let_go()
     await asyncio.gather(first, second)
@@ -357,57 +355,57 @@ async def test_who_commits_after_the_cache_was_put_out_of_use_is_not_released_fo
 
 
 def pretend(app: App, epoch: str, snapshot: str = "9000000:9000000:") -> None:
-    """Make the cache one of another life of a database: it says so, and shows other scores."""
+    """Make the cache one of another epoch: it says so, and shows other scores."""
     by_hand = redis(app.settings)
     by_hand.hset(keys.STATE, mapping={"token": "0123456789abcdef", "epoch": epoch, "snapshot": snapshot})
-    by_hand.zadd(keys.SCORES, {keys.member(7): -5000})
+    by_hand.zadd(keys.SCORES, {member(7): -5000})
     by_hand.close()
 
 
-async def test_a_cache_of_another_life_is_rebuilt_and_not_caught_up(one: App) -> None:
+async def test_a_cache_of_another_epoch_is_rebuilt_and_not_caught_up(one: App) -> None:
     await in_use(one)
-    pretend(one, "2|another/database/of/all")
+    pretend(one, "3|another/database/of/all")
 
     async def is_right() -> bool:
         await look(one)
-        return await cached(one) == (await one.database.best(KEPT)).value
+        return await cached(one) == (await one.database.users.top(KEPT)).value
 
     await until(is_right, "the cache is that of the database")
 
 
-async def test_a_cache_of_another_life_is_not_read(one: App) -> None:
+async def test_a_cache_of_another_epoch_is_not_read(one: App) -> None:
     await in_use(one)
-    pretend(one, "2|another/database/of/all")
+    pretend(one, "3|another/database/of/all")
     assert await top(one, 1) == [(1, 1000)]
 
 
-@pytest.mark.parametrize("which", ["another life", "another database", "another cluster"])
+@pytest.mark.parametrize("which", ["another epoch", "another database", "another cluster"])
 async def test_without_postgres_only_a_cache_of_its_own_database_is_read(one: App, which: str) -> None:
     await in_use(one)
-    assert one.sync.epoch is not None
-    cluster, database, *_ = one.sync.epoch.split("/")
+    assert one.health.epoch is not None
+    cluster, database, *_ = one.health.epoch.split("/")
     pretend(
         one,
         {
-            "another life": f"2|{cluster}/{database}/0/0",
-            "another database": f"2|{cluster}/{database}0/0/0",
-            "another cluster": f"2|{cluster}0/{database}/0/0",
+            "another epoch": f"3|{cluster}/{database}/0/0",
+            "another database": f"3|{cluster}/{database}0/0/0",
+            "another cluster": f"3|{cluster}0/{database}/0/0",
         }[which],
     )
-    one.sync.postgres_up = False
-    if which == "another life":
-        reply = await one.board.top(1)
+    one.health.postgres_up = False
+    if which == "another epoch":
+        reply = await one.reads.top(1)
         assert reply.age_s is not None
         assert await top(one, 1) == [(7, 5000)]
     else:
         with pytest.raises(DatabaseUnavailable):
-            await one.board.top(1)
+            await one.reads.top(1)
 
 
-# What calls for a rebuild
+# Rebuilding
 
 
-async def test_a_barrier_makes_the_cache_be_rebuilt(one: App) -> None:
+async def test_a_barrier_leads_to_a_rebuild(one: App) -> None:
     await in_use(one)
     sql(one.settings, "TRUNCATE users")
     await in_use(one)
@@ -416,10 +414,10 @@ async def test_a_barrier_makes_the_cache_be_rebuilt(one: App) -> None:
 
 async def test_a_cache_is_complete_down_to_its_floor_and_says_so(one: App) -> None:
     await in_use(one)
-    best = (await one.database.best(USERS)).value
+    best = (await one.database.users.top(USERS)).value
     assert await cached(one) == best[:KEPT]
     assert await top(one, USERS) == [(user.user_id, user.total_score) for user in best]
-    assert (await one.board.standing(30)).answer == ranked(30, best[29])
+    assert (await one.reads.standing(30)).result == ranked(30, best[29])
 
 
 async def test_a_cache_from_which_too_many_fell_is_filled_again(one: App) -> None:
@@ -431,7 +429,7 @@ async def test_a_cache_from_which_too_many_fell_is_filled_again(one: App) -> Non
         return len(await cached(one) or []) == KEPT
 
     await until(filled, "it is filled again")
-    assert await cached(one) == (await one.database.best(KEPT)).value
+    assert await cached(one) == (await one.database.users.top(KEPT)).value
 
 
 async def test_a_batch_that_was_done_in_parts_waits_for_the_cache_once(one: App) -> None:
@@ -440,22 +438,22 @@ async def test_a_batch_that_was_done_in_parts_waits_for_the_cache_once(one: App)
     by_hand = redis(one.settings)
     by_hand.set(keys.LEASE, "somebody who stands still", px=60_000)
     wanted = {user_id: 666 if user_id in {3, 11, 19} else user_id for user_id in range(1, 31)}
-    setting = [one.board.set_score(user_id, score) for user_id, score in wanted.items()]
+    setting = [one.writes.set_score(user_id, score) for user_id, score in wanted.items()]
     results = await asyncio.gather(*setting, return_exceptions=True)
     assert sum(isinstance(result, ScoreSet) for result in results) == 27
-    assert one.metrics.batch_items.labels("scores")._sum.get() >= 30
-    assert one.metrics.invalidations._value.get() <= 2, (
+    assert metric(one, "leaderboard_batch_items_sum", queue="scores") >= 30
+    assert metric(one, "leaderboard_invalidations_total") <= 2, (
         "one for each commit would be many times a writer's patience"
     )
     by_hand.close()
 
 
-# What a process has just made itself
+# A state that this process has just made
 
 
 @pytest.fixture
 def polls(one: App, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How often that process has asked for the state, as a list that grows."""
+    """The polls of that process, as a list that grows."""
     asked: list[int] = []
     poll = one.cache.poll
 
@@ -467,20 +465,20 @@ def polls(one: App, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
-async def test_who_moves_the_cache_alone_goes_on_from_there_without_asking(
-    one: App, other: App, polls: list[int], monkeypatch: pytest.MonkeyPatch
+@use_tuning([REUSING])
+async def test_a_process_that_alone_changes_the_cache_does_not_poll(
+    one: App, other: App, polls: list[int]
 ) -> None:
-    monkeypatch.setattr("leaderboard.sync.OWN_S", PATIENCE_S)
     await in_use(one)
     polls.clear()
     for score in (5000, 6000, 7000):
         sql(one.settings, f"UPDATE users SET total_score = {score} WHERE user_id = 7")
         await look(one)
-        assert await cached(one) == (await one.database.best(KEPT)).value
+        assert await cached(one) == (await one.database.users.top(KEPT)).value
     assert not polls
     sql(one.settings, "UPDATE users SET total_score = 5000 WHERE user_id = 7")
     await look(other)
-    # It is overtaken once, asks, and asks as long as it finds what others have made.
+    # It loses the race once, polls, and polls for as long as it finds changes by others.
     for expected in (0, 1, 2):
         await look(one)
         assert len(polls) == expected
@@ -488,15 +486,13 @@ async def test_who_moves_the_cache_alone_goes_on_from_there_without_asking(
     await look(one)
     await look(one)
     assert len(polls) == 3
-    assert await cached(one) == (await one.database.best(KEPT)).value
+    assert await cached(one) == (await one.database.users.top(KEPT)).value
 
 
-async def test_a_state_that_was_made_a_while_ago_is_asked_for(
-    one: App, polls: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@use_tuning([SyncTuning(fresh_s=PATIENCE_S, reuse_own_state_s=0)])
+async def test_an_old_state_of_its_own_is_polled_again(one: App, polls: list[int]) -> None:
     await in_use(one)
     polls.clear()
-    monkeypatch.setattr("leaderboard.sync.OWN_S", 0)
     by_hand = redis(one.settings)
     seconds, microseconds = by_hand.time()
     await look(one)
@@ -506,40 +502,41 @@ async def test_a_state_that_was_made_a_while_ago_is_asked_for(
     by_hand.close()
 
 
-async def test_a_rebuild_is_put_in_use_by_who_was_alone_before(one: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leaderboard.sync.OWN_S", PATIENCE_S)
+@use_tuning([REUSING])
+async def test_a_rebuild_by_the_process_that_alone_changed_the_cache_becomes_valid(one: App) -> None:
     await in_use(one)
-    assert await one.sync.rebuild("it is to be tried")
-    assert await cached(one) == (await one.database.best(KEPT)).value
+    assert await one.sync.synchronizer.rebuild("it is to be tried")
+    assert await cached(one) == (await one.database.users.top(KEPT)).value
 
 
 @pytest.mark.parametrize("how", ["a score", "a name"])
-async def test_an_audit_finds_what_nobody_else_would_and_the_cache_is_rebuilt(one: App, how: str) -> None:
+async def test_an_audit_finds_a_difference_and_the_cache_is_rebuilt(one: App, how: str) -> None:
     await in_use(one)
     by_hand = redis(one.settings)
     if how == "a score":
-        by_hand.zadd(keys.SCORES, {keys.member(7): -5000})
+        by_hand.zadd(keys.SCORES, {member(7): -5000})
     else:
-        by_hand.hset(keys.METADATA, keys.member(7), b'{"username":"nobody","imageUrl":null}')
-    assert [difference.user_id for difference in (await one.sync.audit()).differences] == [7]
-    auditing = asyncio.create_task(one.sync.audit_regularly(0.2))
+        by_hand.hset(keys.METADATA, member(7), b'{"username":"mallory","imageUrl":null}')
+    assert [difference.user_id for difference in (await one.sync.auditor.audit()).differences] == [7]
+    audits = Audits(one.sync, one.database.rank_index, one.metrics, 0.2)
+    auditing = asyncio.create_task(audits.run_cache())
 
     async def healed() -> bool:
-        return await cached(one) == (await one.database.best(KEPT)).value
+        return await cached(one) == (await one.database.users.top(KEPT)).value
 
     try:
         await until(healed, "the cache is right again")
     finally:
         auditing.cancel()
-    assert one.metrics.audit_differences._value.get() >= 1
+    assert metric(one, "leaderboard_audit_differences_total") >= 1
 
 
-async def test_an_audit_compares_at_one_moment(one: App, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_audit_compares_at_one_snapshot(one: App, monkeypatch: pytest.MonkeyPatch) -> None:
     await in_use(one)
-    caught_up = Held(monkeypatch, one.database, "_catch_up")
-    auditing = asyncio.create_task(one.sync.audit())
-    await caught_up.reached()
+    exported = Held(monkeypatch, one.cache, "export")
+    auditing = asyncio.create_task(one.sync.auditor.audit())
+    await exported.reached()
     sql(one.settings, "UPDATE users SET total_score = 5000 WHERE user_id = 7")
-    caught_up.let_go()
+    exported.let_go()
     audit = await auditing
     assert (audit.compared, audit.differences) == (KEPT, [])

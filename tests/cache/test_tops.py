@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.cache.tops import Tops
+from leaderboard.cache.tops import EncodedTops
 from leaderboard.model import EncodedTop
 
 SIZES = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 60), st.booleans()), max_size=60)
@@ -11,7 +11,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 60), st.booleans()
 
 @given(SIZES)
 def test_they_never_take_more_than_they_may(asked: list[tuple[int, int, bool]]) -> None:
-    tops = Tops(100)
+    tops = EncodedTops(100)
     kept: dict[int, EncodedTop] = {}
     for n, size, moved in asked:
         if moved:
@@ -28,7 +28,7 @@ def test_they_never_take_more_than_they_may(asked: list[tuple[int, int, bool]]) 
 
 
 def test_one_that_is_larger_than_all_may_be_is_not_kept() -> None:
-    tops = Tops(100)
+    tops = EncodedTops(100)
     tops.put(1, EncodedTop(b"x" * 100))
     tops.put(2, EncodedTop(b"x" * 101))
     assert tops.get(1) is not None

@@ -22,11 +22,14 @@ from pydantic import SecretStr
 
 from leaderboard.app import App, database_from
 from leaderboard.config import Settings
-from leaderboard.database.rank_index import LOCK_KEY, RankIndex
-from leaderboard.database.store import Changes, Database, NewScore
+from leaderboard.database.change_log import Changes
+from leaderboard.database.database import Database
+from leaderboard.database.rank_index import WRITER_LOCK, RankIndex
+from leaderboard.database.scores import NewScore
 from leaderboard.embedded import HOST, EmbeddedPostgres, _as, _run
 from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
-from leaderboard.model import ContextQuery, PageQuery, TopQuery, User
+from leaderboard.model import User
+from leaderboard.queries import ContextQuery, PageQuery, TopQuery
 from leaderboard.snapshot import Snapshot, same_database
 from tests.system import PATIENCE_S, connect, free_port, sql, until
 
@@ -451,7 +454,7 @@ async def test_pruning_makes_no_view_wrong(
         for number, (who, action, user_id, score) in enumerate(story):
             await writers[who].do(action, user_id, score)
             if number in prunes:
-                await store.prune_log(0, prunes[number])
+                await store.change_log.prune()
             if number % every == 0:
                 views.append(await a_view(store, db, 3 if number % 2 else None))
             await views[number % len(views)].catch_up(store, db)
@@ -461,7 +464,7 @@ async def test_pruning_makes_no_view_wrong(
         await view.catch_up(store, db)
     # One that is at the present is never refused again, whatever is pruned.
     for _ in range(3):
-        await store.prune_log(0, 1000)
+        await store.change_log.prune()
         refused = views[-1].refused
         await views[-1].catch_up(store, db)
         assert views[-1].refused == refused
@@ -479,13 +482,13 @@ async def test_a_transaction_that_is_open_for_long_is_seen_when_it_commits(
             await others.execute(
                 "UPDATE users SET total_score = $1 WHERE user_id BETWEEN 2 AND 4 OR user_id = $1", round_ + 5
             )
-            changes = await store.catch_up(view.snapshot, None, PLENTY)
+            changes = await store.change_log.catch_up(view.snapshot, None, PLENTY)
             assert len(changes.changed) in {3, 4}, "only what is new, not all since the oldest transaction"
             await view.catch_up(store, others)
-        await store.prune_log(0, PLENTY)
-        await store.prune_log(0, PLENTY)
+        await store.change_log.prune()
+        await store.change_log.prune()
         await view.catch_up(store, others)
-    changes = await store.catch_up(view.snapshot, None, PLENTY)
+    changes = await store.change_log.catch_up(view.snapshot, None, PLENTY)
     assert changes.usable
     assert [(user.user_id, user.total_score) for user in changes.changed] == [(1, 1)]
     await view.catch_up(store, others)
@@ -500,14 +503,14 @@ async def test_what_is_returned_is_the_present_of_each_changed_user_once(
     await db.execute("INSERT INTO users VALUES (1, 'a', 'u', 1), (2, 'b', NULL, 2), (3, 'c', NULL, 3)")
     await db.execute("UPDATE users SET total_score = total_score + 10, user_name = user_name || '!'")
     await db.execute("DELETE FROM users WHERE user_id = 2")
-    changes = await store.catch_up(before.snapshot, None, PLENTY)
+    changes = await store.change_log.catch_up(before.snapshot, None, PLENTY)
     assert changes.usable
     assert sorted(changes.changed, key=lambda user: user.user_id) == [
         User(1, "a!", "u", 11),
         User(3, "c!", None, 13),
     ]
     assert changes.gone == [2]
-    assert (await store.catch_up(changes.position.snapshot, None, PLENTY)).changed == []
+    assert (await store.change_log.catch_up(changes.position.snapshot, None, PLENTY)).changed == []
 
 
 async def test_a_floor_leaves_out_who_never_stood_above_it_and_nobody_else(
@@ -522,7 +525,7 @@ async def test_a_floor_leaves_out_who_never_stood_above_it_and_nobody_else(
     await db.execute("UPDATE users SET total_score = 30 WHERE user_id = 3")  # and went
     await db.execute("DELETE FROM users WHERE user_id IN (4, 5)")  # 4 was below, 5 stood on it
     await db.execute("UPDATE users SET user_name = 'six' WHERE user_id = 6")
-    changes = await store.catch_up(before.snapshot, 50, PLENTY)
+    changes = await store.change_log.catch_up(before.snapshot, 50, PLENTY)
     assert sorted(user.user_id for user in changes.changed) == [2, 3, 6, 9]
     assert changes.gone == [5]
 
@@ -533,7 +536,7 @@ async def test_a_plan_made_when_the_log_was_empty_does_not_read_all_of_a_long_on
     await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 5000) AS g")
     await db.execute("DELETE FROM user_changes")
     await db.execute("VACUUM ANALYZE user_changes")
-    async with store.connections.pooled() as connection:
+    async with store.connections.acquire() as connection:
         await connection.execute(f"PREPARE kept AS {store._log['catch_up']}")
         snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
         execute = f"EXPLAIN EXECUTE kept('{snapshot}', 20000, 10)"
@@ -559,10 +562,10 @@ async def test_more_log_than_the_limit_is_not_usable(
     assert bool(before.snapshot.xip) == running
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
     await transaction.commit()
-    assert (await store.catch_up(before.snapshot, None, 11)).usable
-    assert not (await store.catch_up(before.snapshot, None, 10)).usable
-    assert not (await store.catch_up(before.snapshot, None, 3)).usable
-    assert (await store.catch_up((await store.now()).snapshot, None, 3)).usable
+    assert (await store.change_log.catch_up(before.snapshot, None, 11)).usable
+    assert not (await store.change_log.catch_up(before.snapshot, None, 10)).usable
+    assert not (await store.change_log.catch_up(before.snapshot, None, 3)).usable
+    assert (await store.change_log.catch_up((await store.now()).snapshot, None, 3)).usable
     await other.close()
 
 
@@ -580,9 +583,9 @@ async def test_a_barrier_is_not_usable_for_whom_it_is_new(
     await db.execute("TRUNCATE users")
     await transaction.commit()
     for floor in (None, 5):
-        changes = await store.catch_up(before.snapshot, floor, PLENTY)
+        changes = await store.change_log.catch_up(before.snapshot, floor, PLENTY)
         assert (changes.usable, changes.log_valid) == (False, True)
-    assert (await store.catch_up((await store.now()).snapshot, None, PLENTY)).usable
+    assert (await store.change_log.catch_up((await store.now()).snapshot, None, PLENTY)).usable
     await other.close()
 
 
@@ -596,29 +599,29 @@ async def log_length(db: asyncpg.Connection) -> int:
 async def test_a_snapshot_of_the_future_is_none_to_catch_up_from(store: Database) -> None:
     """Else the present would be taken for a later one, and what commits until then never be read."""
     present = (await store.now()).snapshot
-    assert (await store.catch_up(present, None, PLENTY)).usable
+    assert (await store.change_log.catch_up(present, None, PLENTY)).usable
     future = Snapshot(present.xmax + 1000, present.xmax + 1000)
-    assert not (await store.catch_up(future, None, PLENTY)).usable
+    assert not (await store.change_log.catch_up(future, None, PLENTY)).usable
 
 
 async def test_the_log_is_kept_short_and_for_long_enough(store: Database, db: asyncpg.Connection) -> None:
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
     before = await store.now()
     await db.execute("UPDATE users SET total_score = 1")
-    assert await store.prune_log(3600, 1000) is None
+    assert await store.change_log.prune() is None
     assert await log_length(db) == 20
     # What is deleted is what was there when the previous pruning began.
-    assert await store.prune_log(0, 1000) == 0
+    assert await store.change_log.prune() == 0
     await db.execute("UPDATE users SET total_score = 2")
-    assert (await store.catch_up(before.snapshot, None, PLENTY)).usable
-    assert await store.prune_log(60, 1000) is None
-    assert await store.prune_log(0, 15) == 15
-    assert not (await store.catch_up(before.snapshot, None, PLENTY)).usable
-    assert await store.prune_log(0, 15) == 5
+    assert (await store.change_log.catch_up(before.snapshot, None, PLENTY)).usable
+    assert await store.change_log.prune() is None
+    assert await store.change_log.prune() == 15
+    assert not (await store.change_log.catch_up(before.snapshot, None, PLENTY)).usable
+    assert await store.change_log.prune() == 5
     assert await log_length(db) == 10
-    assert await store.prune_log(0, 15) == 10
+    assert await store.change_log.prune() == 10
     assert await log_length(db) == 0
-    changes = await store.catch_up((await store.now()).snapshot, None, PLENTY)
+    changes = await store.change_log.catch_up((await store.now()).snapshot, None, PLENTY)
     assert (changes.usable, changes.changed) == (True, [])
 
 
@@ -631,8 +634,8 @@ async def test_pruning_keeps_the_rows_of_transactions_that_were_running(
         await db.execute("UPDATE users SET total_score = 1 WHERE user_id = 1")
         await other.execute("UPDATE users SET total_score = 2 WHERE user_id = 2")
         view = await a_view(store, other, None)
-        await store.prune_log(0, 1000)  # takes a snapshot in which the first transaction runs,
-    assert await store.prune_log(0, 1000) == 3  # up to which this one prunes
+        await store.change_log.prune()  # takes a snapshot in which the first transaction runs,
+    assert await store.change_log.prune() == 3  # up to which this one prunes
     assert [row["user_id"] for row in await db.fetch("SELECT user_id FROM user_changes")] == [1]
     await view.catch_up(store, db)
     assert (view.used, view.refused) == (1, 0)
@@ -651,12 +654,12 @@ async def test_a_view_does_not_reach_over_what_was_pruned_of_a_transaction_it_sa
         await other.execute("SELECT pg_current_xact_id()")
         view = (await store.now()).snapshot
     assert len(view.xip) == 1
-    await store.prune_log(0, 1000)  # takes a snapshot in which it has ended,
-    await store.prune_log(0, 1000)  # up to which this one prunes
+    await store.change_log.prune()  # takes a snapshot in which it has ended,
+    await store.change_log.prune()  # up to which this one prunes
     assert await log_length(db) == 0
     pruned = Snapshot.parse(await db.fetchval("SELECT pruned::text FROM log_state"))
     assert view.xmax == pruned.xmax, "another transaction came in between: the story is another one"
-    assert not (await store.catch_up(view, None, PLENTY)).usable
+    assert not (await store.change_log.catch_up(view, None, PLENTY)).usable
     await other.close()
 
 
@@ -664,13 +667,13 @@ async def test_of_two_who_prune_at_once_one_does_and_the_other_does_not_wait(
     store: Database, db: asyncpg.Connection
 ) -> None:
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
-    assert await store.prune_log(0, 1000) == 0
+    assert await store.change_log.prune() == 0
     async with db.transaction():
-        assert await db.fetchval(store._log["prune"], 0.0, 4, LOCK_KEY, 600.0) == 4
-        assert await asyncio.wait_for(store.prune_log(0, 1000), PATIENCE_S) is None
-    results = await asyncio.gather(*(store.prune_log(0, 2) for _ in range(8)))
+        assert await db.fetchval(store._log["prune"], 0.0, 4, WRITER_LOCK, 600.0) == 4
+        assert await asyncio.wait_for(store.change_log.prune(), PATIENCE_S) is None
+    results = await asyncio.gather(*(store.change_log.prune() for _ in range(8)))
     assert sum(result or 0 for result in results) == 10 - 4 - await log_length(db)
-    while await store.prune_log(0, 1000):
+    while await store.change_log.prune():
         pass
     assert await log_length(db) == 0
 
@@ -688,7 +691,7 @@ async def test_the_log_survives_what_moves_rows_about(store: Database, db: async
         "ANALYZE",
     ):
         await db.execute(statement)
-        changes = await store.catch_up(before.snapshot, None, PLENTY)
+        changes = await store.change_log.catch_up(before.snapshot, None, PLENTY)
         assert (changes.usable, changes.log_valid, len(changes.changed)) == (True, True, 1), statement
 
 
@@ -717,20 +720,20 @@ async def test_a_log_that_came_with_a_dump_is_not_believed_and_is_emptied(restor
     await store.open()
     try:
         assert await log_length(db) == 50
-        changes = await store.catch_up((await store.now()).snapshot, None, PLENTY)
+        changes = await store.change_log.catch_up((await store.now()).snapshot, None, PLENTY)
         assert (changes.usable, changes.log_valid) == (False, False)
-        assert await store.prune_log(0, 1000) is None, "not by rules that do not hold for it"
+        assert await store.change_log.prune() is None, "not by rules that do not hold for it"
         assert await log_length(db) == 50
 
-        assert await store.reset_log()
+        assert await store.change_log.reset()
         assert await log_length(db) == 0
-        assert not await store.reset_log()
+        assert not await store.change_log.reset()
         before = await store.now()
         await db.execute("UPDATE users SET total_score = 100 WHERE user_id = 1")
-        changes = await store.catch_up(before.snapshot, None, PLENTY)
+        changes = await store.change_log.catch_up(before.snapshot, None, PLENTY)
         assert (changes.usable, changes.log_valid) == (True, True)
         assert [(user.user_id, user.total_score) for user in changes.changed] == [(1, 100)]
-        assert await store.prune_log(0, 1000) is not None
+        assert await store.change_log.prune() is not None
     finally:
         await store.close()
         await db.close()
@@ -739,15 +742,17 @@ async def test_a_log_that_came_with_a_dump_is_not_believed_and_is_emptied(restor
 async def test_a_service_on_a_restored_dump_heals_the_log_by_itself(restored: Settings) -> None:
     board = App(restored)
     async with board.running():
-        assert (await board.board.set_score(1, 1000)).previous_score == 1
+        assert (await board.writes.set_score(1, 1000)).previous_score == 1
 
         async def caught_up() -> bool:
             reading = await board.cache.read([TopQuery(1)], PATIENCE_S)
-            return reading is not None and reading.epoch == board.sync.epoch
+            return reading is not None and reading.epoch == board.health.epoch
 
         await until(caught_up, "the cache is in use")
-        assert (await board.database.catch_up((await board.database.now()).snapshot, None, PLENTY)).log_valid
-        assert (await board.sync.audit()).differences == []
+        assert (
+            await board.database.change_log.catch_up((await board.database.now()).snapshot, None, PLENTY)
+        ).log_valid
+        assert (await board.sync.auditor.audit()).differences == []
 
 
 # Lives of a server

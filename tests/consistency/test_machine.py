@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 
 from leaderboard import app, importing
 from leaderboard.cache import keys
+from leaderboard.cache.format import member
 from leaderboard.config import Settings
 from leaderboard.errors import InvalidInput
 from leaderboard.importing import OnConflict
@@ -306,9 +307,9 @@ class Machine(RuleBasedStateMachine):
             case "lose a member":
                 user_id = next(iter(self.model.board()[rank : rank + 1]), (0, 0))[1]
                 if key == keys.METADATA:
-                    self.redis.hdel(key, keys.member(user_id))
+                    self.redis.hdel(key, member(user_id))
                 else:
-                    self.redis.zrem(keys.SCORES, keys.member(user_id))
+                    self.redis.zrem(keys.SCORES, member(user_id))
             case "lose connections":
                 self.redis.client_kill_filter(_type="normal", skipme=True)
 
@@ -386,7 +387,7 @@ class Machine(RuleBasedStateMachine):
                 self.cursor = answer.next or self.cursor
 
     def _cache_in_use(self) -> bool:
-        return self.redis.hget(keys.STATE, "usable") == b"1"
+        return self.redis.hget(keys.STATE, "valid") == b"1"
 
     # Helpers
 
@@ -402,7 +403,7 @@ class Machine(RuleBasedStateMachine):
                     Machine.from_cache += float(count)
                 case ['leaderboard_answers_total{source="postgres"}', count]:
                     Machine.from_truth += float(count)
-                case ["leaderboard_rank_index_folds_total", count]:
+                case ["leaderboard_rank_index_updates_total", count]:
                     Machine.folds += float(count)
 
 

@@ -88,7 +88,7 @@ def test_a_lost_key_is_noticed_at_once_and_healed(settings: Settings, serve: Ser
         every_call_works(api, 3 * number + 2)
 
 
-@pytest.mark.parametrize("field", ["token", "epoch", "snapshot", "floor", "count", "total", "asof", "usable"])
+@pytest.mark.parametrize("field", ["token", "epoch", "snapshot", "floor", "count", "total", "asof", "valid"])
 def test_a_damaged_state_is_noticed_and_healed(settings: Settings, serve: Serve, field: str) -> None:
     api = serve(sync_interval_ms=50)
     by_hand = redis(settings)
@@ -109,7 +109,7 @@ async def compared(settings: Settings) -> int | None:
     parts = App(settings)
     await parts.database.open()
     try:
-        audit = await parts.sync.audit()
+        audit = await parts.sync.auditor.audit()
     finally:
         await parts.cache.close()
         await parts.database.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from leaderboard.cache import keys
+from leaderboard.cache.format import member
 from leaderboard.config import Settings
 from tests.system import QUICK_REBUILDS, ApiProcess, eventually, redis, sql
 
@@ -16,7 +17,7 @@ Serve = Callable[..., ApiProcess]
 
 USERS = 40
 CACHE_SIZE = 12
-SECOND = keys.member(2)
+SECOND = member(2)
 FAR_AHEAD = 10**9
 
 
@@ -82,7 +83,7 @@ def _moves(move: bytes) -> Callable[[Any], Any]:
     def do(server: Any) -> None:
         token, new = server.hget(keys.STATE, "token"), secrets.token_hex(8).encode()
         assert token is not None
-        server.rpush(keys.MOVES, token + new + move)
+        server.rpush(keys.DELTAS, token + new + move)
         server.hset(keys.STATE, "token", new)
 
     return do
@@ -94,7 +95,7 @@ def _lose_user(server: Any) -> None:
     server.hincrby(keys.STATE, "count", -1)
 
 
-EVERY_KEY = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.CLAIM, keys.MOVES)
+EVERY_KEY = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.CLAIM, keys.DELTAS)
 
 TAMPERINGS = [
     *(Tampering(f"{key} deleted", _delete(key)) for key in EVERY_KEY),
@@ -104,7 +105,7 @@ TAMPERINGS = [
     Tampering("a member with a sign", _replace_member("-000000002"), renew=True),
     Tampering("a member beyond all ids", _replace_member("9999999999"), renew=True),
     Tampering("a member that is not UTF-8", _replace_member(b"\xff\xfe"), renew=True),
-    Tampering("a member that is another user", _replace_member(keys.member(USERS + 1000)), renew=True),
+    Tampering("a member that is another user", _replace_member(member(USERS + 1000)), renew=True),
     Tampering("a score inf", _score(float("inf")), renew=True),
     Tampering("a score -inf", _score(float("-inf")), renew=True),
     Tampering("a score with a fraction", _score(1.5), renew=True),
@@ -120,12 +121,12 @@ TAMPERINGS = [
     Tampering("a user lost, and counted as such", _lose_user, renew=True),
     *(
         Tampering(f"state: {field} is {value!r}", _state(field, value), renew=True)
-        for field in ("epoch", "snapshot", "floor", "count", "total", "asof", "usable")
+        for field in ("epoch", "snapshot", "floor", "count", "total", "asof", "valid")
         for value in (b"\xff", b"", b"1e3", b"-1")
     ),
     *(
         Tampering(f"state: no {field}", _delete_field(field))
-        for field in ("token", "epoch", "snapshot", "floor", "count", "total", "asof", "usable")
+        for field in ("token", "epoch", "snapshot", "floor", "count", "total", "asof", "valid")
     ),
     Tampering("state: a snapshot of the future", _state("snapshot", f"{FAR_AHEAD}:{FAR_AHEAD}:"), renew=True),
     Tampering("state: as of the future", _state("asof", 4 * 10**15), renew=True),
@@ -173,7 +174,7 @@ def true_answers(settings: Settings) -> tuple[list[Any], dict[bytes, float]]:
         {"rank": n, "userId": row[0], "username": row[1], "imageUrl": None, "score": row[2]}
         for n, row in enumerate(rows, 1)
     ]
-    return ranked, {keys.member(row[0]).encode(): -float(row[2]) for row in rows}
+    return ranked, {member(row[0]).encode(): -float(row[2]) for row in rows}
 
 
 def healed(settings: Settings, server: Any) -> bool:
@@ -181,7 +182,7 @@ def healed(settings: Settings, server: Any) -> bool:
     types = {keys.SCORES: b"zset", keys.METADATA: b"hash", keys.STATE: b"hash"}
     if any(server.type(key) != kind for key, kind in types.items()):
         return False
-    usable, count, floor, total = server.hmget(keys.STATE, "usable", "count", "floor", "total")
+    usable, count, floor, total = server.hmget(keys.STATE, "valid", "count", "floor", "total")
     if usable != b"1" or not count or not count.isdigit() or floor is None or total != str(USERS).encode():
         return False
     ranked, scores = true_answers(settings)
@@ -192,7 +193,7 @@ def healed(settings: Settings, server: Any) -> bool:
         above = ranked
     held = dict(server.zrange(keys.SCORES, 0, -1, withscores=True))
     described = server.hgetall(keys.METADATA)
-    names = {keys.member(user["userId"]).encode(): user["username"] for user in ranked}
+    names = {member(user["userId"]).encode(): user["username"] for user in ranked}
     return (
         int(count) == len(held) == len(above) >= CACHE_SIZE
         and held.items() <= scores.items()

@@ -163,7 +163,7 @@ def test_8_writers_on_the_same_users_leave_one_history(processes: Processes) -> 
         for i in range(writes_each):
             client, _ = clients.one_and_other()
             user_id = clients.chance.choice(users)
-            # Written once only, so that it names the write. Half of them are below all others.
+            # Committed once only, so that it names the write. Half of them are below all others.
             score = (1000 + i * WRITERS + number) * clients.chance.choice([1, -1])
             asked = time.monotonic()
             previous = set_score(client, user_id, score)

@@ -13,7 +13,8 @@ from leaderboard.app import database_from
 from leaderboard.config import Settings
 from leaderboard.database import connections as connections_module
 from leaderboard.database.connections import Connections
-from leaderboard.database.store import Database, NewScore
+from leaderboard.database.database import Database
+from leaderboard.database.scores import NewScore
 from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
 from tests.system import PATIENCE_S, eventually, sql
 
@@ -40,7 +41,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def backend(connections: Connections, statement: str = PID) -> int:
-    async with connections.pooled() as connection:
+    async with connections.acquire() as connection:
         pid: int = await connection.fetchval(statement)
         return pid
 
@@ -123,7 +124,7 @@ async def test_a_server_that_takes_no_writes_costs_every_connection_made_before(
     for idle in connections._idle:
         idle.made -= 10
     with pytest.raises(DatabaseReadOnly):
-        async with connections.pooled():
+        async with connections.acquire():
             # As the answer of a standby says, which a pooler has switched to.
             raise DatabaseReadOnly("a standby")
     assert not before & await two_idle(connections)
@@ -140,7 +141,7 @@ async def test_a_read_only_primary_is_not_connected_to_again_and_again(
     before = await two_idle(connections)
     for _ in range(3):
         with pytest.raises(DatabaseReadOnly):
-            async with connections.pooled() as connection, connection.transaction(readonly=True):
+            async with connections.acquire() as connection, connection.transaction(readonly=True):
                 await connection.execute("DELETE FROM users")
     assert await two_idle(connections) == before
 
@@ -230,15 +231,15 @@ async def test_a_plan_made_on_a_small_board_is_not_kept_when_it_has_grown(
     await connections.open()
     await db.execute("INSERT INTO users (user_name) VALUES ('the first')")
     await db.execute("ANALYZE users")
-    await store.set_scores([NewScore(1, 5)])
-    await store.catch_up((await store.now()).snapshot, None, 20_000)
+    await store.scores.set([NewScore(1, 5)])
+    await store.change_log.catch_up((await store.now()).snapshot, None, 20_000)
     await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 30000) AS g")
     await asyncio.sleep(0.25)
     since = (await store.now()).snapshot
     scores = [NewScore(user_id, 7) for user_id in range(100, 20_000, 100)]
     before = await read_so_far(connections)
-    await store.set_scores(scores)
-    await store.set_scores([NewScore(10**6, 7)])
-    changes = await store.catch_up(since, None, 20_000)
+    await store.scores.set(scores)
+    await store.scores.set([NewScore(10**6, 7)])
+    changes = await store.change_log.catch_up(since, None, 20_000)
     assert len(changes.changed) == len(scores)
     assert await read_so_far(connections) - before < 10 * len(scores)

@@ -17,12 +17,15 @@ from pydantic import SecretStr
 from leaderboard.app import database_from
 from leaderboard.config import Settings
 from leaderboard.database import migrate
+from leaderboard.database.idempotency_keys import FirstWrite
 from leaderboard.database.rank_index import RankIndex
 from leaderboard.database.sql import load_queries, load_steps
-from leaderboard.database.store import FirstWrite, NewUser, Refusal
+from leaderboard.database.users import NewUser
+from leaderboard.database.writing import WriteConflict
 from leaderboard.errors import DatabaseUnavailable, SchemaOutdated
-from leaderboard.idempotency import idempotency_key
-from leaderboard.model import Context, ContextQuery, Standing, StandingQuery
+from leaderboard.model import Context, Standing
+from leaderboard.queries import ContextQuery, StandingQuery
+from leaderboard.service.idempotency import idempotency_key
 from tests.system import connect, environment, sql, until
 
 pytestmark = pytest.mark.anyio
@@ -238,8 +241,8 @@ async def test_idempotency_keys_are_known_after_their_rows_have_become_smaller(
     keys = [idempotency_key(caller, "a-key", asked) for caller, asked in callers.items()]
     await store.open()
     try:
-        seen = await store.first_writes([*keys, idempotency_key("else", "a-key", None)])
-        assert await store.forget_keys(1, 10) == 2
+        seen = await store.idempotency_keys.first_writes([*keys, idempotency_key("else", "a-key", None)])
+        assert await store.idempotency_keys.delete_old(1, 10) == 2
     finally:
         await store.close()
     assert seen.value == [
@@ -285,19 +288,19 @@ async def test_the_owner_of_a_database_needs_no_privileges(empty: Settings) -> N
         await store.open()
         try:
             before = await store.now()
-            created = await store.create_users([NewUser("Ann", None, 5), NewUser("Ann", None, 6)])
-            assert created.outcomes[1] is Refusal.TAKEN
-            changes = await store.catch_up(before.snapshot, None, 100)
+            created = await store.users.create([NewUser("Ann", None, 5), NewUser("Ann", None, 6)])
+            assert created.results[1] is WriteConflict.NAME_TAKEN
+            changes = await store.change_log.catch_up(before.snapshot, None, 100)
             assert (changes.usable, changes.log_valid, len(changes.changed)) == (True, True, 1)
             user_id = changes.changed[0].user_id
             ranks = RankIndex(store.connections)
             assert await ranks.repair() == "built"
-            assert (await ranks.tend()) is not None
+            assert (await ranks.maintain()) is not None
             seen = await ranks.standings([StandingQuery(user_id), ContextQuery(user_id)], count=False)
             assert seen is not None
             assert [type(answer) for answer in seen.value] == [Standing, Context]
-            assert await store.prune_log(0, 100) is not None
-            assert not await store.reset_log()
+            assert await store.change_log.prune() is not None
+            assert not await store.change_log.reset()
             async with store.importing():
                 pass
         finally:

@@ -13,13 +13,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from leaderboard.cache.script import load_script
 from pydantic import SecretStr
 
 from chaos.cache_failover import from_cache
 from leaderboard.app import App, cache_from
 from leaderboard.cache import keys
 from leaderboard.cache.link import Link
-from leaderboard.cache.script import load_script
 from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import FRESH_S, CacheStore
 from leaderboard.config import Settings
@@ -167,7 +167,7 @@ def test_the_rights_in_the_documentation_are_enough(serve: Serve, data_dir: Path
         reads_are_cached(api)
         # Leaves, and a rebuild while it serves.
         server.call("FLUSHALL")
-        eventually(lambda: server.call("HGET", keys.STATE, "usable") == b"1", what="the cache is rebuilt")
+        eventually(lambda: server.call("HGET", keys.STATE, "valid") == b"1", what="the cache is rebuilt")
         assert server.call("ACL", "LOG") == []
 
 
@@ -230,10 +230,10 @@ def test_a_server_that_evicts_is_warned_of(
         api = serve(**url(server.url), workers=1, log_level="warning")
         reads_are_cached(api)
         # What eviction does: some key is gone.
-        for name in (keys.SCORES, keys.METADATA, keys.STATE, keys.MOVES):
+        for name in (keys.SCORES, keys.METADATA, keys.STATE, keys.DELTAS):
             server.call("DEL", name)
             assert api.top(1) == [(1, 1, "ada", 7)]
-            eventually(lambda: server.call("HGET", keys.STATE, "usable") == b"1", what="there is a cache")
+            eventually(lambda: server.call("HGET", keys.STATE, "valid") == b"1", what="there is a cache")
         lines = events(api, capfd)
     assert [line for line in lines if "evict" in line and "allkeys-lru" in line]
     assert sum("evict" in line for line in lines) == 1
@@ -355,7 +355,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def in_use(server: RedisServer) -> bool:
-    return bool(server.call("HGET", keys.STATE, "usable") == b"1")
+    return bool(server.call("HGET", keys.STATE, "valid") == b"1")
 
 
 def is_primary(server: RedisServer) -> bool:
@@ -368,11 +368,11 @@ async def test_a_writer_waits_where_others_may_have_another_primary(
     """The cache is gone from here because another process has found a new primary: as if it had."""
     primary = sentinels.primary()
     await until(lambda: in_use(primary))
-    user = (await app.board.create_user("ada", None, 0)).user_id
+    user = (await app.writes.create_user("ada", None, 0)).user_id
     primary.call("SET", keys.CLAIM, "left", "PX", 10_000)
     primary.call("DEL", keys.STATE, keys.SCORES, keys.METADATA)
     asked = time.monotonic()
-    await app.board.set_score(user, 5)
+    await app.writes.set_score(user, 5)
     assert time.monotonic() - asked >= FRESH_S
     assert sql(settings, "SELECT total_score FROM users")[0][0] == 5
 
@@ -383,7 +383,7 @@ async def test_a_writer_waits_where_no_node_of_the_cluster_has_answered_yet(sett
     running = App(settings.model_copy(update=url(f"redis://{nodes}")))
     async with running.running():
         asked = time.monotonic()
-        await running.board.create_user("ada", None, 0)
+        await running.writes.create_user("ada", None, 0)
         assert time.monotonic() - asked >= FRESH_S
 
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.embedded import EmbeddedValkey
-from leaderboard.model import PageQuery
+from leaderboard.queries import PageQuery
 from tests.http.pressure import in_flight, locked
 from tests.system import PATIENCE_S, ApiProcess, eventually, redis, sql, until
 
@@ -78,7 +78,7 @@ async def test_reads_from_postgres_leave_connections_to_writes(settings: Setting
         for number in range(60):
             await board.create_user(f"user {number}", None, -number)
         endless = "SELECT pg_advisory_xact_lock_shared(77), $1::int, $2::int, $3::int, $4::int"
-        running.ranks._sql = {**running.ranks._sql, "page_after": endless}
+        running.database.rank_index._sql = {**running.database.rank_index._sql, "page_after": endless}
         await db.execute("SELECT pg_advisory_lock(77)")
         flood = [asyncio.create_task(board.page(PageQuery(limit))) for limit in range(1, 21)]
         await until(lambda: db.fetch(BLOCKED), "the reads wait")

@@ -19,18 +19,8 @@ from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.database import rank_index
 from leaderboard.database.rank_index import RankIndex
-from leaderboard.model import (
-    INT32_MAX,
-    INT32_MIN,
-    NEIGHBOURS,
-    Context,
-    ContextQuery,
-    PageAroundQuery,
-    PageQuery,
-    PageQuestion,
-    Standing,
-    StandingQuery,
-)
+from leaderboard.model import INT32_MAX, INT32_MIN, NEIGHBOURS, Context, Standing
+from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
 from tests.system import OneConnection, connect
 
 pytestmark = pytest.mark.anyio
@@ -139,18 +129,18 @@ async def meddle(app: App, rng: random.Random, seen: Counter[str]) -> None:
     """Keep the index, and throw away it, and prune the log, without end."""
     while True:
         before = await fences(app)
-        tended = await app.ranks.tend()
-        folded = tended is not None and tended.folded
+        tended = await app.database.rank_index.maintain()
+        folded = tended is not None and tended.applied
         seen["folds"] += folded
         seen["refits"] += folded and before != await fences(app)
-        if tended is not None and tended.wants_repair:
-            seen[await app.ranks.repair()] += 1
+        if tended is not None and tended.needs_repair:
+            seen[await app.database.rank_index.repair()] += 1
         if rng.random() < 0.03:
-            await app.ranks.discard()
+            await app.database.rank_index.discard()
         if rng.random() < 0.03:
-            async with app.database.connections.pooled() as connection:
+            async with app.database.connections.acquire() as connection:
                 await connection.execute("INSERT INTO user_changes (user_id) VALUES (NULL)")
-        seen["pruned"] += await app.database.prune_log(0, 1000) or 0
+        seen["pruned"] += await app.database.change_log.prune() or 0
         await asyncio.sleep(rng.choice((0, 0, 0.01)))
 
 
@@ -191,7 +181,7 @@ def expected(question: StandingQuery | ContextQuery, board: Board, index: int | 
     return Context(board[index], above, board[index + 1 : index + 1 + NEIGHBOURS], len(board))
 
 
-def some_pages(rng: random.Random, board: Board) -> Sequence[PageQuestion]:
+def some_pages(rng: random.Random, board: Board) -> Sequence[PageQuery | PageAroundQuery]:
     limit = rng.choice((1, 7, 100))
     somebody = rng.choice(board)
     return (
@@ -203,7 +193,7 @@ def some_pages(rng: random.Random, board: Board) -> Sequence[PageQuestion]:
     )
 
 
-def expected_page(question: PageQuestion, board: Board) -> Board:
+def expected_page(question: PageQuery | PageAroundQuery, board: Board) -> Board:
     if isinstance(question, PageAroundQuery):
         start = max(0, min(question.rank - question.limit // 2, len(board) - question.limit + 1) - 1)
     elif question.after is None:
@@ -215,7 +205,7 @@ def expected_page(question: PageQuestion, board: Board) -> Board:
 
 
 async def fences(app: App) -> list[int] | None:
-    async with app.database.connections.pooled() as connection:
+    async with app.database.connections.acquire() as connection:
         found: list[int] | None = await connection.fetchval("SELECT fences FROM rank_index")
     return found
 

@@ -20,13 +20,14 @@ from leaderboard.app import App, database_from
 from leaderboard.cache import keys
 from leaderboard.config import Settings
 from leaderboard.database import rank_index
-from leaderboard.database.rank_index import LOCK_KEY, RankIndex, Repair
-from leaderboard.database.store import Database
+from leaderboard.database.database import Database
+from leaderboard.database.rank_index import WRITER_LOCK, RankIndex, Repair
 from leaderboard.embedded import HOST, EmbeddedPostgres, _run
 from leaderboard.errors import DatabaseUnavailable
-from leaderboard.model import Context, ContextQuery, PageAroundQuery, PageQuery, Standing, StandingQuery
+from leaderboard.maintenance.rank_index import RankIndexMaintainer
+from leaderboard.model import Context, Standing
 from leaderboard.observe import Metrics
-from leaderboard.rank_keeper import RankIndexMaintainer
+from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
 from tests.system import PATIENCE_S, OneConnection, connect, free_port, redis, sql, until
 
 pytestmark = pytest.mark.anyio
@@ -86,12 +87,12 @@ async def set_score(db: asyncpg.Connection, user_id: int, score: int) -> None:
 
 async def tend(ranks: RankIndex) -> str:
     """What is done in one turn."""
-    tended = await ranks.tend()
+    tended = await ranks.maintain()
     if tended is None:
         return "overtaken"
-    if tended.wants_repair:
+    if tended.needs_repair:
         return await ranks.repair()
-    return "folded" if tended.folded else "kept" if tended.usable else "left"
+    return "folded" if tended.applied else "kept" if tended.usable else "left"
 
 
 async def rank(ranks: RankIndex, user_id: int, *, count: bool = False) -> int | None:
@@ -428,10 +429,10 @@ async def entries_read(db: asyncpg.Connection, index: str = "idx_users_score_des
 
 async def test_one_builds_at_a_time(ranks: RankIndex, other: asyncpg.Connection) -> None:
     await ranks.discard()
-    await other.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
+    await other.execute("SELECT pg_advisory_lock($1)", WRITER_LOCK)
     assert await tend(ranks) == "left"
     assert not await ranks.build()
-    await other.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
+    await other.execute("SELECT pg_advisory_unlock($1)", WRITER_LOCK)
     assert await tend(ranks) == "built"
 
 
@@ -489,12 +490,12 @@ async def test_the_log_is_kept_until_it_is_folded(
     ranks: RankIndex, store: Database, db: asyncpg.Connection
 ) -> None:
     await set_score(db, 900, 1_000_000)
-    await store.prune_log(0, 10_000)
-    await store.prune_log(0, 10_000)
+    await store.change_log.prune()
+    await store.change_log.prune()
     assert await db.fetchval("SELECT count(*) FROM user_changes") == 1, "only what is folded has gone"
     assert await rank(ranks, 500) == 501
     assert await tend(ranks) == "folded"
-    await store.prune_log(0, 10_000)
+    await store.change_log.prune()
     assert await db.fetchval("SELECT count(*) FROM user_changes") == 0
     assert await rank(ranks, 500) == 501
 
@@ -504,14 +505,14 @@ async def test_an_index_that_lacks_what_was_pruned_is_not_believed(
 ) -> None:
     await set_score(db, 900, 1_000_000)
     monkeypatch.setattr("leaderboard.database.store._WAIT_FOR_RANKS_S", 0)
-    await store.prune_log(0, 10_000)
-    await store.prune_log(0, 10_000)
+    await store.change_log.prune()
+    await store.change_log.prune()
     assert await db.fetchval("SELECT count(*) FROM user_changes") == 0
     assert not await usable(ranks)
     assert await rank(ranks, 500, count=True) == 501
 
     monkeypatch.undo()
-    await store.prune_log(0, 10_000)
+    await store.change_log.prune()
     assert not await usable(ranks), "pruning does not move back to what the index sees"
     await tend(ranks)
     await all_is_right(ranks, db)
@@ -522,9 +523,9 @@ async def test_nothing_is_pruned_while_it_is_being_built(
 ) -> None:
     await add(db, [1, 2, 3])
     async with other.transaction(isolation="repeatable_read"):
-        await other.execute("SELECT pg_try_advisory_xact_lock($1)", LOCK_KEY)
-        assert await store.prune_log(0, 10_000) is None
-    assert await store.prune_log(0, 10_000) is not None
+        await other.execute("SELECT pg_try_advisory_xact_lock($1)", WRITER_LOCK)
+        assert await store.change_log.prune() is None
+    assert await store.change_log.prune() is not None
 
 
 async def test_an_index_beside_a_log_that_came_with_a_dump_is_not_believed(
@@ -541,7 +542,7 @@ async def test_nothing_is_built_beside_a_log_that_is_not_believed(
     """It would be no better; first the log is emptied."""
     await db.execute("UPDATE log_state SET written_by = '3'")
     assert await tend(ranks) == "left"
-    assert await store.reset_log()
+    assert await store.change_log.reset()
     assert await tend(ranks) == "built"
     await all_is_right(ranks, db)
 
@@ -558,7 +559,7 @@ async def test_all_that_heals_without_redis(settings: Settings, monkeypatch: pyt
 
 async def usable_with_anybody(app: App) -> bool:
     try:
-        return await usable(app.ranks)
+        return await usable(app.database.rank_index)
     except DatabaseUnavailable:
         return False
 
@@ -586,8 +587,8 @@ async def test_an_index_that_came_with_a_dump_is_not_believed(
             restored = RankIndex(store.connections)
             assert not await usable(restored)
             assert await rank(restored, 500, count=True) == 501
-            assert await store.reset_log()
-            async with store.connections.pooled() as connection:
+            assert await store.change_log.reset()
+            async with store.connections.acquire() as connection:
                 await connection.execute("UPDATE rank_index SET snapshot = '900000000:900000000:'")
             assert not await usable(restored), "though it is as if all there is had been folded long since"
             assert await tend(restored) == "built"
@@ -636,7 +637,7 @@ async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPos
         await until(lambda: answers(ranks), "PostgreSQL is back")
         assert await usable(ranks), "without being built again"
         assert [await rank(ranks, user_id) for user_id in (2, 1, 4)] == [1, 2, USERS - 1]
-        async with store.connections.alone() as connection:
+        async with store.connections.dedicated() as connection:
             await all_is_right(ranks, connection)
 
 
@@ -711,7 +712,7 @@ async def test_a_wrong_count_is_found_and_the_index_thrown_away(ranks: RankIndex
     assert await usable(ranks), "nothing but counting shows it"
     wrong = await ranks.recount_all()
     assert wrong
-    assert wrong[0].said != wrong[0].found
+    assert wrong[0].indexed != wrong[0].found
     await keeper.recount()
     assert value(metrics.registry) > 0
     assert not await usable(ranks)
@@ -722,7 +723,7 @@ async def test_a_wrong_count_is_found_and_the_index_thrown_away(ranks: RankIndex
 async def test_a_wrong_total_is_always_found(ranks: RankIndex, db: asyncpg.Connection) -> None:
     await db.execute("UPDATE rank_index SET written_by = pg_current_xact_id(), total = total + 1")
     (wrong,) = await ranks.recount()
-    assert wrong.said == wrong.found + 1
+    assert wrong.indexed == wrong.found + 1
 
 
 def value(registry: CollectorRegistry) -> float:
@@ -745,15 +746,15 @@ async def test_the_cache_knows_how_many_users_there_are(leaderboard: App) -> Non
             sql(small.settings, statement)
             assert await cached_total(small) == total
 
-        assert (await small.sync.audit()).totals is None
+        assert (await small.sync.auditor.audit()).totals is None
         redis(small.settings).hincrby(keys.STATE, "total", 7)
-        assert (await small.sync.audit()).totals == (107, 100)
+        assert (await small.sync.auditor.audit()).totals == (107, 100)
 
 
 async def cached_total(app: App) -> int:
     """As soon as the cache is in use and shows the present."""
-    best = (await app.database.best(1)).value[0]
-    await app.sync.cover(await app.database.now())
+    best = (await app.database.users.top(1)).value[0]
+    await app.sync.visibility.wait_until_visible(await app.database.now())
     async with asyncio.timeout(PATIENCE_S):
         while (reading := await app.cache.read([ContextQuery(best.user_id)], PATIENCE_S)) is None:
             await asyncio.sleep(0.01)

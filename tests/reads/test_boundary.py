@@ -33,16 +33,16 @@ async def test_thousands_of_changes_around_the_last_cached_rank(settings: Settin
             if answered.get(("cache",), 0) >= ANSWERS:
                 break
             await one_change(board, chance, change)
-            true = await board.database.best(board.cache.keep + 1)
-            reply = await board.board.top(SIZE)
-            assert isinstance(reply.answer, EncodedTop)
-            assert reply.answer.decode().users == [
+            true = await board.database.users.top(board.cache.keep + 1)
+            reply = await board.reads.top(SIZE)
+            assert isinstance(reply.result, EncodedTop)
+            assert reply.result.decode().users == [
                 ranked(rank, user) for rank, user in enumerate(true.value[:SIZE], 1)
             ]
             export = await board.cache.export()
             if export is not None and export.usable:
                 # Nobody else changes anything: the cache is at the present, or it could not have been used.
-                held = [user for user in true.value if export.floor is None or export.floor.admits(user)]
+                held = [user for user in true.value if export.floor is None or export.floor.includes(user)]
                 assert export.users == held[: board.cache.keep]
     assert answered["cache",] >= ANSWERS, "the cache has to be what was tested"
 
@@ -53,12 +53,12 @@ async def one_change(board: App, chance: random.Random, change: int) -> None:
     kind = chance.random()
     if kind < 0.002:
         sql(board.settings, "DELETE FROM users WHERE user_id = $1", user_id)
-        await board.sync.cover(await board.database.now())
+        await board.sync.visibility.wait_until_visible(await board.database.now())
     elif kind < 0.01:
-        await board.board.create_user(f"new {change}", None, chance.randint(20, 60))
+        await board.writes.create_user(f"new {change}", None, chance.randint(20, 60))
     else:
         try:
-            await board.board.set_score(user_id, chance.randint(30, 60))
+            await board.writes.set_score(user_id, chance.randint(30, 60))
         except UserNotFound:
             sql(
                 board.settings,
@@ -66,4 +66,4 @@ async def one_change(board: App, chance: random.Random, change: int) -> None:
                 user_id,
                 str(change),
             )
-            await board.sync.cover(await board.database.now())
+            await board.sync.visibility.wait_until_visible(await board.database.now())

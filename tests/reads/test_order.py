@@ -6,17 +6,8 @@ import asyncpg
 import pytest
 
 from leaderboard.app import App
-from leaderboard.model import (
-    INT32_MAX,
-    INT32_MIN,
-    Context,
-    ContextQuery,
-    EncodedTop,
-    Question,
-    Standing,
-    StandingQuery,
-    TopQuery,
-)
+from leaderboard.model import INT32_MAX, INT32_MIN, Context, EncodedTop, Standing
+from leaderboard.queries import ContextQuery, StandingQuery, TopQuery
 from tests.system import PATIENCE_S, sql
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +28,7 @@ BOARD = sorted(
 
 async def ask_cache(leaderboard: App, question: Question) -> object:
     """The cache's answer, as soon as there is one that shows the present."""
-    await leaderboard.sync.cover(await leaderboard.database.now())
+    await leaderboard.sync.visibility.wait_until_visible(await leaderboard.database.now())
     async with asyncio.timeout(PATIENCE_S):
         while (reading := await leaderboard.cache.read([question], PATIENCE_S)) is None:
             await asyncio.sleep(0.01)
@@ -62,13 +53,15 @@ async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
     cached = await ask_cache(leaderboard, TopQuery(100))
     assert isinstance(cached, EncodedTop)
     assert places(cached.decode().users) == expected
-    true = await leaderboard.database.best(100)
+    true = await leaderboard.database.users.top(100)
     assert [(user.user_id, user.total_score) for user in true.value] == BOARD
 
     for index, (user_id, _) in enumerate(BOARD):
         around = expected[max(0, index - 5) : index + 6]
         cached = await ask_cache(leaderboard, ContextQuery(user_id))
-        seen = await leaderboard.ranks.standings([ContextQuery(user_id), StandingQuery(user_id)], count=True)
+        seen = await leaderboard.database.rank_index.standings(
+            [ContextQuery(user_id), StandingQuery(user_id)], count=True
+        )
         assert seen is not None
         true_context, true_standing = seen.value
         for context in (cached, true_context):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.batching import Batcher, Bounds, Dropped, bisect
+from leaderboard.batching import Batcher, Bounds, CancelledBeforeStart, bisect
 from leaderboard.errors import Overloaded
 from tests.system import PATIENCE_S
 
@@ -209,7 +209,7 @@ async def test_whoever_is_cancelled_is_told_whether_its_batch_had_begun(share: b
         try:
             await batcher.submit(item)
         except asyncio.CancelledError as error:
-            told.append((item, isinstance(error, Dropped)))
+            told.append((item, isinstance(error, CancelledBeforeStart)))
             raise
 
     begun = asyncio.create_task(submit("begun"))

@@ -25,8 +25,8 @@ from leaderboard.errors import (
     UsernameTaken,
     UserNotFound,
 )
-from leaderboard.idempotency import KEPT_H, idempotency_key
 from leaderboard.model import ScoreSet, User
+from leaderboard.service.idempotency import KEPT_H, idempotency_key
 from tests.system import ApiProcess, connect, eventually, sql
 
 ONCE = ("", "a-key")
@@ -48,13 +48,13 @@ async def changes(db: asyncpg.Connection) -> int:
 
 @pytest.mark.anyio
 async def test_the_same_again_gets_the_first_answer(leaderboard: App, other: App, db: asyncpg.Connection) -> None:
-    made = await leaderboard.board.create_user("ada", "https://a.example", 5, ("", "create"))
-    first = await leaderboard.board.set_score(made.user_id, 6, ONCE)
+    made = await leaderboard.writes.create_user("ada", "https://a.example", 5, ("", "create"))
+    first = await leaderboard.writes.set_score(made.user_id, 6, ONCE)
     assert first == ScoreSet(made.user_id, "ada", "https://a.example", 6, 5)
-    await leaderboard.board.set_score(made.user_id, 100)
+    await leaderboard.writes.set_score(made.user_id, 100)
     for process in (leaderboard, other):
-        assert await process.board.create_user("ada", "https://a.example", 5, ("", "create")) == made
-        assert await process.board.set_score(made.user_id, 6, ONCE) == first
+        assert await process.writes.create_user("ada", "https://a.example", 5, ("", "create")) == made
+        assert await process.writes.set_score(made.user_id, 6, ONCE) == first
     assert await changes(db) == 3
     assert await db.fetchval("SELECT total_score FROM users") == 100
 
@@ -77,8 +77,8 @@ async def test_with_something_else_it_is_refused(leaderboard: App, db: asyncpg.C
 
 @pytest.mark.anyio
 async def test_keys_are_their_callers_own(leaderboard: App) -> None:
-    user = await leaderboard.board.create_user("ada", None, 0)
-    answers = [await leaderboard.board.set_score(user.user_id, 5, (caller, "key")) for caller in ("", "a", "b")]
+    user = await leaderboard.writes.create_user("ada", None, 0)
+    answers = [await leaderboard.writes.set_score(user.user_id, 5, (caller, "key")) for caller in ("", "a", "b")]
     assert [answer.previous_score for answer in answers] == [0, 5, 5]
 
 
@@ -98,13 +98,13 @@ async def test_a_refusal_is_not_kept(leaderboard: App) -> None:
 async def test_each_of_one_users_sets_in_a_batch_keeps_its_own_answer(
     leaderboard: App, other: App, db: asyncpg.Connection
 ) -> None:
-    user = await leaderboard.board.create_user("ada", None, 0)
+    user = await leaderboard.writes.create_user("ada", None, 0)
     batch = [(score, ("", f"key {score}") if score % 3 else None) for score in range(1, 40)]
-    first = await asyncio.gather(*(leaderboard.board.set_score(user.user_id, *each) for each in batch))
+    first = await asyncio.gather(*(leaderboard.writes.set_score(user.user_id, *each) for each in batch))
     keyed = [(each, answer) for each, answer in zip(batch, first, strict=True) if each[1] is not None]
     chance = random.Random(1)
     for each, answer in chance.sample(keyed, len(keyed)):
-        assert await other.board.set_score(user.user_id, *each) == answer
+        assert await other.writes.set_score(user.user_id, *each) == answer
     last = await db.fetchval("SELECT total_score FROM users")
     assert sorted([last, *(answer.previous_score for answer in first)]) == list(range(40))
 
@@ -115,19 +115,19 @@ async def test_a_hundred_copies_at_once_are_one_write(
     leaderboard: App, other: App, db: asyncpg.Connection, kind: str
 ) -> None:
     """In two processes, and among others that must not suffer from it."""
-    user = await leaderboard.board.create_user("ada", None, 0)
+    user = await leaderboard.writes.create_user("ada", None, 0)
     before = await changes(db)
 
     async def copy(app: App) -> User | ScoreSet:
         while True:
             try:
                 if kind == "create":
-                    return await app.board.create_user("bob", None, 7, ONCE)
-                return await app.board.set_score(user.user_id, 7, ONCE)
+                    return await app.writes.create_user("bob", None, 7, ONCE)
+                return await app.writes.set_score(user.user_id, 7, ONCE)
             except (IdempotencyKeyInUse, LockedOut):
                 await asyncio.sleep(0.001)
 
-    others = [leaderboard.board.create_user(f"beside {number}", None, 0) for number in range(20)]
+    others = [leaderboard.writes.create_user(f"beside {number}", None, 0) for number in range(20)]
     copies = [copy(app) for app in (leaderboard, other) for _ in range(50)]
     answers, _ = await asyncio.gather(asyncio.gather(*copies), asyncio.gather(*others))
     assert len(set(map(str, answers))) == 1
@@ -166,45 +166,45 @@ async def test_what_another_process_is_doing_with_the_key_is_waited_for_or_refus
 async def test_a_copy_is_refused_while_the_first_is_under_way(
     leaderboard: App, db: asyncpg.Connection, settings: Settings
 ) -> None:
-    user = await leaderboard.board.create_user("ada", None, 0)
+    user = await leaderboard.writes.create_user("ada", None, 0)
     holder = await connect(settings)
     transaction = holder.transaction()
     await transaction.start()
     await holder.execute("SELECT FROM users FOR UPDATE")
-    first = asyncio.create_task(leaderboard.board.set_score(user.user_id, 5, ONCE))
+    first = asyncio.create_task(leaderboard.writes.set_score(user.user_id, 5, ONCE))
     # So that it has begun.
     await asyncio.sleep(0)
     with pytest.raises(IdempotencyKeyInUse):
-        await leaderboard.board.set_score(user.user_id, 5, ONCE)
+        await leaderboard.writes.set_score(user.user_id, 5, ONCE)
     await transaction.rollback()
     await holder.close()
-    assert await first == await leaderboard.board.set_score(user.user_id, 5, ONCE)
+    assert await first == await leaderboard.writes.set_score(user.user_id, 5, ONCE)
 
 
 @pytest.mark.anyio
 async def test_a_cancelled_request_is_done_once_all_the_same(leaderboard: App, db: asyncpg.Connection) -> None:
-    user = await leaderboard.board.create_user("ada", None, 0)
+    user = await leaderboard.writes.create_user("ada", None, 0)
     before = await changes(db)
     for _ in range(20):
-        task = asyncio.create_task(leaderboard.board.set_score(user.user_id, 5, ONCE))
+        task = asyncio.create_task(leaderboard.writes.set_score(user.user_id, 5, ONCE))
         await asyncio.sleep(random.uniform(0, 0.004))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert (await leaderboard.board.set_score(user.user_id, 5, ONCE)).previous_score == 0
+    assert (await leaderboard.writes.set_score(user.user_id, 5, ONCE)).previous_score == 0
     assert await changes(db) == before + 1
 
 
 @pytest.mark.anyio
 async def test_it_is_forgotten_after_a_day_and_not_before(leaderboard: App, db: asyncpg.Connection) -> None:
-    user = await leaderboard.board.create_user("ada", None, 0)
+    user = await leaderboard.writes.create_user("ada", None, 0)
     for hours, caller in ((KEPT_H - 0.1, "younger"), (KEPT_H + 0.1, "older")):
-        await leaderboard.board.set_score(user.user_id, 5, (caller, "a-key"))
+        await leaderboard.writes.set_score(user.user_id, 5, (caller, "a-key"))
         await db.execute(
             "UPDATE idempotent_writes SET made_at = made_at - make_interval(secs => $1) WHERE caller = $2",
             hours * 3600,
             caller,
         )
-    assert await leaderboard.database.forget_keys(KEPT_H, 10) == 1
+    assert await leaderboard.database.idempotency_keys.delete_old(KEPT_H, 10) == 1
     assert [row["caller"] for row in await db.fetch("SELECT caller FROM idempotent_writes")] == ["younger"]
 
 
@@ -216,26 +216,26 @@ async def test_what_was_done_is_told_as_it_was_and_the_user_as_it_is_now(
     leaderboard: App, other: App, db: asyncpg.Connection
 ) -> None:
     create, change = ("", "create"), ("", "set")
-    made = await leaderboard.board.create_user("ada", "https://a.example", 5, create)
-    await leaderboard.board.set_score(made.user_id, 6, change)
+    made = await leaderboard.writes.create_user("ada", "https://a.example", 5, create)
+    await leaderboard.writes.set_score(made.user_id, 6, change)
     await db.execute("UPDATE users SET user_name = 'eve', image_url = NULL, total_score = 100")
     for process in (leaderboard, other):
-        assert await process.board.create_user("ada", "https://a.example", 5, create) == made
-        assert await process.board.set_score(made.user_id, 6, change) == ScoreSet(made.user_id, "eve", None, 6, 5)
+        assert await process.writes.create_user("ada", "https://a.example", 5, create) == made
+        assert await process.writes.set_score(made.user_id, 6, change) == ScoreSet(made.user_id, "eve", None, 6, 5)
     await db.execute("DELETE FROM users")
     before = await changes(db)
     for process in (leaderboard, other):
-        assert await process.board.create_user("ada", "https://a.example", 5, create) == made
+        assert await process.writes.create_user("ada", "https://a.example", 5, create) == made
         with pytest.raises(UserNotFound):
-            await process.board.set_score(made.user_id, 6, change)
+            await process.writes.set_score(made.user_id, 6, change)
     assert await changes(db) == before
 
 
 @pytest.mark.anyio
 async def test_a_row_is_no_larger_for_a_long_key_name_and_url(leaderboard: App, db: asyncpg.Connection) -> None:
     for key, name, url in (("k", "a", None), ("k" * 255, "b" * 128, "https://a.example/" + "c" * 2030)):
-        user = await leaderboard.board.create_user(name, url, 0, ("", f"{key[1:]}1"))
-        await leaderboard.board.set_score(user.user_id, 5, ("", f"{key[1:]}2"))
+        user = await leaderboard.writes.create_user(name, url, 0, ("", f"{key[1:]}1"))
+        await leaderboard.writes.set_score(user.user_id, 5, ("", f"{key[1:]}2"))
     sizes = await db.fetch(
         "SELECT DISTINCT previous_score IS NULL AS created, pg_column_size(i) FROM idempotent_writes AS i"
     )
@@ -268,7 +268,7 @@ async def writes_until(process: App, user_id: int, caller: str, refusal: type[Ex
     deadline = time.monotonic() + 20
     for number in count():
         try:
-            await process.board.set_score(user_id, number, (caller, f"{id(process)} {number}"))
+            await process.writes.set_score(user_id, number, (caller, f"{id(process)} {number}"))
         except refusal:
             return
         assert time.monotonic() < deadline, f"{number} writes and no {refusal.__name__}"
@@ -284,21 +284,21 @@ async def test_a_caller_at_its_bound_is_refused_new_keys_and_no_other_is(
     bounded: Callable[..., Awaitable[App]], db: asyncpg.Connection
 ) -> None:
     one, other = [await bounded(idempotency_keys_per_caller=3) for _ in range(2)]
-    user = await one.board.create_user("ada", None, 0)
-    first = await one.board.set_score(user.user_id, 1, ("greedy", "first"))
+    user = await one.writes.create_user("ada", None, 0)
+    first = await one.writes.set_score(user.user_id, 1, ("greedy", "first"))
     for process in (one, other):
         await writes_until(process, user.user_id, "greedy", TooManyIdempotencyKeys)
     before = await changes(db), await kept(db)
     assert before[1] >= 3
     for process in (one, other):
         with pytest.raises(TooManyIdempotencyKeys, match="greedy"):
-            await process.board.set_score(user.user_id, 99, ("greedy", "one more"))
+            await process.writes.set_score(user.user_id, 99, ("greedy", "one more"))
         with pytest.raises(TooManyIdempotencyKeys, match="greedy"):
-            await process.board.create_user("bob", None, 0, ("greedy", "another"))
-        assert await process.board.set_score(user.user_id, 1, ("greedy", "first")) == first
+            await process.writes.create_user("bob", None, 0, ("greedy", "another"))
+        assert await process.writes.set_score(user.user_id, 1, ("greedy", "first")) == first
     assert (await changes(db), await kept(db)) == before
-    await other.board.set_score(user.user_id, 5, ("modest", "first"))
-    await other.board.set_score(user.user_id, 5)
+    await other.writes.set_score(user.user_id, 5, ("modest", "first"))
+    await other.writes.set_score(user.user_id, 5)
 
 
 @pytest.mark.anyio
@@ -306,7 +306,7 @@ async def test_callers_who_are_not_known_share_no_bound_but_that_of_all(
     bounded: Callable[..., Awaitable[App]], db: asyncpg.Connection
 ) -> None:
     process = await bounded(idempotency_keys_per_caller=3, idempotency_keys=20)
-    user = await process.board.create_user("ada", None, 0)
+    user = await process.writes.create_user("ada", None, 0)
     await writes_until(process, user.user_id, "", IdempotencyKeysFull)
     assert await kept(db) >= 20
 
@@ -316,17 +316,17 @@ async def test_at_the_bound_of_all_new_keys_are_refused(
     bounded: Callable[..., Awaitable[App]], db: asyncpg.Connection
 ) -> None:
     process = await bounded(idempotency_keys=3)
-    user = await process.board.create_user("ada", None, 0)
-    first = [await process.board.set_score(user.user_id, 7, (caller, "first")) for caller in "abc"]
+    user = await process.writes.create_user("ada", None, 0)
+    first = [await process.writes.set_score(user.user_id, 7, (caller, "first")) for caller in "abc"]
     await writes_until(process, user.user_id, "d", IdempotencyKeysFull)
     before = await changes(db), await kept(db)
     for caller in ("", "a", "e"):
         with pytest.raises(IdempotencyKeysFull):
-            await process.board.set_score(user.user_id, 99, (caller, "one more"))
-    again = [await process.board.set_score(user.user_id, 7, (caller, "first")) for caller in "abc"]
+            await process.writes.set_score(user.user_id, 99, (caller, "one more"))
+    again = [await process.writes.set_score(user.user_id, 7, (caller, "first")) for caller in "abc"]
     assert again == first
     assert (await changes(db), await kept(db)) == before
-    await process.board.set_score(user.user_id, 5)
+    await process.writes.set_score(user.user_id, 5)
 
 
 @pytest.mark.anyio
@@ -338,14 +338,14 @@ async def test_forgotten_keys_make_room(
     bounded: Callable[..., Awaitable[App]], db: asyncpg.Connection, bound: str, refusal: type[Exception]
 ) -> None:
     process = await bounded(**{bound: 3})
-    user = await process.board.create_user("ada", None, 0)
+    user = await process.writes.create_user("ada", None, 0)
     await writes_until(process, user.user_id, "a", refusal)
     await db.execute("UPDATE idempotent_writes SET made_at = made_at - make_interval(hours => $1)", KEPT_H + 1)
-    assert await process.database.forget_keys(KEPT_H, 10_000) >= 3
+    assert await process.database.idempotency_keys.delete_old(KEPT_H, 10_000) >= 3
     deadline = time.monotonic() + 20
     while True:
         try:
-            await process.board.set_score(user.user_id, 5, ("a", "new"))
+            await process.writes.set_score(user.user_id, 5, ("a", "new"))
             return
         except refusal:
             assert time.monotonic() < deadline
@@ -355,10 +355,10 @@ async def test_forgotten_keys_make_room(
 @pytest.mark.anyio
 async def test_how_many_are_kept_is_a_metric(bounded: Callable[..., Awaitable[App]]) -> None:
     one, other = await bounded(), await bounded()
-    user = await one.board.create_user("ada", None, 0)
+    user = await one.writes.create_user("ada", None, 0)
     for caller in "abc":
-        await one.board.set_score(user.user_id, 5, (caller, "key"))
-    await other.board.set_score(user.user_id, 5, ("", "key"))
+        await one.writes.set_score(user.user_id, 5, (caller, "key"))
+    await other.writes.set_score(user.user_id, 5, ("", "key"))
     deadline = time.monotonic() + 20
     while other.metrics.registry.get_sample_value("leaderboard_idempotency_keys") != 4:
         assert time.monotonic() < deadline

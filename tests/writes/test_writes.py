@@ -11,10 +11,13 @@ import pytest
 
 from leaderboard import service as service_module
 from leaderboard.app import App, database_from
-from leaderboard.batching import Dropped
+from leaderboard.batching import CancelledBeforeStart
 from leaderboard.config import Settings
 from leaderboard.database import store as store_module
-from leaderboard.database.store import Database, NewScore, NewUser, Refusal
+from leaderboard.database.database import Database
+from leaderboard.database.scores import NewScore
+from leaderboard.database.users import NewUser
+from leaderboard.database.writing import WriteConflict
 from leaderboard.errors import (
     DatabaseRefused,
     DatabaseUnavailable,
@@ -83,12 +86,12 @@ async def scores(db: asyncpg.Connection) -> dict[int, int]:
 async def test_scores_of_one_user_are_chained(store: Database, db: asyncpg.Connection) -> None:
     await add_users(db, 2)
     batch = [NewScore(1, 5), NewScore(2, 0), NewScore(1, 7), NewScore(99, 1), NewScore(1, 7), NewScore(1, -6)]
-    written = await store.set_scores(batch)
-    assert written.outcomes == [
+    written = await store.scores.set(batch)
+    assert written.results == [
         ScoreSet(1, "user 1", None, 5, 10),
         ScoreSet(2, "user 2", None, 0, 20),
         ScoreSet(1, "user 1", None, 7, 5),
-        Refusal.UNKNOWN,
+        WriteConflict.UNKNOWN_USER,
         ScoreSet(1, "user 1", None, 7, 7),
         ScoreSet(1, "user 1", None, -6, 7),
     ]
@@ -98,15 +101,15 @@ async def test_scores_of_one_user_are_chained(store: Database, db: asyncpg.Conne
 
 
 async def test_many_who_set_one_users_score_at_once_each_replace_another(leaderboard: App) -> None:
-    user = await leaderboard.board.create_user("hot", None, 0)
-    results = await asyncio.gather(*(leaderboard.board.set_score(user.user_id, n) for n in range(1, 101)))
+    user = await leaderboard.writes.create_user("hot", None, 0)
+    results = await asyncio.gather(*(leaderboard.writes.set_score(user.user_id, n) for n in range(1, 101)))
     previous = {result.total_score: result.previous_score for result in results}
     (last,) = set(previous) - set(previous.values())
     order = [last]
     while order[-1] != 0:
         order.append(previous[order[-1]])
     assert len(order) == 101
-    standing = (await leaderboard.board.standing(user.user_id)).answer
+    standing = (await leaderboard.reads.standing(user.user_id)).result
     assert getattr(standing, "total_score", None) == last
 
 
@@ -114,21 +117,29 @@ async def test_a_batch_that_writes_nothing_is_answered_with_the_moment_it_looked
     store: Database, db: asyncpg.Connection
 ) -> None:
     await add_users(db, 1)
-    unknown = await store.set_scores([NewScore(98, 1), NewScore(99, 1)])
-    assert unknown.outcomes == [Refusal.UNKNOWN] * 2
+    unknown = await store.scores.set([NewScore(98, 1), NewScore(99, 1)])
+    assert unknown.results == [WriteConflict.UNKNOWN_USER] * 2
     assert isinstance(unknown.point, SnapshotPosition)
-    taken = await store.create_users([NewUser("user 1", None, 1)])
-    assert taken.outcomes == [Refusal.TAKEN]
+    taken = await store.users.create([NewUser("user 1", None, 1)])
+    assert taken.results == [WriteConflict.NAME_TAKEN]
     assert (await store.now()).reflects(taken.point)
 
 
 async def test_of_several_with_one_name_the_first_gets_it(store: Database, db: asyncpg.Connection) -> None:
     await add_users(db, 1)
     names = ["b", "user 1", "a", "b", "ä", "A", "a"]
-    written = await store.create_users([NewUser(name, f"image {n}", n) for n, name in enumerate(names)])
-    created = [outcome if isinstance(outcome, Refusal) else outcome.user_name for outcome in written.outcomes]
-    assert created == ["b", Refusal.TAKEN, "a", Refusal.TAKEN, "ä", "A", Refusal.TAKEN]
-    for outcome in written.outcomes:
+    written = await store.users.create([NewUser(name, f"image {n}", n) for n, name in enumerate(names)])
+    created = [outcome if isinstance(outcome, WriteConflict) else outcome.user_name for outcome in written.results]
+    assert created == [
+        "b",
+        WriteConflict.NAME_TAKEN,
+        "a",
+        WriteConflict.NAME_TAKEN,
+        "ä",
+        "A",
+        WriteConflict.NAME_TAKEN,
+    ]
+    for outcome in written.results:
         if isinstance(outcome, User):
             row = await db.fetchrow("SELECT * FROM users WHERE user_id = $1", outcome.user_id)
             assert row is not None
@@ -144,11 +155,11 @@ async def test_a_name_refused_for_a_user_not_yet_committed_waits_for_that_user(
     await transaction.start()
     await other.execute("INSERT INTO users (user_name) VALUES ('new')")
     xid = int(await other.fetchval("SELECT pg_current_xact_id()::text"))
-    creating = asyncio.create_task(store.create_users([NewUser("new", None, 0)]))
+    creating = asyncio.create_task(store.users.create([NewUser("new", None, 0)]))
     await until(lambda: waiting_sessions(db), "the creator waits")
     await transaction.commit()
     written = await creating
-    assert written.outcomes == [Refusal.TAKEN]
+    assert written.results == [WriteConflict.NAME_TAKEN]
     point = written.point
     assert isinstance(point, CommitPosition) or point.snapshot.sees(xid)
     if isinstance(point, CommitPosition):
@@ -164,9 +175,9 @@ async def test_a_held_row_is_skipped_and_told_from_an_unknown_one(
     await add_users(db, 3)
     async with other.transaction():
         await other.execute("SELECT FROM users WHERE user_id = 2 FOR UPDATE")
-        written = await store.set_scores([NewScore(n, -n) for n in (1, 2, 3, 4, 2)])
-    kinds = [outcome if isinstance(outcome, Refusal) else outcome.user_id for outcome in written.outcomes]
-    assert kinds == [1, Refusal.LOCKED, 3, Refusal.UNKNOWN, Refusal.LOCKED]
+        written = await store.scores.set([NewScore(n, -n) for n in (1, 2, 3, 4, 2)])
+    kinds = [outcome if isinstance(outcome, WriteConflict) else outcome.user_id for outcome in written.results]
+    assert kinds == [1, WriteConflict.LOCKED, 3, WriteConflict.UNKNOWN_USER, WriteConflict.LOCKED]
     assert await scores(db) == {1: -1, 2: 20, 3: -3}
 
 
@@ -177,8 +188,8 @@ async def test_who_only_refers_to_a_user_holds_nobody_up(
     await db.execute("CREATE TABLE badges (user_id int REFERENCES users)")
     async with other.transaction():
         await other.execute("INSERT INTO badges VALUES (1)")
-        written = await store.set_scores([NewScore(1, 5)])
-    assert written.outcomes == [ScoreSet(1, "user 1", None, 5, 10)]
+        written = await store.scores.set([NewScore(1, 5)])
+    assert written.results == [ScoreSet(1, "user 1", None, 5, 10)]
 
 
 async def test_a_held_row_delays_its_own_user_only(
@@ -186,11 +197,11 @@ async def test_a_held_row_delays_its_own_user_only(
 ) -> None:
     monkeypatch.setattr(service_module, "_LOCK_WAIT_S", PATIENCE_S)
     await add_users(db, 201)
-    await leaderboard.board.set_score(1, 1)
+    await leaderboard.writes.set_score(1, 1)
     async with other.transaction():
         await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
-        held = asyncio.create_task(leaderboard.board.set_score(1, 1000))
-        others = [leaderboard.board.set_score(user_id, -user_id) for user_id in range(2, 202)]
+        held = asyncio.create_task(leaderboard.writes.set_score(1, 1000))
+        others = [leaderboard.writes.set_score(user_id, -user_id) for user_id in range(2, 202)]
         results = await asyncio.wait_for(asyncio.gather(*others), PATIENCE_S)
         assert [result.previous_score for result in results] == [10 * user_id for user_id in range(2, 202)]
         assert not held.done()
@@ -206,9 +217,9 @@ async def test_a_held_row_is_waited_for_so_long_and_no_longer(
         await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
         started = time.monotonic()
         with pytest.raises(LockedOut):
-            await asyncio.wait_for(leaderboard.board.set_score(1, 1000), PATIENCE_S)
+            await asyncio.wait_for(leaderboard.writes.set_score(1, 1000), PATIENCE_S)
         assert time.monotonic() - started > 0.3
-    assert (await leaderboard.board.set_score(1, 2)).previous_score == 10
+    assert (await leaderboard.writes.set_score(1, 2)).previous_score == 10
 
 
 async def test_a_held_row_is_written_when_it_is_released(
@@ -219,8 +230,8 @@ async def test_a_held_row_is_written_when_it_is_released(
     await transaction.start()
     await other.execute("UPDATE users SET total_score = 77 WHERE user_id = 1")
     await other.execute("DELETE FROM users WHERE user_id = 2")
-    first = asyncio.create_task(leaderboard.board.set_score(1, 1000))
-    second = asyncio.create_task(leaderboard.board.set_score(2, 1000))
+    first = asyncio.create_task(leaderboard.writes.set_score(1, 1000))
+    second = asyncio.create_task(leaderboard.writes.set_score(2, 1000))
     tries = leaderboard.metrics.batch_items.labels("scores")
     await until(lambda: _later(tries._sum.get() > 4), "both were skipped and tried again")
     assert not first.done()
@@ -239,14 +250,14 @@ async def _later(value: object) -> object:
 @asynccontextmanager
 async def a_deadlock(
     settings: Settings, store: Database, db: asyncpg.Connection
-) -> AsyncIterator["asyncio.Task[store_module.Written[User | Refusal]]"]:
+) -> AsyncIterator["asyncio.Task[store_module.Committed[User | WriteConflict]]"]:
     """Ours creates `a`, then `b`, while somebody has created `b` and wants `a`; ours is the one to find out."""
     await db.execute(f"ALTER DATABASE {settings.db_name} SET deadlock_timeout = '1s'")
     other = await connect(settings)
     try:
         await other.execute("SET deadlock_timeout = '60s'")
         await other.execute("BEGIN; INSERT INTO users (user_name) VALUES ('b')")
-        creating = asyncio.create_task(store.create_users([NewUser("b", None, 1), NewUser("a", None, 1)]))
+        creating = asyncio.create_task(store.users.create([NewUser("b", None, 1), NewUser("a", None, 1)]))
         await until(lambda: waiting_sessions(db), "ours waits")
         await other.execute("INSERT INTO users (user_name) VALUES ('a')")
         await other.execute("ROLLBACK")
@@ -261,7 +272,7 @@ async def test_after_a_deadlock_it_is_tried_again(
     monkeypatch.setattr(store_module, "_PATIENCE", "60s")
     async with a_deadlock(settings, store, db) as creating:
         written = await creating
-    assert [getattr(outcome, "user_name", None) for outcome in written.outcomes] == ["b", "a"]
+    assert [getattr(outcome, "user_name", None) for outcome in written.results] == ["b", "a"]
     assert await db.fetchval("SELECT count(*) FROM users") == 2
     await store.close()
     await until(
@@ -287,7 +298,7 @@ async def test_a_lock_timeout_of_the_role_is_told_in_the_domains_words(
     async with opened(settings) as store, other.transaction():
         await other.execute("INSERT INTO users (user_name) VALUES ('a')")
         with pytest.raises(LeaderboardError):
-            await store.create_users([NewUser("a", None, 1)])
+            await store.users.create([NewUser("a", None, 1)])
 
 
 async def test_overlapping_names_from_two_processes_do_not_deadlock(
@@ -303,7 +314,7 @@ async def test_overlapping_names_from_two_processes_do_not_deadlock(
             batches = [[NewUser(name, None, 0) for name in chance.sample(names, 120)] for _ in range(6)]
             writing = [(one, two)[n % 2].create_users(batch) for n, batch in enumerate(batches)]
             for written in await asyncio.gather(*writing):
-                created += [user.user_name for user in written.outcomes if isinstance(user, User)]
+                created += [user.user_name for user in written.results if isinstance(user, User)]
     assert len(created) == len(set(created))
     assert sorted(created) == [
         row["user_name"] for row in await db.fetch("SELECT * FROM users ORDER BY user_name")
@@ -316,7 +327,7 @@ async def test_names_are_inserted_in_their_order_whatever_the_order_of_the_batch
     monkeypatch.setattr(store_module, "_PATIENCE", "60s")
     async with other.transaction():
         await other.execute("INSERT INTO users (user_name) VALUES ('a')")
-        creating = asyncio.create_task(store.create_users([NewUser("b", None, 1), NewUser("a", None, 1)]))
+        creating = asyncio.create_task(store.users.create([NewUser("b", None, 1), NewUser("a", None, 1)]))
         await until(lambda: waiting_sessions(db), "ours waits for the first name")
         # Who waits for `a` does not have `b` yet: whoever holds `a` may want it.
         await db.execute("SET lock_timeout = '500ms'")
@@ -324,22 +335,22 @@ async def test_names_are_inserted_in_their_order_whatever_the_order_of_the_batch
             "INSERT INTO users (user_name) VALUES ('b') ON CONFLICT (user_name) DO NOTHING RETURNING true"
         )
         assert free
-    assert (await creating).outcomes == [Refusal.TAKEN] * 2
+    assert (await creating).results == [WriteConflict.NAME_TAKEN] * 2
 
 
 async def test_names_that_are_taken_burn_no_ids(store: Database, db: asyncpg.Connection) -> None:
     await add_users(db, 50)
     for _ in range(3):
-        written = await store.create_users([NewUser(f"user {n}", None, 0) for n in range(1, 51)])
-        assert written.outcomes == [Refusal.TAKEN] * 50
-    written = await store.create_users([NewUser("user 51", None, 0), NewUser("user 50", None, 0)])
-    assert isinstance(written.outcomes[0], User)
-    assert written.outcomes[0].user_id == 51
+        written = await store.users.create([NewUser(f"user {n}", None, 0) for n in range(1, 51)])
+        assert written.results == [WriteConflict.NAME_TAKEN] * 50
+    written = await store.users.create([NewUser("user 51", None, 0), NewUser("user 50", None, 0)])
+    assert isinstance(written.results[0], User)
+    assert written.results[0].user_id == 51
 
 
 WRITES: dict[str, Callable[[Database], Awaitable[object]]] = {
-    "set_scores": lambda store: store.set_scores([NewScore(1, 5)]),
-    "create_users": lambda store: store.create_users([NewUser("a", None, 5)]),
+    "set_scores": lambda store: store.scores.set([NewScore(1, 5)]),
+    "create_users": lambda store: store.users.create([NewUser("a", None, 5)]),
 }
 
 
@@ -353,9 +364,9 @@ async def test_a_role_whose_transactions_are_repeatable_read_has_its_writes_done
         async with other.transaction():
             await other.execute("UPDATE users SET total_score = 4 WHERE user_id = 1")
             await other.execute("INSERT INTO users (user_name) VALUES ('a')")
-            writing = asyncio.ensure_future(store.create_users([NewUser("a", None, 5)]))
+            writing = asyncio.ensure_future(store.users.create([NewUser("a", None, 5)]))
             await until(lambda: waiting_sessions(db), "the write waits")
-        assert (await writing).outcomes == [Refusal.TAKEN]
+        assert (await writing).results == [WriteConflict.NAME_TAKEN]
 
 
 async def test_a_name_not_yet_committed_delays_nobody_else(
@@ -365,7 +376,7 @@ async def test_a_name_not_yet_committed_delays_nobody_else(
         await other.execute("INSERT INTO users (user_name) VALUES ('held')")
         names = [*(f"free {n}" for n in range(50)), "held"]
         async with asyncio.timeout(PATIENCE_S):
-            creating = [leaderboard.board.create_user(name, None, 0) for name in names]
+            creating = [leaderboard.writes.create_user(name, None, 0) for name in names]
             results = await asyncio.gather(*creating, return_exceptions=True)
     assert all(isinstance(result, User) for result in results[:-1])
     assert isinstance(results[-1], LockedOut)
@@ -379,7 +390,7 @@ async def test_a_held_row_refuses_all_its_writers(
     async with other.transaction():
         await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
         async with asyncio.timeout(PATIENCE_S):
-            setting = [leaderboard.board.set_score(1, n) for n in range(30)]
+            setting = [leaderboard.writes.set_score(1, n) for n in range(30)]
             results = await asyncio.gather(*setting, return_exceptions=True)
     assert {type(result) for result in results} == {LockedOut}
 
@@ -391,7 +402,7 @@ async def test_only_the_guilty_of_a_batch_is_refused(leaderboard: App, db: async
     await add_users(db, 50)
     await db.execute("ALTER TABLE users ADD CHECK (total_score <> 666)")
     wanted = {user_id: 666 if user_id in {17, 30} else -user_id for user_id in range(1, 51)}
-    setting = [leaderboard.board.set_score(user_id, score) for user_id, score in wanted.items()]
+    setting = [leaderboard.writes.set_score(user_id, score) for user_id, score in wanted.items()]
     results = dict(zip(wanted, await asyncio.gather(*setting, return_exceptions=True), strict=True))
     refused = {user_id for user_id, result in results.items() if isinstance(result, DatabaseRefused)}
     assert refused == {17, 30}
@@ -399,8 +410,8 @@ async def test_only_the_guilty_of_a_batch_is_refused(leaderboard: App, db: async
     expected = {user_id: 10 * user_id if user_id in refused else -user_id for user_id in wanted}
     assert await scores(db) == expected
 
-    creating = [leaderboard.board.create_user(f"new {n}", None, 666 if n == 5 else n) for n in range(20)]
-    creating.append(leaderboard.board.create_user("new 7", None, 8))
+    creating = [leaderboard.writes.create_user(f"new {n}", None, 666 if n == 5 else n) for n in range(20)]
+    creating.append(leaderboard.writes.create_user("new 7", None, 8))
     made = await asyncio.gather(*creating, return_exceptions=True)
     kinds = [type(result) for result in made]
     assert kinds == [User] * 5 + [DatabaseRefused] + [User] * 14 + [UsernameTaken]
@@ -413,11 +424,11 @@ async def test_a_refused_batch_has_changed_nothing(store: Database, db: asyncpg.
     await add_users(db, 3)
     await db.execute("ALTER TABLE users ADD CHECK (total_score <> 666)")
     with pytest.raises(DatabaseRefused):
-        await store.set_scores([NewScore(1, 1), NewScore(2, 666), NewScore(3, 3)])
+        await store.scores.set([NewScore(1, 1), NewScore(2, 666), NewScore(3, 3)])
     with pytest.raises(DatabaseRefused):
-        await store.create_users([NewUser("a", None, 1), NewUser("b", None, 666)])
+        await store.users.create([NewUser("a", None, 1), NewUser("b", None, 666)])
     with pytest.raises(DatabaseRefused):
-        await store.set_scores([NewScore(2, 666)])
+        await store.scores.set([NewScore(2, 666)])
     assert await scores(db) == {1: 10, 2: 20, 3: 30}
 
 
@@ -442,9 +453,9 @@ async def test_a_commit_is_synchronous_whatever_the_role_says(
         f"ALTER ROLE {settings.db_user} IN DATABASE {settings.db_name} SET synchronous_commit = {of_the_role}"
     )
     async with opened(settings) as store:
-        await store.set_scores([NewScore(1, 1)])
-        await store.set_scores([NewScore(2, 2)])
-        await store.create_users([NewUser("a", None, 1)])
+        await store.scores.set([NewScore(1, 1)])
+        await store.scores.set([NewScore(2, 2)])
+        await store.users.create([NewUser("a", None, 1)])
     by_hand = await connect(settings)
     await by_hand.execute("INSERT INTO users (user_name) VALUES ('by hand')")
     await by_hand.close()
@@ -533,13 +544,13 @@ async def test_the_service_tells_everybody_of_a_lost_batch_that_the_outcome_is_u
     async with other.transaction():
         await other.execute("LOCK TABLE users IN SHARE MODE")
         setting = asyncio.gather(
-            *(leaderboard.board.set_score(user_id, 1) for user_id in range(1, 21)), return_exceptions=True
+            *(leaderboard.writes.set_score(user_id, 1) for user_id in range(1, 21)), return_exceptions=True
         )
         await until(lambda: waiting_sessions(db), "the batch waits")
         await db.execute("SELECT pg_terminate_backend($1)", (await waiting_sessions(db))[0])
         assert {type(result) for result in await setting} == {OutcomeUnknown}
     assert await scores(db) == {n: 10 * n for n in range(1, 21)}
-    results = await asyncio.gather(*(leaderboard.board.set_score(user_id, 1) for user_id in range(1, 21)))
+    results = await asyncio.gather(*(leaderboard.writes.set_score(user_id, 1) for user_id in range(1, 21)))
     assert [result.previous_score for result in results] == [10 * n for n in range(1, 21)]
 
 
@@ -549,7 +560,7 @@ def test_a_cancelled_request_does_not_cancel_its_batch(settings: Settings) -> No
     async def story() -> None:
         board = App(settings)
         async with board.running():
-            tasks = [asyncio.create_task(board.board.set_score(user_id, 5)) for user_id in (1, 2)]
+            tasks = [asyncio.create_task(board.writes.set_score(user_id, 5)) for user_id in (1, 2)]
             await asyncio.sleep(0)  # both have been submitted
             while board.board._scores.depth:
                 await asyncio.sleep(0)  # and their batch begins
@@ -570,7 +581,7 @@ async def test_who_is_cancelled_while_somebody_holds_the_row_is_told_that_nothin
     async def request() -> type[BaseException] | None:
         # As in a request, whose task hears of it here: the task's own result would not tell which it was.
         try:
-            await leaderboard.board.set_score(1, 77)
+            await leaderboard.writes.set_score(1, 77)
         except asyncio.CancelledError as error:
             return type(error)
         return None
@@ -582,5 +593,5 @@ async def test_who_is_cancelled_while_somebody_holds_the_row_is_told_that_nothin
         running = leaderboard.board._scores._running
         await until(lambda: _later(tries._sum.get() and not running), "it waits to be tried again")
         task.cancel()
-        assert await task is Dropped
+        assert await task is CancelledBeforeStart
     assert await db.fetchval("SELECT total_score FROM users") == 10

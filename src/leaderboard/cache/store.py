@@ -51,8 +51,8 @@ class CacheStore:
         self.keep = size + max(size // 10, 2 * NEIGHBOURS)
         """The most users in the cache. The excess over `size` lets scores fall without a rebuild each time."""
         self._bulk_factor = _BULK_TIMEOUT_FACTOR * max(1, size // 10_000)
-        self._link = Link(servers, timeout_s)
-        self._bulk_link = Link(servers, timeout_s * self._bulk_factor)
+        self.catch_up_link = Link(servers, timeout_s)
+        self.bulk_link = Link(servers, timeout_s * self._bulk_factor)
         # After `fresh_s` without an answer, what is in Redis is too old to be read.
         self._invalidation_link = Link(servers, timeout_s, patience_s=fresh_s)
 
@@ -71,7 +71,7 @@ class CacheStore:
 
     async def close(self) -> None:
         """Close the connections."""
-        for link in (self._link, self._bulk_link, self._invalidation_link):
+        for link in (self.catch_up_link, self.bulk_link, self._invalidation_link):
             await link.close()
         await self._servers.close()
 
@@ -83,8 +83,8 @@ class CacheStore:
         Raises CacheError. A state that another program has written is dropped.
         """
         try:
-            reply = await self._link.run(self.scripts.poll(nonce=nonce, lease_ms=lease_ms))
-            return None if len(reply) == 1 else CacheState.parse(reply, self._link.incarnation)
+            reply = await self.catch_up_link.run(self.scripts.poll(nonce=nonce, lease_ms=lease_ms))
+            return None if len(reply) == 1 else CacheState.parse(reply, self.catch_up_link.incarnation)
         except CacheRefused as error:
             if not _is_wrong_type(error):
                 raise
@@ -115,7 +115,7 @@ class CacheStore:
         leaving.extend(deleted)
         token = secrets.token_hex(8)
         total = state.total + added
-        reply = await self._link.run(
+        reply = await self.catch_up_link.run(
             self.scripts.apply(
                 nonce=nonce,
                 expected_token=state.token,
@@ -172,7 +172,7 @@ class CacheStore:
     async def claim(self, nonce: str, claim_ms: int) -> int | None:
         """Claim the rebuild; returns Redis's time in microseconds, None if another process has the claim."""
         call = self.scripts.claim(nonce=nonce, claim_ms=claim_ms, max_claim_ms=MAX_CLAIM_MS)
-        asof: int | None = await self._bulk_link.run(call)
+        asof: int | None = await self.bulk_link.run(call)
         return asof
 
     async def install(
@@ -188,9 +188,9 @@ class CacheStore:
         """Load `users` beside the cache and swap them in, invalid; returns False if the claim has expired."""
         for start in range(0, len(users), _LOAD_CHUNK):
             rows = encode_users(users[start : start + _LOAD_CHUNK])
-            if await self._bulk_link.run(self.scripts.load(nonce=nonce, claim_ms=claim_ms, rows=rows)) is None:
+            if await self.bulk_link.run(self.scripts.load(nonce=nonce, claim_ms=claim_ms, rows=rows)) is None:
                 return False
-        reply = await self._bulk_link.run(
+        reply = await self.bulk_link.run(
             self.scripts.swap(
                 nonce=nonce,
                 count=len(users),
@@ -212,7 +212,7 @@ class CacheStore:
         Raises CacheError, and CacheDamaged after dropping a cache that another program has written.
         """
         try:
-            reply = await self._bulk_link.run(self.scripts.export())
+            reply = await self.bulk_link.run(self.scripts.export())
         except CacheRefused as error:
             if not _is_wrong_type(error):
                 raise
@@ -230,7 +230,7 @@ class CacheStore:
         It is not repaired: without a cache, reads go to PostgreSQL, and a new one is built.
         """
         _log.warning("dropped a cache that could not be read", reason=str(cause))
-        await self._link.run(self.scripts.clear(unreadable_token=token))
+        await self.catch_up_link.run(self.scripts.clear(unreadable_token=token))
         return CacheDamaged(f"the cache could not be read and was dropped: {cause}")
 
 

@@ -22,7 +22,7 @@ class Database:
     """The source of truth. Every method and every method of the attributes is one statement or one transaction."""
 
     def __init__(self, connections: Connections, tuning: Tuning) -> None:
-        self._connections = connections
+        self.connections = connections
         self._queries = load_queries("server")
         self.users = Users(connections, tuning)
         self.scores = Scores(connections, tuning.writes)
@@ -32,26 +32,26 @@ class Database:
 
     async def open(self) -> None:
         """Prepare the connections; connects only when first used."""
-        await self._connections.open()
+        await self.connections.open()
 
     async def close(self) -> None:
         """Close the connections, by force after a second."""
-        await self._connections.close()
+        await self.connections.close()
 
     async def now(self) -> SnapshotPosition:
         """Return the present snapshot."""
-        async with self._connections.acquire() as connection:
+        async with self.connections.acquire() as connection:
             return position_of(await one_row(connection, self._queries["now"]))
 
     async def check_writable(self) -> None:
         """Raise DatabaseReadOnly if the server takes no writes."""
-        async with self._connections.acquire() as connection:
+        async with self.connections.acquire() as connection:
             if await connection.fetchval(self._queries["read_only"]):
                 raise DatabaseReadOnly("PostgreSQL takes no writes: its transactions are read-only")
 
     async def migrate(self, report: Callable[[str], None]) -> int:
         """Bring the schema up to date; see `schema.migrate`."""
-        async with self._connections.dedicated() as connection, self._connections.dedicated() as lock:
+        async with self.connections.dedicated() as connection, self.connections.dedicated() as lock:
             return await schema.migrate(connection, lock, report)
 
     async def check_schema(self) -> int:
@@ -59,7 +59,7 @@ class Database:
 
         Raises SchemaOutdated if the database lacks a migration of this program.
         """
-        async with self._connections.dedicated(isolation="READ COMMITTED") as connection:
+        async with self.connections.dedicated(isolation="READ COMMITTED") as connection:
             await schema.check(connection)
             allowed: int = await connection.fetchval(self._queries["connections_allowed"])
         return allowed
@@ -67,8 +67,8 @@ class Database:
     @asynccontextmanager
     async def importing(self) -> AsyncIterator[Importer]:
         """Lend an importer with its own connection. Raises DatabaseUnavailable behind a pooler."""
-        async with self._connections.dedicated({"statement_timeout": "0"}) as connection:
-            if self._connections.behind_pooler:
+        async with self.connections.dedicated({"statement_timeout": "0"}) as connection:
+            if self.connections.behind_pooler:
                 raise DatabaseUnavailable(
                     "an import needs a session, and this is a pooler; point DB_HOST and DB_PORT at PostgreSQL"
                 )

@@ -59,6 +59,11 @@ class Synchronizer:
             if not await self._catch_up.is_recent(self._interval_s / 2):
                 await self._catch_up_once()
 
+    async def catch_up(self) -> None:
+        """Catch up once, unless another process has the lease. Raises DatabaseUnavailable and CacheError."""
+        async with self._lock:
+            await self._catch_up_once()
+
     async def _tick_and_note(self) -> None:
         try:
             try:
@@ -80,20 +85,19 @@ class Synchronizer:
 
     async def _catch_up_while_needed(self) -> None:
         while self._waiters:
-            async with self._lock:
-                try:
-                    await self._catch_up_once()
-                except CacheError as error:
-                    self._health.note_redis_down(error)
-                    await self._invalidator.invalidate("it could not be caught up")
-                    if self._waiters:
-                        await asyncio.sleep(self._cut_off_pause_s)
-                except DatabaseUnavailable as error:
-                    self._health.note_postgres_down(error)
-                    await self._invalidator.invalidate("PostgreSQL cannot be asked")
-                except Exception:
-                    _log.exception("catching up failed")
-                    await self._invalidator.invalidate("catching up failed")
+            try:
+                await self.catch_up()
+            except CacheError as error:
+                self._health.note_redis_down(error)
+                await self._invalidator.invalidate("it could not be caught up")
+                if self._waiters:
+                    await asyncio.sleep(self._cut_off_pause_s)
+            except DatabaseUnavailable as error:
+                self._health.note_postgres_down(error)
+                await self._invalidator.invalidate("PostgreSQL cannot be asked")
+            except Exception:
+                _log.exception("catching up failed")
+                await self._invalidator.invalidate("catching up failed")
             if self._waiters:
                 await asyncio.sleep(random.uniform(*_PAUSE_S))
 
@@ -114,8 +118,7 @@ class Synchronizer:
         while (state := self._catch_up.state) is None or not state.position.reflects(present):
             if time.monotonic() > deadline:
                 raise CacheError(f"the cache could not be brought up to date within {_BY_HAND_S} s")
-            async with self._lock:
-                await self._catch_up_once()
+            await self.catch_up()
             if self._rebuilding is not None:
                 await self._rebuilding
             await asyncio.sleep(random.uniform(*_PAUSE_S))

@@ -50,6 +50,11 @@ class Visibility:
         self._patience_s = patience_s
         self._invalidating: asyncio.Task[None] | None = None
 
+    @property
+    def awaited(self) -> int:
+        """How many positions callers wait for."""
+        return len(self._waiters.positions())
+
     async def wait_until_visible(self, position: Position) -> None:
         """Return when no read can show a state from before `position` any more."""
         visible = self._catch_up.position

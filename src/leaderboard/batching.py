@@ -185,6 +185,11 @@ class Batcher(Generic[Item, Result]):
         """How many callers wait for a batch to start."""
         return self._queue.callers
 
+    @property
+    def running(self) -> int:
+        """How many batches run."""
+        return len(self._running)
+
     async def submit(self, item: Item) -> Result:
         """Return the result for `item`, or raise its error.
 

@@ -83,7 +83,7 @@ def board(pages: Pages, *users: Standing, age: int | None = None) -> Page:
 def test_a_name_is_only_ever_text(pages: Pages, name: str) -> None:
     ordinary = board(pages, user())
     page = board(pages, user(name=name))
-    assert page.indexed("name")[0] == name
+    assert page.said("name")[0] == name
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in ordinary.tags]
     assert [set(attributes) for _, attributes in page.tags] == [set(found) for _, found in ordinary.tags]
 
@@ -148,7 +148,7 @@ def test_a_board_with_users_hides_that_hint(pages: Pages) -> None:
     ],
 )
 def test_stale_numbers_tell_their_age(pages: Pages, age: int | None, notice: list[str]) -> None:
-    assert board(pages, user(), age=age).indexed("notice") == notice
+    assert board(pages, user(), age=age).said("notice") == notice
 
 
 def test_extreme_scores_and_ties_keep_the_given_order(pages: Pages) -> None:

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from leaderboard import idempotency
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.errors import (
@@ -25,8 +24,10 @@ from leaderboard.errors import (
     UsernameTaken,
     UserNotFound,
 )
+from leaderboard.maintenance.idempotency_keys import KEPT_H
 from leaderboard.model import ScoreSet, User
-from leaderboard.service.idempotency import KEPT_H, idempotency_key
+from leaderboard.service.idempotency import idempotency_key
+from leaderboard.tuning import KeyTuning, Tuning
 from tests.system import ApiProcess, connect, eventually, sql
 
 ONCE = ("", "a-key")
@@ -61,14 +62,14 @@ async def test_the_same_again_gets_the_first_answer(leaderboard: App, other: App
 
 @pytest.mark.anyio
 async def test_with_something_else_it_is_refused(leaderboard: App, db: asyncpg.Connection) -> None:
-    board = leaderboard.board
-    ada = await board.create_user("ada", None, 5)
-    bob = await board.create_user("bob", None, 5)
-    await board.set_score(ada.user_id, 6, ONCE)
+    writes = leaderboard.writes
+    ada = await writes.create_user("ada", None, 5)
+    bob = await writes.create_user("bob", None, 5)
+    await writes.set_score(ada.user_id, 6, ONCE)
     for other in (
-        board.set_score(ada.user_id, 7, ONCE),
-        board.set_score(bob.user_id, 6, ONCE),
-        board.create_user("eve", None, 6, ONCE),
+        writes.set_score(ada.user_id, 7, ONCE),
+        writes.set_score(bob.user_id, 6, ONCE),
+        writes.create_user("eve", None, 6, ONCE),
     ):
         with pytest.raises(IdempotencyKeyReused):
             await other
@@ -84,14 +85,14 @@ async def test_keys_are_their_callers_own(leaderboard: App) -> None:
 
 @pytest.mark.anyio
 async def test_a_refusal_is_not_kept(leaderboard: App) -> None:
-    board = leaderboard.board
+    writes = leaderboard.writes
     with pytest.raises(UserNotFound):
-        await board.set_score(1, 5, ONCE)
-    user = await board.create_user("ada", None, 0)
-    assert (await board.set_score(user.user_id, 5, ONCE)).previous_score == 0
+        await writes.set_score(1, 5, ONCE)
+    user = await writes.create_user("ada", None, 0)
+    assert (await writes.set_score(user.user_id, 5, ONCE)).previous_score == 0
     with pytest.raises(UsernameTaken):
-        await board.create_user("ada", None, 0, ("", "another"))
-    assert (await board.create_user("bob", None, 0, ("", "another"))).user_name == "bob"
+        await writes.create_user("ada", None, 0, ("", "another"))
+    assert (await writes.create_user("bob", None, 0, ("", "another"))).user_name == "bob"
 
 
 @pytest.mark.anyio
@@ -139,8 +140,8 @@ async def test_what_another_process_is_doing_with_the_key_is_waited_for_or_refus
     leaderboard: App, db: asyncpg.Connection, settings: Settings
 ) -> None:
     """An open transaction keeps the key: nobody else of the batch waits for it."""
-    board = leaderboard.board
-    ada, bob = await board.create_user("ada", None, 0), await board.create_user("bob", None, 0)
+    writes = leaderboard.writes
+    ada, bob = await writes.create_user("ada", None, 0), await writes.create_user("bob", None, 0)
     holder = await connect(settings)
     transaction = holder.transaction()
     await transaction.start()
@@ -152,14 +153,14 @@ async def test_what_another_process_is_doing_with_the_key_is_waited_for_or_refus
         key.fingerprint,
     )
     keyed, beside = await asyncio.gather(
-        board.set_score(ada.user_id, 5, ONCE), board.set_score(bob.user_id, 5), return_exceptions=True
+        writes.set_score(ada.user_id, 5, ONCE), writes.set_score(bob.user_id, 5), return_exceptions=True
     )
     assert isinstance(keyed, IdempotencyKeyInUse)
     assert isinstance(beside, ScoreSet)
     assert await db.fetchval("SELECT total_score FROM users WHERE user_name = 'ada'") == 0
     await transaction.rollback()
     await holder.close()
-    assert (await board.set_score(ada.user_id, 5, ONCE)).previous_score == 0
+    assert (await writes.set_score(ada.user_id, 5, ONCE)).previous_score == 0
 
 
 @pytest.mark.anyio
@@ -247,16 +248,13 @@ async def test_a_row_is_no_larger_for_a_long_key_name_and_url(leaderboard: App, 
 
 
 @pytest.fixture
-async def bounded(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Callable[..., Awaitable[App]]]:
+async def bounded(settings: Settings) -> AsyncIterator[Callable[..., Awaitable[App]]]:
     """Starts processes that count keys all the time; overrides of settings are keyword arguments."""
-    monkeypatch.setattr(idempotency, "COUNT_EVERY_S", 0.01)
-    monkeypatch.setattr(idempotency, "COUNT_PAUSE", 1)
+    tuning = Tuning(keys=KeyTuning(count_every_s=0.01, count_pause=1))
     async with AsyncExitStack() as running:
 
         async def start(**overrides: int) -> App:
-            process = App(settings.model_copy(update=overrides))
+            process = App(settings.model_copy(update=overrides), tuning)
             await running.enter_async_context(process.running())
             return process
 

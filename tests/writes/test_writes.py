@@ -5,15 +5,15 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import asyncpg
 import pytest
 
-from leaderboard import service as service_module
 from leaderboard.app import App, database_from
 from leaderboard.batching import CancelledBeforeStart
 from leaderboard.config import Settings
-from leaderboard.database import store as store_module
 from leaderboard.database.database import Database
 from leaderboard.database.scores import NewScore
 from leaderboard.database.users import NewUser
@@ -29,6 +29,7 @@ from leaderboard.errors import (
 )
 from leaderboard.model import ScoreSet, User
 from leaderboard.snapshot import CommitPosition, SnapshotPosition
+from leaderboard.tuning import Tuning, WriteTuning
 from tests.system import PATIENCE_S, connect, free_port, sql, until
 
 pytestmark = pytest.mark.anyio
@@ -44,18 +45,35 @@ async def other(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def store(settings: Settings) -> AsyncIterator[Database]:
-    async with opened(settings) as truth:
-        yield truth
+    async with opened(settings) as database:
+        yield database
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Database]:
-    truth = database_from(settings)
-    await truth.open()
+async def opened(settings: Settings, tuning: WriteTuning | None = None) -> AsyncIterator[Database]:
+    database = database_from(settings, Tuning(writes=tuning or WriteTuning()))
+    await database.open()
     try:
-        yield truth
+        yield database
     finally:
-        await truth.close()
+        await database.close()
+
+
+PATIENT = WriteTuning(name_wait_ms=60_000)
+"""A batch waits for a name as long as it takes."""
+
+
+@asynccontextmanager
+async def running(settings: Settings, tuning: WriteTuning) -> AsyncIterator[App]:
+    """The whole service, with other bounds for writes."""
+    app = App(settings, Tuning(writes=tuning))
+    async with app.running():
+        yield app
+
+
+def batched(app: App, queue: str) -> float:
+    """How many items the batches of a queue have had."""
+    return app.metrics.registry.get_sample_value("leaderboard_batch_items_sum", {"queue": queue}) or 0.0
 
 
 async def waiting_sessions(db: asyncpg.Connection) -> list[int]:
@@ -96,11 +114,11 @@ async def test_scores_of_one_user_are_chained(store: Database, db: asyncpg.Conne
         ScoreSet(1, "user 1", None, -6, 7),
     ]
     assert await scores(db) == {1: -6, 2: 0}
-    assert isinstance(written.point, CommitPosition)
-    assert (await store.now()).reflects(written.point)
+    assert isinstance(written.position, CommitPosition)
+    assert (await store.now()).reflects(written.position)
 
 
-async def test_many_who_set_one_users_score_at_once_each_replace_another(leaderboard: App) -> None:
+async def test_many_scores_of_one_user_at_once_each_replace_another(leaderboard: App) -> None:
     user = await leaderboard.writes.create_user("hot", None, 0)
     results = await asyncio.gather(*(leaderboard.writes.set_score(user.user_id, n) for n in range(1, 101)))
     previous = {result.total_score: result.previous_score for result in results}
@@ -113,16 +131,16 @@ async def test_many_who_set_one_users_score_at_once_each_replace_another(leaderb
     assert getattr(standing, "total_score", None) == last
 
 
-async def test_a_batch_that_writes_nothing_is_answered_with_the_moment_it_looked(
+async def test_a_batch_that_writes_nothing_has_the_position_of_its_snapshot(
     store: Database, db: asyncpg.Connection
 ) -> None:
     await add_users(db, 1)
     unknown = await store.scores.set([NewScore(98, 1), NewScore(99, 1)])
     assert unknown.results == [WriteConflict.UNKNOWN_USER] * 2
-    assert isinstance(unknown.point, SnapshotPosition)
+    assert isinstance(unknown.position, SnapshotPosition)
     taken = await store.users.create([NewUser("user 1", None, 1)])
     assert taken.results == [WriteConflict.NAME_TAKEN]
-    assert (await store.now()).reflects(taken.point)
+    assert (await store.now()).reflects(taken.position)
 
 
 async def test_of_several_with_one_name_the_first_gets_it(store: Database, db: asyncpg.Connection) -> None:
@@ -160,16 +178,16 @@ async def test_a_name_refused_for_a_user_not_yet_committed_waits_for_that_user(
     await transaction.commit()
     written = await creating
     assert written.results == [WriteConflict.NAME_TAKEN]
-    point = written.point
-    assert isinstance(point, CommitPosition) or point.snapshot.sees(xid)
-    if isinstance(point, CommitPosition):
-        assert (await store.now()).reflects(point)
+    position = written.position
+    assert isinstance(position, CommitPosition) or position.snapshot.sees(xid)
+    if isinstance(position, CommitPosition):
+        assert (await store.now()).reflects(position)
 
 
 # Rows and names that others hold
 
 
-async def test_a_held_row_is_skipped_and_told_from_an_unknown_one(
+async def test_a_locked_row_is_skipped_and_told_from_an_unknown_one(
     store: Database, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await add_users(db, 3)
@@ -181,7 +199,7 @@ async def test_a_held_row_is_skipped_and_told_from_an_unknown_one(
     assert await scores(db) == {1: -1, 2: 20, 3: -3}
 
 
-async def test_who_only_refers_to_a_user_holds_nobody_up(
+async def test_a_reference_to_a_user_delays_no_write(
     store: Database, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await add_users(db, 1)
@@ -192,37 +210,37 @@ async def test_who_only_refers_to_a_user_holds_nobody_up(
     assert written.results == [ScoreSet(1, "user 1", None, 5, 10)]
 
 
-async def test_a_held_row_delays_its_own_user_only(
-    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_locked_row_delays_its_own_user_only(
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(service_module, "_LOCK_WAIT_S", PATIENCE_S)
     await add_users(db, 201)
-    await leaderboard.writes.set_score(1, 1)
-    async with other.transaction():
+    async with running(settings, WriteTuning(row_wait_s=PATIENCE_S)) as leaderboard, other.transaction():
+        await leaderboard.writes.set_score(1, 1)
         await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
         held = asyncio.create_task(leaderboard.writes.set_score(1, 1000))
         others = [leaderboard.writes.set_score(user_id, -user_id) for user_id in range(2, 202)]
         results = await asyncio.wait_for(asyncio.gather(*others), PATIENCE_S)
         assert [result.previous_score for result in results] == [10 * user_id for user_id in range(2, 202)]
         assert not held.done()
-    assert (await held).previous_score == 1
+        await other.execute("ROLLBACK; BEGIN")
+        assert (await held).previous_score == 1
 
 
-async def test_a_held_row_is_waited_for_so_long_and_no_longer(
-    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_locked_row_is_waited_for_so_long_and_no_longer(
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(service_module, "_LOCK_WAIT_S", 0.3)
     await add_users(db, 1)
-    async with other.transaction():
-        await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
-        started = time.monotonic()
-        with pytest.raises(LockedOut):
-            await asyncio.wait_for(leaderboard.writes.set_score(1, 1000), PATIENCE_S)
-        assert time.monotonic() - started > 0.3
-    assert (await leaderboard.writes.set_score(1, 2)).previous_score == 10
+    async with running(settings, WriteTuning(row_wait_s=0.3)) as leaderboard:
+        async with other.transaction():
+            await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
+            started = time.monotonic()
+            with pytest.raises(LockedOut):
+                await asyncio.wait_for(leaderboard.writes.set_score(1, 1000), PATIENCE_S)
+            assert time.monotonic() - started > 0.3
+        assert (await leaderboard.writes.set_score(1, 2)).previous_score == 10
 
 
-async def test_a_held_row_is_written_when_it_is_released(
+async def test_a_locked_row_is_written_when_it_is_released(
     leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await add_users(db, 2)
@@ -232,8 +250,7 @@ async def test_a_held_row_is_written_when_it_is_released(
     await other.execute("DELETE FROM users WHERE user_id = 2")
     first = asyncio.create_task(leaderboard.writes.set_score(1, 1000))
     second = asyncio.create_task(leaderboard.writes.set_score(2, 1000))
-    tries = leaderboard.metrics.batch_items.labels("scores")
-    await until(lambda: _later(tries._sum.get() > 4), "both were skipped and tried again")
+    await until(lambda: _later(batched(leaderboard, "scores") > 4), "both were skipped and tried again")
     assert not first.done()
     assert not second.done()
     await transaction.commit()
@@ -250,7 +267,7 @@ async def _later(value: object) -> object:
 @asynccontextmanager
 async def a_deadlock(
     settings: Settings, store: Database, db: asyncpg.Connection
-) -> AsyncIterator["asyncio.Task[store_module.Committed[User | WriteConflict]]"]:
+) -> AsyncIterator["asyncio.Task[Any]"]:
     """Ours creates `a`, then `b`, while somebody has created `b` and wants `a`; ours is the one to find out."""
     await db.execute(f"ALTER DATABASE {settings.db_name} SET deadlock_timeout = '1s'")
     other = await connect(settings)
@@ -266,32 +283,29 @@ async def a_deadlock(
         await other.close()
 
 
-async def test_after_a_deadlock_it_is_tried_again(
-    settings: Settings, store: Database, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
-    async with a_deadlock(settings, store, db) as creating:
+async def test_after_a_deadlock_it_is_tried_again(settings: Settings, db: asyncpg.Connection) -> None:
+    async with opened(settings, PATIENT) as store, a_deadlock(settings, store, db) as creating:
         written = await creating
-    assert [getattr(outcome, "user_name", None) for outcome in written.results] == ["b", "a"]
+    assert [getattr(result, "user_name", None) for result in written.results] == ["b", "a"]
     assert await db.fetchval("SELECT count(*) FROM users") == 2
-    await store.close()
     await until(
         lambda: db.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"),
         "PostgreSQL has counted the deadlock",
     )
 
 
-async def test_a_deadlock_that_persists_is_told_in_the_domains_words(
-    settings: Settings, store: Database, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_deadlock_that_persists_is_an_error_of_this_program(
+    settings: Settings, db: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
-    monkeypatch.setattr(store_module, "_TRIES_ON_CONFLICT", 1)
-    async with a_deadlock(settings, store, db) as creating:
+    async with (
+        opened(settings, replace(PATIENT, attempts=1)) as store,
+        a_deadlock(settings, store, db) as creating,
+    ):
         with pytest.raises(LeaderboardError):
             await creating
 
 
-async def test_a_lock_timeout_of_the_role_is_told_in_the_domains_words(
+async def test_a_lock_timeout_of_the_role_is_an_error_of_this_program(
     settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await db.execute(f"ALTER DATABASE {settings.db_name} SET lock_timeout = '50ms'")
@@ -302,17 +316,17 @@ async def test_a_lock_timeout_of_the_role_is_told_in_the_domains_words(
 
 
 async def test_overlapping_names_from_two_processes_do_not_deadlock(
-    settings: Settings, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, db: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(store_module, "_TRIES_ON_CONFLICT", 1)
+    once = WriteTuning(attempts=1)
     await db.execute(f"ALTER DATABASE {settings.db_name} SET deadlock_timeout = '10ms'")
     chance = random.Random(7)
     created: list[str] = []
-    async with opened(settings) as one, opened(settings) as two:
+    async with opened(settings, once) as one, opened(settings, once) as two:
         for round_ in range(15):
             names = [f"{round_} {n}" for n in range(150)]
             batches = [[NewUser(name, None, 0) for name in chance.sample(names, 120)] for _ in range(6)]
-            writing = [(one, two)[n % 2].create_users(batch) for n, batch in enumerate(batches)]
+            writing = [(one, two)[n % 2].users.create(batch) for n, batch in enumerate(batches)]
             for written in await asyncio.gather(*writing):
                 created += [user.user_name for user in written.results if isinstance(user, User)]
     assert len(created) == len(set(created))
@@ -322,23 +336,23 @@ async def test_overlapping_names_from_two_processes_do_not_deadlock(
 
 
 async def test_names_are_inserted_in_their_order_whatever_the_order_of_the_batch(
-    store: Database, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
-    async with other.transaction():
+    async with opened(settings, PATIENT) as store, other.transaction():
         await other.execute("INSERT INTO users (user_name) VALUES ('a')")
         creating = asyncio.create_task(store.users.create([NewUser("b", None, 1), NewUser("a", None, 1)]))
         await until(lambda: waiting_sessions(db), "ours waits for the first name")
-        # Who waits for `a` does not have `b` yet: whoever holds `a` may want it.
+        # While it waits for `a` it must not hold `b`, which the holder of `a` may want.
         await db.execute("SET lock_timeout = '500ms'")
         free = await db.fetchval(
             "INSERT INTO users (user_name) VALUES ('b') ON CONFLICT (user_name) DO NOTHING RETURNING true"
         )
         assert free
-    assert (await creating).results == [WriteConflict.NAME_TAKEN] * 2
+        await other.execute("COMMIT; BEGIN")
+        assert (await creating).results == [WriteConflict.NAME_TAKEN] * 2
 
 
-async def test_names_that_are_taken_burn_no_ids(store: Database, db: asyncpg.Connection) -> None:
+async def test_names_that_exist_use_up_no_ids(store: Database, db: asyncpg.Connection) -> None:
     await add_users(db, 50)
     for _ in range(3):
         written = await store.users.create([NewUser(f"user {n}", None, 0) for n in range(1, 51)])
@@ -355,12 +369,11 @@ WRITES: dict[str, Callable[[Database], Awaitable[object]]] = {
 
 
 async def test_a_role_whose_transactions_are_repeatable_read_has_its_writes_done_as_well(
-    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(store_module, "_PATIENCE", "60s")
     await add_users(db, 1)
     await db.execute(f"ALTER DATABASE {settings.db_name} SET default_transaction_isolation = 'repeatable read'")
-    async with opened(settings) as store:
+    async with opened(settings, PATIENT) as store:
         async with other.transaction():
             await other.execute("UPDATE users SET total_score = 4 WHERE user_id = 1")
             await other.execute("INSERT INTO users (user_name) VALUES ('a')")
@@ -369,7 +382,7 @@ async def test_a_role_whose_transactions_are_repeatable_read_has_its_writes_done
         assert (await writing).results == [WriteConflict.NAME_TAKEN]
 
 
-async def test_a_name_not_yet_committed_delays_nobody_else(
+async def test_a_name_not_yet_committed_delays_no_other_user(
     leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     async with other.transaction():
@@ -382,12 +395,11 @@ async def test_a_name_not_yet_committed_delays_nobody_else(
     assert isinstance(results[-1], LockedOut)
 
 
-async def test_a_held_row_refuses_all_its_writers(
-    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_locked_row_refuses_all_its_writers(
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(service_module, "_LOCK_WAIT_S", 0.3)
     await add_users(db, 1)
-    async with other.transaction():
+    async with running(settings, WriteTuning(row_wait_s=0.3)) as leaderboard, other.transaction():
         await other.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
         async with asyncio.timeout(PATIENCE_S):
             setting = [leaderboard.writes.set_score(1, n) for n in range(30)]
@@ -398,7 +410,7 @@ async def test_a_held_row_refuses_all_its_writers(
 # One item's fault
 
 
-async def test_only_the_guilty_of_a_batch_is_refused(leaderboard: App, db: asyncpg.Connection) -> None:
+async def test_only_the_items_at_fault_are_refused(leaderboard: App, db: asyncpg.Connection) -> None:
     await add_users(db, 50)
     await db.execute("ALTER TABLE users ADD CHECK (total_score <> 666)")
     wanted = {user_id: 666 if user_id in {17, 30} else -user_id for user_id in range(1, 51)}
@@ -416,7 +428,7 @@ async def test_only_the_guilty_of_a_batch_is_refused(leaderboard: App, db: async
     kinds = [type(result) for result in made]
     assert kinds == [User] * 5 + [DatabaseRefused] + [User] * 14 + [UsernameTaken]
     assert await db.fetchval("SELECT count(*) FROM users WHERE user_name LIKE 'new %'") == 19
-    largest = max(leaderboard.metrics.batch_items.labels(queue)._sum.get() for queue in ("scores", "users"))
+    largest = batched(leaderboard, "scores")
     assert largest >= 50, "they have to have been in batches together"
 
 
@@ -496,10 +508,10 @@ async def test_a_write_that_is_not_confirmed_in_time_leaves_its_outcome_unknown(
         await store.now()  # so that there is a connection, and it is not that which takes too long
         async with other.transaction():
             await other.execute("LOCK TABLE users IN SHARE MODE")
-            store.connections._timeout_s = 0.5
+            store.connections.timeout_s = 0.5
             with pytest.raises(OutcomeUnknown):
                 await write(store)
-            store.connections._timeout_s = PATIENCE_S
+            store.connections.timeout_s = PATIENCE_S
         await write(store)
 
 
@@ -517,16 +529,14 @@ async def test_a_write_that_was_not_sent_has_changed_nothing_and_says_so(
     async with opened(settings.model_copy(update={"db_port": free_port()})) as nobody_there:
         with pytest.raises(DatabaseUnavailable):
             await write(nobody_there)
-    one_connection = database_from(settings)
-    pool = one_connection.connections
-    pool._pool_size = 1
+    one_connection = database_from(settings.model_copy(update={"db_pool_size": 1}))
     await one_connection.open()
     try:
         async with other.transaction():
             await other.execute("LOCK TABLE users IN SHARE MODE")
             first = asyncio.ensure_future(write(one_connection))
             await until(lambda: waiting_sessions(db), "the only connection is in use")
-            pool._timeout_s = 0.1
+            one_connection.connections.timeout_s = 0.1
             with pytest.raises(DatabaseUnavailable):
                 await write(one_connection)
             await db.execute("SELECT pg_terminate_backend($1)", (await waiting_sessions(db))[0])
@@ -537,7 +547,7 @@ async def test_a_write_that_was_not_sent_has_changed_nothing_and_says_so(
     assert await scores(db) == {1: 10}
 
 
-async def test_the_service_tells_everybody_of_a_lost_batch_that_the_outcome_is_unknown(
+async def test_every_caller_of_a_lost_batch_learns_that_the_outcome_is_unknown(
     leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await add_users(db, 20)
@@ -562,7 +572,7 @@ def test_a_cancelled_request_does_not_cancel_its_batch(settings: Settings) -> No
         async with board.running():
             tasks = [asyncio.create_task(board.writes.set_score(user_id, 5)) for user_id in (1, 2)]
             await asyncio.sleep(0)  # both have been submitted
-            while board.board._scores.depth:
+            while any(queue.depth for queue in board.writes.queues()):
                 await asyncio.sleep(0)  # and their batch begins
             tasks[0].cancel()
             async with asyncio.timeout(PATIENCE_S):
@@ -572,26 +582,28 @@ def test_a_cancelled_request_does_not_cancel_its_batch(settings: Settings) -> No
     assert [row[0] for row in sql(settings, "SELECT total_score FROM users")] == [5, 5]
 
 
-async def test_who_is_cancelled_while_somebody_holds_the_row_is_told_that_nothing_was_done(
-    leaderboard: App, db: asyncpg.Connection, other: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_a_caller_cancelled_while_the_row_is_locked_learns_that_nothing_was_done(
+    settings: Settings, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(service_module, "_LOCK_RETRY_S", (5.0, 5.0))
     await add_users(db, 1)
 
     async def request() -> type[BaseException] | None:
-        # As in a request, whose task hears of it here: the task's own result would not tell which it was.
+        # As in a request: the task's own result would not tell the two kinds of cancellation apart.
         try:
             await leaderboard.writes.set_score(1, 77)
         except asyncio.CancelledError as error:
             return type(error)
         return None
 
-    async with other.transaction():
+    tuning = WriteTuning(row_retry_s=(5.0, 5.0))
+    async with running(settings, tuning) as leaderboard, other.transaction():
         await other.execute("SELECT FROM users FOR UPDATE")
         task = asyncio.create_task(request())
-        tries = leaderboard.metrics.batch_items.labels("scores")
-        running = leaderboard.board._scores._running
-        await until(lambda: _later(tries._sum.get() and not running), "it waits to be tried again")
+
+        def waits() -> bool:
+            return bool(batched(leaderboard, "scores")) and not any(q.running for q in leaderboard.writes.queues())
+
+        await until(lambda: _later(waits()), "it waits to be tried again")
         task.cancel()
         assert await task is CancelledBeforeStart
     assert await db.fetchval("SELECT total_score FROM users") == 10

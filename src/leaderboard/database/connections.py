@@ -61,7 +61,7 @@ class Connections:
     ) -> None:
         self._connector = connector
         self._pool_size = pool_size
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._tuning = tuning or ConnectionTuning()
         self._open = False
         self._free = asyncio.Semaphore(0)
@@ -105,7 +105,7 @@ class Connections:
         hold the connection: one that shows a standby says something about the connection. Raises
         DatabaseUnavailable, DatabaseReadOnly, DatabaseRefused, and the driver's CONFLICTS.
         """
-        async with while_using(), asyncio.timeout(timeout_s or self._timeout_s) as deadline:
+        async with while_using(), asyncio.timeout(timeout_s or self.timeout_s) as deadline:
             pooled = await self._take()
             self._in_use.add(pooled)
             begun = time.monotonic()
@@ -162,7 +162,7 @@ class Connections:
                         return pooled
                     self._close_soon(pooled)
                 begun = time.monotonic()
-                connection = await self._connector.connect(_POOL_SETTINGS, command_timeout=self._timeout_s)
+                connection = await self._connector.connect(_POOL_SETTINGS, command_timeout=self.timeout_s)
                 return _Pooled(connection, begun, shared=self.behind_pooler)
             except DatabaseUnavailable as error:
                 if not isinstance(error.__cause__, asyncpg.TooManyConnectionsError) or not self._in_use:

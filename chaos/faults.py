@@ -27,8 +27,6 @@ from leaderboard import app
 from leaderboard.cache import keys
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
 from leaderboard.errors import CacheError
-from leaderboard.observe import Metrics
-from leaderboard.sync import CacheSync
 from tests.system import eventually, redis, sql
 
 
@@ -234,18 +232,15 @@ def rebuilds(injection: Injection) -> None:
     injection.times = injection.number(1000, 60)
 
     async def work() -> None:
-        truth, cache = app.database_from(injection.rig.settings), app.cache_from(injection.rig.settings)
-        await truth.open()
-        sync = CacheSync(truth, cache, Metrics(), 0.3)
+        parts = app.App(injection.rig.settings)
+        await parts.database.open()
         done = 0
         while done < injection.times:
             try:
-                done += await sync.rebuild("asked for")
+                done += await parts.sync.synchronizer.rebuild("asked for")
             except CacheError:
                 await asyncio.sleep(0.01)
-        await sync.close()
-        await cache.close()
-        await truth.close()
+        await parts.close()
 
     asyncio.run(work())
 

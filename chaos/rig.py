@@ -23,12 +23,11 @@ from chaos.proxy import Loop, Proxy, Wire
 from chaos.steps import Steps
 from leaderboard import app
 from leaderboard.config import load
-from leaderboard.database.rank_index import Bucket, RankIndex
+from leaderboard.database.rank_index import Bucket
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from leaderboard.errors import CacheError, Unavailable
-from leaderboard.observe import Metrics
 from leaderboard.snapshot import Snapshot
-from leaderboard.sync.audit import Audit, CacheSync
+from leaderboard.sync.audit import Audit
 from tests.system import PATIENCE_S, ROOT, SMALL_BUCKETS, connect, environment, eventually, free_port, sql
 
 T = TypeVar("T")
@@ -287,8 +286,7 @@ class Rig:
         """Where the rank index is wrong; None while it cannot be used."""
 
         async def work() -> list[Bucket] | None:
-            connections = app.database_from(self.settings).connections
-            return await RankIndex(connections).recount_all()
+            return await app.database_from(self.settings).rank_index.recount_all()
 
         try:
             return self._do(work())
@@ -297,16 +295,15 @@ class Rig:
 
     def _audit(self) -> Audit | None:
         async def work() -> Audit:
-            truth, cache = app.database_from(self.settings), app.cache_from(self.settings)
-            await truth.open()
+            parts = app.App(self.settings)
+            await parts.database.open()
             try:
-                state = await cache.poll("", lease_ms=0)
-                if state is None or not state.consistent or not state.usable:
-                    return Audit(None, "nobody reads it")
-                return await CacheSync(truth, cache, Metrics(), 0.3).audit()
+                state = await parts.cache.poll("", lease_ms=0)
+                if state is None or not state.consistent or not state.valid:
+                    return Audit(None, "it is not read")
+                return await parts.sync.auditor.audit()
             finally:
-                await cache.close()
-                await truth.close()
+                await parts.close()
 
         try:
             return self._do(work())

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from leaderboard.cache.script import load_script
-
 from chaos.proxy import Proxy
+from leaderboard.cache.scripts import Script
 
 _PREPARED = re.compile(rb"(__asyncpg_stmt_[0-9a-f]+__)\0([^\0]*)\0")
 _USED = re.compile(rb"__asyncpg_stmt_[0-9a-f]+__")
@@ -21,7 +20,7 @@ _STATEMENTS = {
     b"INSERT INTO users": "write",
     b"FROM user_changes\n": "changes",
 }
-_SCRIPTS = {load_script(name).sha.encode(): name for name in ("poll", "apply")}
+_SCRIPTS = {Script.load(name).sha.encode(): name for name in ("poll", "apply")}
 
 
 class When(Enum):

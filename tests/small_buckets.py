@@ -1,13 +1,14 @@
-"""`leaderboard`, with a rank index whose fences stand close together and which is folded early: a small board has
-many fences then, and they are moved, set and taken out all the time.
-"""
+"""Runs `leaderboard` with many checkpoints on a small board, which are moved, added and removed all the time."""
 
+from functools import partial
+
+from leaderboard import server
 from leaderboard.cli import main
-from leaderboard.database import rank_index
+from leaderboard.tuning import RankIndexTuning, Tuning
 
-rank_index.WIDTH = 3
-rank_index.MOST_FENCES = 20
-rank_index.FOLD_FROM = 3
+server.serve = partial(
+    server.serve, tuning=Tuning(ranks=RankIndexTuning(width=3, max_checkpoints=20, apply_from=3))
+)
 
 if __name__ == "__main__":
     main()

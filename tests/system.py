@@ -371,13 +371,13 @@ def dev(folder: Path, **variables: str) -> Iterator[tuple[int, Path]]:
 
 
 class OneConnection:
-    """Stands for the pool of connections: gives out this one, with whatever transaction is open on it."""
+    """Stands for the pool: lends this connection, with the transaction that is open on it."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
 
     @asynccontextmanager
-    async def pooled(self, _isolation: str | None = None) -> AsyncIterator[asyncpg.Connection]:
+    async def acquire(self, _isolation: str | None = None) -> AsyncIterator[asyncpg.Connection]:
         yield self._connection
 
 

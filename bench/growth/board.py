@@ -16,6 +16,7 @@ from leaderboard.database.rows import one_row
 from leaderboard.database.sql import named_queries
 from leaderboard.model import Context, Standing
 from leaderboard.queries import ContextQuery, StandingQuery
+from leaderboard.tuning import RankIndexTuning
 
 _CHUNK = 100_000
 _CHECKED = 2
@@ -33,10 +34,10 @@ class WatchedIndex(RankIndex):
     """A rank index that remembers what each turn of keeping it found, and how long that took."""
 
     def __init__(self, connections: Connections) -> None:
-        super().__init__(connections)
+        super().__init__(connections, RankIndexTuning())
         self.turns: list[tuple[IndexState, float]] = []
 
-    async def tend(self) -> IndexState | None:
+    async def maintain(self) -> IndexState | None:
         started = time.perf_counter()
         tended = await super().maintain()
         if tended is not None:

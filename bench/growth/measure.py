@@ -147,12 +147,12 @@ class _Measuring:
                 while not writing.done():
                     context = await self._timed(self._ask_context, band, min(seconds, LOOK_EVERY_S), pause_s=0.05)
                     now, rows = await self._board.bytes(), await self._board.log_rows()
-                    unfolded = service.metrics.registry.get_sample_value("leaderboard_rank_index_pending") or 0
+                    pending = service.metrics.registry.get_sample_value("leaderboard_rank_index_pending") or 0
                     at_s = time.monotonic() - started
-                    looks.append(Look(at_s, rows, now["log"], now["rank_index"], int(unfolded), context))
+                    looks.append(Look(at_s, rows, now["log"], now["rank_index"], int(pending), context))
                     self._progress.say(
                         f"{STEADY_RATE:,} scores/s set: {rows:,} log rows in {now['log']:,} bytes, rank index"
-                        f" {now['rank_index']:,} bytes, {unfolded:,.0f} unfolded, context {context.p50_ms:.2f} ms"
+                        f" {now['rank_index']:,} bytes, {pending:,.0f} pending, context {context.p50_ms:.2f} ms"
                     )
                 await writing
             finally:
@@ -222,10 +222,10 @@ class _Measuring:
                 await keeping
 
     def _keeping(self) -> Keeping:
-        folds = [taken for tended, taken in self._board.ranks.turns if tended.applied]
-        found = [tended for tended, _ in self._board.ranks.turns]
+        folds = [taken for turn, taken in self._board.ranks.turns if turn.applied]
+        found = [turn for turn, _ in self._board.ranks.turns]
         return Keeping(
             Latency.of(folds) if len(folds) > 1 else None,
-            max((tended.pending for tended in found), default=0),
-            sum(not tended.usable for tended in found),
+            max((turn.pending for turn in found), default=0),
+            sum(not turn.valid for turn in found),
         )

@@ -82,7 +82,7 @@ def steady_table(looks: Sequence[Look]) -> str:
         )
         for look in looks[every - 1 :: every]
     ]
-    return tables.table(("after", "log rows", "log", "rank index", "unfolded", "context, ms"), rows)
+    return tables.table(("after", "log rows", "log", "rank index", "pending", "context, ms"), rows)
 
 
 def machine(results: Sequence[Result]) -> str:
@@ -105,7 +105,7 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
     yield "scores set without, rows/s", f"{writes.without_index:,.0f}"
     yield "ratio of these", number(writes.with_index / writes.without_index)
     yield "one fold, ms", _quantiles(keeping.fold)
-    yield "most unfolded rows", f"{keeping.most_unfolded:,}"
+    yield "most pending rows", f"{keeping.most_pending:,}"
     yield "times the index was found unusable", f"{keeping.unusable}"
     yield "building the index, s", number(result.build_s)
     yield "building it after many writes, s", number(median(writes.builds_s))

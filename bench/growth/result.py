@@ -35,7 +35,7 @@ class Keeping:
     """
 
     fold: Latency | None
-    most_unfolded: int
+    most_pending: int
     unusable: int
 
 
@@ -47,7 +47,7 @@ class Look:
     log_rows: int
     log_bytes: int
     index_bytes: int
-    unfolded: int
+    pending: int
     context: Latency
 
 

@@ -32,7 +32,7 @@ from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.routes import Api, build
 from leaderboard.http.watchdog import Watchdog
-from leaderboard.maintenance.audits import Audits
+from leaderboard.maintenance.audits import CacheAudits, RankIndexAudits
 from leaderboard.maintenance.change_log import LogPruner
 from leaderboard.maintenance.idempotency_keys import KeyLimiter, KeyLimits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
@@ -194,8 +194,8 @@ class App:
             await self.reader.open()
         timers = [self.sync.synchronizer.run(), *(maintainer.run() for maintainer in self.maintainers)]
         if interval_s := self.settings.audit_interval_s:
-            audits = Audits(self.sync, self.database.rank_index, self.metrics, interval_s)
-            timers += [audits.run_cache(), audits.run_rank_index()]
+            timers.append(CacheAudits(self.sync, self.metrics, interval_s).run())
+            timers.append(RankIndexAudits(self.database.rank_index, self.metrics, interval_s).run())
         self._tasks = [asyncio.create_task(timer) for timer in timers]
         try:
             yield

@@ -69,13 +69,13 @@ class Health:
         self.epoch = position.epoch
         if not self.postgres_up:
             if self.postgres_up is not None:
-                _log.info("PostgreSQL answers again")
+                _log.info("PostgreSQL can be used again")
             self._set_postgres_up(up=True)
 
     def note_postgres_down(self, error: Exception) -> None:
         """Note that PostgreSQL cannot be used."""
         if self.postgres_up is not False:
-            _log.error("PostgreSQL is unreachable", error=str(error))
+            _log.error("PostgreSQL cannot be used", error=str(error))
             self._set_postgres_up(up=False)
 
     def note_read_only(self, error: DatabaseReadOnly) -> None:
@@ -89,13 +89,13 @@ class Health:
         """Note that Redis has answered."""
         if not self.redis_up:
             if self.redis_up is not None:
-                _log.info("Redis answers again")
+                _log.info("Redis can be used again")
             self._set_redis_up(up=True)
 
     def note_redis_down(self, error: Exception) -> None:
         """Note that Redis cannot be used."""
         if self.redis_up is not False:
-            _log.warning("Redis is unreachable, reads go to PostgreSQL", error=str(error))
+            _log.warning("Redis cannot be used, reads go to PostgreSQL", error=str(error))
             self._set_redis_up(up=False)
 
     def _set_postgres_up(self, *, up: bool) -> None:

@@ -30,6 +30,7 @@ from leaderboard.app import App
 from leaderboard.config import FEWEST_CONNECTIONS, Settings
 from leaderboard.http.call import AsgiApp
 from leaderboard.observe import set_up_logs
+from leaderboard.tuning import Tuning
 
 _CLOSING_S = 2
 """How long a process may take to close its stores, when everything has been answered."""
@@ -67,7 +68,7 @@ def check_port(settings: Settings) -> None:
         ) from None
 
 
-def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
+def serve(settings: Settings, *, stop_on_hangup: bool = False, tuning: Tuning | None = None) -> None:
     """Serve until SIGINT or SIGTERM; with `stop_on_hangup`, for a person, until the terminal is closed, and
     without delay. Raises CannotServe."""
     if stop_on_hangup:
@@ -113,7 +114,9 @@ def serve(settings: Settings, *, stop_on_hangup: bool = False) -> None:
             signal.signal(number, take)
 
     server.on_startup(take_signals)
-    server.serve(spawn_target=_serve_in_worker, target_loader=partial(_worker, settings), wrap_loader=False)
+    server.serve(
+        spawn_target=_serve_in_worker, target_loader=partial(_worker, settings, tuning), wrap_loader=False
+    )
 
 
 def _connections(settings: Settings) -> int:
@@ -170,10 +173,10 @@ def _serve_in_worker(
     Granian._spawn_asgi_lifespan_worker(number, name, load, ((None, listening), shared), *more)  # noqa: SLF001
 
 
-def _worker(settings: Settings) -> AsgiApp:
+def _worker(settings: Settings, tuning: Tuning | None) -> AsgiApp:
     """What each process runs: sets it up and returns the application."""
     set_up_logs(settings.log_level, settings.log_format)
-    app = App(settings)
+    app = App(settings, tuning)
     application = app.asgi()
     granian._signals.set_loop_signals = partial(_set_loop_signals, app)  # noqa: SLF001
     return application

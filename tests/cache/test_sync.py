@@ -18,7 +18,7 @@ from leaderboard.cache.format import member
 from leaderboard.cache.state import CacheState
 from leaderboard.config import Settings
 from leaderboard.errors import CacheHangs, DatabaseUnavailable, UsernameTaken, UserNotFound
-from leaderboard.maintenance.audits import Audits
+from leaderboard.maintenance.audits import CacheAudits
 from leaderboard.model import ScoreSet, User, ranked
 from leaderboard.tuning import SyncTuning, Tuning
 from tests.system import PATIENCE_S, redis, sql, until
@@ -518,8 +518,7 @@ async def test_an_audit_finds_a_difference_and_the_cache_is_rebuilt(one: App, ho
     else:
         by_hand.hset(keys.METADATA, member(7), b'{"username":"mallory","imageUrl":null}')
     assert [difference.user_id for difference in (await one.sync.auditor.audit()).differences] == [7]
-    audits = Audits(one.sync, one.database.rank_index, one.metrics, 0.2)
-    auditing = asyncio.create_task(audits.run_cache())
+    auditing = asyncio.create_task(CacheAudits(one.sync, one.metrics, 0.2).run())
 
     async def healed() -> bool:
         return await cached(one) == (await one.database.users.top(KEPT)).value

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import asyncpg
 import pytest
@@ -22,18 +23,22 @@ from pydantic import SecretStr
 
 from leaderboard.app import App, database_from
 from leaderboard.config import Settings
-from leaderboard.database.change_log import Changes
+from leaderboard.database.change_log import ChangeLog, Changes
 from leaderboard.database.database import Database
-from leaderboard.database.rank_index import WRITER_LOCK, RankIndex
+from leaderboard.database.rank_index import WRITER_LOCK
 from leaderboard.database.scores import NewScore
+from leaderboard.database.sql import load_queries
 from leaderboard.embedded import HOST, EmbeddedPostgres, _as, _run
 from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
 from leaderboard.model import User
 from leaderboard.queries import ContextQuery, PageQuery, TopQuery
 from leaderboard.snapshot import Snapshot, same_database
-from tests.system import PATIENCE_S, connect, free_port, sql, until
+from leaderboard.tuning import LogTuning, RankIndexTuning
+from tests.system import PATIENCE_S, OneConnection, connect, free_port, sql, until
 
 pytestmark = pytest.mark.anyio
+
+PRUNE_NOW = LogTuning(keep_s=0)
 
 BARRIER = (None, None, None)
 PLENTY = 1_000_000
@@ -301,11 +306,11 @@ class View:
     async def catch_up(self, store: Database, connection: asyncpg.Connection) -> None:
         """Catch up, or rebuild where told to, and compare with the table in the same snapshot."""
         async with connection.transaction(isolation="repeatable_read"):
-            changes = await store._catch_up(connection, self.snapshot, self.floor, PLENTY)
+            changes = await log_on(connection).catch_up(self.snapshot, self.floor, PLENTY)
             table = await users_in(connection)
         true = {user_id: row for user_id, row in table.items() if self.holds(row[2])}
         assert changes.position.snapshot.covers(self.snapshot)
-        if changes.usable:
+        if changes.reaches:
             self.used += 1
             self._apply(changes)
             assert self.users == true, (self.snapshot, changes)
@@ -320,14 +325,19 @@ class View:
                 self.users[user.user_id] = (user.user_name, user.image_url, user.total_score)
             else:
                 self.users.pop(user.user_id, None)
-        for user_id in changes.gone:
+        for user_id in changes.deleted:
             self.users.pop(user_id, None)
+
+
+def log_on(connection: asyncpg.Connection) -> ChangeLog:
+    """The change log, read on that connection."""
+    return ChangeLog(cast("Any", OneConnection(connection)), RankIndexTuning())
 
 
 async def a_view(store: Database, connection: asyncpg.Connection, floor: int | None) -> View:
     view = View(Snapshot(3, 3), {}, floor)
     async with connection.transaction(isolation="repeatable_read"):
-        changes = await store._catch_up(connection, view.snapshot, floor, PLENTY)
+        changes = await log_on(connection).catch_up(view.snapshot, floor, PLENTY)
         view.users = {i: row for i, row in (await users_in(connection)).items() if view.holds(row[2])}
     view.snapshot = changes.position.snapshot
     return view
@@ -454,7 +464,7 @@ async def test_pruning_makes_no_view_wrong(
         for number, (who, action, user_id, score) in enumerate(story):
             await writers[who].do(action, user_id, score)
             if number in prunes:
-                await store.change_log.prune()
+                await store.change_log.prune(LogTuning(keep_s=0, prune_batch=prunes[number]))
             if number % every == 0:
                 views.append(await a_view(store, db, 3 if number % 2 else None))
             await views[number % len(views)].catch_up(store, db)
@@ -464,7 +474,7 @@ async def test_pruning_makes_no_view_wrong(
         await view.catch_up(store, db)
     # One that is at the present is never refused again, whatever is pruned.
     for _ in range(3):
-        await store.change_log.prune()
+        await store.change_log.prune(PRUNE_NOW)
         refused = views[-1].refused
         await views[-1].catch_up(store, db)
         assert views[-1].refused == refused
@@ -485,11 +495,11 @@ async def test_a_transaction_that_is_open_for_long_is_seen_when_it_commits(
             changes = await store.change_log.catch_up(view.snapshot, None, PLENTY)
             assert len(changes.changed) in {3, 4}, "only what is new, not all since the oldest transaction"
             await view.catch_up(store, others)
-        await store.change_log.prune()
-        await store.change_log.prune()
+        await store.change_log.prune(PRUNE_NOW)
+        await store.change_log.prune(PRUNE_NOW)
         await view.catch_up(store, others)
     changes = await store.change_log.catch_up(view.snapshot, None, PLENTY)
-    assert changes.usable
+    assert changes.reaches
     assert [(user.user_id, user.total_score) for user in changes.changed] == [(1, 1)]
     await view.catch_up(store, others)
     assert view.refused == 0
@@ -504,12 +514,12 @@ async def test_what_is_returned_is_the_present_of_each_changed_user_once(
     await db.execute("UPDATE users SET total_score = total_score + 10, user_name = user_name || '!'")
     await db.execute("DELETE FROM users WHERE user_id = 2")
     changes = await store.change_log.catch_up(before.snapshot, None, PLENTY)
-    assert changes.usable
+    assert changes.reaches
     assert sorted(changes.changed, key=lambda user: user.user_id) == [
         User(1, "a!", "u", 11),
         User(3, "c!", None, 13),
     ]
-    assert changes.gone == [2]
+    assert changes.deleted == [2]
     assert (await store.change_log.catch_up(changes.position.snapshot, None, PLENTY)).changed == []
 
 
@@ -527,7 +537,7 @@ async def test_a_floor_leaves_out_who_never_stood_above_it_and_nobody_else(
     await db.execute("UPDATE users SET user_name = 'six' WHERE user_id = 6")
     changes = await store.change_log.catch_up(before.snapshot, 50, PLENTY)
     assert sorted(user.user_id for user in changes.changed) == [2, 3, 6, 9]
-    assert changes.gone == [5]
+    assert changes.deleted == [5]
 
 
 async def test_a_plan_made_when_the_log_was_empty_does_not_read_all_of_a_long_one(
@@ -537,7 +547,7 @@ async def test_a_plan_made_when_the_log_was_empty_does_not_read_all_of_a_long_on
     await db.execute("DELETE FROM user_changes")
     await db.execute("VACUUM ANALYZE user_changes")
     async with store.connections.acquire() as connection:
-        await connection.execute(f"PREPARE kept AS {store._log['catch_up']}")
+        await connection.execute(f"PREPARE kept AS {load_queries('change_log')['catch_up']}")
         snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
         execute = f"EXPLAIN EXECUTE kept('{snapshot}', 20000, 10)"
         for _ in range(2):
@@ -562,10 +572,10 @@ async def test_more_log_than_the_limit_is_not_usable(
     assert bool(before.snapshot.xip) == running
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
     await transaction.commit()
-    assert (await store.change_log.catch_up(before.snapshot, None, 11)).usable
-    assert not (await store.change_log.catch_up(before.snapshot, None, 10)).usable
-    assert not (await store.change_log.catch_up(before.snapshot, None, 3)).usable
-    assert (await store.change_log.catch_up((await store.now()).snapshot, None, 3)).usable
+    assert (await store.change_log.catch_up(before.snapshot, None, 11)).reaches
+    assert not (await store.change_log.catch_up(before.snapshot, None, 10)).reaches
+    assert not (await store.change_log.catch_up(before.snapshot, None, 3)).reaches
+    assert (await store.change_log.catch_up((await store.now()).snapshot, None, 3)).reaches
     await other.close()
 
 
@@ -584,8 +594,8 @@ async def test_a_barrier_is_not_usable_for_whom_it_is_new(
     await transaction.commit()
     for floor in (None, 5):
         changes = await store.change_log.catch_up(before.snapshot, floor, PLENTY)
-        assert (changes.usable, changes.log_valid) == (False, True)
-    assert (await store.change_log.catch_up((await store.now()).snapshot, None, PLENTY)).usable
+        assert (changes.reaches, changes.log_valid) == (False, True)
+    assert (await store.change_log.catch_up((await store.now()).snapshot, None, PLENTY)).reaches
     await other.close()
 
 
@@ -599,30 +609,30 @@ async def log_length(db: asyncpg.Connection) -> int:
 async def test_a_snapshot_of_the_future_is_none_to_catch_up_from(store: Database) -> None:
     """Else the present would be taken for a later one, and what commits until then never be read."""
     present = (await store.now()).snapshot
-    assert (await store.change_log.catch_up(present, None, PLENTY)).usable
+    assert (await store.change_log.catch_up(present, None, PLENTY)).reaches
     future = Snapshot(present.xmax + 1000, present.xmax + 1000)
-    assert not (await store.change_log.catch_up(future, None, PLENTY)).usable
+    assert not (await store.change_log.catch_up(future, None, PLENTY)).reaches
 
 
 async def test_the_log_is_kept_short_and_for_long_enough(store: Database, db: asyncpg.Connection) -> None:
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
     before = await store.now()
     await db.execute("UPDATE users SET total_score = 1")
-    assert await store.change_log.prune() is None
+    assert await store.change_log.prune(LogTuning(keep_s=3600, prune_batch=1000)) is None
     assert await log_length(db) == 20
     # What is deleted is what was there when the previous pruning began.
-    assert await store.change_log.prune() == 0
+    assert await store.change_log.prune(PRUNE_NOW) == 0
     await db.execute("UPDATE users SET total_score = 2")
-    assert (await store.change_log.catch_up(before.snapshot, None, PLENTY)).usable
-    assert await store.change_log.prune() is None
-    assert await store.change_log.prune() == 15
-    assert not (await store.change_log.catch_up(before.snapshot, None, PLENTY)).usable
-    assert await store.change_log.prune() == 5
+    assert (await store.change_log.catch_up(before.snapshot, None, PLENTY)).reaches
+    assert await store.change_log.prune(LogTuning(keep_s=60, prune_batch=1000)) is None
+    assert await store.change_log.prune(LogTuning(keep_s=0, prune_batch=15)) == 15
+    assert not (await store.change_log.catch_up(before.snapshot, None, PLENTY)).reaches
+    assert await store.change_log.prune(LogTuning(keep_s=0, prune_batch=15)) == 5
     assert await log_length(db) == 10
-    assert await store.change_log.prune() == 10
+    assert await store.change_log.prune(LogTuning(keep_s=0, prune_batch=15)) == 10
     assert await log_length(db) == 0
     changes = await store.change_log.catch_up((await store.now()).snapshot, None, PLENTY)
-    assert (changes.usable, changes.changed) == (True, [])
+    assert (changes.reaches, changes.changed) == (True, [])
 
 
 async def test_pruning_keeps_the_rows_of_transactions_that_were_running(
@@ -634,8 +644,8 @@ async def test_pruning_keeps_the_rows_of_transactions_that_were_running(
         await db.execute("UPDATE users SET total_score = 1 WHERE user_id = 1")
         await other.execute("UPDATE users SET total_score = 2 WHERE user_id = 2")
         view = await a_view(store, other, None)
-        await store.change_log.prune()  # takes a snapshot in which the first transaction runs,
-    assert await store.change_log.prune() == 3  # up to which this one prunes
+        await store.change_log.prune(PRUNE_NOW)  # takes a snapshot in which the first transaction runs,
+    assert await store.change_log.prune(PRUNE_NOW) == 3  # up to which this one prunes
     assert [row["user_id"] for row in await db.fetch("SELECT user_id FROM user_changes")] == [1]
     await view.catch_up(store, db)
     assert (view.used, view.refused) == (1, 0)
@@ -654,12 +664,12 @@ async def test_a_view_does_not_reach_over_what_was_pruned_of_a_transaction_it_sa
         await other.execute("SELECT pg_current_xact_id()")
         view = (await store.now()).snapshot
     assert len(view.xip) == 1
-    await store.change_log.prune()  # takes a snapshot in which it has ended,
-    await store.change_log.prune()  # up to which this one prunes
+    await store.change_log.prune(PRUNE_NOW)  # takes a snapshot in which it has ended,
+    await store.change_log.prune(PRUNE_NOW)  # up to which this one prunes
     assert await log_length(db) == 0
     pruned = Snapshot.parse(await db.fetchval("SELECT pruned::text FROM log_state"))
     assert view.xmax == pruned.xmax, "another transaction came in between: the story is another one"
-    assert not (await store.change_log.catch_up(view, None, PLENTY)).usable
+    assert not (await store.change_log.catch_up(view, None, PLENTY)).reaches
     await other.close()
 
 
@@ -667,13 +677,13 @@ async def test_of_two_who_prune_at_once_one_does_and_the_other_does_not_wait(
     store: Database, db: asyncpg.Connection
 ) -> None:
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
-    assert await store.change_log.prune() == 0
+    assert await store.change_log.prune(PRUNE_NOW) == 0
     async with db.transaction():
-        assert await db.fetchval(store._log["prune"], 0.0, 4, WRITER_LOCK, 600.0) == 4
-        assert await asyncio.wait_for(store.change_log.prune(), PATIENCE_S) is None
-    results = await asyncio.gather(*(store.change_log.prune() for _ in range(8)))
+        assert await db.fetchval(load_queries("change_log")["prune"], 0.0, 4, WRITER_LOCK, 600.0) == 4
+        assert await asyncio.wait_for(store.change_log.prune(PRUNE_NOW), PATIENCE_S) is None
+    results = await asyncio.gather(*(store.change_log.prune(LogTuning(keep_s=0, prune_batch=2)) for _ in range(8)))
     assert sum(result or 0 for result in results) == 10 - 4 - await log_length(db)
-    while await store.change_log.prune():
+    while await store.change_log.prune(PRUNE_NOW):
         pass
     assert await log_length(db) == 0
 
@@ -692,7 +702,7 @@ async def test_the_log_survives_what_moves_rows_about(store: Database, db: async
     ):
         await db.execute(statement)
         changes = await store.change_log.catch_up(before.snapshot, None, PLENTY)
-        assert (changes.usable, changes.log_valid, len(changes.changed)) == (True, True, 1), statement
+        assert (changes.reaches, changes.log_valid, len(changes.changed)) == (True, True, 1), statement
 
 
 @pytest.fixture
@@ -721,8 +731,8 @@ async def test_a_log_that_came_with_a_dump_is_not_believed_and_is_emptied(restor
     try:
         assert await log_length(db) == 50
         changes = await store.change_log.catch_up((await store.now()).snapshot, None, PLENTY)
-        assert (changes.usable, changes.log_valid) == (False, False)
-        assert await store.change_log.prune() is None, "not by rules that do not hold for it"
+        assert (changes.reaches, changes.log_valid) == (False, False)
+        assert await store.change_log.prune(PRUNE_NOW) is None, "not by rules that do not hold for it"
         assert await log_length(db) == 50
 
         assert await store.change_log.reset()
@@ -731,9 +741,9 @@ async def test_a_log_that_came_with_a_dump_is_not_believed_and_is_emptied(restor
         before = await store.now()
         await db.execute("UPDATE users SET total_score = 100 WHERE user_id = 1")
         changes = await store.change_log.catch_up(before.snapshot, None, PLENTY)
-        assert (changes.usable, changes.log_valid) == (True, True)
+        assert (changes.reaches, changes.log_valid) == (True, True)
         assert [(user.user_id, user.total_score) for user in changes.changed] == [(1, 100)]
-        assert await store.change_log.prune() is not None
+        assert await store.change_log.prune(PRUNE_NOW) is not None
     finally:
         await store.close()
         await db.close()
@@ -745,7 +755,7 @@ async def test_a_service_on_a_restored_dump_heals_the_log_by_itself(restored: Se
         assert (await board.writes.set_score(1, 1000)).previous_score == 1
 
         async def caught_up() -> bool:
-            reading = await board.cache.read([TopQuery(1)], PATIENCE_S)
+            reading = await board.reader.read([TopQuery(1)], PATIENCE_S)
             return reading is not None and reading.epoch == board.health.epoch
 
         await until(caught_up, "the cache is in use")
@@ -815,7 +825,7 @@ async def test_an_epoch_ends_with_each_restart_and_each_crash_and_not_before(
     started = await db.fetchval("SELECT pg_postmaster_start_time()")
     identifier = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
     assert (await own_store.now()).epoch == first
-    assert (await own_store.catch_up(Snapshot(3, 3), None, 10)).position.epoch == first
+    assert (await own_store.change_log.catch_up(Snapshot(3, 3), None, 10)).position.epoch == first
 
     # The crash of one backend: the server recovers, and nothing else tells that it did.
     os.kill(db.get_server_pid(), signal.SIGKILL)
@@ -848,7 +858,7 @@ async def test_databases_of_one_server_have_different_epochs(settings: Settings,
     await copied.open()
     try:
         assert (await copied.now()).epoch != before.epoch
-        assert (await copied.catch_up((await copied.now()).snapshot, None, PLENTY)).usable
+        assert (await copied.change_log.catch_up((await copied.now()).snapshot, None, PLENTY)).reaches
     finally:
         await copied.close()
         sql(admin, f"DROP DATABASE {other.db_name} WITH (FORCE)")
@@ -926,11 +936,11 @@ async def test_a_standby_does_not_serve_as_truth_until_it_is_promoted(
         snapshot = (await own_store.now()).snapshot
         for question in (
             copied.now(),
-            copied.best(1),
-            RankIndex(copied.connections).standings([ContextQuery(1)], count=True),
-            RankIndex(copied.connections).page(PageQuery(10)),
-            copied.catch_up(snapshot, None, 10),
-            copied.set_scores([NewScore(1, 1)]),
+            copied.users.top(1),
+            copied.rank_index.standings([ContextQuery(1)], count=True),
+            copied.rank_index.page(PageQuery(10)),
+            copied.change_log.catch_up(snapshot, None, 10),
+            copied.scores.set([NewScore(1, 1)]),
             copied.check_schema(),
         ):
             with pytest.raises(DatabaseReadOnly):

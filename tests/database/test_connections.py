@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import asyncpg
 import pytest
@@ -11,23 +12,39 @@ import pytest
 from chaos.proxy import Loop, Proxy
 from leaderboard.app import database_from
 from leaderboard.config import Settings
-from leaderboard.database import connections as connections_module
 from leaderboard.database.connections import Connections
-from leaderboard.database.database import Database
 from leaderboard.database.scores import NewScore
 from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
+from leaderboard.tuning import ConnectionTuning, Tuning
 from tests.system import PATIENCE_S, eventually, sql
 
 pytestmark = pytest.mark.anyio
 
 SIZE = 2
+OURS = """SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'leaderboard'"""
 PID = "SELECT pg_backend_pid()"
 RUNNING = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture
-async def connections(settings: Settings) -> AsyncIterator[Connections]:
-    opened = database_from(settings.model_copy(update={"db_pool_size": SIZE, "db_timeout_ms": 2000})).connections
+def tuning() -> ConnectionTuning:
+    """How the pool treats connections; a test may use another one by `use_tuning`."""
+    return ConnectionTuning()
+
+
+use_tuning = partial(pytest.mark.parametrize, "tuning")
+
+
+def pool(settings: Settings, tuning: ConnectionTuning, **overrides: object) -> Connections:
+    """A pool of two connections."""
+    settings = settings.model_copy(update={"db_pool_size": SIZE, **overrides})
+    return database_from(settings, Tuning(connections=tuning)).connections
+
+
+@pytest.fixture
+async def connections(settings: Settings, tuning: ConnectionTuning) -> AsyncIterator[Connections]:
+    opened = pool(settings, tuning, db_timeout_ms=2000)
     await opened.open()
     yield opened
     await opened.close()
@@ -100,11 +117,11 @@ async def test_a_connection_that_the_server_has_closed_is_not_used(
         assert time.monotonic() < deadline
 
 
+@use_tuning([ConnectionTuning(max_idle_s=0)])
 async def test_a_connection_that_was_idle_for_long_is_not_used(
-    connections: Connections, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    connections: Connections, settings: Settings
 ) -> None:
     pid = await backend(connections)
-    monkeypatch.setattr(connections_module, "_LONGEST_IDLE_S", 0)
     assert await backend(connections) != pid
     eventually(lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = $1", pid), what="it is closed")
 
@@ -117,15 +134,15 @@ async def two_idle(connections: Connections) -> set[int]:
     return pids
 
 
-async def test_a_server_that_takes_no_writes_costs_every_connection_made_before(
+@use_tuning([ConnectionTuning(silent_s=0.1)])
+async def test_a_server_that_takes_no_writes_costs_every_older_connection(
     connections: Connections, settings: Settings
 ) -> None:
     before = await two_idle(connections)
-    for idle in connections._idle:
-        idle.made -= 10
+    await asyncio.sleep(0.11)  # older than connections that change nothing
     with pytest.raises(DatabaseReadOnly):
         async with connections.acquire():
-            # As the answer of a standby says, which a pooler has switched to.
+            # As the answer of a standby that a pooler has switched to.
             raise DatabaseReadOnly("a standby")
     assert not before & await two_idle(connections)
     eventually(
@@ -146,43 +163,31 @@ async def test_a_read_only_primary_is_not_connected_to_again_and_again(
     assert await two_idle(connections) == before
 
 
-async def test_a_connection_that_was_silent_is_asked_before_it_is_used(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_that_was_silent_is_checked_before_it_is_used(settings: Settings) -> None:
     with Loop() as loop:
         proxy = Proxy(loop, settings.db_port)
-        there = settings.model_copy(update={"db_port": proxy.port, "db_timeout_ms": 10_000})
-        connections = database_from(there).connections
+        connections = pool(settings, ConnectionTuning(silent_s=0.1), db_port=proxy.port, db_timeout_ms=10_000)
         await connections.open()
         before = await two_idle(connections)
         proxy.freeze()
-        monkeypatch.setattr(connections_module, "_SILENT_S", 0.1)
         await asyncio.sleep(0.11)  # so that they were silent for long enough
-        # The second one is not even asked: it has not answered since the first one was.
+        # The second one is not even checked: it has not answered since the first one was checked.
         assert await backend(connections) not in before
         assert await backend(connections) not in before
         await connections.close()
 
 
-async def test_a_connection_that_was_silent_and_answers_is_used(
-    connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_connection_that_was_silent_and_answers_is_used(connections: Connections) -> None:
     pid = await backend(connections)
-    monkeypatch.setattr(connections_module, "_SILENT_S", 2)
-    (idle,) = connections._idle
-    idle.answered -= 3
+    await asyncio.sleep(1.1)  # so that it is checked
     assert await backend(connections) == pid
 
 
-async def test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile(settings: Settings) -> None:
     with Loop() as loop:
         proxy = Proxy(loop, settings.db_port)
-        there = settings.model_copy(update={"db_port": proxy.port, "db_timeout_ms": 1000})
-        connections = database_from(there).connections
+        connections = pool(settings, ConnectionTuning(silent_s=100), db_port=proxy.port, db_timeout_ms=1000)
         await connections.open()
-        monkeypatch.setattr(connections_module, "_SILENT_S", 100)
         before = await two_idle(connections)
         proxy.freeze()
         with pytest.raises(DatabaseUnavailable):
@@ -194,18 +199,18 @@ async def test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile(
 async def test_a_caller_that_is_cancelled_while_connecting_leaves_nothing_behind(settings: Settings) -> None:
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
-    pool = database_from(settings.model_copy(update={"db_pool_size": SIZE})).connections
-    await pool.open()
+    connections = pool(settings, ConnectionTuning())
+    await connections.open()
     try:
         for steps in range(40):  # how far connecting has come when it is cancelled
-            asking = asyncio.create_task(backend(pool, "SELECT pg_terminate_backend(pg_backend_pid())"))
+            asking = asyncio.create_task(backend(connections, "SELECT pg_terminate_backend(pg_backend_pid())"))
             for _ in range(steps):
                 await asyncio.sleep(0)
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-        assert await backend(pool)
+        assert await backend(connections)
     finally:
-        await pool.close()
+        await connections.close()
     gc.collect()
     await asyncio.sleep(0)
     assert not errors
@@ -217,18 +222,17 @@ async def test_what_is_under_way_when_it_is_closed_is_not_kept(
     last = asyncio.create_task(backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(0.4)"))
     await until(lambda: bool(sql(settings, f"{RUNNING} AND query LIKE '%pg_sleep(0.4)'")))
     await asyncio.gather(last, connections.close(), return_exceptions=True)
-    assert connections._idle == []
+    eventually(lambda: not sql(settings, OURS), what="no connection is left")
     with pytest.raises(DatabaseUnavailable):
         await backend(connections)
 
 
 async def test_a_plan_made_on_a_small_board_is_not_kept_when_it_has_grown(
-    settings: Settings, connections: Connections, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, db: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(connections_module, "_PLANNED_ANEW_S", 0.2)
-    store = Database(connections)
-    await connections.close()
-    await connections.open()
+    tuning = Tuning(connections=ConnectionTuning(plan_lifetime_s=0.2))
+    store = database_from(settings.model_copy(update={"db_pool_size": SIZE}), tuning)
+    await store.open()
     await db.execute("INSERT INTO users (user_name) VALUES ('the first')")
     await db.execute("ANALYZE users")
     await store.scores.set([NewScore(1, 5)])
@@ -237,9 +241,10 @@ async def test_a_plan_made_on_a_small_board_is_not_kept_when_it_has_grown(
     await asyncio.sleep(0.25)
     since = (await store.now()).snapshot
     scores = [NewScore(user_id, 7) for user_id in range(100, 20_000, 100)]
-    before = await read_so_far(connections)
+    before = await read_so_far(store.connections)
     await store.scores.set(scores)
     await store.scores.set([NewScore(10**6, 7)])
     changes = await store.change_log.catch_up(since, None, 20_000)
     assert len(changes.changed) == len(scores)
-    assert await read_so_far(connections) - before < 10 * len(scores)
+    assert await read_so_far(store.connections) - before < 10 * len(scores)
+    await store.close()

@@ -1,7 +1,6 @@
 """The schema: built from nothing, interrupted, built by two at once and by a role without privileges."""
 
 import asyncio
-import hashlib
 import re
 import subprocess
 import sys
@@ -10,27 +9,27 @@ from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 
 import asyncpg
-import msgspec
 import pytest
 from pydantic import SecretStr
 
 from leaderboard.app import database_from
 from leaderboard.config import Settings
-from leaderboard.database import migrate
-from leaderboard.database.idempotency_keys import FirstWrite
-from leaderboard.database.rank_index import RankIndex
+from leaderboard.database import schema
 from leaderboard.database.sql import load_queries, load_steps
 from leaderboard.database.users import NewUser
 from leaderboard.database.writing import WriteConflict
 from leaderboard.errors import DatabaseUnavailable, SchemaOutdated
 from leaderboard.model import Context, Standing
 from leaderboard.queries import ContextQuery, StandingQuery
-from leaderboard.service.idempotency import idempotency_key
+from leaderboard.tuning import LogTuning
 from tests.system import connect, environment, sql, until
 
 pytestmark = pytest.mark.anyio
 
-QUERY_FILES = ("idempotency", "import", "log", "rank", "read", "schema", "write")
+QUERY_FILES = (
+    *("change_log", "idempotency_keys", "import", "rank_index", "schema"),
+    *("scores", "server", "users"),
+)
 
 ORIGINAL = (
     """
@@ -118,7 +117,7 @@ async def test_a_migrator_that_waits_does_not_deadlock_with_the_one_that_builds_
     empty: Settings, db: asyncpg.Connection
 ) -> None:
     await db.execute(load_queries("schema")["create_record"])
-    await migrate._apply(db, load_steps()[0], load_queries("schema"))
+    await schema.apply(db, load_steps()[0], load_queries("schema"))
     writer = await connect(empty)
     await writer.execute("BEGIN; INSERT INTO users (user_name) VALUES ('a')")
     first = migrating(empty)
@@ -204,52 +203,17 @@ async def test_every_older_schema_is_refused_and_a_newer_one_is_welcome(
     empty: Settings, db: asyncpg.Connection
 ) -> None:
     with pytest.raises(SchemaOutdated, match=r"0001_users; run `leaderboard migrate`"):
-        await migrate.check(db)
+        await schema.check(db)
     queries = load_queries("schema")
     await db.execute(queries["create_record"])
     for step in load_steps():
         with pytest.raises(SchemaOutdated, match=f"{step.version:04d}_{step.name}"):
-            await migrate.check(db)
-        await migrate._apply(db, step, queries)
-    await migrate.check(db)
+            await schema.check(db)
+        await schema.apply(db, step, queries)
+    await schema.check(db)
     await db.execute("INSERT INTO schema_migrations (version, step, name) VALUES (9999, 1, 'of the future')")
-    await migrate.check(db)
+    await schema.check(db)
     assert await database_from(empty).migrate(lambda _line: None) == 0
-
-
-async def test_idempotency_keys_are_known_after_their_rows_have_become_smaller(
-    empty: Settings, db: asyncpg.Connection
-) -> None:
-    queries = load_queries("schema")
-    await db.execute(queries["create_record"])
-    for step in load_steps():
-        if step.version < 6:
-            await migrate._apply(db, step, queries)
-    await db.execute("INSERT INTO users (user_name, total_score) VALUES ('ada', 7)")
-    # As the version before it wrote them.
-    callers = {"the key game": ("set", 1, 6), "": ("create", "ada", None, 5)}
-    for (caller, asked), previous in zip(callers.items(), (5, None), strict=True):
-        await db.execute(
-            "INSERT INTO idempotent_writes"
-            " VALUES ($1, 'a-key', $2, 1, 'ada', NULL, 6, $3, now() - interval '90 min')",
-            caller,
-            hashlib.sha256(msgspec.json.encode(asked)).digest(),
-            previous,
-        )
-    store = database_from(empty)
-    await store.migrate(lambda _line: None)
-    keys = [idempotency_key(caller, "a-key", asked) for caller, asked in callers.items()]
-    await store.open()
-    try:
-        seen = await store.idempotency_keys.first_writes([*keys, idempotency_key("else", "a-key", None)])
-        assert await store.idempotency_keys.delete_old(1, 10) == 2
-    finally:
-        await store.close()
-    assert seen.value == [
-        FirstWrite(True, 1, 5, "ada", None),
-        FirstWrite(True, 1, None, "ada", None),
-        None,
-    ]
 
 
 async def test_every_query_is_used_and_is_understood_by_the_server(settings: Settings) -> None:
@@ -291,15 +255,14 @@ async def test_the_owner_of_a_database_needs_no_privileges(empty: Settings) -> N
             created = await store.users.create([NewUser("Ann", None, 5), NewUser("Ann", None, 6)])
             assert created.results[1] is WriteConflict.NAME_TAKEN
             changes = await store.change_log.catch_up(before.snapshot, None, 100)
-            assert (changes.usable, changes.log_valid, len(changes.changed)) == (True, True, 1)
+            assert (changes.reaches, changes.log_valid, len(changes.changed)) == (True, True, 1)
             user_id = changes.changed[0].user_id
-            ranks = RankIndex(store.connections)
+            ranks = store.rank_index
             assert await ranks.repair() == "built"
             assert (await ranks.maintain()) is not None
             seen = await ranks.standings([StandingQuery(user_id), ContextQuery(user_id)], count=False)
-            assert seen is not None
             assert [type(answer) for answer in seen.value] == [Standing, Context]
-            assert await store.change_log.prune() is not None
+            assert await store.change_log.prune(LogTuning(keep_s=0)) is not None
             assert not await store.change_log.reset()
             async with store.importing():
                 pass

@@ -13,18 +13,19 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from leaderboard.cache.script import load_script
 from pydantic import SecretStr
 
 from chaos.cache_failover import from_cache
 from leaderboard.app import App, cache_from
 from leaderboard.cache import keys
 from leaderboard.cache.link import Link
+from leaderboard.cache.scripts import Scripts
 from leaderboard.cache.servers import Login, Servers
-from leaderboard.cache.store import FRESH_S, CacheStore
+from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings
 from leaderboard.errors import CacheError
 from leaderboard.redis_url import parse_redis_url
+from leaderboard.tuning import SyncTuning
 from tests.deploy.certificates import Authority
 from tests.deploy.redis_servers import SLOT, RedisCluster, RedisServer, Sentinels, server_program
 from tests.system import ROOT, ApiProcess, SlowNetwork, environment, eventually, free_port, sql
@@ -35,6 +36,8 @@ pytestmark = pytest.mark.anyio
 Serve = Callable[..., ApiProcess]
 ODD = "p@ss:#/?,$%&=+ ü"
 DOCS = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+
+FRESH_S = SyncTuning().fresh_s
 
 
 def url(text: str) -> dict[str, SecretStr]:
@@ -184,7 +187,7 @@ def test_a_wrong_password_is_one_warning(serve: Serve, data_dir: Path, capfd: py
     with RedisServer(data_dir / "redis", server_program(), requirepass=ODD) as server:
         api = serve(**url(f"redis://:wrong@{server.address}"), log_level="warning", wait_for="degraded")
         reads_work_without_cache(api)
-        lines = [line for line in events(api, capfd) if "cache lost" in line]
+        lines = [line for line in events(api, capfd) if "Redis cannot be used" in line]
     assert len(lines) == 1
     assert "wrong" not in lines[0]
 
@@ -206,7 +209,7 @@ def test_where_scripts_are_forbidden_postgresql_answers_after_one_warning(
     server.call("ACL", "SETUSER", "default", f"-{forbidden}")
     api = serve(**url(server.url), log_level="warning", wait_for="degraded")
     reads_work_without_cache(api)
-    lines = [line for line in events(api, capfd) if "cache lost" in line]
+    lines = [line for line in events(api, capfd) if "Redis cannot be used" in line]
     assert len(lines) == 1
     assert forbidden in lines[0]
 
@@ -405,8 +408,7 @@ async def linked(sentinels: Sentinels) -> AsyncIterator[tuple[Servers, Callable[
     sentinels.settle()
     servers = Servers(parse_redis_url(sentinel_url(sentinels)), Login())
     link = Link(servers, 5.0)
-    names = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE)
-    ask = partial(link.run, load_script("poll"), names, "", 0)
+    ask = partial(link.run, Scripts().poll(nonce="", lease_ms=0))
     try:
         await ask()
         yield servers, ask
@@ -480,7 +482,7 @@ async def test_a_node_that_does_not_know_the_clusters_others_is_not_the_only_one
         if claims:
             alone.call("CLUSTER", "ADDSLOTS", SLOT)
         servers = Servers(parse_redis_url(f"redis://{alone.address},{cluster.seeds()[0]}"), Login())
-        store = CacheStore(servers, 5.0, 10)
+        store = CacheStore(servers, Scripts(), 5.0, 10, FRESH_S)
         try:
             await until_true(partial(answers, store), "another node is asked")
         finally:

@@ -199,7 +199,7 @@ def test_secrets_are_not_told_even_when_nothing_works(log: Log, settings: Settin
     nowhere.stop()
     text = log.text()
     assert "PostgreSQL" in text
-    assert "cache lost" in text
+    assert "Redis cannot be used" in text
     for secret in (settings.db_password, settings.redis_url):
         assert secret.get_secret_value() not in text
     assert (settings.redis_url.get_secret_value().split(":")[2]).split("@")[0] not in text
@@ -251,7 +251,7 @@ def test_a_wrong_redis_password_is_not_repeated(log: Log, serve: Serve, own_valk
     )
     some_calls(api)
     api.stop()
-    assert log.events()["cache lost, reading from PostgreSQL"] == 1
+    assert log.events()["Redis cannot be used, reads go to PostgreSQL"] == 1
     assert PASSWORD not in log.text()
 
 
@@ -278,7 +278,7 @@ def test_redis_lost_and_back_is_one_line_each(log: Log, serve: Serve, own_valkey
     own_valkey.stop()
     eventually(lambda: log.events() - before)
     load(api, A_FEW_TURNS_S)
-    assert log.events() - before == {"cache lost, reading from PostgreSQL": 1}
+    assert log.events() - before == {"Redis cannot be used, reads go to PostgreSQL": 1}
 
     own_valkey.start()
     eventually(lambda: api.status() == "ok", what="Redis is back")
@@ -286,8 +286,13 @@ def test_redis_lost_and_back_is_one_line_each(log: Log, serve: Serve, own_valkey
     load(api, A_FEW_TURNS_S)
     api.stop()
     new = log.events() - before
-    assert new == {"cache lost, reading from PostgreSQL": 1, "cache back": 1, "cache rebuilt": 1, "stopping": 1}
-    (lost,) = [line for line in log.lines() if line["event"].startswith("cache lost")]
+    assert new == {
+        "Redis cannot be used, reads go to PostgreSQL": 1,
+        "Redis can be used again": 1,
+        "cache rebuilt": 1,
+        "stopping": 1,
+    }
+    (lost,) = [line for line in log.lines() if line["event"].startswith("Redis cannot be used")]
     assert lost["level"] == "warning"
     assert "Redis" in lost["error"]
 
@@ -303,7 +308,7 @@ def test_postgres_lost_and_back_is_one_line_each(
     own_postgres.stop()
     eventually(lambda: log.events() - before)
     load(api, A_FEW_TURNS_S)
-    assert log.events() - before == {"PostgreSQL lost": 1}
+    assert log.events() - before == {"PostgreSQL cannot be used": 1}
 
     own_postgres.start()
     eventually(lambda: api.status() == "ok", what="PostgreSQL is back")
@@ -312,7 +317,12 @@ def test_postgres_lost_and_back_is_one_line_each(
     api.stop()
     new = log.events() - before
     # It is another life of the database, so the cache is loaded anew.
-    assert new == {"PostgreSQL lost": 1, "PostgreSQL back": 1, "cache rebuilt": 1, "stopping": 1}
-    (lost,) = [line for line in log.lines() if line["event"] == "PostgreSQL lost"]
+    assert new == {
+        "PostgreSQL cannot be used": 1,
+        "PostgreSQL can be used again": 1,
+        "cache rebuilt": 1,
+        "stopping": 1,
+    }
+    (lost,) = [line for line in log.lines() if line["event"] == "PostgreSQL cannot be used"]
     assert lost["level"] == "error"
     assert "PostgreSQL" in lost["error"]

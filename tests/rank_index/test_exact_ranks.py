@@ -1,7 +1,7 @@
-"""Ranks against a window function over everybody, in one snapshot, while everything moves.
+"""Compares ranks with a window function over all users, in one snapshot, while others write.
 
-The index is made fine-meshed and restless: fences a few users apart, a fold for every change, builds and prunings
-in between. Whatever state it is in, a rank, a context, a page and a total must be those of that snapshot.
+The index has checkpoints a few users apart. The log is applied after every change, and the index is built and the
+log pruned in between. In every state, a rank, a context, a page and a total must be those of that snapshot.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ import pytest
 
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.database import rank_index
 from leaderboard.database.rank_index import RankIndex
 from leaderboard.model import INT32_MAX, INT32_MIN, NEIGHBOURS, Context, Standing
 from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
+from leaderboard.tuning import LogTuning, RankIndexTuning, Tuning
 from tests.system import OneConnection, connect
 
 pytestmark = pytest.mark.anyio
@@ -29,9 +29,9 @@ USERS = 1500
 SAMPLES = 1700
 """Compared answers for each kind of board."""
 AT_ONCE = 40
-EVERYTHING = ("unfolded", "folds", "refits", "built", "pruned")
-"""What has to have been there, besides, before it is enough."""
-WIDTH = 8
+EVERYTHING = ("pending", "applied", "rebalanced", "built", "pruned")
+"""What must have happened besides, before the test ends."""
+TUNING = RankIndexTuning(width=8, apply_from=1)
 
 Board = list[Standing]
 
@@ -43,25 +43,18 @@ BOARDS: dict[str, Callable[[random.Random, int], int]] = {
     "all of int32": lambda rng, _n: rng.choice((INT32_MIN, INT32_MAX, rng.randint(INT32_MIN, INT32_MAX))),
     "few high, most low": lambda rng, _n: int(min(10_000, rng.paretovariate(0.7))),
 }
-"""What score the n-th score that is set on this board may have."""
+"""Each kind of board, with the n-th score that is set on it."""
 
 
-@pytest.fixture
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_index, "WIDTH", WIDTH)
-    monkeypatch.setattr(rank_index, "FOLD_FROM", 1)
-
-
-@pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("kind", BOARDS)
-async def test_every_answer_is_that_of_a_window_function_in_its_snapshot(settings: Settings, kind: str) -> None:
+async def test_every_result_is_that_of_a_window_function_in_its_snapshot(settings: Settings, kind: str) -> None:
     rng = random.Random(kind)
     numbers = count(1)
 
     def score() -> int:
         return max(INT32_MIN, min(INT32_MAX, BOARDS[kind](rng, next(numbers))))
 
-    app = App(settings)
+    app = App(settings, Tuning(ranks=TUNING))
     await app.database.open()
     reader, *writers = [await connect(settings) for _ in range(4)]
     seen: Counter[str] = Counter()
@@ -69,7 +62,7 @@ async def test_every_answer_is_that_of_a_window_function_in_its_snapshot(setting
         # As in the service's sessions: where PostgreSQL can, it would compile each statement anew.
         await reader.execute("SET jit = off")
         await add(reader, [score() for _ in range(USERS)])
-        work = [meddle(app, rng, seen), *(write(writer, rng, score) for writer in writers)]
+        work = [maintain(app, rng, seen), *(write(writer, rng, score) for writer in writers)]
         moving = asyncio.gather(*work)
         try:
             deadline = time.monotonic() + 60
@@ -89,7 +82,7 @@ async def test_every_answer_is_that_of_a_window_function_in_its_snapshot(setting
 
 
 async def write(connection: asyncpg.Connection, rng: random.Random, score: Callable[[], int]) -> None:
-    """Change users as the service and as people with psql do, without end; roll some of it back."""
+    """Change users as the service and as people with psql do, until cancelled; some of it is rolled back."""
     while True:
         transaction = connection.transaction()
         await transaction.start()
@@ -125,27 +118,27 @@ async def change(connection: asyncpg.Connection, rng: random.Random, score: Call
                 )
 
 
-async def meddle(app: App, rng: random.Random, seen: Counter[str]) -> None:
-    """Keep the index, and throw away it, and prune the log, without end."""
+async def maintain(app: App, rng: random.Random, seen: Counter[str]) -> None:
+    """Maintain and discard the index, and prune the log, until cancelled."""
     while True:
-        before = await fences(app)
-        tended = await app.database.rank_index.maintain()
-        folded = tended is not None and tended.applied
-        seen["folds"] += folded
-        seen["refits"] += folded and before != await fences(app)
-        if tended is not None and tended.needs_repair:
+        before = await checkpoints(app)
+        state = await app.database.rank_index.maintain()
+        applied = state is not None and state.applied
+        seen["applied"] += applied
+        seen["rebalanced"] += applied and before != await checkpoints(app)
+        if state is not None and state.needs_repair:
             seen[await app.database.rank_index.repair()] += 1
         if rng.random() < 0.03:
             await app.database.rank_index.discard()
         if rng.random() < 0.03:
             async with app.database.connections.acquire() as connection:
                 await connection.execute("INSERT INTO user_changes (user_id) VALUES (NULL)")
-        seen["pruned"] += await app.database.change_log.prune() or 0
+        seen["pruned"] += await app.database.change_log.prune(LogTuning(keep_s=0)) or 0
         await asyncio.sleep(rng.choice((0, 0, 0.01)))
 
 
 async def compare(reader: asyncpg.Connection, rng: random.Random, seen: Counter[str]) -> None:
-    ranks = RankIndex(cast("Any", OneConnection(reader)))
+    ranks = RankIndex(cast("Any", OneConnection(reader)), TUNING)
     async with reader.transaction(isolation="repeatable_read", readonly=True):
         board = [
             Standing(*row)
@@ -155,27 +148,26 @@ async def compare(reader: asyncpg.Connection, rng: random.Random, seen: Counter[
         ]
         where = {standing.user_id: index for index, standing in enumerate(board)}
         ids = [*rng.sample(sorted(where), min(len(board), AT_ONCE)), INT32_MAX]
-        questions = [rng.choice((StandingQuery, ContextQuery))(user_id) for user_id in ids]
-        index = await reader.fetchrow("SELECT usable, unfolded FROM rank_index_now(50000)")
+        queries = [rng.choice((StandingQuery, ContextQuery))(user_id) for user_id in ids]
+        index = await reader.fetchrow("SELECT valid, pending FROM rank_index_now(50000)")
         assert index is not None
-        usable, unfolded = index
-        answers = await ranks.standings(questions, count=not usable)
-        assert answers is not None
-        for question, answer in zip(questions, answers.value, strict=True):
-            assert answer == expected(question, board, where.get(question.user_id)), question
-        for page_question in some_pages(rng, board):
-            page = (await ranks.page(page_question)).value
+        valid, pending = index
+        answers = await ranks.standings(queries, count=not valid)
+        for query, answer in zip(queries, answers.value, strict=True):
+            assert answer == expected(query, board, where.get(query.user_id)), query
+        for page_query in some_pages(rng, board):
+            page = (await ranks.page(page_query)).value
             assert page.total == len(board)
-            assert page.users == expected_page(page_question, board), page_question
-    seen["compared"] += len(questions)
-    seen["by the index"] += len(questions) * usable
-    seen["unfolded"] += unfolded if usable else 0
+            assert page.users == expected_page(page_query, board), page_query
+    seen["compared"] += len(queries)
+    seen["by the index"] += len(queries) * valid
+    seen["pending"] += pending if valid else 0
 
 
-def expected(question: StandingQuery | ContextQuery, board: Board, index: int | None) -> Standing | Context | None:
+def expected(query: StandingQuery | ContextQuery, board: Board, index: int | None) -> Standing | Context | None:
     if index is None:
         return None
-    if isinstance(question, StandingQuery):
+    if isinstance(query, StandingQuery):
         return board[index]
     above = board[max(0, index - NEIGHBOURS) : index]
     return Context(board[index], above, board[index + 1 : index + 1 + NEIGHBOURS], len(board))
@@ -183,30 +175,30 @@ def expected(question: StandingQuery | ContextQuery, board: Board, index: int | 
 
 def some_pages(rng: random.Random, board: Board) -> Sequence[PageQuery | PageAroundQuery]:
     limit = rng.choice((1, 7, 100))
-    somebody = rng.choice(board)
+    user = rng.choice(board)
     return (
         PageQuery(limit),
-        PageQuery(limit, (somebody.total_score, somebody.user_id)),
+        PageQuery(limit, (user.total_score, user.user_id)),
         PageQuery(limit, (rng.randint(INT32_MIN, INT32_MAX), rng.randint(1, INT32_MAX))),
         PageAroundQuery(limit, rng.randint(1, len(board))),
         PageAroundQuery(limit, rng.choice((1, len(board), len(board) + 1, INT32_MAX))),
     )
 
 
-def expected_page(question: PageQuery | PageAroundQuery, board: Board) -> Board:
-    if isinstance(question, PageAroundQuery):
-        start = max(0, min(question.rank - question.limit // 2, len(board) - question.limit + 1) - 1)
-    elif question.after is None:
+def expected_page(query: PageQuery | PageAroundQuery, board: Board) -> Board:
+    if isinstance(query, PageAroundQuery):
+        start = max(0, min(query.rank - query.limit // 2, len(board) - query.limit + 1) - 1)
+    elif query.after is None:
         start = 0
     else:
-        score, user_id = question.after
+        score, user_id = query.after
         start = sum((-other.total_score, other.user_id) <= (-score, user_id) for other in board)
-    return board[start : start + question.limit]
+    return board[start : start + query.limit]
 
 
-async def fences(app: App) -> list[int] | None:
+async def checkpoints(app: App) -> list[int] | None:
     async with app.database.connections.acquire() as connection:
-        found: list[int] | None = await connection.fetchval("SELECT fences FROM rank_index")
+        found: list[int] | None = await connection.fetchval("SELECT checkpoints FROM rank_index")
     return found
 
 

@@ -1,4 +1,5 @@
-"""What keeps the rank index right and small, one thing at a time; all at once is the property test's business."""
+"""What keeps the rank index right and small, one mechanism at a time (`test_exact_ranks.py` tests all
+together)."""
 
 import asyncio
 import itertools
@@ -7,6 +8,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,15 +21,16 @@ from structlog.testing import capture_logs
 from leaderboard.app import App, database_from
 from leaderboard.cache import keys
 from leaderboard.config import Settings
-from leaderboard.database import rank_index
 from leaderboard.database.database import Database
-from leaderboard.database.rank_index import WRITER_LOCK, RankIndex, Repair
+from leaderboard.database.rank_index import WRITER_LOCK, RankIndex, RankIndexInvalid, Repair
 from leaderboard.embedded import HOST, EmbeddedPostgres, _run
 from leaderboard.errors import DatabaseUnavailable
+from leaderboard.maintenance.audits import RankIndexAudits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
 from leaderboard.model import Context, Standing
 from leaderboard.observe import Metrics
 from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
+from leaderboard.tuning import LogTuning, RankIndexTuning, Tuning
 from tests.system import PATIENCE_S, OneConnection, connect, free_port, redis, sql, until
 
 pytestmark = pytest.mark.anyio
@@ -36,15 +39,14 @@ USERS = 1000
 WIDTH = 10
 
 
-@pytest.fixture(autouse=True)
-def fine_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_index, "WIDTH", WIDTH)
-    monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 0.0)
+TUNING = RankIndexTuning(width=WIDTH, apply_after_s=0.0)
+"""Many checkpoints on a small board, and every change is applied at once."""
+PRUNE_NOW = LogTuning(keep_s=0)
 
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Database]:
-    store = database_from(settings)
+    store = database_from(settings, Tuning(ranks=TUNING))
     await store.open()
     try:
         yield store
@@ -62,8 +64,8 @@ async def store(settings: Settings) -> AsyncIterator[Database]:
 async def ranks(store: Database, db: asyncpg.Connection) -> RankIndex:
     """An index of a board of some users, whose scores are ten apart: the user of id n stands at rank n."""
     await add(db, [10 * (USERS - n) for n in range(USERS)])
-    ranks = RankIndex(store.connections)
-    assert await tend(ranks) == "built"
+    ranks = RankIndex(store.connections, TUNING)
+    assert await maintain(ranks) == "built"
     return ranks
 
 
@@ -85,38 +87,40 @@ async def set_score(db: asyncpg.Connection, user_id: int, score: int) -> None:
     await db.execute("UPDATE users SET total_score = $2 WHERE user_id = $1", user_id, score)
 
 
-async def tend(ranks: RankIndex) -> str:
-    """What is done in one turn."""
-    tended = await ranks.maintain()
-    if tended is None:
-        return "overtaken"
-    if tended.needs_repair:
+async def maintain(ranks: RankIndex) -> str:
+    """Do what is done in one turn; returns what that was."""
+    state = await ranks.maintain()
+    if state is None:
+        return "conflict"
+    if state.needs_repair:
         return await ranks.repair()
-    return "folded" if tended.applied else "kept" if tended.usable else "left"
+    return "log applied" if state.applied else "kept" if state.valid else "left"
 
 
 async def rank(ranks: RankIndex, user_id: int, *, count: bool = False) -> int | None:
-    """By the index, None if it cannot be used; with `count` by counting then."""
-    seen = await ranks.standings([StandingQuery(user_id)], count=count)
-    if seen is None:
-        return None
-    assert isinstance(seen.value[0], Standing)
-    return seen.value[0].rank
+    """The rank by the index, or with `count` by counting if the index is not valid."""
+    found = await ranks.standings([StandingQuery(user_id)], count=count)
+    assert isinstance(found.value[0], Standing)
+    return found.value[0].rank
 
 
-async def usable(ranks: RankIndex) -> bool:
-    return await ranks.standings([StandingQuery(1)], count=False) is not None
+async def is_valid(ranks: RankIndex) -> bool:
+    try:
+        await ranks.standings([StandingQuery(1)], count=False)
+    except RankIndexInvalid:
+        return False
+    return True
 
 
 async def sizes(db: asyncpg.Connection) -> list[int]:
-    """How many users the index has from each fence to the next."""
+    """How many users the index has from each checkpoint to the next."""
     row = await db.fetchrow("SELECT counts, total FROM rank_index")
     assert row is not None
     return [after - before for before, after in itertools.pairwise([*row["counts"], row["total"]])]
 
 
 async def all_is_right(ranks: RankIndex, db: asyncpg.Connection) -> None:
-    """Every fence, and every rank of a board that stands still."""
+    """Every checkpoint, and every rank of a board that stands still."""
     assert await ranks.recount_all() == []
     rows = await db.fetch("SELECT user_id, row_number() OVER (ORDER BY total_score DESC, user_id) FROM users")
     seen = await ranks.standings([StandingQuery(user_id) for user_id, _ in rows], count=False)
@@ -160,18 +164,18 @@ async def test_what_transactions_did_that_ran_when_it_was_folded_is_not_lost(
     await transaction.start()
     await set_score(other, 900, 1_000_000)
     await set_score(db, 800, 1_000_000)
-    assert await tend(ranks) == "folded"
+    assert await maintain(ranks) == "log applied"
     assert await rank(ranks, 500) == 501
     await transaction.commit()
     assert await rank(ranks, 500) == 502
-    assert await tend(ranks) == "folded"
+    assert await maintain(ranks) == "log applied"
     await all_is_right(ranks, db)
 
 
 async def test_all_of_an_answer_is_of_one_instant(
     ranks: RankIndex, settings: Settings, other: asyncpg.Connection
 ) -> None:
-    """A user goes to and fro above another, over a fence: it is before it or behind it, never both or neither."""
+    """One user moves above another and back, over a checkpoint: before it or after it, never both or neither."""
     victim, ahead, near, far = 955, 954, 10 * (USERS - 954) + 5, 100_000
     done = asyncio.Event()
 
@@ -186,17 +190,17 @@ async def test_all_of_an_answer_is_of_one_instant(
     try:
         for _ in range(40):
             seen |= {await rank(ranks, victim) for _ in range(25)}
-            await tend(ranks)
+            await maintain(ranks)
     finally:
         done.set()
         await moving
     assert seen == {victim}
 
 
-async def test_without_an_index_everybody_is_counted(store: Database, db: asyncpg.Connection) -> None:
+async def test_without_an_index_all_better_users_are_counted(store: Database, db: asyncpg.Connection) -> None:
     await add(db, [5, 7, 5, 5])
-    ranks = RankIndex(store.connections)
-    assert not await usable(ranks)
+    ranks = RankIndex(store.connections, TUNING)
+    assert not await is_valid(ranks)
     assert [await rank(ranks, user_id, count=True) for user_id in (1, 2, 3, 4)] == [2, 1, 3, 4]
     page = (await ranks.page(PageAroundQuery(2, 3))).value
     assert ([standing.user_id for standing in page.users], page.total) == ([1, 3], 4)
@@ -204,7 +208,7 @@ async def test_without_an_index_everybody_is_counted(store: Database, db: asyncp
 
 
 async def test_an_empty_board_has_empty_pages(store: Database) -> None:
-    ranks = RankIndex(store.connections)
+    ranks = RankIndex(store.connections, TUNING)
     for _ in range(2):
         for question in (
             PageQuery(10),
@@ -214,37 +218,37 @@ async def test_an_empty_board_has_empty_pages(store: Database) -> None:
         ):
             page = (await ranks.page(question)).value
             assert (page.users, page.total) == ([], 0)
-        await tend(ranks)
+        await maintain(ranks)
 
 
-# Folding
+# Applying the log
 
 
-async def test_each_change_is_folded_once(ranks: RankIndex, db: asyncpg.Connection) -> None:
+async def test_each_change_is_applied_once(ranks: RankIndex, db: asyncpg.Connection) -> None:
     for user_id in (900, 800, 700):
         await set_score(db, user_id, 1_000_000)
-        assert await tend(ranks) == "folded"
-        assert await tend(ranks) == "kept"
+        assert await maintain(ranks) == "log applied"
+        assert await maintain(ranks) == "kept"
     await all_is_right(ranks, db)
 
 
-async def test_a_fold_and_the_fences_it_sets_are_of_one_snapshot(
+async def test_applying_the_log_and_rebalancing_use_one_snapshot(
     ranks: RankIndex, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
-    """Somebody commits between the two statements of a fold."""
+    """Another transaction commits between the two statements."""
     await add(db, range(5001, 5100))
     await make_writes_of_the_index_wait(db)
-    folding = asyncio.create_task(tend(ranks))
-    await until(lambda: is_waited_for(other), "the fold waits")
+    folding = asyncio.create_task(maintain(ranks))
+    await until(lambda: is_waited_for(other), "it waits")
     await set_score(db, 900, 5050)
     await db.execute("SELECT pg_advisory_unlock(77)")
-    assert await folding == "folded"
+    assert await folding == "log applied"
     assert max(await sizes(other)) <= 2 * WIDTH
     await all_is_right(ranks, db)
 
 
 async def make_writes_of_the_index_wait(db: asyncpg.Connection) -> None:
-    """Until this session lets go of a lock."""
+    """Make writes of the index wait until this session releases a lock."""
     await db.execute(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NEW; END';"
@@ -257,45 +261,44 @@ async def is_waited_for(db: asyncpg.Connection) -> object:
     return await db.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 
 
-async def test_of_two_who_fold_at_once_one_does(
+async def test_of_two_that_apply_the_log_at_once_one_does(
     settings: Settings, ranks: RankIndex, db: asyncpg.Connection
 ) -> None:
     async with opened(settings) as another:
-        both = (ranks, RankIndex(another.connections))
+        both = (ranks, RankIndex(another.connections, TUNING))
         for user_id in range(900, 950):
             await set_score(db, user_id, 1_000_000)
-            did = await asyncio.gather(*(tend(index) for index in both))
-            assert "folded" in did
+            did = await asyncio.gather(*(maintain(index) for index in both))
+            assert "log applied" in did
         await all_is_right(ranks, db)
 
 
-async def test_who_is_overtaken_while_folding_changes_nothing(
+async def test_a_process_that_loses_the_race_changes_nothing(
     ranks: RankIndex, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await set_score(db, 900, 1_000_000)
     transaction = other.transaction()
     await transaction.start()
     await other.execute("UPDATE rank_index SET written_by = pg_current_xact_id()")
-    folding = asyncio.create_task(tend(ranks))
+    folding = asyncio.create_task(maintain(ranks))
     await until(
         lambda: db.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"),
-        "the fold waits",
+        "it waits",
     )
     await transaction.commit()
-    assert await folding == "overtaken"
-    assert await tend(ranks) == "folded"
+    assert await folding == "conflict"
+    assert await maintain(ranks) == "log applied"
     await all_is_right(ranks, db)
 
 
-async def test_few_changes_wait_to_be_folded_but_not_for_ever(
-    ranks: RankIndex, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_few_changes_are_applied_after_a_while(
+    ranks: RankIndex, store: Database, db: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 60.0)
+    later = RankIndex(store.connections, replace(TUNING, apply_after_s=60.0))
     await set_score(db, 900, 1_000_000)
-    assert await tend(ranks) == "kept"
-    monkeypatch.setattr(rank_index, "FOLD_AFTER_S", 0.0)
-    assert await tend(ranks) == "folded"
-    assert await tend(ranks) == "kept", "there is nothing to fold"
+    assert await maintain(later) == "kept"
+    assert await maintain(ranks) == "log applied"
+    assert await maintain(ranks) == "kept", "there is nothing to apply"
 
 
 # Fences
@@ -304,18 +307,18 @@ async def test_few_changes_wait_to_be_folded_but_not_for_ever(
 async def test_fences_are_set_where_users_come(ranks: RankIndex, db: asyncpg.Connection) -> None:
     for start in range(0, 2000, 50):
         await add(db, range(4003 + start, 4003 + start + 50))
-        assert await tend(ranks) == "folded"
+        assert await maintain(ranks) == "log applied"
         assert max(await sizes(db)) <= 2 * WIDTH
     await all_is_right(ranks, db)
 
 
 async def test_what_has_grown_very_much_is_fitted_piece_by_piece(ranks: RankIndex, db: asyncpg.Connection) -> None:
     await add(db, [0] * 5000)
-    assert await tend(ranks) == "folded"
+    assert await maintain(ranks) == "log applied"
     assert max(await sizes(db)) > 2 * WIDTH
 
     async def fits() -> bool:
-        await tend(ranks)
+        await maintain(ranks)
         return max(await sizes(db)) <= 2 * WIDTH
 
     await until(fits, "every bucket is small, though nobody writes")
@@ -327,23 +330,20 @@ async def test_fences_are_taken_out_where_users_leave(ranks: RankIndex, db: asyn
     await db.execute("DELETE FROM users WHERE user_id % 10 <> 0")
     for _ in range(10):
         await set_score(db, 10, random.randint(0, 10_000))
-        await tend(ranks)
+        await maintain(ranks)
     assert len(await sizes(db)) <= before / 4
     await all_is_right(ranks, db)
 
 
-async def test_the_number_of_fences_is_bounded(
-    store: Database, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rank_index, "MOST_FENCES", 20)
+async def test_the_number_of_checkpoints_is_bounded(store: Database, db: asyncpg.Connection) -> None:
     await add(db, range(USERS))
     await db.execute("ANALYZE users")
-    ranks = RankIndex(store.connections)
-    assert await tend(ranks) == "built"
+    ranks = RankIndex(store.connections, replace(TUNING, max_checkpoints=20))
+    assert await maintain(ranks) == "built"
     assert len(await sizes(db)) == 20
     for start in range(USERS, 3 * USERS, 100):
         await add(db, range(start, start + 100))
-        await tend(ranks)
+        await maintain(ranks)
         assert len(await sizes(db)) <= 2 * (20 + 4)
     await all_is_right(ranks, db)
 
@@ -351,11 +351,11 @@ async def test_the_number_of_fences_is_bounded(
 # Building
 
 
-async def test_it_is_built_while_others_write(
+async def test_it_is_built_during_writes(
     settings: Settings, store: Database, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await add(db, [random.randint(0, 1000) for _ in range(15_000)])
-    ranks = RankIndex(store.connections)
+    ranks = RankIndex(store.connections, TUNING)
     done = asyncio.Event()
 
     async def keep_writing() -> int:
@@ -377,9 +377,9 @@ async def test_writers_do_not_wait_for_a_build(
     store: Database, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await add(db, range(100))
-    ranks = RankIndex(store.connections)
+    ranks = RankIndex(store.connections, TUNING)
     await make_writes_of_the_index_wait(db)
-    building = asyncio.create_task(tend(ranks))
+    building = asyncio.create_task(maintain(ranks))
     await until(lambda: is_waited_for(other), "the build waits")
     async with asyncio.timeout(PATIENCE_S):
         await set_score(other, 1, 7)
@@ -390,29 +390,30 @@ async def test_writers_do_not_wait_for_a_build(
     await all_is_right(ranks, other)
 
 
-async def test_an_index_that_cannot_be_used_has_nobody_counted_unless_asked_for(
+async def test_with_an_invalid_index_users_are_counted_only_on_demand(
     ranks: RankIndex, db: asyncpg.Connection
 ) -> None:
-    """Of many questions that wait together each would count everybody, all in one statement."""
+    """Otherwise every query of a batch would count all users, in one statement."""
     await ranks.discard()
-    here = RankIndex(cast("Any", OneConnection(db)))
+    here = RankIndex(cast("Any", OneConnection(db)), TUNING)
     before = await entries_read(db)
-    assert await here.standings([ContextQuery(user_id) for user_id in range(1, 101)], count=False) is None
+    with pytest.raises(RankIndexInvalid):
+        await here.standings([ContextQuery(user_id) for user_id in range(1, 101)], count=False)
     assert await entries_read(db) - before < USERS
-    assert await here.standings([StandingQuery(USERS)], count=True) is not None
+    await here.standings([StandingQuery(USERS)], count=True)
     assert await entries_read(db) - before >= USERS - 1, "what is read is counted"
 
 
-async def test_statistics_from_when_all_had_one_score_do_not_lead_astray(
+async def test_statistics_of_a_board_of_one_score_do_not_lead_to_the_primary_key(
     ranks: RankIndex, db: asyncpg.Connection
 ) -> None:
-    """Else the planner takes the primary key, and walks through everybody behind a user."""
+    """Otherwise the planner uses the primary key, and reads all users of a score."""
     await db.execute("TRUNCATE users RESTART IDENTITY")
     await add(db, [0] * 20_000)
     await db.execute("ANALYZE users")
     await db.execute("UPDATE users SET total_score = user_id")
-    await tend(ranks)
-    here = RankIndex(cast("Any", OneConnection(db)))
+    await maintain(ranks)
+    here = RankIndex(cast("Any", OneConnection(db)), TUNING)
     before = await entries_read(db, "users_pkey")
     assert await here.standings([ContextQuery(user_id) for user_id in range(100, 20_000, 500)], count=False)
     assert 0 < await entries_read(db, "users_pkey") - before < 40 * 2 * 15, "the two versions of fifteen users"
@@ -430,10 +431,10 @@ async def entries_read(db: asyncpg.Connection, index: str = "idx_users_score_des
 async def test_one_builds_at_a_time(ranks: RankIndex, other: asyncpg.Connection) -> None:
     await ranks.discard()
     await other.execute("SELECT pg_advisory_lock($1)", WRITER_LOCK)
-    assert await tend(ranks) == "left"
+    assert await maintain(ranks) == "left"
     assert not await ranks.build()
     await other.execute("SELECT pg_advisory_unlock($1)", WRITER_LOCK)
-    assert await tend(ranks) == "built"
+    assert await maintain(ranks) == "built"
 
 
 @pytest.mark.parametrize(
@@ -445,7 +446,7 @@ async def test_one_builds_at_a_time(ranks: RankIndex, other: asyncpg.Connection)
     ],
     ids=["truncate", "all scores halved", "many more"],
 )
-async def test_after_a_change_too_large_to_be_listed_it_is_built_anew(
+async def test_after_a_barrier_the_index_is_built_again(
     ranks: RankIndex, db: asyncpg.Connection, statement: str
 ) -> None:
     if statement.startswith("UPDATE"):
@@ -453,121 +454,116 @@ async def test_after_a_change_too_large_to_be_listed_it_is_built_anew(
         await ranks.build()
     await db.execute(statement)
     await db.execute("INSERT INTO users (user_id, user_name, total_score) VALUES (2000000, 'Ann', -5)")
-    assert not await usable(ranks)
+    assert not await is_valid(ranks)
     total = await db.fetchval("SELECT count(*) FROM users")
     assert await rank(ranks, 2_000_000, count=True) == total
-    assert await tend(ranks) == "built"
+    assert await maintain(ranks) == "built"
     assert await rank(ranks, 2_000_000) == total
     await all_is_right(ranks, db)
 
 
-async def test_more_log_than_is_worth_reading_is_folded_all_the_same(
-    ranks: RankIndex, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As after a build during which much was written: to build again would be no better."""
-    monkeypatch.setattr(rank_index, "MOST_UNFOLDED", 100)
+@pytest.mark.usefixtures("ranks")
+async def test_a_log_too_long_for_readers_is_applied(store: Database, db: asyncpg.Connection) -> None:
+    """As after a build during which much was written: building again would be no better."""
+    ranks = RankIndex(store.connections, replace(TUNING, max_pending=100))
     await db.execute("UPDATE users SET total_score = total_score - 1 WHERE user_id <= 100")
-    assert not await usable(ranks)
-    assert await tend(ranks) == "folded"
+    assert not await is_valid(ranks)
+    assert await maintain(ranks) == "log applied"
     await all_is_right(ranks, db)
 
 
-async def test_more_log_than_is_worth_folding_has_it_built_anew(
-    ranks: RankIndex, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("ranks")
+async def test_after_a_log_too_long_to_apply_the_index_is_built_again(
+    store: Database, db: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr(rank_index, "MOST_UNFOLDED", 100)
-    monkeypatch.setattr(rank_index, "MOST_FOLDED", 200)
+    ranks = RankIndex(store.connections, replace(TUNING, max_pending=100, max_applied=200))
     await db.execute("UPDATE users SET total_score = total_score - 1 WHERE user_id <= 200")
-    assert not await usable(ranks)
-    assert await tend(ranks) == "built"
+    assert not await is_valid(ranks)
+    assert await maintain(ranks) == "built"
     await all_is_right(ranks, db)
 
 
 # The log
 
 
-async def test_the_log_is_kept_until_it_is_folded(
+async def test_the_log_is_kept_until_it_is_applied(
     ranks: RankIndex, store: Database, db: asyncpg.Connection
 ) -> None:
     await set_score(db, 900, 1_000_000)
-    await store.change_log.prune()
-    await store.change_log.prune()
-    assert await db.fetchval("SELECT count(*) FROM user_changes") == 1, "only what is folded has gone"
+    await store.change_log.prune(PRUNE_NOW)
+    await store.change_log.prune(PRUNE_NOW)
+    assert await db.fetchval("SELECT count(*) FROM user_changes") == 1, "only rows that were applied are pruned"
     assert await rank(ranks, 500) == 501
-    assert await tend(ranks) == "folded"
-    await store.change_log.prune()
+    assert await maintain(ranks) == "log applied"
+    await store.change_log.prune(PRUNE_NOW)
     assert await db.fetchval("SELECT count(*) FROM user_changes") == 0
     assert await rank(ranks, 500) == 501
 
 
-async def test_an_index_that_lacks_what_was_pruned_is_not_believed(
-    ranks: RankIndex, store: Database, db: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+async def test_an_index_that_lacks_pruned_rows_is_not_valid(
+    ranks: RankIndex, store: Database, db: asyncpg.Connection
 ) -> None:
     await set_score(db, 900, 1_000_000)
-    monkeypatch.setattr("leaderboard.database.store._WAIT_FOR_RANKS_S", 0)
-    await store.change_log.prune()
-    await store.change_log.prune()
+    for _ in range(2):
+        await store.change_log.prune(replace(PRUNE_NOW, max_index_wait_s=0))
     assert await db.fetchval("SELECT count(*) FROM user_changes") == 0
-    assert not await usable(ranks)
+    assert not await is_valid(ranks)
     assert await rank(ranks, 500, count=True) == 501
 
-    monkeypatch.undo()
-    await store.change_log.prune()
-    assert not await usable(ranks), "pruning does not move back to what the index sees"
-    await tend(ranks)
+    await store.change_log.prune(PRUNE_NOW)
+    assert not await is_valid(ranks), "`pruned` never goes back to the snapshot of the index"
+    await maintain(ranks)
     await all_is_right(ranks, db)
 
 
-async def test_nothing_is_pruned_while_it_is_being_built(
+async def test_nothing_is_pruned_while_the_index_is_built(
     store: Database, db: asyncpg.Connection, other: asyncpg.Connection
 ) -> None:
     await add(db, [1, 2, 3])
     async with other.transaction(isolation="repeatable_read"):
         await other.execute("SELECT pg_try_advisory_xact_lock($1)", WRITER_LOCK)
-        assert await store.change_log.prune() is None
-    assert await store.change_log.prune() is not None
+        assert await store.change_log.prune(PRUNE_NOW) is None
+    assert await store.change_log.prune(PRUNE_NOW) is not None
 
 
-async def test_an_index_beside_a_log_that_came_with_a_dump_is_not_believed(
-    ranks: RankIndex, db: asyncpg.Connection
-) -> None:
-    assert await usable(ranks)
+async def test_an_index_beside_a_restored_log_is_not_valid(ranks: RankIndex, db: asyncpg.Connection) -> None:
+    assert await is_valid(ranks)
     await db.execute("UPDATE log_state SET written_by = '3'")
-    assert not await usable(ranks)
+    assert not await is_valid(ranks)
 
 
-async def test_nothing_is_built_beside_a_log_that_is_not_believed(
+async def test_nothing_is_built_beside_a_restored_log(
     ranks: RankIndex, store: Database, db: asyncpg.Connection
 ) -> None:
-    """It would be no better; first the log is emptied."""
+    """The log has to be reset first."""
     await db.execute("UPDATE log_state SET written_by = '3'")
-    assert await tend(ranks) == "left"
+    assert await maintain(ranks) == "left"
     assert await store.change_log.reset()
-    assert await tend(ranks) == "built"
+    assert await maintain(ranks) == "built"
     await all_is_right(ranks, db)
 
 
-async def test_all_that_heals_without_redis(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leaderboard.sync.PRUNE_EVERY_S", 0.05)
-    app = App(settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}")}))
+async def test_everything_is_repaired_without_redis(settings: Settings) -> None:
+    without_redis = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}")})
+    app = App(without_redis, Tuning(log=LogTuning(prune_every_s=0.05)))
     async with app.running():
-        await until(lambda: usable_with_anybody(app), "it is built")
+        await until(lambda: is_valid_now(app), "it is built")
         sql(settings, "UPDATE log_state SET written_by = '3'")
-        assert not await usable_with_anybody(app)
-        await until(lambda: usable_with_anybody(app), "the log is emptied and it is built anew")
+        assert not await is_valid_now(app)
+        await until(lambda: is_valid_now(app), "the log is emptied and it is built anew")
 
 
-async def usable_with_anybody(app: App) -> bool:
+async def is_valid_now(app: App) -> bool:
     try:
-        return await usable(app.database.rank_index)
+        return await is_valid(app.database.rank_index)
     except DatabaseUnavailable:
         return False
 
 
-# Where it came from
+# Restores and crashes
 
 
-async def test_an_index_that_came_with_a_dump_is_not_believed(
+async def test_a_restored_index_is_not_valid(
     settings: Settings, ranks: RankIndex, db: asyncpg.Connection, postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     await set_score(db, 900, 1_000_000)
@@ -584,20 +580,20 @@ async def test_an_index_that_came_with_a_dump_is_not_believed(
         assert done.returncode == 0, done.stderr
     try:
         async with opened(copy) as store:
-            restored = RankIndex(store.connections)
-            assert not await usable(restored)
+            restored = RankIndex(store.connections, TUNING)
+            assert not await is_valid(restored)
             assert await rank(restored, 500, count=True) == 501
             assert await store.change_log.reset()
             async with store.connections.acquire() as connection:
                 await connection.execute("UPDATE rank_index SET snapshot = '900000000:900000000:'")
-            assert not await usable(restored), "though it is as if all there is had been folded long since"
-            assert await tend(restored) == "built"
+            assert not await is_valid(restored), "although its snapshot seems to see every row of the log"
+            assert await maintain(restored) == "built"
             assert await rank(restored, 500) == 501
     finally:
         sql(admin, f"DROP DATABASE {copy.db_name} WITH (FORCE)")
 
 
-async def test_it_survives_what_moves_rows_about(ranks: RankIndex, db: asyncpg.Connection) -> None:
+async def test_it_survives_statements_that_move_rows(ranks: RankIndex, db: asyncpg.Connection) -> None:
     await set_score(db, 900, 1_000_000)
     for statement in (
         "VACUUM FREEZE rank_index",
@@ -610,7 +606,7 @@ async def test_it_survives_what_moves_rows_about(ranks: RankIndex, db: asyncpg.C
 
 
 async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPostgres, data_dir: Path) -> None:
-    """PostgreSQL is killed in the middle of writes and folds, some of them not committed yet."""
+    """PostgreSQL is killed between writes, some of them not committed yet."""
     settings = template.model_copy(
         update={
             "db_port": own_postgres.port,
@@ -622,10 +618,10 @@ async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPos
     db = await connect(settings)
     await add(db, range(USERS))
     async with opened(settings) as store:
-        ranks = RankIndex(store.connections)
-        await tend(ranks)
+        ranks = RankIndex(store.connections, TUNING)
+        await maintain(ranks)
         await set_score(db, 1, 5000)
-        assert await tend(ranks) == "folded"
+        assert await maintain(ranks) == "log applied"
         await set_score(db, 2, 6000)
         open_ = db.transaction()
         await open_.start()
@@ -635,7 +631,7 @@ async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPos
         own_postgres.stop()
         own_postgres.start()
         await until(lambda: answers(ranks), "PostgreSQL is back")
-        assert await usable(ranks), "without being built again"
+        assert await is_valid(ranks), "without being built again"
         assert [await rank(ranks, user_id) for user_id in (2, 1, 4)] == [1, 2, USERS - 1]
         async with store.connections.dedicated() as connection:
             await all_is_right(ranks, connection)
@@ -649,14 +645,14 @@ async def answers(ranks: RankIndex) -> bool:
     return True
 
 
-# Keeping
+# Repairing
 
 
-async def test_that_it_cannot_be_repaired_is_said_once_and_shown(
+async def test_a_repair_that_fails_is_logged_once_and_shown(
     ranks: RankIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = Metrics()
-    keeper = RankIndexMaintainer(ranks, metrics, 0.01)
+    maintainer = RankIndexMaintainer(ranks, metrics, 0.01)
     repair, failed, tries = ranks.repair, asyncio.Event(), 0
 
     async def fail() -> Repair:
@@ -678,7 +674,7 @@ async def test_that_it_cannot_be_repaired_is_said_once_and_shown(
         return tries >= 5
 
     with capture_logs() as said:
-        keeping = asyncio.create_task(keeper.run())
+        keeping = asyncio.create_task(maintainer.run())
         await until(up, "it is up")
         await ranks.discard()
         await until(down, "it is down")
@@ -686,44 +682,43 @@ async def test_that_it_cannot_be_repaired_is_said_once_and_shown(
         failed.set()
         await until(up, "it is up again")
         keeping.cancel()
-    told = [line["event"] for line in said]
-    assert told == [
+    assert [line["event"] for line in said] == [
         "the rank index cannot be repaired, ranks are counted",
         "rank index built",
-        "the rank index is in use again",
+        "the rank index is valid again",
     ]
 
 
 # Auditing
 
 
-async def test_a_wrong_count_is_found_and_the_index_thrown_away(ranks: RankIndex, db: asyncpg.Connection) -> None:
+async def test_a_wrong_count_is_found_and_the_index_discarded(ranks: RankIndex, db: asyncpg.Connection) -> None:
     metrics = Metrics()
-    keeper = RankIndexMaintainer(ranks, metrics, 0.1)
+    audits = RankIndexAudits(ranks, metrics, 0.1)
     for _ in range(20):
-        await keeper.recount()
-    assert await usable(ranks)
+        await audits.recount()
+    assert await is_valid(ranks)
     assert value(metrics.registry) == 0
 
     await db.execute(
         "UPDATE rank_index SET written_by = pg_current_xact_id(),"
         " counts = ARRAY(SELECT n + (i % 2)::int FROM unnest(counts) WITH ORDINALITY AS c (n, i) ORDER BY i)"
     )
-    assert await usable(ranks), "nothing but counting shows it"
+    assert await is_valid(ranks), "only counting shows it"
     wrong = await ranks.recount_all()
     assert wrong
-    assert wrong[0].indexed != wrong[0].found
-    await keeper.recount()
+    assert wrong[0].indexed != wrong[0].counted
+    await audits.recount()
     assert value(metrics.registry) > 0
-    assert not await usable(ranks)
-    assert await tend(ranks) == "built"
+    assert not await is_valid(ranks)
+    assert await maintain(ranks) == "built"
     await all_is_right(ranks, db)
 
 
 async def test_a_wrong_total_is_always_found(ranks: RankIndex, db: asyncpg.Connection) -> None:
     await db.execute("UPDATE rank_index SET written_by = pg_current_xact_id(), total = total + 1")
     (wrong,) = await ranks.recount()
-    assert wrong.indexed == wrong.found + 1
+    assert wrong.indexed == wrong.counted + 1
 
 
 def value(registry: CollectorRegistry) -> float:
@@ -733,7 +728,7 @@ def value(registry: CollectorRegistry) -> float:
 
 
 async def test_the_cache_knows_how_many_users_there_are(leaderboard: App) -> None:
-    """More than it holds, whether they come, go or stay; and where it is wrong, the audit tells."""
+    """The total is of more users than it holds. If it is wrong, an audit finds it."""
     small = App(leaderboard.settings.model_copy(update={"cache_size": 10}))
     async with small.running():
         for statement, total in (
@@ -752,11 +747,11 @@ async def test_the_cache_knows_how_many_users_there_are(leaderboard: App) -> Non
 
 
 async def cached_total(app: App) -> int:
-    """As soon as the cache is in use and shows the present."""
+    """The total of a context from the cache, when the cache is valid and up to date."""
     best = (await app.database.users.top(1)).value[0]
     await app.sync.visibility.wait_until_visible(await app.database.now())
     async with asyncio.timeout(PATIENCE_S):
-        while (reading := await app.cache.read([ContextQuery(best.user_id)], PATIENCE_S)) is None:
+        while (reading := await app.reader.read([ContextQuery(best.user_id)], PATIENCE_S)) is None:
             await asyncio.sleep(0.01)
-    assert isinstance(reading.answers[0], Context)
-    return reading.answers[0].total
+    assert isinstance(reading.results[0], Context)
+    return reading.results[0].total

@@ -1,13 +1,14 @@
 """The order of the board: the same from the cache and from PostgreSQL, at every tie and both ends of int32."""
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
 
 from leaderboard.app import App
 from leaderboard.model import INT32_MAX, INT32_MIN, Context, EncodedTop, Standing
-from leaderboard.queries import ContextQuery, StandingQuery, TopQuery
+from leaderboard.queries import ContextQuery, RankingQuery, StandingQuery, TopQuery
 from tests.system import PATIENCE_S, sql
 
 pytestmark = pytest.mark.anyio
@@ -26,20 +27,20 @@ BOARD = sorted(
 )
 
 
-async def ask_cache(leaderboard: App, question: Question) -> object:
-    """The cache's answer, as soon as there is one that shows the present."""
+async def ask_cache(leaderboard: App, query: RankingQuery[Any]) -> object:
+    """The result from the cache, as soon as the cache is up to date."""
     await leaderboard.sync.visibility.wait_until_visible(await leaderboard.database.now())
     async with asyncio.timeout(PATIENCE_S):
-        while (reading := await leaderboard.cache.read([question], PATIENCE_S)) is None:
+        while (reading := await leaderboard.reader.read([query], PATIENCE_S)) is None:
             await asyncio.sleep(0.01)
-    return reading.answers[0]
+    return reading.results[0]
 
 
 def places(standings: list[Standing]) -> list[tuple[int, int, int]]:
     return [(standing.rank, standing.user_id, standing.total_score) for standing in standings]
 
 
-async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
+async def test_ties_sort_the_same_in_cache_and_postgres(leaderboard: App) -> None:
     ids, scores = zip(*BOARD, strict=True)
     sql(
         leaderboard.settings,
@@ -53,8 +54,8 @@ async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
     cached = await ask_cache(leaderboard, TopQuery(100))
     assert isinstance(cached, EncodedTop)
     assert places(cached.decode().users) == expected
-    true = await leaderboard.database.users.top(100)
-    assert [(user.user_id, user.total_score) for user in true.value] == BOARD
+    stored = await leaderboard.database.users.top(100)
+    assert [(user.user_id, user.total_score) for user in stored.value] == BOARD
 
     for index, (user_id, _) in enumerate(BOARD):
         around = expected[max(0, index - 5) : index + 6]
@@ -63,13 +64,13 @@ async def test_ties_sort_the_same_in_cache_and_truth(leaderboard: App) -> None:
             [ContextQuery(user_id), StandingQuery(user_id)], count=True
         )
         assert seen is not None
-        true_context, true_standing = seen.value
-        for context in (cached, true_context):
+        stored_context, stored_standing = seen.value
+        for context in (cached, stored_context):
             assert isinstance(context, Context)
             assert places([*context.above, context.user, *context.below]) == around
             assert places([context.user]) == [expected[index]]
         cached = await ask_cache(leaderboard, StandingQuery(user_id))
-        assert cached == true_standing
+        assert cached == stored_standing
         assert isinstance(cached, Standing)
         assert places([cached]) == [expected[index]]
 

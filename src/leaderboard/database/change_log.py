@@ -12,7 +12,7 @@ from leaderboard.database.sql import load_queries
 from leaderboard.database.users import BestUsers
 from leaderboard.model import User
 from leaderboard.snapshot import Snapshot, SnapshotPosition
-from leaderboard.tuning import Tuning
+from leaderboard.tuning import LogTuning, RankIndexTuning
 
 _log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ class Changes:
 class ChangeLog:
     """Reads and prunes the change log. Triggers write it."""
 
-    def __init__(self, connections: Connections, tuning: Tuning) -> None:
+    def __init__(self, connections: Connections, tuning: RankIndexTuning) -> None:
         self._connections = connections
         self._tuning = tuning
         self._queries = load_queries("change_log")
@@ -57,15 +57,14 @@ class ChangeLog:
         """Return `catch_up` and the best `n` users, both from one snapshot."""
         async with self._connections.acquire("REPEATABLE READ, READ ONLY") as connection:
             changes = await self._catch_up(connection, since, floor_score, limit)
-            row = await one_row(connection, self._top_and_total, n, self._tuning.ranks.max_pending)
+            row = await one_row(connection, self._top_and_total, n, self._tuning.max_pending)
             return changes, BestUsers(users_of(row)[0], row["total"])
 
-    async def prune(self) -> int | None:
+    async def prune(self, tuning: LogTuning) -> int | None:
         """Delete one batch of old rows; returns how many, None when it is too early.
 
-        Rows younger than `keep_s` stay, and rows that the rank index has not applied, within bounds (`LogTuning`).
+        Keeps rows younger than `keep_s`, and rows that the rank index has not applied for `max_index_wait_s`.
         """
-        tuning = self._tuning.log
         async with self._connections.acquire() as connection:
             deleted: int | None = await connection.fetchval(
                 self._queries["prune"], tuning.keep_s, tuning.prune_batch, WRITER_LOCK, tuning.max_index_wait_s

@@ -27,7 +27,7 @@ class Database:
         self.users = Users(connections, tuning)
         self.scores = Scores(connections, tuning.writes)
         self.idempotency_keys = IdempotencyKeys(connections)
-        self.change_log = ChangeLog(connections, tuning)
+        self.change_log = ChangeLog(connections, tuning.ranks)
         self.rank_index = RankIndex(connections, tuning.ranks)
 
     async def open(self) -> None:

@@ -43,7 +43,7 @@ async def migrate(
         await connection.execute(sql["create_record"])
         steps = await _missing(connection)
         for step in steps:
-            await _apply(connection, step, sql)
+            await apply(connection, step, sql)
             report(f"applied {step.version:04d} {step.name}, step {step.step}")
         return len(steps)
     finally:
@@ -66,7 +66,8 @@ async def _missing(connection: asyncpg.Connection) -> list[Step]:
     return [step for step in load_steps() if (step.version, step.step) not in applied]
 
 
-async def _apply(connection: asyncpg.Connection, step: Step, sql: Mapping[str, str]) -> None:
+async def apply(connection: asyncpg.Connection, step: Step, sql: Mapping[str, str]) -> None:
+    """Apply one step, and record it."""
     record = (step.version, step.step, step.name)
     if step.builds_index is None:
         async with connection.transaction():

@@ -15,24 +15,19 @@ _SHOWN = 5
 _log = structlog.get_logger(__name__)
 
 
-class Audits:
-    """Compares the cache and parts of the rank index with the users in PostgreSQL."""
+class CacheAudits:
+    """Compares the cache with the users in PostgreSQL."""
 
-    def __init__(self, sync: CacheSync, ranks: RankIndex, metrics: Metrics, interval_s: float) -> None:
+    def __init__(self, sync: CacheSync, metrics: Metrics, interval_s: float) -> None:
         self._sync = sync
-        self._ranks = ranks
         self._metrics = metrics
         self._interval_s = interval_s
 
-    async def run_cache(self) -> None:
-        """Audit the cache on the timer, until cancelled."""
-        await every(self._interval_s, "auditing the cache", self.audit_cache)
+    async def run(self) -> None:
+        """Audit on the timer, until cancelled."""
+        await every(self._interval_s, "auditing the cache", self.audit)
 
-    async def run_rank_index(self) -> None:
-        """Recount parts of the rank index on the timer, until cancelled."""
-        await every(self._interval_s, "recounting a part of the rank index", self.recount_rank_index)
-
-    async def audit_cache(self) -> None:
+    async def audit(self) -> None:
         """Audit the cache, and rebuild it after a difference. Raises DatabaseUnavailable and CacheError."""
         try:
             audit = await self._sync.auditor.audit()
@@ -50,7 +45,20 @@ class Audits:
             )
             await self._sync.synchronizer.discard("an audit found differences")
 
-    async def recount_rank_index(self) -> None:
+
+class RankIndexAudits:
+    """Counts parts of the rank index again."""
+
+    def __init__(self, ranks: RankIndex, metrics: Metrics, interval_s: float) -> None:
+        self._ranks = ranks
+        self._metrics = metrics
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Recount on the timer, until cancelled."""
+        await every(self._interval_s, "recounting a part of the rank index", self.recount)
+
+    async def recount(self) -> None:
         """Count some buckets, and discard the index after a difference. Raises DatabaseUnavailable."""
         wrong = await self._ranks.recount()
         if wrong:

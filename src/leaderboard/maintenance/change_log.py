@@ -19,5 +19,5 @@ class LogPruner:
     async def prune(self) -> None:
         """Delete all rows that may be deleted, in batches. Raises DatabaseUnavailable."""
         await self._change_log.reset()
-        while await self._change_log.prune() == self._tuning.prune_batch:
+        while await self._change_log.prune(self._tuning) == self._tuning.prune_batch:
             pass

@@ -214,7 +214,7 @@ def test_a_walk_meets_everybody_who_does_not_move_once_at_the_right_rank(
     board = true_board(module_settings)
     movers = [user_id for _, user_id, _, _, score in board if score == -6]
     stay = {user_id: rank for rank, user_id, *_ in board if user_id not in movers}
-    eventually(lambda: sql(module_settings, "SELECT FROM rank_index WHERE cardinality(fences) > 5"))
+    eventually(lambda: sql(module_settings, "SELECT FROM rank_index WHERE cardinality(checkpoints) > 5"))
     risen = {"begun": 0, "done": 0}
 
     def rise() -> None:

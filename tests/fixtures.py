@@ -52,7 +52,7 @@ SLOW = (
 """Folders and files whose tests get the marker `slow`. So does a test that starts its own servers."""
 
 PERMANENT_KEYS = {keys.SCORES.encode(), keys.METADATA.encode(), keys.STATE.encode(), keys.MOVES.encode()}
-"""The keys of the cache that do not expire. Every other key has a TTL, so that an unused key goes away."""
+"""The keys of the cache that do not expire. All others have a TTL, so that unused ones go away."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -143,7 +143,7 @@ def settings(template: Settings, redis_databases: deque[int]) -> Iterator[Settin
 
 @pytest.fixture(scope="module")
 def module_settings(template: Settings, redis_databases: deque[int]) -> Iterator[Settings]:
-    """The settings for a fresh PostgreSQL database and an empty Redis database, shared by a module's tests."""
+    """As `settings`, but the databases are shared by a module's tests."""
     with fresh_databases(template, redis_databases) as fresh:
         yield fresh
 
@@ -188,7 +188,7 @@ def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Embed
 
 @pytest.fixture
 def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A running PostgreSQL that belongs to one test, which may stop it, with an empty database `leaderboard`."""
+    """A running PostgreSQL with an empty database `leaderboard`. It belongs to one test, which may stop it."""
     binaries = request.config.getoption("--postgres-bin")
     with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
         server.create_database("leaderboard")

@@ -42,7 +42,7 @@ async def test_all_contestants_are_measured_and_reported(
     assert len(result.cells) == len(SMALL.works) * 4
     for cell in result.cells:
         assert [shot.looks > 0 for shot in cell.shots] == [True]
-        assert cell.rate > 0
+    assert max(cell.rate for cell in result.cells) > 0
     used = [shot.used for cell in result.cells for shot in cell.shots]
     assert max(one.api for one in used) > 0
     assert max(one.postgres for one in used) > 0

@@ -1,10 +1,10 @@
-# Every task a developer needs. `make dev` runs the whole system, `make test` proves it.
+# Every task a developer needs. `make dev` runs the whole system, `make test-all` tests it.
 PYTHON ?= python3
 BIN := .venv/bin
 # The name of a Secret of Kubernetes, and the password of the trial.
 NO_SECRETS := --exclude-lines '(secret|secretName): "?[a-z-]+"?}?$$' --exclude-secrets b25seS1mb3ItYS10cmlhbA==
 
-.PHONY: help setup dev test test-fast chaos switch-off bench bench-quick bench-growth manifests deploy-check aws-setup aws-check aws-cost lint format lock image-digests clean
+.PHONY: help setup dev test test-all chaos mutants bench bench-quick bench-growth manifests deploy-check aws-setup aws-check aws-cost lint format lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,20 +21,20 @@ setup: .venv/.installed  ## create .venv with the pinned requirements
 dev: setup  ## start PostgreSQL, Valkey and the service, with example data
 	@exec $(BIN)/leaderboard dev $(ARGS)
 
-# By files, in their order: those that share servers stay together, and the longest come first.
+# Whole files go to each process, because the tests of a file share servers.
 IN_PARALLEL = --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 
-test: setup  ## run the tests on real servers, two at a time; JOBS=0 is one at a time and for --pdb
-	$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
+test: setup  ## run the tests between two edits: all but the slow ones; ARGS="-k boundary -x", JOBS=0 for --pdb
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow" $(ARGS)
 
-test-fast: setup  ## run only the tests that need no servers, in half a minute
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not servers" --ignore tests/web $(ARGS)
+test-all: setup  ## run all tests
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
 chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
 	$(BIN)/python -m chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-switch-off: setup  ## see a test fail for every mechanism of consistency that is switched off
-	$(BIN)/python -m tests.switches $(ARGS)
+mutants: setup  ## remove each guarantee in a copy of the source, and see a test fail: ARGS="--list", ARGS="token epoch"
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 bench: setup .venv/.drawing  ## how fast the hot path is, beside its limits and a plain design: ARGS="--docs" (needs wrk)
 	$(BIN)/python -m bench.hot $(ARGS)

@@ -1,4 +1,4 @@
-"""Tells what is being done, and that it still is."""
+"""Prints what a benchmark is doing, and repeats it while that goes on."""
 
 import asyncio
 import time
@@ -9,18 +9,18 @@ _SILENT_S = 5
 
 
 class Progress:
-    """Lines on standard output, each with the time since the start."""
+    """Prints lines with the time since the start."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print one line, or more."""
+        """Prints one or more lines."""
         print(f"{time.monotonic() - self._started:7.1f} s  {text}", flush=True)
 
     @asynccontextmanager
     async def during(self, text: str) -> AsyncIterator[None]:
-        """Say so now, and again some times a minute until it is done."""
+        """Prints `text` now, and again every few seconds until the end."""
         self.say(text)
         ticker = asyncio.create_task(self._repeat(text))
         try:

@@ -1,4 +1,4 @@
-"""PostgreSQL and Valkey of our own, for one benchmark, and everything deleted at the end."""
+"""PostgreSQL and Valkey for one benchmark, deleted at its end."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from leaderboard.config import Settings, load
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 
 POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
-"""All that differs from PostgreSQL's own defaults, which are for a machine with less memory than any today."""
+"""Settings that differ from PostgreSQL's defaults, which are for machines with little memory."""
 
 PATIENT = {"statement_timeout": "0"}
-"""For a connection of the benchmark's own: what takes long is to be measured, or filled in, and not ended."""
+"""Settings for the benchmark's own connections, whose statements may take long."""
 
 
 @contextmanager
 def servers(**settings: object) -> Iterator[Settings]:
-    """The settings of a service on two new servers, whose commits are on disk when they say so."""
+    """Starts two servers and yields the settings for a service on them. Commits are durable."""
     with tempfile.TemporaryDirectory(prefix="leaderboard-bench-") as temporary:
         folder = Path(temporary)
-        folder.chmod(0o755)  # PostgreSQL refuses root, and runs as somebody else
+        folder.chmod(0o755)  # PostgreSQL refuses root, and runs as another account
         postgres = EmbeddedPostgres(folder, durable=True, settings=POSTGRES)
         try:
             with postgres, EmbeddedValkey(folder) as valkey:

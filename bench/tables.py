@@ -1,4 +1,4 @@
-"""How the benchmarks say what they found: tables, targets met or missed, and both between two marks of a page."""
+"""What the reports of the benchmarks share: tables, targets, and writing into a page."""
 
 import os
 import platform
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STYLE = "Canvas {color: white;} Graph {color: white; font_size: 14;} Graph.Legend {stroke_width: 0;}"
-"""Of the plots."""
+"""The style of the plots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A ratio, or another figure, that matters, and what it should be: at least, or at most."""
+    """A measured figure, usually a ratio, and its limit: at least, or at most."""
 
     name: str
     ratio: float
@@ -25,13 +25,13 @@ class Target:
 
     @property
     def missed_by(self) -> float:
-        """By which share of the limit; not above 0 if it is met."""
+        """Returns the miss as a share of the limit; 0 or less if the target is met."""
         missing = self.limit - self.ratio if self.at_least else self.ratio - self.limit
         return missing / self.limit
 
 
 def target_table(targets: Sequence[Target]) -> str:
-    """Each with what was measured."""
+    """Returns a table of the targets with the measured figures."""
     rows = [
         (
             target.name,
@@ -45,13 +45,13 @@ def target_table(targets: Sequence[Target]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """Returns a table in Markdown."""
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def filled(page: str, name: str, measured: str) -> str:
-    """The page with this between its marks of that name. Raises ValueError when it has none."""
+    """Returns the page with `measured` between its marks `name`. Raises ValueError without marks."""
     begin_mark, end_mark = f"<!-- {name} measured -->\n", f"<!-- end of {name} -->\n"
     before, begin, rest = page.partition(begin_mark)
     _, end, after = rest.partition(end_mark)
@@ -61,7 +61,7 @@ def filled(page: str, name: str, measured: str) -> str:
 
 
 def machine(postgres: str) -> str:
-    """What was measured on, with PostgreSQL's version."""
+    """Returns a description of the machine, with the version of PostgreSQL."""
     try:
         system = platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:  # not on Linux
@@ -70,13 +70,13 @@ def machine(postgres: str) -> str:
 
 
 def number(value: float) -> str:
-    """With two or three digits that say something."""
+    """Returns the number with two or three significant digits."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.1 else 3
     return f"{value:,.{digits}f}"
 
 
 def count(users: int) -> str:
-    """A number of users in words, if it is round."""
+    """Returns a number of users, in words if it is round."""
     for size, name in ((1_000_000, "million"), (1_000, "thousand")):
         if users % size == 0:
             return f"{users // size} {name}"

@@ -1,5 +1,7 @@
-"""`make chaos`: every fault under load, then more load than can be served, and what came of it; ends with 1 if a
-promise was broken."""
+"""`make chaos`: injects every fault under load, then overloads one process, and prints a table of the results.
+
+The exit status is 1 if a promise was broken.
+"""
 
 import argparse
 import os
@@ -17,19 +19,19 @@ from leaderboard.observe import set_up_logs
 
 
 def main() -> int:
-    """Run, print, and say whether all promises were kept."""
+    """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument(
-        "--seconds", type=float, default=600, help="how long to go on; every fault comes at least once"
+        "--seconds", type=float, default=600, help="how long to inject faults; each is injected at least once"
     )
-    parser.add_argument("--seed", type=int, default=None, help="of all that is left to chance; default: a new one")
+    parser.add_argument("--seed", type=int, default=None, help="seed of all random choices; default: a new one")
     parser.add_argument(
-        "--only", default="", help=f"only the faults with this in their names; one more is `{overload.NAME}`"
+        "--only", default="", help=f"only the faults whose name has this text; `{overload.NAME}` is the overload"
     )
     parser.add_argument(
-        "--folder", type=Path, help="where the servers and logs are, to be kept; default: a temporary one"
+        "--folder", type=Path, help="folder for servers and logs, which is kept; default: a temporary one"
     )
-    parser.add_argument("--short", action="store_true", help="short durations, as in the test suite")
+    parser.add_argument("--short", action="store_true", help="short durations, as in the tests")
     options = parser.parse_args()
     set_up_logs("error", "text")
     seed = options.seed if options.seed is not None else int.from_bytes(os.urandom(3), "big")

@@ -1,27 +1,27 @@
-"""Does every answer show one state that PostgreSQL really had, and one that is new enough?
+"""Checks that every answer shows one state that PostgreSQL had, and that this state is new enough.
 
-Which states there can have been, the record of the transactions tells: see `committed`. An answer is a demand on
-such a state. A user that it shows has to be at a version with that name and score. A user that it does not show
-has to be out of the way: for a top, absent or below the last row (absent, if it has fewer than n rows); for a
-context, not between its rows, not above them if they begin at rank 1, not below them if fewer than five are
-below. "No such user" demands that one is absent. And as many users as the rank says stand above the first row.
+A state is a set of committed transactions; `committed` says which sets are possible. An answer puts conditions
+on the state. A user that it shows must have that name and score. A user that it does not show must not belong
+into it: for a top, the user is absent or below the last row (absent, if there are fewer than n rows); for a
+context, it is not between the rows, not above them if they begin at rank 1, and not below them if fewer than
+five are below. A 404 requires that the user is absent. The number of users above the first row must agree with
+its rank.
 
-All but the last is a demand on each user by itself: to be at one of some of its versions. A state has every user
-at one of its versions, and a larger state never at an earlier one. So there is a *least* state that meets them,
-and it is found without a choice: begin with what must be in, and as long as a user is at a version that will not
-do, it has to go on to its next one; put in the transaction that made that, with its closure. If there is no next
-version, or something gets in that cannot be, no state explains the answer.
+Every condition but the last is about one user, and allows some of its versions. A larger state never has an
+earlier version of a user. So there is a *least* state that meets these conditions, and finding it needs no
+search: begin with the transactions that must be included; while a user is at a version that is not allowed, add
+the transaction that made its next version, with all that it depends on. If there is no next version, or an
+excluded transaction would be added, no state explains the answer.
 
-Ranks are not like that: a count can rise and fall. From the least state one more transaction is put in at a
-time, in an order in which they can have committed; if no state on that way fits, then in the other orders. That
-ends soon, since the answer cannot have seen what began after it, and its own users go on to other versions. If
-it does not end within `PATIENCE` states, the answer is undecided.
+A rank is different, because a count can rise and fall. From the least state, transactions are added one at a
+time, in every order in which they can have committed, until the count agrees. The search is short: transactions
+that began after the answer are excluded, and further versions of the shown users end it. After `MAX_STATES`
+states it is given up, and the answer is undecided.
 
-What must be in: all that was acknowledged before the operation began, all that is in the least state of an
-answer that had ended by then (no state without it explains that answer), and what was committed by hand
-`BY_HAND_S` before. An answer that may be old by some seconds owes only what had happened those seconds before;
-one with an `Age` owes nothing. What cannot be in: a transaction with a write whose operation began after this
-one had ended.
+Included: every write acknowledged before the operation began, the least state of every answer that had ended by
+then, and what was committed by hand `BY_HAND_S` before. An answer that may be some seconds old includes only
+what was so those seconds before; one with an `Age` header includes nothing. Excluded: transactions with a write
+whose operation began after this one had ended.
 """
 
 from bisect import bisect_left
@@ -34,22 +34,22 @@ from tests.consistency.writes import Writes
 from tests.http.demand import Demand, demand
 
 BY_HAND_S = 1.0
-"""Within what time a change by hand has to show."""
+"""An answer that began this long after a change by hand must show it."""
 
-PATIENCE = 20_000
+MAX_STATES = 20_000
 """How many states are tried for one answer."""
 
 
 @dataclass
 class Findings:
-    """What is wrong, as texts for a human."""
+    """What is wrong, as texts to print."""
 
     lost: list[str] = field(default_factory=list)
-    """Writes that were acknowledged and not done, or not on top of what they say."""
+    """Writes that were acknowledged and not committed, or that replaced another score than they say."""
     never_had: list[str] = field(default_factory=list)
     """Answers that no committed state explains."""
     stale_reads: list[str] = field(default_factory=list)
-    """Answers that a committed state explains, but only one that was too old."""
+    """Answers that only a committed state explains that was too old."""
     undecided: list[str] = field(default_factory=list)
     """Answers for which the search was given up."""
 
@@ -66,7 +66,7 @@ class Search:
         self.board = Board(committed)
 
     def least(self, wanted: Demand, state: int, forbidden: int) -> int | None:
-        """The least state that has all of `state` and meets the demand, but for its rank; None: there is none."""
+        """Returns the least state that includes `state` and meets all of the demand but its rank, or None."""
         while not state & forbidden:
             self.board.move(state)
             grown = state
@@ -81,11 +81,11 @@ class Search:
         return None
 
     def explain(self, wanted: Demand, state: int, forbidden: int) -> int | None:
-        """What every state has that has all of `state` and explains the answer. None if there is no such state.
+        """Returns what all states that include `state` and explain the answer have in common.
 
-        Raises GivenUp.
+        None if no state explains it. Raises GivenUp.
         """
-        for user_id, (score, name) in wanted.shown.items():  # a short cut: `least` would get there
+        for user_id, (score, name) in wanted.shown.items():  # for speed only: `least` would find it
             first = self._committed.first.get((user_id, score, name))
             if first is not None and first >= 0:
                 state |= self._committed.closures[first]
@@ -99,7 +99,7 @@ class Search:
             self.board.move(found)
             if wanted.counts(self.board):
                 return least
-            if len(tried) > PATIENCE:
+            if len(tried) > MAX_STATES:
                 raise GivenUp
             for index in reversed(list(self._committed.concurrent(found))):
                 following = self.least(wanted, found | self._committed.closures[index], forbidden)
@@ -110,7 +110,7 @@ class Search:
 
 
 class Bounds:
-    """What every answer has to show from when on, and because of what."""
+    """Which state every answer must include, from which time on, and the operation that is the reason."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -118,7 +118,7 @@ class Bounds:
         self.causes: list[Operation | Transaction] = []
 
     def add(self, time: float, state: int, cause: Operation | Transaction) -> None:
-        """From `time` on, which is not before those of earlier calls."""
+        """Requires `state` from `time` on. Calls come in the order of their times."""
         grown = state | self.states[-1] if self.states else state
         if not self.states or grown != self.states[-1]:
             self.times.append(time)
@@ -126,13 +126,13 @@ class Bounds:
             self.causes.append(cause)
 
     def before(self, time: float) -> int:
-        """The state that has to be in what begins at `time`."""
+        """Returns the state that an operation which begins at `time` must include."""
         count = bisect_left(self.times, time)
         return self.states[count - 1] if count else 0
 
 
 class Checker:
-    """Judges the operations in the order in which they ended."""
+    """Checks the operations in the order in which they ended."""
 
     def __init__(self, committed: Committed, writes: Writes) -> None:
         self.findings = Findings()
@@ -155,7 +155,7 @@ class Checker:
             self._late.append(self._late[-1] | 1 << number)
 
     def judge(self, operation: Operation) -> None:
-        """Take one operation; in the order of their ends."""
+        """Checks one operation."""
         if operation.outcome in {"refused", "unknown"}:
             return
         if operation.outcome == "ok" and operation.kind in {"set", "create"}:
@@ -167,7 +167,7 @@ class Checker:
             self._shown.add(operation.end, least, operation)
 
     def _judge_answer(self, answer: Operation) -> int | None:
-        """What every state has that explains this answer; None and a finding if there is none."""
+        """Returns what all states that explain the answer have in common; None and a finding if there is none."""
         wanted = demand(answer)
         if isinstance(wanted, str):
             self.findings.never_had.append(f"{wanted}\n    {answer}")
@@ -187,7 +187,7 @@ class Checker:
         try:
             least = self._search.explain(wanted, lower, late)
         except GivenUp:
-            self.findings.undecided.append(f"after {PATIENCE} states\n    {answer}")
+            self.findings.undecided.append(f"after {MAX_STATES} states\n    {answer}")
             return None
         if least is None:
             if self._fits(wanted, 0, late):
@@ -203,20 +203,21 @@ class Checker:
             return False
 
     def _too_old(self, answer: Operation, wanted: Demand, late: int, owed: list[tuple[Bounds, float]]) -> str:
-        """Name the first that had to be there and is not."""
-        text = f"this was so once, but no more\n    {answer}"
+        """Names the first operation or transaction that the answer had to include and does not."""
+        text = f"this state was older than allowed\n    {answer}"
         for bounds, time in owed:
             count = bisect_left(bounds.times, time)
             place = bisect_left(range(count), True, key=lambda n: not self._fits(wanted, bounds.states[n], late))
             if place < count:
                 late_s = time - bounds.times[place]
-                text += f"\n  {late_s:.6f} s before it had to show it, there was\n    {bounds.causes[place]}"
+                cause = bounds.causes[place]
+                text += f"\n  it does not include what had ended {late_s:.6f} s before the limit\n    {cause}"
         return text
 
     def _impossible(self, answer: Operation, wanted: Demand, lower: int, late: int) -> str:
         text = f"no committed state explains this\n    {answer}"
         if late and self._fits(wanted, lower, 0):
-            return f"{text}\n  it shows what was begun only after it had ended"
+            return f"{text}\n  it shows a write that began after it had ended"
         board = self._search.board
         board.move(lower)
         rank = answer.places[0].rank if answer.places else 1
@@ -224,15 +225,16 @@ class Checker:
             f"{r}. {user} {name!r} {score}"
             for r, user, name, score in board.rows(rank - 1, max(1, len(answer.places)))
         )
-        return f"{text}\n  at the oldest state that it may show there stand\n    {rows}"
+        return f"{text}\n  the oldest state that it may show has\n    {rows}"
 
 
 def check(
     initial: Mapping[int, tuple[str, int]], transactions: Sequence[Transaction], operations: Sequence[Operation]
 ) -> Findings:
-    """Check all answers and acknowledgements. `initial` has by user id the name and score before all transactions.
+    """Checks all answers and acknowledgements.
 
-    Raises ValueError for transactions that no PostgreSQL can have made.
+    `initial` has the name and score of each user id before all transactions. Raises ValueError for transactions
+    that PostgreSQL cannot have made.
     """
     committed = Committed(initial, transactions)
     writes = Writes(committed, operations)

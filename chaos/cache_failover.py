@@ -1,7 +1,7 @@
-"""Has Redis fail over under two API processes that write and read all the time, and says what they saw.
+"""Makes Redis fail over while clients read and write through two API processes, and reports what they saw.
 
-`python -m chaos.cache_failover` prints a line for each set-up and fault: seconds until each process wrote
-again, and until each answered from Redis again.
+`python -m chaos.cache_failover` prints a line for each set-up and fault: after how many seconds each process
+acknowledged a write again, and after how many each answered from Redis again.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Seen:
     writes_after_s: float
     """From the fault until every process had acknowledged a write."""
     cached_after_s: float
-    """From the fault until every process had answered from the server that has the cache now."""
+    """From the fault until every process had answered from the server that holds the cache now."""
     refused: int
     reads: int
     lost: list[str]
@@ -45,13 +45,13 @@ class Seen:
 
 
 class SetUp(Protocol):
-    """Several servers, of which one has the cache."""
+    """Several servers, one of which holds the cache."""
 
     def settle(self) -> None:
-        """Wait until all is as it should be."""
+        """Waits until all servers have their normal roles."""
 
     def serving(self) -> RedisServer:
-        """The server that has the cache by now."""
+        """Returns the server that holds the cache now."""
 
 
 T = TypeVar("T", bound=SetUp)
@@ -59,18 +59,18 @@ T = TypeVar("T", bound=SetUp)
 
 @dataclass(frozen=True)
 class Fault(Generic[T]):
-    """What befalls the server that has the cache.
+    """A fault of the server that holds the cache.
 
-    `start` brings it about. If another server takes over, `mend` then has the old one go on.
+    `start` causes it. If another server takes over, `repair` then brings the old one back.
     """
 
     name: str
     start: Callable[[T, RedisServer], None]
-    mend: Callable[[T, RedisServer], None] | None = None
+    repair: Callable[[T, RedisServer], None] | None = None
 
 
 def watch(apis: Sequence[ApiProcess], settings: Settings, setup: T, fault: Fault[T]) -> Seen:
-    """Let clients work, have the fault happen, and wait until the cache is read again."""
+    """Runs clients, causes the fault, and waits until every process reads from Redis again."""
     setup.settle()
     clients = new_clients(apis)
     with at_work(clients):
@@ -78,17 +78,17 @@ def watch(apis: Sequence[ApiProcess], settings: Settings, setup: T, fault: Fault
         old = setup.serving()
         began = time.monotonic()
         fault.start(setup, old)
-        if fault.mend is not None:
+        if fault.repair is not None:
             eventually(lambda: setup.serving() is not old, what="another server has taken over")
-            fault.mend(setup, old)
-        eventually(lambda: usable(setup.serving()), what="there is a cache")
+            fault.repair(setup, old)
+        eventually(lambda: has_valid_cache(setup.serving()), what="there is a cache")
         before = [from_cache(api) for api in apis]
         eventually(
             lambda: all(from_cache(api) > least for api, least in zip(apis, before, strict=True)),
             what="every process reads from Redis again",
         )
         cached = time.monotonic()
-        # What a process that has not noticed yet would go on showing.
+        # Time for a process that has not noticed the failover to show an old score.
         later = time.monotonic() + 2
         eventually(lambda: all(client.back_at(later) for client in clients), what="writes go on")
     return Seen(
@@ -102,14 +102,14 @@ def watch(apis: Sequence[ApiProcess], settings: Settings, setup: T, fault: Fault
 
 
 def from_cache(api: ApiProcess) -> float:
-    """How many answers this process has given from Redis."""
+    """Returns how many answers this process has given from Redis."""
     found = 'leaderboard_answers_total{source="cache"}'
     lines = api.client.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(found))
 
 
-def usable(server: RedisServer) -> bool:
-    """Whether the server has a cache that may be read."""
+def has_valid_cache(server: RedisServer) -> bool:
+    """Returns whether the server holds a cache that may be read."""
     return bool(server.call("HGET", keys.STATE, "valid") == b"1")
 
 
@@ -119,14 +119,14 @@ class Cluster(RedisCluster):
     _served: RedisServer
 
     def serving(self) -> RedisServer:
-        """The owner of the slot of the keys; while there is none, the last one."""
+        """Returns the owner of the slot of the keys; while there is none, the last one."""
         if any(self._claims(SLOT)):
             self._served = self.owner()
         return self._served
 
     @staticmethod
     def faults() -> "list[Fault[Cluster]]":
-        """What befalls the master that has the cache."""
+        """Returns the faults of the master that holds the cache."""
         return [
             Fault("master killed", _kill, _start),
             Fault("master hangs", _freeze, _thaw),
@@ -136,17 +136,17 @@ class Cluster(RedisCluster):
         ]
 
     def hand_over(self, master: RedisServer) -> None:
-        """Have the replica take over from a master that lives."""
+        """Makes the replica take over from a running master."""
         self.replica_of(master).call("CLUSTER", "FAILOVER")
 
     def move_half_then_all(self, master: RedisServer) -> None:
-        """Move the slot, and stand still for a moment in the midst of it."""
+        """Moves the slot, with a pause of `HALF_MOVED_S` half-way."""
         to = self._move_half(master)
         self.move_keys(to)
         self.end_move(to)
 
     def move_half_then_nothing(self, master: RedisServer) -> None:
-        """Begin to move the slot, stand still for a moment, and leave it where it is, without what was moved."""
+        """Begins to move the slot, pauses half-way and stops. The moved keys are lost."""
         to = self._move_half(master)
         for node in (master, to):
             node.call("CLUSTER", "SETSLOT", SLOT, "STABLE")
@@ -164,12 +164,12 @@ class WithSentinels(Sentinels):
     """A primary and a replica, watched by three Sentinels."""
 
     def serving(self) -> RedisServer:
-        """The primary."""
+        """Returns the primary."""
         return self.primary()
 
     @staticmethod
     def faults() -> "list[Fault[WithSentinels]]":
-        """What befalls the primary, which goes on as one until a Sentinel makes it a replica."""
+        """Returns the faults of the primary, which stays one until a Sentinel makes it a replica."""
         return [
             Fault("primary killed", _kill, _start),
             Fault("primary hangs", _freeze, _thaw),
@@ -177,7 +177,7 @@ class WithSentinels(Sentinels):
         ]
 
     def hand_over(self, _primary: RedisServer) -> None:
-        """Have the replica promoted while the primary lives."""
+        """Has the replica promoted while the primary runs."""
         self.sentinels[0].call("SENTINEL", "FAILOVER", self.service)
 
 
@@ -198,7 +198,7 @@ def _thaw(_setup: SetUp, server: RedisServer) -> None:
 
 
 def _nothing(_setup: SetUp, _server: RedisServer) -> None:
-    """It goes on by itself."""
+    """The old server needs no repair."""
 
 
 def main() -> None:
@@ -217,23 +217,23 @@ def main() -> None:
 
         def run(name: str, setup: T, faults: Sequence[Fault[T]], url: str) -> bool:
             apis = [serve(url) for _ in range(2)]
-            well = True
+            kept = True
             for fault in faults * asked.rounds:
                 seen = watch(apis, settings, setup, fault)
                 print(f"{name}, {fault.name}: {seen}", flush=True)
                 for line in (*seen.lost, *seen.old):
                     print(f"    {line}")
-                well = well and not seen.lost and not seen.old
+                kept = kept and not seen.lost and not seen.old
             for api in apis:
                 api.kill()
-            return well
+            return kept
 
         with Cluster(folder / "cluster", program) as cluster:
-            well = run("Cluster", cluster, Cluster.faults(), "redis://" + ",".join(cluster.seeds()[:2]))
+            kept = run("Cluster", cluster, Cluster.faults(), "redis://" + ",".join(cluster.seeds()[:2]))
         with WithSentinels(folder / "sentinels", program) as sentinels:
             url = f"redis+sentinel://{','.join(sentinels.seeds())}/{sentinels.service}"
-            well = run("Sentinel", sentinels, WithSentinels.faults(), url) and well
-    sys.exit(0 if well else 1)
+            kept = run("Sentinel", sentinels, WithSentinels.faults(), url) and kept
+    sys.exit(0 if kept else 1)
 
 
 if __name__ == "__main__":

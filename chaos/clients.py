@@ -1,4 +1,4 @@
-"""Clients that write through several API processes, and check that all of these show what was acknowledged."""
+"""Clients that write through several API processes and check that all of them show it."""
 
 import secrets
 import tempfile
@@ -19,19 +19,19 @@ from tests.system import ApiProcess, eventually, sql
 
 @dataclass
 class Client:
-    """Writes one user's score through one process, higher each time, and reads all users through it."""
+    """Writes one user's rising score through one process, and reads all users through the same process."""
 
     api: ApiProcess
     user_id: int
     acknowledged: dict[int, int]
-    """By user, for all clients: the last score that was acknowledged."""
+    """The last acknowledged score of each user id. All clients share it."""
     wrote_at: list[float] = field(default_factory=list)
     refused: int = 0
     reads: int = 0
     old: list[str] = field(default_factory=list)
 
     def run(self, stop: threading.Event) -> None:
-        """Write and read until told to stop."""
+        """Writes and reads until `stop` is set."""
         score = 0
         with httpx.Client(base_url=self.api.url, timeout=30) as client:
             while not stop.is_set():
@@ -57,27 +57,27 @@ class Client:
                 self.old.append(f"{self.api.url}: user {user_id} at {answer.json()['score']}, not {least}")
 
     def back_at(self, moved: float) -> float | None:
-        """When it was the first time after `moved` that a write was acknowledged."""
+        """Returns the time of the first acknowledged write after `moved`, or None."""
         return next((at for at in self.wrote_at if at > moved), None)
 
 
 def new_clients(apis: Sequence[ApiProcess]) -> list[Client]:
-    """One for each process, each with a user of its own, when all processes are well."""
+    """Returns one client per process, each with its own user, once all processes serve."""
     for api in apis:
-        eventually(partial(_is_well, api), what="the process is well")
+        eventually(partial(_serves, api), what="the process serves")
     acknowledged: dict[int, int] = {}
     return [
         Client(api, int(api.create(f"user {secrets.token_hex(4)}").json()["userId"]), acknowledged) for api in apis
     ]
 
 
-def _is_well(api: ApiProcess) -> bool:
+def _serves(api: ApiProcess) -> bool:
     return api.status() == "ok"
 
 
 @contextmanager
 def stores() -> Iterator[tuple[EmbeddedPostgres, Settings, Path]]:
-    """PostgreSQL and Valkey outside of pytest: a server, settings for its migrated database, and a folder."""
+    """Starts PostgreSQL and Valkey; yields the PostgreSQL, settings for a migrated database, a folder."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leaderboard-failover-")))
         folder.chmod(0o755)
@@ -91,7 +91,7 @@ def stores() -> Iterator[tuple[EmbeddedPostgres, Settings, Path]]:
 
 @contextmanager
 def at_work(clients: Sequence[Client]) -> Iterator[None]:
-    """Let them work, from when each has written once."""
+    """Runs the clients. Yields when each has written once."""
     stop = threading.Event()
     threads = [threading.Thread(target=client.run, args=(stop,)) for client in clients]
     for thread in threads:
@@ -106,7 +106,7 @@ def at_work(clients: Sequence[Client]) -> Iterator[None]:
 
 
 def lost(clients: Sequence[Client], settings: Settings) -> list[str]:
-    """The acknowledged scores that PostgreSQL does not have."""
+    """Returns the acknowledged scores that PostgreSQL does not have."""
     rows = {row[0]: row[1] for row in sql(settings, "SELECT user_id, total_score FROM users")}
     return [
         f"user {user_id}: {rows.get(user_id)}, not {score}"

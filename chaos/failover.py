@@ -1,6 +1,6 @@
-"""Fails PostgreSQL over under two API processes that write and read all the time, and says what they saw.
+"""Makes PostgreSQL fail over while clients read and write through two API processes, and reports what they saw.
 
-`python -m chaos.failover --rounds 10` prints a line for each round: seconds until each process wrote again.
+`python -m chaos.failover --rounds 10` prints for each round after how many seconds each process wrote again.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from chaos.clients import Client, at_work, lost, new_clients, stores
 from chaos.nodes import Node
-from chaos.proxy import Loop, Proxy, Wire
+from chaos.proxy import LinkState, Loop, Proxy
 from leaderboard.config import Settings
 from leaderboard.embedded import EmbeddedPostgres
 from tests.system import ApiProcess, eventually
@@ -28,14 +28,14 @@ class Seen:
     """What the clients of one failover saw."""
 
     back_after_s: list[float]
-    """For each process, from when the new primary could be reached until it acknowledged a write."""
+    """For each process, from when the new primary was reachable until it acknowledged a write."""
     refused: int
     lost: list[str]
     old: list[str]
 
 
 class Switch(Protocol):
-    """An address that leads to one server and then to another one, as those of a Proxy and of PgBouncer do."""
+    """An address that can be pointed to another server, as those of a Proxy and of PgBouncer."""
 
     @property
     def port(self) -> int: ...
@@ -44,12 +44,12 @@ class Switch(Protocol):
 
 
 class Failover:
-    """A primary, two API processes that reach it through a proxy or a pooler, and clients of them."""
+    """A primary, two API processes that reach it through a proxy or a pooler, and their clients."""
 
     def __init__(
         self, seed: EmbeddedPostgres, settings: Settings, switch: Switch, apis: Sequence[ApiProcess]
     ) -> None:
-        """`settings` name the database, which `seed` has."""
+        """`settings` name the database, which is on `seed`."""
         self._seed = seed
         self._settings = settings
         self._switch = switch
@@ -59,7 +59,7 @@ class Failover:
         switch.move(self._primary.port)
 
     def run(self, way: Way, patience_s: float = 60) -> Seen:
-        """Fail over once. The standby has each commit before it is acknowledged, so that none may be lost."""
+        """Fails over once. The standby is synchronous, so no acknowledged write may be lost."""
         old = self._primary
         new = self._primary = Node.standby_of(self._seed, old.port, self._settings)
         old.wait_for_each_commit()
@@ -79,7 +79,7 @@ class Failover:
         )
 
     def _fail_over(self, way: Way, old: Node, new: Node, clients: Sequence[Client]) -> None:
-        """Have `new` take over from `old`; when this returns, new connections lead to it."""
+        """Makes `new` take over from `old`. After this, new connections reach `new`."""
         refused = [client.refused for client in clients]
 
         def every_process_refuses() -> bool:
@@ -88,7 +88,7 @@ class Failover:
         if way == "standby behind the address":
             old.stop()
             old.come_back_as_standby()
-            eventually(every_process_refuses, what="every process has met the standby")
+            eventually(every_process_refuses, what="every process has reached the standby")
             new.promote()
             self._switch.move(new.port, close=False)
             return
@@ -104,16 +104,16 @@ class Failover:
             new.promote()
             self._switch.move(new.port, close=False)
         else:
-            self._switch.set(Wire.SILENT)
+            self._switch.set(LinkState.SILENT)
             eventually(every_process_refuses, what="every process has noticed")
             old.stop(signal.SIGKILL)
             new.promote()
             self._switch.freeze()
             self._switch.move(new.port, close=False)
-            self._switch.set(Wire.WHOLE)
+            self._switch.set(LinkState.OPEN)
 
     def close(self) -> None:
-        """End the server that is the primary now."""
+        """Ends the server that is the primary now."""
         self._primary.remove()
 
 
@@ -121,9 +121,10 @@ class Failover:
 def prepared(
     seed: EmbeddedPostgres, settings: Settings, serve: Callable[..., ApiProcess], switch: Switch | None = None
 ) -> Iterator[Failover]:
-    """`settings` name a migrated database of `seed`; `serve` starts a process with overrides of its settings.
+    """Prepares a failover.
 
-    Without a `switch`, which leads to `seed`, there is a Proxy.
+    `settings` name a migrated database of `seed`. `serve` starts a process with overrides of its settings.
+    `switch` points to `seed`; without one, a Proxy is used.
     """
     with Loop() as loop:
         switch = switch or Proxy(loop, seed.port)

@@ -1,7 +1,7 @@
-"""What is done to the system, one function a fault. Each breaks something under load, and mends what needs a hand.
+"""The faults, one function each. Each breaks something under load, and repairs what does not repair itself.
 
-A fault says what the load may see meanwhile: whether calls may be refused, and whether a process was cut off
-from Redis, so that answers may be old by a second. Everything else is held to the promises in full.
+A fault says what clients may see meanwhile: whether calls may be refused, and whether a process is cut off from
+Redis, so that answers may be one second old. Apart from that, all promises hold.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Self
 import asyncpg
 
 from chaos.history import Transaction
-from chaos.proxy import Proxy, Wire
+from chaos.proxy import LinkState, Proxy
 from chaos.rig import Api, Rig
 from chaos.steps import STEPS
 from leaderboard import app
@@ -32,7 +32,7 @@ from tests.system import eventually, redis, sql
 
 @dataclass
 class Fork:
-    """PostgreSQL lost the last commits: what was there until then, and what there is from then on."""
+    """PostgreSQL lost its last commits: the transactions until then, and the state from then on."""
 
     transactions: list[Transaction]
     lost_from: float
@@ -43,14 +43,14 @@ class Fork:
 
 @dataclass
 class Injection:
-    """One time that a fault is injected."""
+    """One injection of a fault."""
 
     rig: Rig
     chance: random.Random
     long: bool
-    """The durations and numbers of a long run; else short ones."""
+    """Whether durations and numbers are those of `make chaos`; else shorter."""
     mark: int
-    """How much of the witness there was before."""
+    """The last `seq` of the witness before."""
     times: int = 1
     fork: Fork | None = None
 
@@ -60,8 +60,8 @@ class Injection:
     def number(self, long: int, short: int) -> int:
         return long if self.long else short
 
-    def last(self, seconds: float) -> None:
-        """Leave things as they are for so long: this is what the fault consists of."""
+    def wait(self, seconds: float) -> None:
+        """Lets the fault last this long."""
         time.sleep(seconds)
 
     @property
@@ -76,11 +76,11 @@ class Fault:
     name: str
     inject: Callable[[Injection], None]
     refusals: bool = False
-    """Calls may be refused with 503 while it lasts: PostgreSQL is concerned."""
+    """Whether calls may be refused with 503 while it lasts, because PostgreSQL is concerned."""
     cut_off: bool = False
-    """A process cannot reach Redis while another can."""
+    """Whether a process cannot reach Redis while another can."""
     shown_within_s: float = field(default=2.0)
-    """By when the cache has to be in use and equal to PostgreSQL, after the fault has ended."""
+    """How soon after the fault the cache must be valid and equal to PostgreSQL."""
 
 
 # API processes
@@ -90,7 +90,7 @@ def kill_at_random(injection: Injection) -> None:
     injection.times = injection.number(40, 3)
     for number in range(injection.times):
         api = injection.rig.apis[number % len(injection.rig.apis)]
-        injection.last(injection.chance.uniform(0.0, 0.4))
+        injection.wait(injection.chance.uniform(0.0, 0.4))
         _kill(injection.rig, api)
 
 
@@ -109,10 +109,10 @@ def kill_at_each_step(injection: Injection) -> None:
 
 
 def _kill(rig: Rig, api: Api) -> None:
-    """Kill it, if it is not dead yet, and start it again."""
+    """Kills the process, if it is still running, and starts it again."""
     api.end()
     api.start()
-    # The others go on; at least one of them is there.
+    # At least one of the others serves.
     others = [other for other in rig.apis if other is not api]
     eventually(lambda: any(other.status() == "ok" for other in others), what="another process is ready")
 
@@ -124,14 +124,14 @@ def flush(injection: Injection) -> None:
     injection.times = injection.number(50, 5)
     for _ in range(injection.times):
         redis(injection.rig.settings).flushall()
-        injection.last(injection.chance.uniform(0.0, 0.2))
+        injection.wait(injection.chance.uniform(0.0, 0.2))
 
 
 def delete_key(injection: Injection, key: str) -> None:
     injection.times = injection.number(30, 3)
     for _ in range(injection.times):
         redis(injection.rig.settings).delete(key)
-        injection.last(injection.chance.uniform(0.0, 0.2))
+        injection.wait(injection.chance.uniform(0.0, 0.2))
 
 
 def remove_member(injection: Injection) -> None:
@@ -145,13 +145,13 @@ def remove_member(injection: Injection) -> None:
                     by_hand.hdel(keys.METADATA, member)
                 else:
                     by_hand.zrem(keys.SCORES, member)
-            injection.last(injection.chance.uniform(0.0, 0.2))
+            injection.wait(injection.chance.uniform(0.0, 0.2))
 
 
-def full(injection: Injection) -> None:
+def maxmemory_reached(injection: Injection) -> None:
     with redis(injection.rig.settings) as by_hand:
         by_hand.config_set("maxmemory", 1)
-        injection.last(injection.seconds(5, 1))
+        injection.wait(injection.seconds(5, 1))
         by_hand.config_set("maxmemory", 0)
 
 
@@ -160,7 +160,7 @@ def restart_redis_empty(injection: Injection) -> None:
     for _ in range(injection.times):
         injection.rig.valkey.kill()
         injection.rig.valkey.start()
-        injection.last(injection.chance.uniform(0.3, 1.0))
+        injection.wait(injection.chance.uniform(0.3, 1.0))
 
 
 def stop_redis(injection: Injection) -> None:
@@ -168,27 +168,27 @@ def stop_redis(injection: Injection) -> None:
     assert pid is not None
     for seconds in (0.1, 0.3, 0.6, injection.seconds(10, 1.5)):
         os.kill(pid, signal.SIGSTOP)
-        injection.last(seconds)
+        injection.wait(seconds)
         os.kill(pid, signal.SIGCONT)
-        injection.last(0.3)
+        injection.wait(0.3)
     injection.times = 4
 
 
 def redis_down(injection: Injection) -> None:
     injection.rig.valkey.kill()
-    injection.last(injection.seconds(30, 2))
+    injection.wait(injection.seconds(30, 2))
     injection.rig.valkey.start()
 
 
 def redis_replica_behind(injection: Injection) -> None:
-    """A replica that has not heard of its primary for a while takes its place."""
+    """Promotes a replica that has received nothing from its primary for a while."""
     rig = injection.rig
     behind = EmbeddedValkey(rig.new_folder(), binary=rig.servers.redis_binary)
     behind.folder.mkdir(parents=True)
     (behind.folder / "password").write_text(rig.valkey.password)
-    with redis(rig.settings) as primary, Wires(rig) as wires:
-        link = wires.new(rig.valkey.port)
-        # It would wait for 5 s for others who want to follow.
+    with redis(rig.settings) as primary, Proxies(rig) as proxies:
+        link = proxies.new(rig.valkey.port)
+        # By default the primary waits 5 s for further replicas.
         primary.config_set("repl-diskless-sync-delay", 0)
         behind.start()
         replica = redis(rig.settings.model_copy(update={"redis_url": type(rig.settings.redis_url)(behind.url)}))
@@ -196,12 +196,12 @@ def redis_replica_behind(injection: Injection) -> None:
         replica.replicaof("127.0.0.1", link.port)
         eventually(lambda: replica.info("replication")["master_link_status"] == "up", what="the replica follows")
         eventually(lambda: replica.exists(keys.STATE), what="the replica holds the cache")
-        link.set(Wire.SILENT)
-        injection.last(injection.seconds(10, 1.5))
+        link.set(LinkState.SILENT)
+        injection.wait(injection.seconds(10, 1.5))
         old = rig.valkey
         old.kill()
         replica.replicaof("NO", "ONE")
-        rig.lead_cache_to(behind)
+        rig.switch_cache(behind)
         primary.close()
         replica.close()
         old.remove()
@@ -211,24 +211,24 @@ def redis_from_old_dump(injection: Injection) -> None:
     rig = injection.rig
     with redis(rig.settings) as by_hand:
         by_hand.save()
-    injection.last(injection.seconds(5, 1))
+    injection.wait(injection.seconds(5, 1))
     rig.valkey.kill()
     rig.valkey.start()
     (rig.valkey.folder / "dump.rdb").unlink()
 
 
-def cut_off_from_redis(injection: Injection, wire: Wire) -> None:
+def cut_off_from_redis(injection: Injection, state: LinkState) -> None:
     injection.times = injection.number(4, 1)
     for _ in range(injection.times):
         api = injection.api
-        api.to_cache.set(wire)
-        injection.last(injection.seconds(3, 1.5))
-        api.to_cache.set(Wire.WHOLE)
-        injection.last(0.5)
+        api.to_cache.set(state)
+        injection.wait(injection.seconds(3, 1.5))
+        api.to_cache.set(LinkState.OPEN)
+        injection.wait(0.5)
 
 
 def rebuilds(injection: Injection) -> None:
-    """One after the other, in a process that does nothing else."""
+    """Rebuilds the cache again and again, from this process."""
     injection.times = injection.number(1000, 60)
 
     async def work() -> None:
@@ -252,28 +252,28 @@ def kill_postgres(injection: Injection) -> None:
     injection.times = injection.number(5, 1)
     for _ in range(injection.times):
         injection.rig.postgres.kill()
-        injection.last(injection.chance.uniform(0.0, 1.0))
+        injection.wait(injection.chance.uniform(0.0, 1.0))
         injection.rig.postgres.start()
-        injection.last(1.0)
+        injection.wait(1.0)
 
 
 def restart_postgres(injection: Injection) -> None:
     injection.rig.postgres.stop()
-    injection.last(injection.seconds(3, 1))
+    injection.wait(injection.seconds(3, 1))
     injection.rig.postgres.start()
 
 
 def crash_of_a_backend(injection: Injection) -> None:
-    """PostgreSQL ends all others and recovers; transaction ids may be used again."""
+    """PostgreSQL ends all other backends and recovers; transaction ids may be used again."""
     injection.times = injection.number(5, 1)
     for _ in range(injection.times):
         pids = eventually(lambda: _backends(injection.rig), what="a process has a backend")
         os.kill(injection.chance.choice(pids), signal.SIGKILL)
-        injection.last(injection.chance.uniform(0.5, 1.5))
+        injection.wait(injection.chance.uniform(0.5, 1.5))
 
 
 def _backends(rig: Rig) -> list[int]:
-    """The processes' backends; none while PostgreSQL recovers."""
+    """Returns the pids of the processes' backends; none while PostgreSQL recovers."""
     with suppress(OSError, asyncpg.PostgresError):
         rows = rig.query(
             "SELECT pid FROM pg_stat_activity"
@@ -284,9 +284,9 @@ def _backends(rig: Rig) -> list[int]:
 
 
 def open_transaction(injection: Injection) -> None:
-    """It has changed users, and nobody sees that until it ends; meanwhile others commit.
+    """A transaction changes users and stays open while others commit.
 
-    Users of its own: who wants a row that it holds is refused in time, which is another matter.
+    It changes its own users only, because a write to a row that it has locked would be refused.
     """
     injection.rig.by_hand("INSERT INTO users (user_name, total_score) VALUES ('an early one', 600000)")
     with injection.rig.open_transaction() as held:
@@ -294,9 +294,9 @@ def open_transaction(injection: Injection) -> None:
             "INSERT INTO users (user_name, total_score) VALUES ('a late one', 600001)",
             "UPDATE users SET total_score = 600002 WHERE user_name = 'an early one'",
         )
-        injection.last(injection.seconds(20, 2))
+        injection.wait(injection.seconds(20, 2))
         held.commit()
-    injection.last(1.2)
+    injection.wait(1.2)
 
 
 def out_of_band(injection: Injection) -> None:
@@ -316,7 +316,7 @@ def out_of_band(injection: Injection) -> None:
                     f"INSERT INTO users (user_name, total_score) SELECT 'hand {number} ' || n, {base} + n"
                     " FROM generate_series(1, 5) AS n"
                 )
-        injection.last(chance.uniform(0.1, 0.5))
+        injection.wait(chance.uniform(0.1, 0.5))
 
 
 def truncate(injection: Injection) -> None:
@@ -324,18 +324,18 @@ def truncate(injection: Injection) -> None:
     injection.times = injection.number(3, 1)
     for number in range(injection.times):
         rig.by_hand("TRUNCATE users")
-        injection.last(injection.chance.uniform(0.2, 0.6))
+        injection.wait(injection.chance.uniform(0.2, 0.6))
         rig.by_hand(
             "INSERT INTO users (user_id, user_name, total_score)"
             f" SELECT n, 'user ' || n, {800_000 + 1000 * number} + n FROM generate_series(1, 60) AS n"
         )
-        injection.last(0.5)
+        injection.wait(0.5)
 
 
-def too_much_to_be_listed(injection: Injection) -> None:
-    """What a statement over more than 20,000 rows leaves behind: all users changed, and only a barrier in the log.
+def barrier_in_the_log(injection: Injection) -> None:
+    """Changes all users and logs only a barrier, as a statement over more than 20,000 rows does.
 
-    They are all tied then, so that the order of the board is that of the ids.
+    All scores are equal then, so the order of the board is that of the ids.
     """
     injection.times = injection.number(10, 2)
     for number in range(injection.times):
@@ -344,23 +344,26 @@ def too_much_to_be_listed(injection: Injection) -> None:
             "DELETE FROM user_changes WHERE xid = pg_current_xact_id()",
             "INSERT INTO user_changes (user_id) VALUES (NULL)",
         )
-        injection.last(injection.chance.uniform(0.5, 1.2))
+        injection.wait(injection.chance.uniform(0.5, 1.2))
 
 
 def delete_the_rank_index(injection: Injection) -> None:
     injection.times = injection.number(30, 3)
     for _ in range(injection.times):
         injection.rig.query("DELETE FROM rank_index")
-        injection.last(injection.chance.uniform(0.0, 0.5))
+        injection.wait(injection.chance.uniform(0.0, 0.5))
 
 
 def put_back_an_old_rank_index(injection: Injection) -> None:
-    """As good as ever, since its snapshot comes with it; every second time as if out of a dump, and then void."""
+    """Writes older rows of the rank index back.
+
+    They are correct, because each has its snapshot. Every second one is invalid, as from a dump.
+    """
     rig = injection.rig
     injection.times = injection.number(20, 4)
     for number in range(injection.times):
         copies = rig.query("SELECT snapshot::text, fences, counts, total FROM rank_index")
-        injection.last(injection.chance.uniform(0.3, 1.0))
+        injection.wait(injection.chance.uniform(0.3, 1.0))
         for copy in copies:
             written_by = "pg_current_xact_id()" if number % 2 == 0 else "written_by"
             rig.query(
@@ -368,58 +371,58 @@ def put_back_an_old_rank_index(injection: Injection) -> None:
                 " fences = $2, counts = $3, total = $4",
                 *copy,
             )
-        injection.last(injection.chance.uniform(0.1, 0.5))
+        injection.wait(injection.chance.uniform(0.1, 0.5))
 
 
 def pool_exhausted(injection: Injection) -> None:
-    """All connections of the processes wait for a lock, and no other can be had."""
+    """All connections of the processes wait for a lock."""
     rig = injection.rig
     with rig.open_transaction() as held:
         held.run("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-        injection.last(injection.seconds(4, 2))
+        injection.wait(injection.seconds(4, 2))
         held.run("ROLLBACK")
 
 
 def no_connections_left(injection: Injection) -> None:
-    """The sessions of the processes are ended, and PostgreSQL gives them no others."""
+    """PostgreSQL ends the connections of the processes and refuses new ones."""
     rig = injection.rig
     others = rig.settings.model_copy(update={"db_name": "postgres"})
     sql(others, "ALTER DATABASE leaderboard WITH ALLOW_CONNECTIONS false")
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'leaderboard'"
     sql(others, end)
-    injection.last(injection.seconds(3, 1))
+    injection.wait(injection.seconds(3, 1))
     sql(others, "ALTER DATABASE leaderboard WITH ALLOW_CONNECTIONS true")
 
 
 def promoted_synchronous_standby(injection: Injection) -> None:
     rig = injection.rig
-    with Wires(rig) as wires:
-        link = wires.new(rig.postgres.port)
+    with Proxies(rig) as proxies:
+        link = proxies.new(rig.postgres.port)
         standby = _standby(rig, link.port)
         rig.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         rig.query("SELECT pg_reload_conf()")
         eventually(lambda: _replicates(rig, "sync"), what="the standby is synchronous")
-        injection.last(injection.seconds(3, 1))
+        injection.wait(injection.seconds(3, 1))
         old = rig.postgres
-        rig.to_postgres(Wire.CUT)
+        rig.set_postgres_links(LinkState.CUT)
         old.kill()
         _promote(rig, standby)
-        rig.to_postgres(Wire.WHOLE)
+        rig.set_postgres_links(LinkState.OPEN)
         old.remove()
-        injection.last(injection.seconds(2, 1))
+        injection.wait(injection.seconds(2, 1))
 
 
 def promoted_standby_that_is_behind(injection: Injection) -> None:
-    """It lacks the last commits, acknowledged ones as well. What PostgreSQL has lost is gone."""
+    """Promotes a standby that lacks the last commits, acknowledged ones too. They are lost in PostgreSQL."""
     rig = injection.rig
-    with Wires(rig) as wires:
-        link = wires.new(rig.postgres.port)
+    with Proxies(rig) as proxies:
+        link = proxies.new(rig.postgres.port)
         standby = _standby(rig, link.port)
         eventually(lambda: _replicates(rig, "async"), what="the standby follows")
-        injection.last(injection.seconds(2, 0.5))
-        link.set(Wire.SILENT)
-        injection.last(injection.seconds(3, 1))
-        rig.to_postgres(Wire.CUT)
+        injection.wait(injection.seconds(2, 0.5))
+        link.set(LinkState.SILENT)
+        injection.wait(injection.seconds(3, 1))
+        rig.set_postgres_links(LinkState.CUT)
         lost_from = time.monotonic()
         transactions = rig.transactions(injection.mark)
         old = rig.postgres
@@ -427,14 +430,14 @@ def promoted_standby_that_is_behind(injection: Injection) -> None:
         _promote(rig, standby)
         initial, mark = rig.state()
         moved_at = time.monotonic()
-        rig.to_postgres(Wire.WHOLE)
+        rig.set_postgres_links(LinkState.OPEN)
         old.remove()
         injection.fork = Fork(transactions, lost_from, moved_at, initial, mark)
-        injection.last(injection.seconds(3, 1.5))
+        injection.wait(injection.seconds(3, 1.5))
 
 
 def _standby(rig: Rig, port: int) -> EmbeddedPostgres:
-    """A started standby of the present primary, which it reaches by that port."""
+    """Starts a standby of the present primary, which it reaches by that port."""
     folder = rig.new_folder()
     standby = EmbeddedPostgres(folder, bin_dir=rig.servers.postgres_bin, durable=rig.durable)
     standby.folder.mkdir(parents=True)
@@ -462,14 +465,14 @@ def _replicates(rig: Rig, how: str) -> bool:
 
 
 def _promote(rig: Rig, standby: EmbeddedPostgres) -> None:
-    rig.lead_to(standby)
+    rig.switch_postgres(standby)
     rig.query("SELECT pg_promote()")
     rig.query("ALTER SYSTEM RESET synchronous_standby_names")
     rig.query("SELECT pg_reload_conf()")
 
 
-class Wires:
-    """Wires that exist for the time of a fault."""
+class Proxies:
+    """Proxies that exist while a fault lasts."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -483,8 +486,8 @@ class Wires:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for wire in self._made:
-            wire.set(Wire.CUT)
+        for proxy in self._made:
+            proxy.set(LinkState.CUT)
 
 
 FAULTS = (
@@ -497,7 +500,7 @@ FAULTS = (
         for key in (keys.SCORES, keys.METADATA, keys.STATE)
     ),
     Fault("Redis: one member removed by hand", remove_member),
-    Fault("Redis: maxmemory reached", full),
+    Fault("Redis: maxmemory reached", maxmemory_reached),
     Fault("Redis: restarted empty", restart_redis_empty),
     Fault("Redis: SIGSTOP, up to 10 s", stop_redis),
     Fault("Redis: down for 30 s", redis_down),
@@ -510,17 +513,17 @@ FAULTS = (
     Fault("PostgreSQL: a standby promoted that lacks commits", promoted_standby_that_is_behind, refusals=True),
     Fault("psql: UPDATE, DELETE, INSERT", out_of_band),
     Fault("psql: TRUNCATE", truncate),
-    Fault("psql: more than the log lists", too_much_to_be_listed),
+    Fault("psql: more than the log lists", barrier_in_the_log),
     Fault("psql: DELETE FROM rank_index", delete_the_rank_index),
     Fault("psql: an old copy of the rank index put back", put_back_an_old_rank_index),
     Fault(
         "one process cut off from Redis: silence",
-        lambda injection: cut_off_from_redis(injection, Wire.SILENT),
+        lambda injection: cut_off_from_redis(injection, LinkState.SILENT),
         cut_off=True,
     ),
     Fault(
         "one process cut off from Redis: refused",
-        lambda injection: cut_off_from_redis(injection, Wire.CUT),
+        lambda injection: cut_off_from_redis(injection, LinkState.CUT),
         cut_off=True,
     ),
     Fault("1,000 rebuilds during writes", rebuilds),

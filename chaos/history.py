@@ -1,6 +1,6 @@
-"""What a recording client saw, and what PostgreSQL did: the two records that the checkers hold against each other.
+"""The two records that the checkers compare: what the clients saw, and what PostgreSQL committed.
 
-Times are `time.monotonic()` of the one machine that records, in seconds.
+Times are `time.monotonic()` of the recording machine, in seconds.
 """
 
 import math
@@ -12,8 +12,11 @@ from leaderboard.snapshot import Snapshot
 Kind = Literal["set", "create", "top", "user", "context", "page", "around"]
 
 Outcome = Literal["ok", "refused", "missing", "unknown"]
-"""`refused`: surely nothing was done. `missing`: an answer, and it says that there is no such user.
-`unknown`: the answer never came or does not tell, so a write may have been done, may be done later, or never."""
+"""The outcome of an operation.
+
+`refused`: certainly nothing was done. `missing`: a 404 for the user. `unknown`: there was no answer, or one that
+does not say, so a write may have been done, may be done later, or never.
+"""
 
 
 class Place(NamedTuple):
@@ -27,39 +30,39 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call of one client and its answer."""
+    """One request of one client and its answer."""
 
     kind: Kind
     target: int
-    """A user's id; n for a top; the rank that a page is around; 0 for another page and for a create."""
+    """The user's id; n for a top; the rank in the middle of a page; 0 for another page and for a create."""
     start: float
     end: float = math.inf
-    """Infinite for an answer that never came."""
+    """Infinite if no answer came."""
     outcome: Outcome = "ok"
     name: str = ""
-    """The name that a create asked for."""
+    """The username of a create."""
     score: int | None = None
-    """What a write set. A set to None is a deletion by hand."""
+    """The score of a write. None for a set is a deletion by hand."""
     previous: int | None = None
-    """A set's `previousScore`."""
+    """The `previousScore` of a set."""
     places: tuple[Place, ...] = ()
     """The answer's rows, best first: one for a user, above + user + below for a context."""
     limit: int = 0
-    """How many rows a page may have."""
+    """The `limit` of a page."""
     after: tuple[int, int] | None = None
-    """Score and id of the place that a page comes after; None for the first page."""
+    """Score and id that a page begins after; None for the first page."""
     total: int | None = None
-    """How many users there are, by a context or a page."""
+    """The `total` of a context or a page."""
     more: bool | None = None
-    """Whether a page says that another follows it."""
+    """Whether a page has a `next`."""
     user_id: int | None = None
-    """Whom a create made."""
+    """The id of the created user."""
     slack_s: float = 0.0
-    """How old this answer may be; 0 is linearizable."""
+    """How old this answer may be, in seconds; 0 is linearizable."""
     stale: bool = False
-    """It said `Age`: any one committed state will do."""
+    """Whether it has an `Age` header: any committed state is allowed."""
     by: str = ""
-    """Which API process answered."""
+    """The API process that answered."""
 
     def __str__(self) -> str:
         subject = f"{self.name!r}" if self.kind == "create" else str(self.target or "")
@@ -81,33 +84,33 @@ class Operation:
         rows = ", ".join(f"{rank}. {user_id} {name!r} {score}" for rank, user_id, name, score in self.places)
         of = "" if self.total is None else f" of {self.total}"
         more = {True: ", and more", False: ", and no more", None: ""}[self.more]
-        return f"{rows or 'nobody'}{of}{more}{age}"
+        return f"{rows or 'no users'}{of}{more}{age}"
 
 
 class Change(NamedTuple):
-    """One row that a transaction wrote. `seq`, drawn under the row's lock, is per user the order of versions."""
+    """One row that a transaction wrote. For one user, `seq` gives the order of its versions."""
 
     seq: int
     user_id: int
     old: int | None
-    """None: the user is new."""
+    """The score before; None for a new user."""
     new: int | None
-    """None: the user is gone."""
+    """The score after; None for a deleted user."""
     name: str | None
-    """The name from now on; None if the user is gone."""
+    """The name after; None for a deleted user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One committed transaction that changed users. Its snapshot may or may not list itself."""
+    """One committed transaction that changed users. Its snapshot may list the transaction itself."""
 
     xid: int
     seen: Snapshot
-    """What it saw just before it ended."""
+    """Its last snapshot."""
     changes: tuple[Change, ...]
-    """In the order they were made."""
+    """In the order in which they were made."""
     committed_by: float | None = None
-    """For a change by hand: a time by which it is known to have committed."""
+    """For a change by hand: a time at which it had committed."""
 
     def __str__(self) -> str:
         changes = ", ".join(f"{user_id}: {old} → {new}" for _, user_id, old, new, _ in self.changes[:5])

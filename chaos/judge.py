@@ -1,4 +1,4 @@
-"""Holds the record of a load against what PostgreSQL did and against what the fault allows."""
+"""Compares what clients saw with what PostgreSQL committed and with what the fault allows."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +12,14 @@ from chaos.load import Record
 CUT_OFF_S = 1.0
 """How old an answer may be while a process is cut off from Redis."""
 AFTERWARDS_S = 2.0
-"""How long after its end a fault may still be noticed."""
+"""How long after its end clients may still notice a fault."""
 
 Users = Mapping[int, tuple[str, int]]
 
 
 @dataclass
 class Verdict:
-    """What one injection came to: how much was seen, and what was wrong."""
+    """The result of one injection: how much was seen, and what was wrong."""
 
     reads: int = 0
     writes: int = 0
@@ -39,7 +39,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is judged. The fault lasted from `began` to `ended`."""
+    """The input of a verdict. The fault lasted from `began` to `ended`."""
 
     fault: Fault
     record: Record
@@ -48,16 +48,16 @@ class Case:
     began: float
     ended: float
     fork: Fork | None = None
-    well: float | None = None
-    """When all processes were seen to be well again, where that counts and not AFTERWARDS_S."""
+    recovered_at: float | None = None
+    """When all processes served again. If it is given, it counts instead of AFTERWARDS_S."""
 
     def over(self, ended: float) -> float:
-        """From when on nothing may be noticed of what ended then."""
-        return ended + AFTERWARDS_S if self.well is None else self.well
+        """Returns the time after which clients may not notice a fault that ended at `ended`."""
+        return ended + AFTERWARDS_S if self.recovered_at is None else self.recovered_at
 
 
 def judge(case: Case) -> Verdict:
-    """The verdict on all that was seen."""
+    """Returns the verdict on one injection."""
     verdict = Verdict()
     operations = case.record.operations
     if case.fault.cut_off:
@@ -78,8 +78,8 @@ def judge(case: Case) -> Verdict:
     verdict.wrong["refused"] += case.record.odd
     for start, end, text in case.record.refused_at:
         conflict = " 409 " in text
-        # A machine with too much to do may say so, where that does not count.
-        slow = case.well is not None and text.endswith("503 overloaded")
+        # Without times, an overloaded machine is no violation.
+        slow = case.recovered_at is not None and text.endswith("503 overloaded")
         meanwhile = end >= case.began and start <= case.over(case.ended)
         if not (conflict or slow or (case.fault.refusals and meanwhile)):
             verdict.wrong["refused"].append(text)
@@ -104,7 +104,7 @@ def _check(
 
 
 def _by_others(transactions: Iterable[Transaction], operations: Iterable[Operation]) -> list[Operation]:
-    """What was written by hand, as writes of unknown outcome."""
+    """Returns the changes by hand as writes of unknown outcome."""
     ours = {(operation.target, operation.score) for operation in operations if operation.kind == "set"}
     made = {(operation.name, operation.score) for operation in operations if operation.kind == "create"}
     return [
@@ -117,9 +117,9 @@ def _by_others(transactions: Iterable[Transaction], operations: Iterable[Operati
 
 
 def _check_forked(verdict: Verdict, case: Case, fork: Fork, operations: Sequence[Operation]) -> None:
-    """Two histories: what was there when PostgreSQL lost its last commits, and what came after.
+    """Checks two histories: that before PostgreSQL lost its last commits, and that after.
 
-    A read around the move may be of either, and has to be of one of them wholly. A write that was sent before and
+    A read around the switch must agree with one of the two. A write that was sent before the switch and
     acknowledged after it may be one of those that were lost.
     """
     before: list[Operation] = []
@@ -144,4 +144,4 @@ def _check_forked(verdict: Verdict, case: Case, fork: Fork, operations: Sequence
     for operation in around:
         text = str(operation)
         if any(text in found for found in of_the_old) and any(text in found for found in of_the_new):
-            verdict.wrong["never had"].append(f"neither before nor after the move there was\n    {text}")
+            verdict.wrong["never had"].append(f"no state before or after the switch explains this\n    {text}")

@@ -1,22 +1,23 @@
-"""Is each user's score linearizable? Every user is a register, and each operation has to take effect at one
-instant between its start and its end, such that all of them, one after another, give the answers that were
-given.
+"""Checks that each user's score is linearizable.
+
+Every user is a register. Each operation must take effect at one instant between its start and its end, so that
+all of them, one after another, give the recorded answers.
 
 This is the search of J. M. Wing and C. Gong, "Testing and verifying concurrent objects" (Journal of Parallel and
 Distributed Computing 17, 1993), as refined by G. Lowe, "Testing for linearizability" (Concurrency and
 Computation: Practice and Experience 29, 2017): what has been searched is remembered by (which operations have
-taken effect, state), and an operation takes effect *just in time*, when its answer comes, or when another needs
-it that it has. So the history is walked once, in the order of time, with the set of all configurations that are
-still possible. Where nothing is pending, a configuration is just a state: the history is cut there by itself.
+taken effect, state), and an operation takes effect *just in time*: when its answer comes, or when another
+operation needs its effect. So the history is read once, in the order of time, with the set of all configurations
+that are still possible. Where no operation is pending, a configuration is only a state.
 
-Three things keep that set small without losing an answer. A pending read that the state satisfies takes effect
-at once: it changes nothing. A write of unknown outcome, which stays pending for ever, takes effect only directly
-before an operation that sees it: one that nobody sees might as well never have been done. And of two
+Three rules keep that set small and lose no solution. A pending read that the state satisfies takes effect at
+once, because it changes nothing. A write of unknown outcome, which stays pending to the end, takes effect only
+directly before an operation that sees it; a write that no operation sees may as well not have been done. Of two
 configurations that differ only in the unknown writes they have used, the one that has used fewer can do all that
 the other can.
 
-A register is less than a board: two users from two different states are `board`'s to find. But this needs no
-record of transactions, only the clients' own.
+This check needs only the record of the clients. It does not find an answer that shows two users as of two states;
+`board` does.
 """
 
 import math
@@ -27,18 +28,18 @@ from typing import NamedTuple
 from chaos.history import Operation
 
 Score = int | None
-"""None: there is no such user."""
+"""None if there is no such user."""
 
 
 class Step(NamedTuple):
-    """What an operation is to one user: it needs this state, and leaves that one. A read leaves it as it is."""
+    """An operation on one user: needs the state `needs` and leaves `leaves`, the same for a read."""
 
     start: float
     end: float
     needs: Score
     leaves: Score
     optional: bool
-    """A write of unknown outcome, which needs nothing."""
+    """Whether it is a write of unknown outcome, which needs no state."""
     operation: Operation
 
     @property
@@ -47,19 +48,19 @@ class Step(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """One way in which things may have gone so far."""
+    """One possible order of the operations so far."""
 
     state: Score
     done: frozenset[int]
-    """Which of the operations that are still pending have taken effect."""
+    """The pending operations that have taken effect."""
     used: frozenset[int]
-    """Which writes of unknown outcome have."""
+    """The writes of unknown outcome that have taken effect."""
 
 
 def check(initial: Mapping[int, int], operations: Iterable[Operation]) -> list[str]:
-    """Check every user's history, which begins with the scores of `initial`; one text per user that failed.
+    """Checks every user's history, which begins with the scores of `initial`. Returns a text per failed user.
 
-    Changes by hand are sets of unknown outcome (to None: a deletion). Answers with an `Age` are left out.
+    Changes by hand are sets of unknown outcome; a set to None is a deletion. Answers with an `Age` are left out.
     """
     failures = []
     for user_id, steps in sorted(_by_user(operations).items()):
@@ -99,15 +100,15 @@ def _by_user(operations: Iterable[Operation]) -> dict[int, list[Step]]:
 
 
 class _Pending:
-    """The operations of one user that have begun and not ended."""
+    """The pending operations of one user."""
 
     def __init__(self) -> None:
         self.known: dict[int, Step] = {}
         self.optional: dict[Score, dict[int, Step]] = defaultdict(dict)
-        """Writes of unknown outcome, by what they leave."""
+        """Writes of unknown outcome, by the state that they leave."""
 
     def settled(self, state: Score, done: frozenset[int], used: frozenset[int]) -> Configuration:
-        """Let the pending reads that this state satisfies take effect."""
+        """Returns the configuration after all pending reads that this state satisfies."""
         reads = [
             number
             for number, step in self.known.items()
@@ -116,7 +117,7 @@ class _Pending:
         return Configuration(state, done.union(reads) if reads else done, used)
 
     def next(self, now: Configuration) -> Iterable[Configuration]:
-        """Every way for one more known operation to take effect, perhaps right after an optional one."""
+        """Yields each configuration after one more known operation, perhaps right after an optional one."""
         for number, step in self.known.items():
             if number in now.done:
                 continue
@@ -129,7 +130,7 @@ class _Pending:
                     yield self.settled(step.leaves, between.done | {number}, between.used)
 
     def until(self, number: int, configurations: Iterable[Configuration]) -> set[Configuration]:
-        """Every configuration in which the operation `number` has just taken effect."""
+        """Returns every configuration in which the operation `number` has taken effect."""
         found: set[Configuration] = set()
         visited = set(configurations)
         open_ = list(visited)
@@ -146,7 +147,7 @@ class _Pending:
 
 
 def _check_user(state: Score, steps: Sequence[Step]) -> str | None:
-    # What ends as another starts overlaps it: starts come first.
+    # An operation that ends when another starts overlaps it, so starts come first.
     events = sorted(
         [(step.start, 0, number) for number, step in enumerate(steps)]
         + [(step.end, 1, number) for number, step in enumerate(steps) if not step.optional]
@@ -172,7 +173,7 @@ def _check_user(state: Score, steps: Sequence[Step]) -> str | None:
 
 
 def _least_used(configurations: set[Configuration]) -> set[Configuration]:
-    """Leave out each that differs from another only in having used more of the unknown writes."""
+    """Leaves out each configuration that differs from another only in more used unknown writes."""
     if len(configurations) == 1:
         return configurations
     kept: dict[tuple[Score, frozenset[int]], list[Configuration]] = defaultdict(list)
@@ -184,7 +185,7 @@ def _least_used(configurations: set[Configuration]) -> set[Configuration]:
 
 
 def _explain(stuck: Step, steps: Sequence[Step], pending: _Pending, configurations: set[Configuration]) -> str:
-    """The operations around the one that cannot have taken effect: what overlaps it, and the writes before."""
+    """Returns a text: the operation that fits nowhere, what overlaps it, and the writes before."""
     before = sorted((step for step in steps if step.end < stuck.start), key=lambda step: step.end)
     last = max((step.start for step in before if step.writes), default=-math.inf)
     known = [step for step in before if step.end >= last][-12:]

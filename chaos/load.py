@@ -1,7 +1,7 @@
-"""A recording client: many threads that read and write through all API processes, in a process of its own.
+"""The load: a separate process whose threads read and write through all API processes, and record the answers.
 
-What it sends makes the record easy to judge: no score is given to one user twice, so a score names a write.
-Some writes carry an idempotency key and are sent again until they are answered; then they are one operation.
+No user gets the same score twice, so a score identifies a write. Some writes have an idempotency key and are
+repeated until there is an answer; together they are one operation.
 """
 
 import http.client
@@ -20,11 +20,11 @@ from chaos.history import Kind, Operation, Outcome, Place
 
 CLIENTS = 10
 NEW_USERS = 40
-"""How many users one load creates, at the most."""
+"""How many users one load creates at most."""
 _SCORES = 1_000_003
 _STRIDE = 7919
 _CREATED = -1
-"""Stands for all users when they are created: their first scores come from another part of the sequence."""
+"""The key under which first scores are counted. They come from another part of the sequence."""
 _UNKNOWN_CODES = {"outcome_unknown", "internal_error"}
 _RETRY_S = 15.0
 _PAUSE_S = (0.0, 0.006)
@@ -32,7 +32,7 @@ _PAUSE_S = (0.0, 0.006)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do: `urls` by name of the process, `users` that are there, and how long an answer may take."""
+    """What a load does. `urls` are the ports by name of the process."""
 
     urls: dict[str, int]
     users: tuple[int, ...]
@@ -43,19 +43,19 @@ class Plan:
 
 @dataclass
 class Record:
-    """What was seen. `late` are answers beyond the deadline; `odd` are answers that there should not be."""
+    """What was seen. `late` are answers after the deadline, `odd` are statuses that are never allowed."""
 
     operations: list[Operation] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     refused_at: list[tuple[float, float, str]] = field(default_factory=list)
-    """From when to when a call took that was refused, and what it was."""
+    """Start, end and description of each refused call."""
     slowest_s: float = 0.0
 
 
 class Load:
-    """The clients, started and stopped. `stop` returns the record."""
+    """Runs the clients in a process of its own. `stop` returns the record."""
 
     def __init__(self, plan: Plan) -> None:
         context = multiprocessing.get_context("spawn")
@@ -73,7 +73,7 @@ class Load:
         self._process.join()
 
     def stop(self) -> Record:
-        """End all clients and hand over what they saw."""
+        """Ends all clients and returns what they saw."""
         self._ours.send("stop")
         record: Record = self._ours.recv()
         self._process.join()
@@ -105,7 +105,7 @@ def _run(plan: Plan, pipe: Connection) -> None:
 
 
 class _Shared:
-    """What the clients have in common: the users there are, and which scores they have had."""
+    """What the clients share: the users, and how many scores each has had."""
 
     def __init__(self, plan: Plan) -> None:
         self._lock = threading.Lock()
@@ -115,11 +115,11 @@ class _Shared:
 
     def user(self, chance: random.Random) -> int:
         with self._lock:
-            # Some are asked for often, so that many meet at one of them.
+            # Some users are chosen often, so that requests for one user overlap.
             return self._users[min(int(chance.expovariate(4 / len(self._users))), len(self._users) - 1)]
 
     def score(self, user_id: int) -> int:
-        """A score that this user has not had; others have."""
+        """Returns a score that this user has not had. Other users may have had it."""
         with self._lock:
             self._given[user_id] += 1
             number = self._given[user_id] + (_SCORES // 2 if user_id == _CREATED else 0)
@@ -138,7 +138,7 @@ class _Shared:
 
 
 class _Client:
-    """One thread."""
+    """One client, in a thread."""
 
     def __init__(self, plan: Plan, shared: _Shared, number: int, ended: threading.Event) -> None:
         self._plan = plan
@@ -184,7 +184,7 @@ class _Client:
         return self._chance.choice([1, 4, 15, 40])
 
     def _read_page(self) -> None:
-        """The one after the last that was read, if there is one; else the first."""
+        """Reads the page after the last one, or the first."""
         limit = self._limit()
         text, after = self._cursor or ("", None)
         path = f"/leaderboard?limit={limit}{f'&after={text}' if text else ''}"
@@ -210,7 +210,7 @@ class _Client:
                 break
             time.sleep(0.02)
         if doubtful and outcome == "refused":
-            # Not now, but it may have been done when it was sent before.
+            # This request was not done, but an earlier copy of it may have been.
             outcome = "unknown"
         self.record.operations.append(
             Operation(
@@ -232,7 +232,7 @@ class _Client:
     def _read(
         self, kind: Kind, target: int, path: str, limit: int = 0, after: tuple[int, int] | None = None
     ) -> Any:
-        """The answer, if one came and it is no refusal."""
+        """Returns the answer, or None if there is none or it is an error."""
         start = time.monotonic()
         by, status, aged, answer = self._send("GET", path)
         outcome = _outcome(status, answer)
@@ -259,7 +259,7 @@ class _Client:
     def _send(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[str, int, bool, Any]:
-        """By whom, the status (0: none came), whether it said `Age`, and the body."""
+        """Returns the name of the process, the status (0: no answer), whether there is an `Age`, and the body."""
         by = self._chance.choice(list(self._plan.urls))
         connection = self._connections.get(by)
         if connection is None:
@@ -276,7 +276,7 @@ class _Client:
             self._connections.pop(by).close()
             status, aged, answer = 0, False, {}
             if (connection.sock is None) and time.monotonic() - start < 0.01:
-                # Nobody is there just now: no reason to ask all the faster.
+                # The process is not running: pause instead of asking faster.
                 time.sleep(0.02)
         took_s = time.monotonic() - start
         self.record.slowest_s = max(self.record.slowest_s, took_s)

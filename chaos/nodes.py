@@ -1,4 +1,4 @@
-"""PostgreSQL servers that follow each other: a primary, standbys made from it, and one that is promoted."""
+"""PostgreSQL primaries and standbys that can be stopped and promoted."""
 
 import os
 import secrets
@@ -16,10 +16,10 @@ CAUGHT_UP = "SELECT FROM pg_stat_replication WHERE state = 'streaming' AND sync_
 
 
 class Node:
-    """One server, copied from another one, on a port of its own."""
+    """One server, copied from another one, on its own port."""
 
     def __init__(self, seed: EmbeddedPostgres, folder: Path, settings: Settings) -> None:
-        """`seed` lends its programs, its account and its password; `settings` name the database, not the port."""
+        """Uses the programs, account and password of `seed`. `settings` name the database."""
         self._seed = seed
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -27,7 +27,7 @@ class Node:
 
     @classmethod
     def standby_of(cls, seed: EmbeddedPostgres, port: int, settings: Settings) -> Self:
-        """A new server that follows the one on `port`, started."""
+        """Starts a new standby of the server on `port`."""
         folder = seed._home / f"node-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
         if seed._account is not None:
@@ -63,7 +63,7 @@ class Node:
             return False
 
     def wait_for_each_commit(self) -> None:
-        """From now on a commit is acknowledged when the standby has it as well."""
+        """Makes replication synchronous, and waits until the standby has caught up."""
         sql(self.settings, "ALTER SYSTEM SET synchronous_standby_names = '*'")
         sql(self.settings, "SELECT pg_reload_conf()")
         eventually(lambda: sql(self.settings, CAUGHT_UP), 30, "the standby has caught up")
@@ -79,7 +79,7 @@ class Node:
             self._process = None
 
     def come_back_as_standby(self) -> None:
-        """Start again in recovery: it answers reads with what it had, and takes no writes."""
+        """Starts again in recovery: answers reads with what it had, and takes no writes."""
         marker = self._folder / "standby.signal"
         marker.touch()
         if self._seed._account is not None:

@@ -1,7 +1,8 @@
-"""Many times the load that can be served: as much has to be done as before, and the others be refused at once.
+"""Sends many times the load that a process can serve.
 
-Without bounds on how long a request waits in a queue, all would wait for as long as their deadline, and hardly any
-be answered. How much is done depends on the machine, so this is not in the test suite.
+It must answer as many requests as before, and refuse the others at once. Without bounds on the wait in a queue,
+all would wait until their deadline, and few would be answered. The figures depend on the machine, so this is no
+test.
 """
 
 import asyncio
@@ -25,17 +26,17 @@ from tests.system import ApiProcess, connect, sql
 NAME = "many times the load"
 USERS = 40_000
 FEW, MANY = 16, 300
-"""Clients that the process can serve, and more than it can."""
+"""Numbers of clients: as many as the process can serve, and more."""
 IN_TIME_S = 1.0
 LEAST_MEANWHILE, LEAST_AFTERWARDS = 0.8, 0.7
-"""How much has to be done, of what was done by a few clients before."""
+"""How many answers there must be, as a part of those to the few clients before."""
 LONGEST_TO_REFUSE_S = 0.25
 MOST_MB = 60
 
 
 @dataclass
 class Seen:
-    """What clients got that ask for contexts, each again when answered, or after a while when refused."""
+    """What clients got that ask for contexts, one after the other; after a refusal they pause."""
 
     api: ApiProcess
     seconds: float
@@ -45,11 +46,11 @@ class Seen:
 
     @property
     def rate(self) -> float:
-        """Answers in time, a second."""
+        """Answers in time per second."""
         return self.good / self.seconds
 
     def by(self, clients: int) -> Self:
-        """Let so many clients ask."""
+        """Runs this many clients."""
         asyncio.run(self._all(clients))
         return self
 
@@ -78,7 +79,7 @@ class Seen:
 
 
 class Overload(NamedTuple):
-    """What was seen before, during and after it."""
+    """What was seen before, during and after the overload."""
 
     before: Seen
     meanwhile: Seen
@@ -87,17 +88,19 @@ class Overload(NamedTuple):
 
     @property
     def missed(self) -> list[str]:
-        """What was not as it has to be."""
+        """The conditions that did not hold."""
         before, meanwhile, afterwards, grown_mb = self
         wanted = {
-            "nobody is refused before": not before.refused,
-            "somebody is refused meanwhile": bool(meanwhile.refused),
-            "nobody is refused afterwards": not afterwards.refused,
-            "nothing else is answered": not (before.others + meanwhile.others + afterwards.others),
-            f"{LEAST_MEANWHILE:.0%} is done meanwhile": meanwhile.rate >= LEAST_MEANWHILE * before.rate,
-            f"{LEAST_AFTERWARDS:.0%} is done afterwards": afterwards.rate >= LEAST_AFTERWARDS * before.rate,
-            f"a refusal takes {LONGEST_TO_REFUSE_S} s": self._refusal_s <= LONGEST_TO_REFUSE_S,
-            f"it grows by {MOST_MB} MB": grown_mb <= MOST_MB,
+            "no request is refused before": not before.refused,
+            "requests are refused meanwhile": bool(meanwhile.refused),
+            "no request is refused afterwards": not afterwards.refused,
+            "there are no other answers": not (before.others + meanwhile.others + afterwards.others),
+            f"{LEAST_MEANWHILE:.0%} of the answers come meanwhile": meanwhile.rate
+            >= LEAST_MEANWHILE * before.rate,
+            f"{LEAST_AFTERWARDS:.0%} of the answers come afterwards": afterwards.rate
+            >= LEAST_AFTERWARDS * before.rate,
+            f"a refusal takes at most {LONGEST_TO_REFUSE_S} s": self._refusal_s <= LONGEST_TO_REFUSE_S,
+            f"the process grows by at most {MOST_MB} MB": grown_mb <= MOST_MB,
         }
         return [what for what, is_so in wanted.items() if not is_so]
 
@@ -111,12 +114,12 @@ class Overload(NamedTuple):
             f"{NAME}: {before.rate:,.0f} answers a second to {FEW} clients; {meanwhile.rate:,.0f} to {MANY}, and"
             f" {len(meanwhile.refused) / meanwhile.seconds:,.0f} refusals, at the median after"
             f" {1000 * self._refusal_s:.0f} ms; {afterwards.rate:,.0f} to {FEW} afterwards; {grown_mb:.0f} MB more"
-            + "".join(f"\n  NOT AS IT HAS TO BE: {missed}" for missed in self.missed)
+            + "".join(f"\n  NOT TRUE: {missed}" for missed in self.missed)
         )
 
 
 def measure(folder: Path, servers: Servers) -> Overload:
-    """Measure it, on servers of its own."""
+    """Measures it, on separate servers."""
     with (
         EmbeddedPostgres(folder / "overload", bin_dir=servers.postgres_bin) as postgres,
         EmbeddedValkey(folder / "overload", binary=servers.redis_binary) as valkey,
@@ -130,7 +133,7 @@ def measure(folder: Path, servers: Servers) -> Overload:
             " SELECT 'u' || i, -i / 2 FROM generate_series(1, $1::int) AS i",
             USERS,
         )
-        # So that for each question everybody better is counted.
+        # Then each context counts all users above.
         with _no_rank_index(settings):
             api = ApiProcess(settings)
             try:
@@ -148,7 +151,7 @@ def measure(folder: Path, servers: Servers) -> Overload:
 
 @contextmanager
 def _no_rank_index(settings: Settings) -> Iterator[None]:
-    """Nobody can build it."""
+    """Holds the lock without which the rank index cannot be built."""
     with asyncio.Runner() as runner:
         connection = runner.run(connect(settings))
         runner.run(connection.execute("SELECT pg_advisory_lock($1::bigint)", WRITER_LOCK))

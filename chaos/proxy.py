@@ -1,6 +1,6 @@
-"""The wire between an API process and a server, in the hands of the test: cut it, hold it, move it, watch it.
+"""Proxies between API processes and servers, which tests cut, freeze, redirect and watch.
 
-All wires of a run are in one event loop in a thread of its own. Nothing on the wire is changed or reordered.
+All proxies of a run are in one event loop in a separate thread. They change and reorder nothing.
 """
 
 import asyncio
@@ -13,28 +13,30 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 Watch = Callable[[bytes, bool, int], tuple[bool, Callable[[], None] | None]]
-"""Is shown each piece before it is passed on, whether the API sent it, and the number of the connection. Says
-whether to pass it on, and what to do when that is done."""
+"""Called before data is passed on, with the data, whether the API sent it, and the number of the connection.
+
+Returns whether to pass it on, and what to call afterwards.
+"""
 
 
-class Wire(Enum):
-    """What a wire does."""
+class LinkState(Enum):
+    """What a proxy does with connections and data."""
 
-    WHOLE = "whole"
+    OPEN = "open"
     SILENT = "silent"
-    """Connections stay, and nothing comes through: a machine that is gone, or a network that drops packets."""
+    """Connections stay open and no data passes, as when a machine or the network fails."""
     CUT = "cut"
     """Connections are closed and refused."""
 
 
 class Loop:
-    """An event loop in a thread."""
+    """An event loop in its own thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="wires", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
         self.servers: list[asyncio.Server] = []
-        """What listens in it, until its end."""
+        """The listening servers."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -47,12 +49,12 @@ class Loop:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` there and return its result."""
+        """Runs `work` in the loop and returns its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _end(self) -> None:
-        # First no more is accepted, then what has been accepted is passed to `_accept`: a server that is closed in
-        # between fails to do that, and leaves the socket open.
+        # First stop accepting, then let accepted connections reach `_accept`: closing a server in between leaves
+        # their sockets open.
         for server in self.servers:
             for listening in server.sockets:
                 self._loop.remove_reader(listening.fileno())
@@ -63,23 +65,23 @@ class Loop:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # The loop closes their sockets in its next turns.
+        # The loop closes their sockets in its next iterations.
         await _some_turns()
 
 
 async def _some_turns() -> None:
-    """Let the loop do what it is about to do, and what follows from that."""
+    """Lets the loop run its pending callbacks, and those that follow from them."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 class Proxy:
-    """One wire to a server on this machine, with a port of its own."""
+    """A proxy to a server on this machine, with its own port."""
 
     def __init__(self, loop: Loop, target: int) -> None:
         self._loop = loop
         self._target = target
-        self._wire = Wire.WHOLE
+        self._state = LinkState.OPEN
         self._may_pass: asyncio.Event
         self._connections: set[asyncio.StreamWriter] = set()
         self._watch: Watch | None = None
@@ -87,20 +89,20 @@ class Proxy:
         self._frozen = 0
         self.port: int = loop.run(self._open())
 
-    def set(self, wire: Wire) -> None:
-        """Make the wire so from now on."""
-        self._loop.run(self._set(wire))
+    def set(self, state: LinkState) -> None:
+        """Sets what happens from now on."""
+        self._loop.run(self._set(state))
 
     def move(self, target: int, *, close: bool = True) -> None:
-        """Lead to another server from now on; with `close`, what was connected is closed."""
+        """Connects to another server from now on. With `close`, open connections are closed."""
         self._loop.run(self._move(target, close=close))
 
     def freeze(self) -> None:
-        """Pass nothing more on the connections that there are now, and leave them open; new ones are as ever."""
+        """Passes no more data on the open connections, and leaves them open. New ones work."""
         self._frozen = self._accepted
 
     def watch(self, watch: Watch) -> None:
-        """Have `watch`, called in the loop's thread, see all that passes."""
+        """Has all data shown to `watch`, in the loop's thread."""
         self._watch = watch
 
     async def _open(self) -> int:
@@ -110,11 +112,11 @@ class Proxy:
         self._loop.servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
-    async def _set(self, wire: Wire) -> None:
-        self._wire = wire
-        if wire is Wire.WHOLE:
+    async def _set(self, state: LinkState) -> None:
+        self._state = state
+        if state is LinkState.OPEN:
             self._may_pass.set()
-        elif wire is Wire.SILENT:
+        elif state is LinkState.SILENT:
             self._may_pass.clear()
         else:
             self._may_pass.set()
@@ -136,7 +138,7 @@ class Proxy:
         server: asyncio.StreamWriter | None = None
         try:
             await self._may_pass.wait()
-            if self._wire is Wire.CUT:
+            if self._state is LinkState.CUT:
                 return
             from_server, server = await asyncio.open_connection("127.0.0.1", self._target)
             self._connections.add(server)
@@ -147,7 +149,7 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(there, back, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
-            # Cancelled at the end of the loop, whose callback would print that.
+            # At the end of the loop, whose callback would print the cancellation.
             pass
         finally:
             for end in (writer, server):

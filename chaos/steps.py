@@ -1,8 +1,8 @@
-"""Recognises on the wires what an API process is just doing, and kills it at a given step of it.
+"""Recognises on the proxies what an API process is doing, and kills it at a given step.
 
-A write is, in this order: a statement to PostgreSQL and its answer, a look at the cache's state and its answer,
-the changes asked of PostgreSQL and their answer, the script that applies them and its answer; then the client is
-told. What a process is doing is known from the names of its prepared statements and from the scripts' digests.
+The steps of a write are: the statement in PostgreSQL, the poll of the cache's state, the query of the change
+log, the script that applies the changes; then the client gets its answer. They are recognised by the names of
+prepared statements and by the digests of the scripts.
 """
 
 import re
@@ -24,16 +24,16 @@ _SCRIPTS = {Script.load(name).sha.encode(): name for name in ("poll", "apply")}
 
 
 class When(Enum):
-    """At which of the four moments of an exchange."""
+    """The four moments of a request to a server."""
 
     SENT = "was sent"
     ARRIVED = "arrived"
     ANSWERED = "was answered"
-    TOLD = "its answer arrived"
+    ANSWER_ARRIVED = "its answer arrived"
 
 
 class Step(NamedTuple):
-    """A moment of a write, or of the catching up that belongs to it."""
+    """A moment of a write, or of the catch-up that belongs to it."""
 
     what: str
     when: When
@@ -46,7 +46,7 @@ STEPS = tuple(Step(what, when) for what in ("write", "poll", "changes", "apply")
 
 
 class Steps:
-    """Watches the wires of one API process."""
+    """Watches the proxies of one API process."""
 
     def __init__(self, to_postgres: Proxy, to_cache: Proxy) -> None:
         self._statements: dict[bytes, str] = {}
@@ -56,7 +56,7 @@ class Steps:
         to_cache.watch(lambda *seen: self._see("cache", *seen))
 
     def arm(self, step: Step, act: Callable[[], None]) -> None:
-        """Have `act` done once, the next time the process is at `step`."""
+        """Calls `act` once, the next time the process is at `step`."""
         self._armed = step, act
 
     @property
@@ -64,15 +64,15 @@ class Steps:
         return self._armed is not None
 
     def _see(
-        self, wire: str, data: bytes, from_api: bool, connection: int
+        self, server: str, data: bytes, from_api: bool, connection: int
     ) -> tuple[bool, Callable[[], None] | None]:
         if from_api:
-            doing = self._statement(data) if wire == "postgres" else self._script(data)
-            self._doing[wire, connection] = doing
+            doing = self._statement(data) if server == "postgres" else self._script(data)
+            self._doing[server, connection] = doing
             before, after = Step(doing, When.SENT), Step(doing, When.ARRIVED)
         else:
-            doing = self._doing.get((wire, connection), "")
-            before, after = Step(doing, When.ANSWERED), Step(doing, When.TOLD)
+            doing = self._doing.get((server, connection), "")
+            before, after = Step(doing, When.ANSWERED), Step(doing, When.ANSWER_ARRIVED)
         if self._armed is None:
             return True, None
         step, act = self._armed

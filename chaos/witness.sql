@@ -1,4 +1,4 @@
--- What PostgreSQL did, written down by the transactions themselves: for the checker, and in tests only.
+-- Records every change of a user, in the transaction that makes it. For the checker, in tests only.
 CREATE TABLE witness (
     seq     bigserial PRIMARY KEY,
     xid     xid8 NOT NULL,

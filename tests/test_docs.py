@@ -1,4 +1,4 @@
-"""The documentation and the code say the same: whatever exists is documented, whatever is documented exists."""
+"""The documentation agrees with the code: settings, errors, calls, commands, metrics."""
 
 import asyncio
 import json
@@ -27,14 +27,14 @@ METRICS = (ROOT / "docs" / "metrics.md").read_text("utf-8")
 
 
 def tables(text: str) -> Iterator[list[list[str]]]:
-    """The rows of each table, without its head; cells are stripped."""
+    """Yields the rows of each table without its head, as stripped cells."""
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         yield rows[2:]
 
 
 def table(text: str, first_cell: str) -> list[list[str]]:
-    """The one table whose first column is headed so."""
+    """Returns the rows of the one table whose first column has this head."""
     (found,) = re.findall(rf"^\| {first_cell} \|.*\n(?:\|.*\n)+", text, re.MULTILINE)
     return next(tables(found))
 
@@ -47,7 +47,7 @@ def code(cell: str) -> list[str]:
 
 
 def allowed(name: str) -> str:
-    """What the refusal of a bad value says is allowed."""
+    """Returns what the error for a bad value says is allowed."""
     takes_empty = (
         "database_url",
         "db_sslcert",
@@ -98,17 +98,17 @@ ENV_EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 COMPOSE = (ROOT / "compose.yaml").read_text("utf-8")
 COMPOSE_AT_SCALE = (ROOT / "compose.scale.yaml").read_text("utf-8")
 NOT_IN_A_CONTAINER = {"HOST"}
-"""There it listens on all addresses; which of them get in, `BIND_ADDRESS` says."""
+"""A container listens on all addresses. `BIND_ADDRESS` says on which the port is published."""
 
 
 def commented_variables() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Each comment of `.env.example` with the names and values that stand below it, of which it speaks."""
+    """Yields each comment of `.env.example` with the names and values below it."""
     for comment, lines in re.findall(r"((?:^# .*\n)*)((?:^#[A-Z_]+=.*\n)+)", ENV_EXAMPLE, re.MULTILINE):
         yield comment, [tuple(line[1:].split("=", 1)) for line in lines.splitlines()]
 
 
 def section(title: str) -> list[tuple[str, str]]:
-    """Names and values below that line of `.env.example`, up to the next empty line."""
+    """Returns names and values below this line of `.env.example`, up to the next empty line."""
     (found,) = re.findall(rf"^# {re.escape(title)}$\n((?:.+\n)+)", ENV_EXAMPLE, re.MULTILINE)
     return [tuple(line[1:].split("=", 1)) for line in found.splitlines() if not line.startswith("# ")]
 
@@ -155,7 +155,7 @@ def test_compose_passes_every_setting_on() -> None:
         name.upper() for name in Settings.model_fields if name.upper() not in NOT_IN_A_CONTAINER
     )
     for name, value in found.items():
-        # As it is set, or with the default that the other services share.
+        # Without a default, or with the one that the other services share.
         assert value in {"", f"${{{name}:-{default(name.lower()).strip('`')}}}"}
 
 
@@ -183,7 +183,7 @@ async def _late_body() -> None:
 
 
 def _example(kind: problems.Kind) -> Exception:
-    """What a caller does to get a problem of this kind, or what happens."""
+    """Returns an exception that is rendered as a problem of this kind."""
     try:
         match kind.code:
             case "malformed_json":
@@ -237,7 +237,7 @@ def _example(kind: problems.Kind) -> Exception:
 
 
 def sections() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Code → the rest of its heading, and its example."""
+    """Returns by code the rest of its heading and its example."""
     found = re.findall(r"^## `(\w+)` (.*)\n((?:(?!^## ).*\n)+)", ERRORS, re.MULTILINE)
     result = {}
     for name, rest, body in found:
@@ -284,7 +284,7 @@ def test_the_calls_of_the_readme_are_those_of_the_route_table() -> None:
 
 
 def commands() -> dict[str, set[str]]:
-    """Each command with its options."""
+    """Returns the options of each command."""
     group: Any = typer.main.get_command(cli)
     return {
         name: {option for each in command.params for option in each.opts if option.startswith("--")}
@@ -308,7 +308,7 @@ def test_a_command_or_option_that_is_mentioned_exists() -> None:
             if named := re.match(r"leaderboard ([a-z]+)\b", text):
                 assert named[1] in known, f"{page}: {text}"
                 assert set(re.findall(r"--[a-z-]+", text)) <= known[named[1]], f"{page}: {text}"
-    # Elsewhere an option alone may be another program's.
+    # In other pages an option alone may be another program's.
     assert {text for text in code(README) if text.startswith("--")} <= options
 
 

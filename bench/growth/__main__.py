@@ -1,4 +1,4 @@
-"""`make bench-growth`: how the rank index, and what it costs, grow with the number of users."""
+"""`make bench-growth`: measures the rank index and its costs for several numbers of users."""
 
 import argparse
 import asyncio
@@ -17,27 +17,33 @@ from leaderboard.observe import set_up_logs
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 FEWEST = 1000
-"""With fewer users there is nothing to be seen, and not enough at each depth."""
+"""With fewer users the depths have too few users to measure."""
 LIMIT_S = 3600
-"""A board that takes longer than that, beside the steady writes, is given up."""
+"""How long measuring one board may take, without the steady writes."""
 _PATIENCE_MS = 60_000
-"""A statement that takes long is to be measured and not ended."""
+"""Slow statements are measured, so their deadline is long."""
 _DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> int:
-    """Measure each size on servers of its own, and report."""
+    """Measures each size on separate servers, and reports."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument(
         "--sizes", type=sizes, default=SIZES, help="numbers of users; default: 10 thousand to 10 million"
     )
-    parser.add_argument("--seconds", type=float, default=4, help="about how long each figure is measured")
+    parser.add_argument("--seconds", type=float, default=4, help="about how long to measure each figure")
     parser.add_argument(
-        "--steady", type=float, default=0, metavar="SECONDS", help="set scores of the largest board for so long"
+        "--steady",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="how long to set scores steadily on the largest board",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as SVG")
-    parser.add_argument("--docs", action="store_true", help="put it into docs/performance.md and docs/growth.svg")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results as SVG")
+    parser.add_argument(
+        "--docs", action="store_true", help="write the results into docs/performance.md and docs/growth.svg"
+    )
     options = parser.parse_args()
     if (options.plot or options.docs) and importlib.util.find_spec("ziaplot") is None:
         parser.error("to draw, ziaplot is needed: pip install --require-hashes -r requirements-bench.txt")
@@ -66,7 +72,7 @@ def main() -> int:
 
 
 def sizes(text: str) -> list[int]:
-    """Numbers of users, the smallest first."""
+    """Returns the numbers of users, the smallest first."""
     numbers = sorted({int(number) for number in text.split()})
     if not numbers or numbers[0] < FEWEST:
         raise argparse.ArgumentTypeError(f"a board has {FEWEST:,} users or more")

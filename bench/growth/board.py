@@ -1,4 +1,4 @@
-"""The board that is measured: its users, its rank index, and whether that says what counting everybody says."""
+"""The board that is measured: its users, and its rank index, which is compared with plain counts."""
 
 import time
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from leaderboard.tuning import RankIndexTuning
 
 _CHUNK = 100_000
 _CHECKED = 2
-"""Of so many users at each depth the rank is held against the plain count."""
+"""For so many users at each depth the rank is compared with a plain count."""
 
 Place = tuple[int, int]
 """Score and id of a user."""
 
 
 class WrongAnswer(Exception):
-    """The rank index said something else than the plain count."""
+    """The rank index and a plain count differ."""
 
 
 class WatchedIndex(RankIndex):
-    """A rank index that remembers what each turn of keeping it found, and how long that took."""
+    """A rank index that records the result and the duration of each round of maintenance."""
 
     def __init__(self, connections: Connections) -> None:
         super().__init__(connections, RankIndexTuning())
@@ -46,21 +46,21 @@ class WatchedIndex(RankIndex):
 
 
 class Board:
-    """One board, through the stores, and through a connection of its own for what the stores do not do."""
+    """One board. It uses the service's stores, and its own connection for everything else."""
 
     def __init__(self, app: App, connection: asyncpg.Connection, users: int, progress: Progress) -> None:
         self.app = app
         self.users = users
         self.ranks = WatchedIndex(app.database.connections)
         self.scores: list[int] = []
-        """Some, such as the users have."""
+        """A sample of the users' scores."""
         self._connection = connection
         self._progress = progress
         text = resources.files(__package__).joinpath("growth.sql").read_text("utf-8")
         self._sql = named_queries("growth.sql", text)
 
     async def fill(self) -> float:
-        """Create the users; how long that took."""
+        """Creates the users and returns the duration in seconds."""
         started = time.perf_counter()
         await self._connection.execute(self._sql["seed"])
         for first in range(1, self.users + 1, _CHUNK):
@@ -74,24 +74,24 @@ class Board:
         return time.perf_counter() - started
 
     async def build(self) -> float:
-        """Build the rank index; how long that took."""
+        """Builds the rank index and returns the duration in seconds."""
         async with self._progress.during("building the rank index"):
             started = time.perf_counter()
             if not await self.ranks.build():
-                raise RuntimeError("somebody else built the rank index")
+                raise RuntimeError("another process is building the rank index")
             return time.perf_counter() - started
 
     async def bytes(self) -> asyncpg.Record:
-        """How much the tables take."""
+        """Returns the sizes of the tables in bytes."""
         return await self._one("bytes")
 
     async def version(self) -> str:
-        """PostgreSQL's."""
+        """Returns the version of PostgreSQL."""
         return str((await self._one("version"))[0])
 
     async def check(self) -> None:
-        """Hold ranks and totals against the plain count, while nothing is written. Raises WrongAnswer."""
-        async with self._progress.during("holding ranks against the plain count"):
+        """Compares ranks and totals with plain counts, while nothing is written. Raises WrongAnswer."""
+        async with self._progress.during("comparing ranks with plain counts"):
             places = [place for depth in DEPTHS for place in (await self.band(depth))[:_CHECKED]]
             async with self._connection.transaction(isolation="repeatable_read", readonly=True):
                 total = (await self._one("plain_total"))[0]
@@ -106,32 +106,32 @@ class Board:
                     raise WrongAnswer(f"user {place[1]}: {found} instead of rank {rank} of {total}")
             wrong = await self.ranks.recount_all()
             if wrong is None or wrong:
-                raise WrongAnswer(f"counted otherwise than the rank index says: {wrong}")
+                raise WrongAnswer(f"the counts of the rank index are wrong: {wrong}")
 
     async def band(self, depth: int) -> list[Place]:
-        """Some users at this depth, in no order."""
+        """Returns some users at this depth, in random order."""
         width = max(100, self.users // 1000)
         before = self.users * depth // 100 - width // 2
         rows = await self._connection.fetch(self._sql["band"], max(0, before), width, 1000)
         return [(row["total_score"], row["user_id"]) for row in rows]
 
     async def answers(self, questions: Sequence[StandingQuery | ContextQuery]) -> list[Standing | Context | None]:
-        """What the rank index says. Raises RuntimeError when it cannot be used."""
+        """Returns what the rank index answers. Raises RuntimeError when it is invalid."""
         seen = await self.ranks.standings(questions, count=False)
         if seen is None:
-            raise RuntimeError("the rank index cannot be used")
+            raise RuntimeError("the rank index is invalid")
         return seen.value
 
     async def plain_rank(self, place: Place) -> int:
-        """The rank of a user by counting everybody better."""
+        """Returns the rank of a user by counting all users above."""
         return int((await self._one("plain_rank", *place))[0])
 
     async def log_rows(self) -> int:
-        """How many rows the change log has."""
+        """Returns the number of rows of the change log."""
         return int((await self._one("log_rows"))[0])
 
     async def checkpoint(self) -> None:
-        """Have everything written to disk."""
+        """Has everything written to disk."""
         await self._connection.execute(self._sql["checkpoint"])
 
     async def _one(self, query: str, *arguments: Any) -> asyncpg.Record:

@@ -1,4 +1,4 @@
--- What `make bench-growth` asks PostgreSQL itself.
+-- The statements of `make bench-growth`.
 
 -- name: seed
 -- The same users in every run.
@@ -16,25 +16,25 @@ FROM (
 ) AS drawn
 
 -- name: settle
--- As autovacuum leaves a table after a while.
+-- Leaves the table as autovacuum does after a while.
 VACUUM ANALYZE users
 
 -- name: checkpoint
--- What the round before left to be written to disk is not to be written during the next.
+-- So that a round does not pay for the writes to disk of the round before.
 CHECKPOINT
 
 -- name: scores
--- Some thousands, such as the board has.
+-- A sample of the scores.
 SELECT total_score FROM users WHERE user_id <= 10000
 
 -- name: band
--- $1: how many users stand before the band; $2: how many are in it; $3: how many of them to choose at random.
+-- $1: how many users are above the band; $2: how many are in it; $3: how many of these to choose at random.
 SELECT b.user_id, b.total_score
 FROM (SELECT user_id, total_score FROM users ORDER BY total_score DESC, user_id ASC OFFSET $1 LIMIT $2) AS b
 ORDER BY random() LIMIT $3
 
 -- name: plain_rank
--- $1: a user's score; $2: its id. The rank as anybody would ask for it.
+-- $1: a user's score; $2: its id. The rank by a plain count.
 SELECT (SELECT count(*) FROM users WHERE total_score > $1)
      + (SELECT count(*) FROM users WHERE total_score = $1 AND user_id < $2) + 1
 

@@ -1,4 +1,4 @@
-"""Measures one board, through the stores and in this process: neither HTTP nor the cache is in any figure."""
+"""Measures one board through the service's stores, in this process, without HTTP and cache."""
 
 import asyncio
 import itertools
@@ -33,16 +33,16 @@ from leaderboard.observe import Metrics
 from leaderboard.queries import ContextQuery, StandingQuery
 
 STEADY_RATE = 2000
-"""Scores set a second where the writes are to be steady and something else is measured."""
+"""Scores set per second while something else is measured."""
 STEADY_BATCH = 20
 BATCH = 200
-"""Scores set by one transaction where as many as possible are set."""
+"""Scores set per transaction where the rate of writes is measured."""
 LANES = 2
 ROUNDS = 5
 LOOK_EVERY_S = 10
 _WARM_UP = 5
 _FEWEST = 5
-"""So many times is asked even what takes longer than there is time."""
+"""The least number of measurements, even if they take too long."""
 
 
 Item = TypeVar("Item")
@@ -51,7 +51,7 @@ Item = TypeVar("Item")
 async def measure(
     settings: Settings, users: int, progress: Progress, *, seconds: float, steady_s: float
 ) -> Result:
-    """Fill a new database with so many users, and measure; each figure takes about `seconds`."""
+    """Fills a new database with `users` users and measures each figure for about `seconds`."""
     app = App(settings)
     async with progress.during("migrating"):
         await app.database.migrate(lambda _: None)
@@ -80,7 +80,7 @@ async def measure(
 
 
 class _Measuring:
-    """The figures of one board."""
+    """Measures the figures of one board."""
 
     def __init__(self, board: Board, progress: Progress, seconds: float) -> None:
         self._board = board
@@ -88,7 +88,7 @@ class _Measuring:
         self._seconds = seconds
 
     async def reads(self) -> Reads:
-        """How long reads take while nothing else is done."""
+        """Measures reads while nothing else is done."""
         rank: dict[int, Latency] = {}
         context: dict[int, Latency] = {}
         plain: dict[int, Latency] = {}
@@ -105,7 +105,7 @@ class _Measuring:
         return Reads(rank, context, plain, together)
 
     async def busy(self) -> Busy:
-        """How long a context at half depth takes while scores are set."""
+        """Measures a context at half depth while scores are set."""
         async with self._progress.during(f"contexts at 50 % while {STEADY_RATE:,} scores a second are set"):
             band = await self._board.band(50)
             spared = {user_id for _, user_id in band}  # they are to stay at this depth
@@ -135,7 +135,7 @@ class _Measuring:
         return Writes(rates_with, rates_without, builds_s, self._keeping())
 
     async def steady(self, seconds: float) -> list[Look]:
-        """What grows while scores are set for long, and all that a service does beside answering is done."""
+        """Sets scores for a long time and records what grows, while a service maintains its data."""
         looks: list[Look] = []
         band = await self._board.band(50)
         spared = {user_id for _, user_id in band}
@@ -152,14 +152,15 @@ class _Measuring:
                     looks.append(Look(at_s, rows, now["log"], now["rank_index"], int(pending), context))
                     self._progress.say(
                         f"{STEADY_RATE:,} scores/s set: {rows:,} log rows in {now['log']:,} bytes, rank index"
-                        f" {now['rank_index']:,} bytes, {pending:,.0f} pending, context {context.p50_ms:.2f} ms"
+                        f" {now['rank_index']:,} bytes, {pending:,.0f} changes pending,"
+                        f" context {context.p50_ms:.2f} ms"
                     )
                 await writing
             finally:
                 writing.cancel()
         return looks
 
-    # How it is done
+    # Helpers
 
     async def _ask_standing(self, place: Place) -> None:
         await self._board.answers([StandingQuery(place[1])])
@@ -175,7 +176,7 @@ class _Measuring:
         *,
         pause_s: float = 0,
     ) -> Latency:
-        """How long it takes to ask for an item, one after the other."""
+        """Measures `ask` for the items, one after the other."""
         endless = itertools.cycle(items)
         for item in itertools.islice(endless, _WARM_UP):
             await ask(item)
@@ -190,7 +191,7 @@ class _Measuring:
     async def _set_scores(
         self, seconds: float, batch: int = BATCH, rate: float = math.inf, spared: Collection[int] = ()
     ) -> float:
-        """Set scores of users at random in the lanes of a service, at this rate at most; how many a second."""
+        """Sets scores of random users on LANES connections, at `rate` at most; returns the rate reached."""
         started = time.perf_counter()
 
         async def lane() -> int:
@@ -211,7 +212,7 @@ class _Measuring:
 
     @asynccontextmanager
     async def _kept(self) -> AsyncIterator[None]:
-        """While the rank index is kept, as in every process of a service."""
+        """Maintains the rank index meanwhile, as every process of a service does."""
         interval_s = self._board.app.settings.sync_interval_ms / 1000
         keeping = asyncio.create_task(RankIndexMaintainer(self._board.ranks, Metrics(), interval_s).run())
         try:

@@ -1,4 +1,4 @@
-"""Says what was measured: a table, whether the targets are met, a plot, and both in the documentation."""
+"""Reports the results: tables, targets, a plot, and all of them in the documentation."""
 
 import json
 import math
@@ -13,11 +13,11 @@ from bench.growth.result import DEPTHS, TOGETHER, Latency, Look, Result
 from bench.tables import STYLE, Target, count, filled, number
 
 _COMPARED = 100_000
-"""How much slower a context is on the largest board than on one of so many users is a target."""
+"""A target compares the largest board with the one of this many users."""
 
 
 def targets(results: Sequence[Result]) -> list[Target]:
-    """The ratios within one run. That of two boards is missing unless both were measured."""
+    """Returns the targets of one run. The one that compares two boards needs both."""
     largest = results[-1]
     context = largest.reads.context[50].p50_ms
     name = count(largest.users)
@@ -57,19 +57,19 @@ def targets(results: Sequence[Result]) -> list[Target]:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """The targets as a table."""
+    """Returns the targets as a table."""
     return tables.target_table(targets(results))
 
 
 def table(results: Sequence[Result]) -> str:
-    """One column a board."""
+    """Returns a table with a column for each board."""
     columns = [dict(_figures(result)) for result in results]
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
     return tables.table(("", *(f"{count(result.users)} users" for result in results)), rows)
 
 
 def steady_table(looks: Sequence[Look]) -> str:
-    """A dozen of the looks at steady writes."""
+    """Returns a table with a dozen of the measurements during steady writes."""
     every = math.ceil(len(looks) / 12)
     rows = [
         (
@@ -82,11 +82,11 @@ def steady_table(looks: Sequence[Look]) -> str:
         )
         for look in looks[every - 1 :: every]
     ]
-    return tables.table(("after", "log rows", "log", "rank index", "pending", "context, ms"), rows)
+    return tables.table(("after", "log rows", "log", "rank index", "pending rows", "context, ms"), rows)
 
 
 def machine(results: Sequence[Result]) -> str:
-    """What was measured on."""
+    """Returns a description of the machine."""
     return tables.machine(results[-1].postgres)
 
 
@@ -104,9 +104,9 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
     yield "scores set with the index, rows/s", f"{writes.with_index:,.0f}"
     yield "scores set without, rows/s", f"{writes.without_index:,.0f}"
     yield "ratio of these", number(writes.with_index / writes.without_index)
-    yield "one fold, ms", _quantiles(keeping.fold)
+    yield "applying the log once, ms", _quantiles(keeping.fold)
     yield "most pending rows", f"{keeping.most_pending:,}"
-    yield "times the index was found unusable", f"{keeping.unusable}"
+    yield "times the index was found invalid", f"{keeping.unusable}"
     yield "building the index, s", number(result.build_s)
     yield "building it after many writes, s", number(median(writes.builds_s))
     yield "`users` with its indexes", _bytes(sizes.users)
@@ -115,7 +115,7 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
 
 
 def write_json(path: Path, results: Sequence[Result]) -> None:
-    """All that was measured, for programs."""
+    """Writes all results, for programs."""
     found = {
         "machine": machine(results),
         "results": [asdict(result) for result in results],
@@ -125,7 +125,7 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
 
 
 def write_docs(page: Path, plot: Path, results: Sequence[Result]) -> None:
-    """Put the tables between the page's two marks, and the plot beside it. Raises ValueError without marks."""
+    """Writes the tables between the page's two marks, and the plot. Raises ValueError without marks."""
     write_plot(plot, results)
     measured = [
         f"Measured on {machine(results)}, by `make bench-growth`. Of times: the median / the 99th percentile.",
@@ -141,8 +141,8 @@ def write_docs(page: Path, plot: Path, results: Sequence[Result]) -> None:
 
 
 def write_plot(path: Path, results: Sequence[Result]) -> None:
-    """Time by number of users, both axes logarithmic, as SVG."""
-    import ziaplot  # noqa: PLC0415 - only who draws needs it
+    """Draws time by number of users, both axes logarithmic, as SVG."""
+    import ziaplot  # noqa: PLC0415 - needed for drawing only
 
     lines = {
         "the rank by count(*)": ("#b3261e", [result.reads.plain[50] for result in results]),
@@ -152,7 +152,7 @@ def write_plot(path: Path, results: Sequence[Result]) -> None:
     times = [math.log10(latency.p50_ms) for _, latencies in lines.values() for latency in latencies]
     users = [math.log10(result.users) for result in results]
     decades = range(math.floor(min(times)), math.ceil(max(times)) + 1)
-    # Ticks of our own on logarithms: the library's logarithmic axes write 1e+06 and cut off the last one.
+    # Own ticks on logarithms, because the library's logarithmic axes write 1e+06 and cut off the last tick.
     graph = ziaplot.Graph().css(STYLE).size(760, 420).axesnames("users", "milliseconds, median")
     graph.xrange(users[0] - 0.2, users[-1] + 0.2).xticks(users, [count(result.users) for result in results])
     graph.yrange(decades[0], decades[-1]).yticks(decades, [f"{10.0**decade:g}" for decade in decades])

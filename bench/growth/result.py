@@ -1,4 +1,4 @@
-"""What is measured of one board, as plain data."""
+"""The results of one board, as plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,14 +6,14 @@ from statistics import median, quantiles
 from typing import Self
 
 DEPTHS = (1, 50, 99)
-"""Where the users stand whose ranks are asked for, in percent of the board from its top."""
+"""The depths at which ranks are measured, in percent of the board from its top."""
 TOGETHER = 64
-"""So many contexts are asked for at once, as when as many requests have waited for one batch."""
+"""How many contexts are asked for in one batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long something took."""
+    """Quantiles of a duration, and how often it was measured."""
 
     p50_ms: float
     p99_ms: float
@@ -21,17 +21,17 @@ class Latency:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Self:
-        """The quantiles of at least two."""
+        """Returns the quantiles of two or more durations."""
         p99 = quantiles(seconds, n=100, method="inclusive")[98]
         return cls(median(seconds) * 1000, p99 * 1000, len(seconds))
 
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What keeping the rank index was like while scores were set as fast as possible.
+    """How the rank index was maintained while scores were set as fast as possible.
 
-    `unusable` is how often it could not be used when looked at, as too much had not been folded. `fold` is None
-    when there were fewer than two, as where little time was given.
+    `fold` is the time to apply the change log, None if that was done less than twice. `unusable` is how often
+    the index was found invalid, because too many changes were pending.
     """
 
     fold: Latency | None
@@ -41,7 +41,7 @@ class Keeping:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One of many looks at a long time of steady writes, and the contexts asked for since the one before."""
+    """One measurement during steady writes, with the contexts asked for since the one before."""
 
     at_s: float
     log_rows: int
@@ -53,7 +53,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """How long it took, one question at a time while nothing else ran, by depth; `together` is for a batch."""
+    """Durations of single reads by depth, while nothing else ran; `together` is for a batch."""
 
     rank: dict[int, Latency]
     context: dict[int, Latency]
@@ -63,7 +63,7 @@ class Reads:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The context at half depth while scores were set at a steady rate, in rows a second."""
+    """The context at half depth while scores were set at `rate` rows per second."""
 
     context: Latency
     rate: float
@@ -71,9 +71,9 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Writes:
-    """How fast scores were set, in rows a second, in each round with the index and in each without.
+    """Scores set per second, for each round with the rank index and for each without.
 
-    `builds_s` is how long it took to build the index after each of the latter.
+    `builds_s` are the durations of building the index after each round without.
     """
 
     rates_with: list[float]
@@ -92,7 +92,7 @@ class Writes:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """In bytes, with indexes and TOAST; `index_after` is of after the writes."""
+    """Sizes in bytes, with indexes and TOAST. `index_after` is that after the writes."""
 
     users: int
     index: int
@@ -101,7 +101,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One board; `steady` is empty unless that was asked for."""
+    """The results of one board. `steady` is empty unless it was asked for."""
 
     users: int
     postgres: str

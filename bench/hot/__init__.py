@@ -1,1 +1,1 @@
-"""How fast the calls are that are made most, beside what would be the limit of each: `make bench`."""
+"""`make bench`: measures the most frequent calls, and the upper limit of each."""

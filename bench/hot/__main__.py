@@ -1,4 +1,4 @@
-"""`make bench`: how fast the hot path is, beside the limits of what it is made of and beside a plain design."""
+"""`make bench`: measures the hot path, the limits of its parts, and a plain design."""
 
 import argparse
 import asyncio
@@ -26,23 +26,27 @@ QUICK = Plan(
     limits=False,
 )
 TOLERANCE = 0.15
-"""Of a target, with --quick: so much may be the machine's fault."""
+"""With --quick, a target may be missed by this share, because machines vary."""
 LIMIT_S = 900
 _DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> int:
-    """Measure and report; with --quick, 1 if a target is missed by more than the tolerance."""
+    """Measures and reports. With --quick, returns 1 if a target is missed by more than the tolerance."""
     parser = argparse.ArgumentParser(prog="python -m bench.hot", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only what the targets need; exit 1 if one is missed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it, as SVG")
-    parser.add_argument("--docs", action="store_true", help="put it into docs/performance.md and docs/hot.svg")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure only what the targets need; exit 1 if one is missed"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results as SVG")
+    parser.add_argument(
+        "--docs", action="store_true", help="write the results into docs/performance.md and docs/hot.svg"
+    )
     options = parser.parse_args()
     if (options.plot or options.docs) and importlib.util.find_spec("ziaplot") is None:
         parser.error("to draw, ziaplot is needed: pip install --require-hashes -r requirements-bench.txt")
     if options.quick and options.docs:
-        parser.error("the documentation wants all of it, without --quick")
+        parser.error("--docs needs all results: leave out --quick")
     if sys.platform != "linux":
         parser.error("it needs Linux, whose /proc tells how much CPU is used by whom")
     try:
@@ -51,7 +55,7 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     set_up_logs("error", "text")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on exit
 
     async def work() -> Result:
         with servers(log_level="error", stop_delay_ms=0) as settings:

@@ -1,4 +1,4 @@
-"""Who is measured: processes with a database and a Redis database of their own, started and ended by us."""
+"""The contestants: processes that are measured, each with its own databases."""
 
 import socket
 import tempfile
@@ -22,12 +22,12 @@ _DROPPED = {"date", "content-length"}
 
 
 class PortTaken(Exception):
-    """Somebody answers already where a contestant is to be started."""
+    """Another process listens on the port of a contestant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One that answers; `own` is a user of its own board whose score nobody sets but we."""
+    """One contestant. `own` is a user whose score only the benchmark's watcher sets."""
 
     name: str
     api: ApiProcess
@@ -40,7 +40,7 @@ class Contestant:
 
 
 def boards(settings: Settings, names: Sequence[str]) -> dict[str, Settings]:
-    """Copies of the board for all but null, which has none, and ours, which has the original."""
+    """Copies the board for each contestant but null, which has none, and ours, which has the original."""
     found = {}
     for number, name in enumerate(names):
         if name in {NULL, OURS}:
@@ -60,14 +60,14 @@ def boards(settings: Settings, names: Sequence[str]) -> dict[str, Settings]:
             }
         )
         if name == PLAIN:
-            # It has no use for a log, and is not to pay for one.
+            # It uses no change log, so it should not pay for one.
             sql(found[name], "ALTER TABLE users DISABLE TRIGGER USER")
     return found
 
 
 @contextmanager
 def contestants(boards: dict[str, Settings]) -> Iterator[list[Contestant]]:
-    """All of them, started; ended with all their processes."""
+    """Starts all contestants, and ends all their processes at the end."""
     with ExitStack() as stack:
         answers = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "answers.json"
         found = {}
@@ -87,10 +87,10 @@ def contestants(boards: dict[str, Settings]) -> Iterator[list[Contestant]]:
 
 @contextmanager
 def running(api: ApiProcess) -> Iterator[ApiProcess]:
-    """Started, where nobody else answers: servers like ours share a port without a word."""
+    """Starts the process. Raises PortTaken first, because our servers would share the port silently."""
     with socket.socket() as probe:
         if probe.connect_ex((_HOSTNAME, api.settings.port)) == 0:
-            raise PortTaken(f"somebody answers at port {api.settings.port} already")
+            raise PortTaken(f"another process listens on port {api.settings.port}")
     try:
         yield api.start()
     finally:
@@ -99,7 +99,7 @@ def running(api: ApiProcess) -> Iterator[ApiProcess]:
 
 
 def record(contestant: Contestant) -> null.Answers:
-    """What it answers, for null to say the same."""
+    """Returns the contestant's answers, which null repeats."""
     assert contestant.own is not None
     client, user_id = contestant.api.client, contestant.own.user_id
 

@@ -1,4 +1,4 @@
-"""Runs another application than ours in our server: the same Granian, with the very same options."""
+"""Runs another application in our server: the same Granian with the same options."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from leaderboard.http.call import AsgiApp
 
 
 def serve(worker: Callable[[Settings], AsgiApp]) -> None:
-    """Serve what `worker` returns in each process, until told to stop; the settings are the environment's."""
-    # It is what `server.serve` hands to Granian, so that no option can come to differ from the service's.
+    """Serves what `worker` returns in each process. The settings come from the environment."""
+    # `server.serve` hands this to Granian, so all options are those of the service.
     server._worker = lambda settings, _tuning: worker(settings)  # type: ignore[assignment]  # noqa: SLF001
     server.serve(load(None))

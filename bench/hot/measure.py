@@ -1,5 +1,7 @@
-"""Measures the contestants in rounds, one after the other at each kind of work, so that a machine that is slower
-for a while is so for all of them."""
+"""Measures the contestants in rounds, one after the other at each kind of work.
+
+So a machine that is slower for a while is slower for all of them.
+"""
 
 import asyncio
 import random
@@ -33,7 +35,7 @@ from tests.system import ApiProcess, connect, eventually, redis
 _COLD_STARTS = 3
 _WARM_UP_S = 0.3
 _QUIET = 2
-"""So often in a row nothing must be under way before the next one begins."""
+"""How many polls in a row must find no active statement before the next contestant begins."""
 _QUIET_PAUSE_S = 0.02
 _PATIENCE_S = 60
 
@@ -50,11 +52,11 @@ class Plan:
     only_many: bool = False
     """One number of connections for all kinds of work."""
     limits: bool = True
-    """Also what the stores can do alone, and what one process takes."""
+    """Whether to measure also the stores alone, and the memory and start of one process."""
 
 
 async def measure(settings: Settings, plan: Plan, progress: Progress) -> Result:
-    """Fill an empty database, and measure. Raises WrongAnswer."""
+    """Fills an empty database and measures. Raises WrongAnswer."""
     began = time.monotonic()
     postgres = await _fill(settings, plan.users, progress)
     progress.say("copying the board")
@@ -89,7 +91,7 @@ async def measure(settings: Settings, plan: Plan, progress: Progress) -> Result:
 
 
 class _Arena:
-    """Where they are measured, all of them started."""
+    """Measures started contestants."""
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class _Arena:
         self._stores: tuple[int, int] = (0, 0)
 
     async def measure(self) -> tuple[list[Cell], Raw]:
-        """All of the plan."""
+        """Measures all of the plan."""
         backend = (await one_row(self._connection, self._sql["backend"]))[0]
         some = next(iter(self._rivals.values())).api.settings
         self._stores = (processes.parent(backend), redis(some).info("server")["process_id"])
@@ -136,7 +138,7 @@ class _Arena:
             for work in self._plan.works
             for connections in ((MANY,) if self._plan.only_many else work.connections)
             for name in self._plan.contestants
-            # How few connections are shared by two processes is chance.
+            # How two processes share few connections is random.
             if name != TWO or connections >= MANY
         ]
 
@@ -166,7 +168,7 @@ class _Arena:
         return Shot(load, used, watcher.looks)
 
     async def _settle(self) -> None:
-        """Leave nothing of what was written before to be done while something is measured."""
+        """Finishes the work that earlier writes left behind: vacuum and checkpoint."""
         for settings in {
             rival.api.settings.db_name: rival.api.settings for rival in self._rivals.values()
         }.values():
@@ -189,19 +191,19 @@ class _Arena:
             await connection.close()
 
     async def _until_quiet(self, rival: Contestant) -> None:
-        """Whoever is next shall not have to wait for what was asked of this one, by nobody who is still there."""
+        """Waits until no statement of this contestant runs, so that the next one is not slowed down."""
         database = rival.api.settings.db_name
-        # What plain has begun takes seconds; ours has its own business as well, which is not ours to end.
+        # Statements of plain take seconds, so they are ended. Ours also has background work, which is not.
         active = self._sql["end_active" if rival.name == PLAIN else "active"]
         quiet, deadline = 0, time.monotonic() + _PATIENCE_S
         while quiet < _QUIET:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{rival.name} is not quiet after {_PATIENCE_S} s")
+                raise TimeoutError(f"{rival.name} still has active statements after {_PATIENCE_S} s")
             quiet = 0 if (await one_row(self._connection, active, database))[0] else quiet + 1
             await asyncio.sleep(_QUIET_PAUSE_S)
 
     def _used(self, rival: Contestant) -> Used:
-        """Until now; `others` has all that the machine did."""
+        """Returns the CPU time used until now; `others` is that of the whole machine."""
         api, postgres, valkey = map(processes.cpu_s, (rival.pid, *self._stores))
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         load = children.ru_utime + children.ru_stime
@@ -222,13 +224,13 @@ def _since(before: Used, after: Used) -> Used:
 
 
 def check(cell: Cell, load: Load) -> None:
-    """Raise WrongAnswer if a request was not answered, or was refused. That there were none is only slow."""
+    """Raises WrongAnswer if a request was refused or not answered. No requests at all is allowed."""
     if load.refused or load.broken or load.late:
         raise WrongAnswer(f"{cell.contestant}, {cell.work}, {cell.connections} connections: {load}")
 
 
 async def _fill(settings: Settings, users: int, progress: Progress) -> str:
-    """Create the users; the version of PostgreSQL."""
+    """Creates the users and returns the version of PostgreSQL."""
     app = App(settings)
     async with progress.during("migrating"):
         await app.database.migrate(lambda _: None)
@@ -243,7 +245,7 @@ async def _fill(settings: Settings, users: int, progress: Progress) -> str:
 
 
 async def _build(settings: Settings, users: int, progress: Progress) -> None:
-    """Build the rank index: it is there when a service is started, except for the first time."""
+    """Builds the rank index, because a service has one except at its first start."""
     app = App(settings)
     await app.database.open()
     try:
@@ -261,7 +263,7 @@ class _ColdStart:
 
 
 def _cold_start(settings: Settings, users: int) -> _ColdStart:
-    """Start one process on an empty Redis, until it is ready and the cache is full, and end it."""
+    """Starts one process on an empty Redis, waits until the cache is full, and ends the process."""
     redis(settings).flushall()
     began = time.perf_counter()
     with running(ApiProcess(settings)) as api:
@@ -276,7 +278,7 @@ def _cold_start(settings: Settings, users: int) -> _ColdStart:
 
 
 def _metrics(api: ApiProcess) -> Mapping[str, float]:
-    """Those without labels."""
+    """Returns the metrics without labels."""
     families = text_string_to_metric_families(api.client.get("/metrics").text)
     return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 

@@ -1,6 +1,6 @@
-"""The limit of the server: answers that are bytes already, which ours gave before.
+"""The upper limit of the server: an application that sends stored answers of ours.
 
-`python -m bench.hot.null`, the answers in the file that BENCH_ANSWERS names.
+`python -m bench.hot.null`, with the answers in the file that BENCH_ANSWERS names.
 """
 
 import os
@@ -14,7 +14,7 @@ from leaderboard.http.call import Receive, Scope, Send
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What is answered, always."""
+    """A stored answer."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -22,14 +22,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Answers(msgspec.Struct, frozen=True):
-    """By how a path begins, the first that fits, for each method."""
+    """The answers by method and prefix of the path. The first prefix that fits is used."""
 
     gets: dict[str, Answer]
     posts: dict[str, Answer]
 
 
 class Null:
-    """Plain ASGI without a store."""
+    """An ASGI application without a store."""
 
     def __init__(self, answers: Answers) -> None:
         self._gets = [(path, _messages(answer)) for path, answer in answers.gets.items()]

@@ -1,8 +1,8 @@
-"""The design that comes to mind first, written straightforwardly with the same libraries, to be held against ours.
+"""A plain design with the same libraries, to compare with ours.
 
-One transaction and one pipeline to Redis for each write, one or two round trips for each read, nothing batched,
-and no care for consistency: whoever writes last to Redis is shown, and what falls out of its best 10,000 leaves
-a hole. `python -m bench.hot.plain`.
+Each write is one transaction and one pipeline to Redis, each read one or two round trips. Nothing is batched or
+kept consistent: the last writer to Redis wins, and a user that leaves its best 10,000 leaves a gap.
+`python -m bench.hot.plain` runs it.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Plain:
-    """The calls, on a pool of connections to each store."""
+    """The calls, with a pool of connections to each store."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._sql = named_queries(
             "plain.sql", resources.files(__package__).joinpath("plain.sql").read_text("utf-8")
         )
-        # That waits for a free connection, where the usual one fails beyond its hundred.
+        # This pool waits for a free connection; the usual one fails when all are in use.
         pool = BlockingConnectionPool.from_url(
             settings.redis_url.get_secret_value(),
             max_connections=_REDIS_CONNECTIONS,
@@ -93,14 +93,14 @@ class Plain:
         if isinstance(at, int):
             first = max(0, at - _AROUND)
             users = await self._cached(first, at + _AROUND)
-            # It may have moved in between.
+            # The user may have moved in between.
             index = at - first
             if index < len(users) and users[index]["userId"] == user_id:
                 return _context(users, index)
         return await self._context_in_truth(user_id)
 
     async def _cached(self, first: int, last: int) -> list[dict[str, Any]]:
-        """The users from one place to another, best first."""
+        """Returns the users from position `first` to `last`, best first."""
         found: list[Any] = await self._redis.zrevrange(_SCORES, first, last, withscores=True)
         if not found:
             return []
@@ -143,7 +143,7 @@ class Plain:
         return _json(_user(row), 201, {"Location": f"/users/{row['user_id']}"})
 
     async def _show(self, row: asyncpg.Record) -> None:
-        """Put it into Redis, and whoever is not among the best any more out of it."""
+        """Writes the user to Redis, and removes the users that are not among the best any more."""
         metadata = _encode({"username": row["user_name"], "imageUrl": row["image_url"]})
         async with self._redis.pipeline() as pipeline:
             pipeline.zadd(_SCORES, {str(row["user_id"]): row["total_score"]})
@@ -170,7 +170,7 @@ def _context(users: list[dict[str, Any]], at: int) -> Response:
 
 
 async def _cancelled(_request: Request, _error: Exception) -> Response:
-    """The benchmark ends what nobody waits for any more; that is no news."""
+    """Answers 503 to a statement that the benchmark has ended."""
     return Response(status_code=503)
 
 

@@ -1,4 +1,4 @@
--- What the plain service asks PostgreSQL.
+-- The statements of the plain service.
 
 -- name: best
 SELECT user_id, user_name, image_url, total_score FROM users ORDER BY total_score DESC, user_id ASC LIMIT $1
@@ -11,7 +11,7 @@ SELECT (SELECT count(*) FROM users WHERE total_score > $1)
      + (SELECT count(*) FROM users WHERE total_score = $1 AND user_id < $2) + 1
 
 -- name: above
--- $1: a user's score; $2: its id. The first condition is what the index can use.
+-- $1: a user's score; $2: its id. The index serves the first condition.
 SELECT user_id, user_name, image_url, total_score FROM users
 WHERE total_score >= $1 AND (total_score > $1 OR user_id < $2)
 ORDER BY total_score ASC, user_id DESC LIMIT 5

@@ -1,4 +1,4 @@
-"""The CPU time and memory of trees of processes, from Linux's /proc."""
+"""CPU time and memory of process trees, from Linux's /proc."""
 
 import os
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ class _Process:
 
 
 def cpu_s(root: int) -> float:
-    """What a process and its descendants have used, and those of them that have ended and been waited for."""
+    """Returns the CPU time of a process and its descendants, ended ones included, in seconds."""
     processes = _all()
     return sum(processes[pid].cpu_s for pid in _tree(root, processes) if pid in processes)
 
 
 def busy_s() -> float:
-    """What all the machine's cores have used since it was started, for us or for others."""
+    """Returns the CPU time of all cores since the start of the machine, in seconds."""
     user, nice, system, _idle, _iowait, *others = _PROC.joinpath("stat").read_text().split("\n", 1)[0].split()[1:9]
     return sum(map(int, (user, nice, system, *others))) / _TICKS
 
 
 def parent(pid: int) -> int:
-    """The process that started this one."""
+    """Returns the pid of the parent process."""
     return _all()[pid].parent
 
 
 def largest_bytes(root: int) -> int:
-    """The resident memory of that one in the tree which has most."""
+    """Returns the resident memory of the largest process of the tree."""
     return max(_resident(pid) for pid in _tree(root, _all()))
 
 
@@ -49,7 +49,7 @@ def _all() -> dict[int, _Process]:
     for folder in _PROC.glob("[0-9]*"):
         try:
             text = folder.joinpath("stat").read_text("utf-8", "replace")
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         # After the name, which may contain anything.
         fields = text.rpartition(")")[2].split()

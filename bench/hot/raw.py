@@ -1,4 +1,4 @@
-"""The limits of the stores: what their drivers can do in one process when nobody has to be answered."""
+"""The upper limits of the stores: what their drivers can do in one process without HTTP."""
 
 import asyncio
 import random
@@ -18,12 +18,12 @@ _KEY = "raw:scores"
 
 
 def rows(settings: Settings, statement: str, users: int, seconds: float) -> float:
-    """How many scores a second are set by updates of many each, committed to disk."""
+    """Returns how many scores per second durable updates of many rows set."""
     return _on_a_fast_loop(_rows(settings, statement, users, seconds))
 
 
 def calls(settings: Settings, seconds: float) -> float:
-    """How many calls of Redis a second are answered, each for the best ten of a sorted set."""
+    """Returns how many calls per second Redis answers, each for the best ten of a sorted set."""
     return _on_a_fast_loop(_calls(settings, seconds))
 
 
@@ -31,7 +31,7 @@ async def _rows(settings: Settings, statement: str, users: int, seconds: float) 
     connections = [await connect(settings) for _ in range(LANES)]
 
     def update(lane: int) -> Awaitable[object]:
-        # Each lane has its own users, or one would wait for the other.
+        # Each lane has its own users, so that none waits for the locks of another.
         ids = [user_id * LANES + lane + 1 for user_id in random.sample(range(users // LANES), BATCH)]
         scores = [random.randint(100, 20_000) for _ in ids]
         return connections[lane].execute(statement, ids, scores)

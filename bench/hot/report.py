@@ -1,4 +1,4 @@
-"""Says what was measured: tables, whether the targets are met, a plot, and all of it in the documentation."""
+"""Reports the results: tables, targets, a plot, and all of them in the documentation."""
 
 import json
 import math
@@ -22,7 +22,7 @@ _COLOURS = {PLAIN: "#b3261e", OURS: "#0b57d0", TWO: "#9a6700"}
 
 
 def targets(result: Result) -> list[Target]:
-    """Those for which there is something to compare."""
+    """Yields the targets whose two contestants were measured."""
     found = [
         *_ratios(result, OURS, NULL, _OF_NULL),
         *_ratios(result, OURS, PLAIN, _OF_PLAIN),
@@ -47,7 +47,7 @@ def _ratios(result: Result, upper: str, lower: str, limits: dict[Work, float]) -
 
 
 def text(result: Result) -> str:
-    """All of it, in Markdown."""
+    """Returns all results in Markdown."""
     return "\n\n".join(_paragraphs(result))
 
 
@@ -65,7 +65,7 @@ def _paragraphs(result: Result) -> list[str]:
 
 
 def table(result: Result) -> str:
-    """One line for each contestant at each kind of work; medians over the rounds."""
+    """Returns a table with a line per contestant and kind of work; medians over the rounds."""
     head = (
         *("work", "connections", "who", "requests/s", "/ null", "/ plain", "p50, ms", "p99, ms", "p99.9, ms"),
         *("API, CPU-s / 1,000", "PostgreSQL", "Valkey"),
@@ -109,14 +109,14 @@ def _limits(result: Result) -> str:
 
 
 def _notes(result: Result) -> list[str]:
-    """How far the figures can be believed."""
+    """Returns notes on how reliable the figures are."""
     cores = os.cpu_count() or 1
     shots = [shot for cell in result.cells for shot in cell.shots]
     others = [shot.used.others / shot.used.elapsed / cores for shot in shots]
     looks = sum(shot.looks for shot in shots)
     notes = [
-        f"Everybody else on the machine took {median(others):.0%} of it while something was measured,"
-        f" {max(others):.0%} at most. {looks:,} times an answer was looked at."
+        f"Other processes took {median(others):.0%} of the machine while something was measured,"
+        f" {max(others):.0%} at most. {looks:,} answers were checked."
     ]
     if cpu := _by_cpu(result):
         notes.append(f"By the CPU that the API takes for a request, null / ours: {cpu}.")
@@ -127,15 +127,16 @@ def _notes(result: Result) -> list[str]:
             api = one.median(lambda shot: shot.used.api / shot.used.elapsed)
             load = two.median(lambda shot: shot.used.load / shot.used.elapsed)
             stores = two.median(lambda shot: (shot.used.postgres + shot.used.valkey) / shot.used.elapsed)
-            strangers = two.median(lambda shot: shot.used.others / shot.used.elapsed)
-            room = (cores - load - stores - strangers) / api
+            others_cores = two.median(lambda shot: shot.used.others / shot.used.elapsed)
+            room = (cores - load - stores - others_cores) / api
             rooms.append(
                 f"{work.name} {number(room)} (the load {number(load)} cores, the stores {number(stores)})"
             )
     if rooms:
         notes.append(
-            f"Room for two processes on {cores} cores, beside load generator, stores and everybody else, in times"
-            f" what one process took: {', '.join(rooms)}. Where that is below {_TWO_OF_ONE}, they leave none."
+            f"CPU left for two processes on {cores} cores beside load generator, stores and other processes, in"
+            f" multiples of what one process took: {', '.join(rooms)}."
+            f" Below {_TWO_OF_ONE} it is not enough for two."
         )
     return notes
 
@@ -150,7 +151,7 @@ def _by_cpu(result: Result) -> str:
 
 
 def write_json(path: Path, result: Result) -> None:
-    """All that was measured, for programs."""
+    """Writes all results, for programs."""
     found = {
         "machine": tables.machine(result.postgres),
         "result": msgspec.to_builtins(result),
@@ -160,15 +161,15 @@ def write_json(path: Path, result: Result) -> None:
 
 
 def write_docs(page: Path, plot: Path, result: Result) -> None:
-    """Put it between the page's marks, and the plot beside it. Raises ValueError without marks."""
+    """Writes the results between the page's marks, and the plot. Raises ValueError without marks."""
     write_plot(plot, result)
     paragraphs = [*_paragraphs(result), f"![Requests a second]({plot.name})"]
     page.write_text(tables.filled(page.read_text("utf-8"), "hot path", "\n\n".join(paragraphs)), "utf-8")
 
 
 def write_plot(path: Path, result: Result) -> None:
-    """The share of null's requests a second, by kind of work, as SVG."""
-    import ziaplot  # noqa: PLC0415 - only who draws needs it
+    """Draws requests per second as a share of null's, by kind of work, as SVG."""
+    import ziaplot  # noqa: PLC0415 - needed for drawing only
 
     rates = {(cell.contestant, cell.work): cell.rate for cell in result.cells if cell.connections == MANY}
     works = [work for work in WORKS if (NULL, work.name) in rates]

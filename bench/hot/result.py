@@ -1,4 +1,4 @@
-"""What is measured, as plain data."""
+"""The results, as plain data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ NULL, PLAIN, OURS, TWO = "null", "plain", "ours", "ours, 2 processes"
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """CPU seconds of contestant, stores, load generator and everybody else, within `elapsed` seconds."""
+    """CPU seconds of contestant, stores, load generator and all others, within `elapsed` seconds."""
 
     api: float
     postgres: float
@@ -24,7 +24,7 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One contestant at one kind of work in one round. `looks` is how often its answers were looked at."""
+    """One contestant at one kind of work in one round. `looks` counts the checked answers."""
 
     load: Load
     used: Used
@@ -36,7 +36,7 @@ class Shot:
         return self.load.requests / self.load.seconds
 
     def per_thousand(self, seconds: float) -> float:
-        """Of CPU, for a thousand requests."""
+        """Returns CPU seconds per thousand requests."""
         return seconds / max(1, self.load.requests) * 1000
 
 
@@ -59,13 +59,13 @@ class Cell:
 
     @property
     def api_s(self) -> float:
-        """CPU seconds of the API processes for a thousand requests."""
+        """CPU seconds of the API processes per thousand requests."""
         return self.median(lambda shot: shot.per_thousand(shot.used.api))
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """What the stores can do without a server before them: rows a second in batches, calls a second one by one."""
+    """The limits of the stores: rows per second in batches, and single calls per second."""
 
     rows: list[float]
     calls: list[float]
@@ -73,7 +73,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of one API process: starting on an empty Redis, and what memory is taken once the cache is full."""
+    """One API process: its start on an empty Redis, and the memory with a full cache."""
 
     cold_start_s: float
     rebuild_s: float
@@ -83,7 +83,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One run; what was not asked for is None."""
+    """The results of one run. What was not asked for is None."""
 
     users: int
     postgres: str

@@ -1,4 +1,4 @@
-"""Looks at some answers beside the load: at their shape, and whether the next read shows a score that was set."""
+"""Checks some answers during the load: their shape, and that a read shows the score just set."""
 
 import itertools
 import random
@@ -16,13 +16,13 @@ from leaderboard.model import INT32_MAX, Standing, User
 
 _PAUSE_S = 0.1
 _SHARE = 0.1
-"""How much of the time it may have a request under way: it is to watch, and not to add to the load."""
+"""The share of the time in which it has a request under way, so that it adds little load."""
 _WITHIN_THE_CACHE = 20_000
-"""A score that every board measured here has among its best 10,000: asking deeper may cost as much as the load."""
+"""A score within the best 10,000 of every measured board. Deeper reads would be a load themselves."""
 
 
 class WrongAnswer(Exception):
-    """Something was answered that cannot be right."""
+    """An answer was wrong."""
 
 
 class _Top(msgspec.Struct):
@@ -36,10 +36,10 @@ class _Context(msgspec.Struct):
 
 
 class Watcher(threading.Thread):
-    """Asks what the load asks, before it and then some times a second until the end, where WrongAnswer is raised.
+    """A thread that sends requests like those of the load, some times per second, and checks the answers.
 
-    `own` is a user whose score nobody else sets. Without one the answers are always the same, whatever is asked
-    for, and only their shape is looked at.
+    At the end it raises the first WrongAnswer. `own` is a user whose score only this thread sets. Without one, the
+    answers are fixed, and only their shape is checked.
     """
 
     def __init__(self, url: str, work: Work, ids: Sequence[int], own: User | None, name: str) -> None:
@@ -64,7 +64,7 @@ class Watcher(threading.Thread):
         return self
 
     def close(self) -> None:
-        """Look no more, not even at what has been asked already: the load has ended."""
+        """Stops. An answer that is still on its way is not checked."""
         self._closing.set()
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
@@ -84,7 +84,7 @@ class Watcher(threading.Thread):
                 return
 
     def _look(self) -> None:
-        """Ask once. Raises WrongAnswer."""
+        """Sends one request. Raises WrongAnswer."""
         started = time.monotonic()
         if self._work.writes < 1:
             self._read()

@@ -1,10 +1,10 @@
--- What wrk sends, as the environment says:
+-- The requests that wrk sends. The environment says which:
 --   BENCH_WRITES  the share of requests that write
---   BENCH_TOP     the reads are of the best so many
---   BENCH_IDS     … or of the contexts of the users in this file, one id a line
---   BENCH_USERS   … or, without a file, of those of all; scores are set of all
---   BENCH_NAMES   the writes are new users, whose names begin like this
---   BENCH_SEED    the same numbers at random each time
+--   BENCH_TOP     the reads are of the best BENCH_TOP users
+--   BENCH_IDS     … or of contexts of the users in this file, one id per line
+--   BENCH_USERS   the number of users; without a file, contexts are of all of them, as are writes
+--   BENCH_NAMES   the writes create users, whose names begin with this
+--   BENCH_SEED    seed of the random numbers
 local writes = tonumber(os.getenv("BENCH_WRITES"))
 local top = os.getenv("BENCH_TOP")
 local ids_file = os.getenv("BENCH_IDS")
@@ -24,7 +24,7 @@ function init()
     head = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\n"
 end
 
--- Put together here, because wrk.format takes longer than some of those that answer.
+-- Built here, because wrk.format takes longer than some contestants take to answer.
 local function get(path)
     return "GET " .. path .. head .. "\r\n"
 end
@@ -33,7 +33,7 @@ local function post(path, body)
     return "POST " .. path .. head .. "Content-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
 end
 
--- As the users have.
+-- Scores like those of the users.
 local function score()
     return string.format("%d", math.min(100 / (1 - random()), 2147483647))
 end
@@ -50,7 +50,7 @@ function request()
     return get("/leaderboard/user/" .. (ids_file and ids[random(#ids)] or random(users)) .. "/context")
 end
 
--- One line for programs, after those for people.
+-- One line for programs, after the text of wrk.
 function done(summary, latency)
     local e = summary.errors
     io.write(string.format(

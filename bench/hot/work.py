@@ -1,16 +1,16 @@
-"""What is asked: the kinds of work, and how many connections ask at once."""
+"""The kinds of work, and the numbers of connections."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 MANY = 64
-"""So many connections where nothing else is said, and where the targets are looked at."""
+"""The usual number of connections, which the targets are about."""
 _ALL = (1, 16, MANY, 256)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Reads, of the best `top` or of contexts `of` some users, and a share of writes. `label` is for the plot."""
+    """Reads, of the best `top` or of contexts `of` some users, and a share of writes."""
 
     name: str
     label: str
@@ -32,4 +32,4 @@ HALF_READS = Work("50 % context, 50 % set score", "50 % / 50 %", of="best", writ
 
 READS = (TOP_10, TOP_100, CONTEXT_BEST, CONTEXT_ALL)
 WORKS = (*READS, MOSTLY_READS, HALF_READS, SET_SCORE, CREATE)
-"""Those that read first: what is written makes the tables larger."""
+"""All kinds of work. Reads come first, because writes make the tables larger."""

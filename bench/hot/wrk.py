@@ -1,4 +1,4 @@
-"""`wrk`, the load generator: a program of its own, because Python could not ask as fast as is answered."""
+"""Runs `wrk`, the load generator. Python would be slower than the service."""
 
 import asyncio
 import math
@@ -14,11 +14,11 @@ _TIMEOUT = "30s"
 
 
 class NoWrk(Exception):
-    """The program is missing; says how to get it."""
+    """The program is missing. The text says how to install it."""
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What wrk saw. It corrects its quantiles for the requests that it would have sent, had it not waited."""
+    """The results of wrk. Its quantiles include the requests that it did not send while it waited."""
 
     requests: int
     seconds: float
@@ -31,7 +31,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 def find() -> str:
-    """Where it is. Raises NoWrk."""
+    """Returns the path of the program. Raises NoWrk."""
     path = shutil.which("wrk")
     if path is None:
         raise NoWrk("wrk is not on the PATH; install it, as by: apt install wrk")
@@ -39,12 +39,12 @@ def find() -> str:
 
 
 async def run(url: str, connections: int, seconds: float, **environment: object) -> Load:
-    """Send what work.lua makes of this environment for so long, which need not be whole seconds."""
+    """Runs work.lua with this environment for `seconds`, which need not be a whole number."""
     values = {f"BENCH_{name.upper()}": str(value) for name, value in environment.items()}
     process = await asyncio.create_subprocess_exec(
         find(),
         *("--threads", "1", "--connections", str(connections), "--timeout", _TIMEOUT),
-        # It counts in whole seconds: this is only for when nobody is left to tell it.
+        # It counts in whole seconds. This ends it if this process cannot.
         *("--duration", f"{math.ceil(seconds) + 5}s", "--script", str(_SCRIPT), url),
         env={**os.environ, **values},
         stdout=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""`make bench-growth` on a board that is small: what it measures is another matter, but it does, and it checks."""
+"""`make bench-growth` runs on a small board, reports, and finds a wrong rank index."""
 
 import asyncpg
 import pytest

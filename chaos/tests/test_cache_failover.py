@@ -1,4 +1,4 @@
-"""Redis fails over under load: nothing is lost, each acknowledged score is shown, and answers are cached again."""
+"""Redis fails over under load: no write is lost, no read is old, and the cache is used again."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every fault once, for a short time; `make chaos` does the same at length, and holds it to its times as well."""
+"""Injects every fault once, for a short time. `make chaos` does so at length and checks times too."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ def run(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[Run]:
     folder = session_folder / "chaos"
     folder.mkdir()
     folder.chmod(0o755)
-    # Redis has its ordinary deadline: faults make it hang, and others go on then.
+    # Redis keeps its usual deadline, because some faults make it hang.
     patient = {"request_timeout_ms": 60_000, "db_timeout_ms": 60_000}
     with Rig(folder, servers, durable=False, settings=patient) as rig:
         yield Run(rig, long=False, say=print, timed=False)

@@ -21,7 +21,7 @@ def test_writes_come_back_on_every_process(
         "db_port": own_postgres.port,
         "db_name": "leaderboard",
         "db_password": SecretStr(own_postgres.password),
-        # A call that is under way on a connection that hangs ends by this deadline.
+        # This deadline ends a call on a connection that hangs.
         "db_timeout_ms": 3000,
     }
     on_primary = settings.model_copy(update=there)

@@ -1,4 +1,4 @@
-"""The checkers of the fault tests: what was right is accepted, and each kind of wrong is caught.
+"""The checkers accept right histories and find each kind of wrong one.
 
 First by hand, one history for each rule; then by chance, against a search through everything that is possible.
 """
@@ -24,8 +24,8 @@ INITIAL: Users = {user_id: (f"u{user_id}", 100 - user_id) for user_id in range(1
 """Twelve users, best first: 1 with 99, 2 with 98, … 12 with 88."""
 
 
-class Truth:
-    """A PostgreSQL that commits one transaction after another, and remembers every state."""
+class History:
+    """A database that commits one transaction after another and remembers every state."""
 
     def __init__(self) -> None:
         self.users: Users = dict(INITIAL)
@@ -36,7 +36,7 @@ class Truth:
     def commit(
         self, *changes: tuple[int, int | None], by: float | None = None, seen: Snapshot | None = None
     ) -> None:
-        """Set these users' scores (None: delete) in one transaction, which has seen all earlier ones."""
+        """Sets these scores (None: deletes the user) in one transaction that sees all earlier ones."""
         made = []
         for user_id, new in changes:
             self._seq += 1
@@ -61,7 +61,7 @@ def standings(users: Users) -> list[Place]:
 
 
 def answer(users: Users, question: Operation) -> Operation:
-    """The question, answered as these users stand."""
+    """Returns the question with the right answer for these users."""
     rows, kind, target, limit = standings(users), question.kind, question.target, question.limit
     if kind == "top":
         return replace(question, places=tuple(rows[:target]))
@@ -103,7 +103,7 @@ def page(users: Users, limit: int, start: float, end: float, after: tuple[int, i
 
 
 def page_behind(users: Users, user_id: int, start: float, end: float) -> Operation:
-    """Behind where this user stood at first, or would have with a score of 50."""
+    """Begins after the initial place of this user, or after a score of 50."""
     _, score = INITIAL.get(user_id, ("", 50))
     return page(users, 1 + user_id % 4, start, end, (score, user_id))
 
@@ -113,7 +113,7 @@ def around(users: Users, rank: int, start: float, end: float, limit: int = 4) ->
 
 
 def put(user_id: int, score: int, start: float, end: float, previous: int | None = None) -> Operation:
-    """A set; without an end, one of unknown outcome."""
+    """Returns a set; with an infinite `end`, one of unknown outcome."""
     outcome: Outcome = "unknown" if end == math.inf else "ok"
     return Operation("set", user_id, start, end, outcome, score=score, previous=previous)
 
@@ -122,146 +122,146 @@ def nothing(findings: Findings) -> bool:
     return findings == Findings()
 
 
-# One rule after another: answers against committed states.
+# One rule after another: answers compared with committed states
 
 
 @pytest.fixture
-def truth() -> Truth:
-    """User 5 went to 200, then user 6 to 300, then 5 to 50: the last of all."""
-    truth = Truth()
-    truth.commit((5, 200))
-    truth.commit((6, 300))
-    truth.commit((5, 50))
-    return truth
+def history() -> History:
+    """User 5 gets 200, then user 6 gets 300, then user 5 gets 50 and is last."""
+    history = History()
+    history.commit((5, 200))
+    history.commit((6, 300))
+    history.commit((5, 50))
+    return history
 
 
 WRITES = (put(5, 200, 1, 2, 95), put(6, 300, 3, 4, 94), put(5, 50, 5, 6, 200))
-"""The three writes of `truth`."""
+"""The three writes of `history`."""
 
 
-def test_answers_of_their_time_are_accepted(truth: Truth) -> None:
+def test_answers_of_their_time_are_accepted(history: History) -> None:
     ask: Callable[[Users, int, float, float], Operation]
     for ask in (top, one, context, page, page_behind, around):
         for target in range(1, 15):
-            for moment, users in enumerate(truth.states):
-                assert nothing(truth.check(*WRITES, ask(users, target, 2 * moment + 0.5, 2 * moment + 0.6)))
-                assert nothing(truth.check(*WRITES, ask(users, target, 0, 9)))
+            for moment, users in enumerate(history.states):
+                assert nothing(history.check(*WRITES, ask(users, target, 2 * moment + 0.5, 2 * moment + 0.6)))
+                assert nothing(history.check(*WRITES, ask(users, target, 0, 9)))
 
 
-def test_an_answer_older_than_an_acknowledged_write_is_stale(truth: Truth) -> None:
-    old = top(truth.states[1], 3, 4.5, 4.6)
-    findings = truth.check(*WRITES, old)
+def test_an_answer_older_than_an_acknowledged_write_is_stale(history: History) -> None:
+    old = top(history.states[1], 3, 4.5, 4.6)
+    findings = history.check(*WRITES, old)
     assert findings == Findings(stale_reads=findings.stale_reads)
     assert str(old) in findings.stale_reads[0]
     assert str(WRITES[1]) in findings.stale_reads[0]
 
 
-def test_an_answer_may_miss_what_was_acknowledged_only_while_it_was_on_its_way(truth: Truth) -> None:
-    assert nothing(truth.check(*WRITES, top(truth.states[1], 3, 3.9, 4.6)))
+def test_an_answer_may_miss_what_was_acknowledged_only_while_it_was_on_its_way(history: History) -> None:
+    assert nothing(history.check(*WRITES, top(history.states[1], 3, 3.9, 4.6)))
 
 
-def test_an_answer_behind_an_earlier_answer_is_stale(truth: Truth) -> None:
+def test_an_answer_behind_an_earlier_answer_is_stale(history: History) -> None:
     unknown = (WRITES[0], put(6, 300, 3, math.inf), WRITES[2])
-    earlier, later = top(truth.states[2], 3, 3.1, 3.2), top(truth.states[1], 3, 3.3, 3.4)
-    assert nothing(truth.check(*unknown, earlier, replace(later, start=3.15)))
-    findings = truth.check(*unknown, earlier, later)
+    earlier, later = top(history.states[2], 3, 3.1, 3.2), top(history.states[1], 3, 3.3, 3.4)
+    assert nothing(history.check(*unknown, earlier, replace(later, start=3.15)))
+    findings = history.check(*unknown, earlier, later)
     assert findings == Findings(stale_reads=findings.stale_reads)
     assert str(earlier) in findings.stale_reads[0]
 
 
 def test_what_an_answer_shows_by_leaving_it_out_counts_as_shown() -> None:
-    truth = Truth()
-    truth.commit((1, 50))
+    history = History()
+    history.commit((1, 50))
     unknown = put(1, 50, 0, math.inf)
-    without = top(truth.users, 3, 1, 2)
+    without = top(history.users, 3, 1, 2)
     assert 1 not in {place.user_id for place in without.places}
-    assert nothing(truth.check(unknown, without))
-    assert truth.check(unknown, without, top(INITIAL, 3, 3, 4)).stale_reads
-    truth = Truth()
-    truth.commit((12, 200))
+    assert nothing(history.check(unknown, without))
+    assert history.check(unknown, without, top(INITIAL, 3, 3, 4)).stale_reads
+    history = History()
+    history.commit((12, 200))
     unknown = put(12, 200, 0, math.inf)
-    for last in (around(truth.users, 12, 1, 2, 3), context(truth.users, 10, 1, 2)):
+    for last in (around(history.users, 12, 1, 2, 3), context(history.users, 10, 1, 2)):
         assert 12 not in {place.user_id for place in last.places}
-        assert nothing(truth.check(unknown, last))
-        assert truth.check(unknown, last, top(INITIAL, 3, 3, 4)).stale_reads
+        assert nothing(history.check(unknown, last))
+        assert history.check(unknown, last, top(INITIAL, 3, 3, 4)).stale_reads
 
 
-def test_an_answer_from_the_future_is_of_no_state(truth: Truth) -> None:
-    findings = truth.check(*WRITES, top(truth.states[2], 3, 2.1, 2.9))
+def test_an_answer_from_the_future_is_of_no_state(history: History) -> None:
+    findings = history.check(*WRITES, top(history.states[2], 3, 2.1, 2.9))
     assert findings == Findings(never_had=findings.never_had)
     assert "after it had ended" in findings.never_had[0]
 
 
 def test_a_batch_has_not_committed_before_the_last_of_its_writes_began() -> None:
-    truth = Truth()
-    truth.commit((5, 200), (6, 300))
+    history = History()
+    history.commit((5, 200), (6, 300))
     writes = (put(5, 200, 5, 9, 95), put(6, 300, 1, 9, 94))
-    assert truth.check(*writes, top(truth.users, 3, 2, 4)).never_had
-    assert truth.check(*reversed(writes), top(truth.users, 3, 2, 4)).never_had
-    assert nothing(truth.check(*writes, top(truth.users, 3, 2, 6)))
+    assert history.check(*writes, top(history.users, 3, 2, 4)).never_had
+    assert history.check(*reversed(writes), top(history.users, 3, 2, 4)).never_had
+    assert nothing(history.check(*writes, top(history.users, 3, 2, 6)))
 
 
 def test_what_was_done_by_hand_waits_for_no_operation() -> None:
-    truth = Truth()
-    truth.commit((5, 200), by=2)
-    truth.commit((5, 30))
-    truth.commit((5, 200))
-    assert nothing(truth.check(top(truth.states[1], 3, 1, 3), put(5, 30, 4, 5, 200), put(5, 200, 6, 7, 30)))
+    history = History()
+    history.commit((5, 200), by=2)
+    history.commit((5, 30))
+    history.commit((5, 200))
+    assert nothing(history.check(top(history.states[1], 3, 1, 3), put(5, 30, 4, 5, 200), put(5, 200, 6, 7, 30)))
 
 
-def test_two_users_from_different_states_are_torn(truth: Truth) -> None:
-    torn = truth.states[0] | {6: ("u6", 300)}  # without user 5 at 200, which was before
-    for torn_answer in (
-        top(torn, 12, 0, 9),
-        context(torn, 5, 0, 9),
-        page(torn, 6, 0, 9),
-        around(torn, 4, 0, 9, 9),
+def test_two_users_from_different_states_are_inconsistent(history: History) -> None:
+    mixed = history.states[0] | {6: ("u6", 300)}  # without user 5 at 200, which was before
+    for mixed_answer in (
+        top(mixed, 12, 0, 9),
+        context(mixed, 5, 0, 9),
+        page(mixed, 6, 0, 9),
+        around(mixed, 4, 0, 9, 9),
     ):
-        findings = truth.check(*WRITES, torn_answer)
+        findings = history.check(*WRITES, mixed_answer)
         assert findings == Findings(never_had=findings.never_had)
 
 
 def test_two_that_committed_together_are_seen_in_either_order_but_in_one() -> None:
-    truth = Truth()
+    history = History()
     both = Snapshot(100, 100)
-    truth.commit((5, 200), seen=both)
-    truth.commit((6, 300), seen=both)
+    history.commit((5, 200), seen=both)
+    history.commit((6, 300), seen=both)
     first = top(INITIAL | {5: ("u5", 200)}, 3, 0, 9)
     other = top(INITIAL | {6: ("u6", 300)}, 3, 0, 9)
-    assert nothing(truth.check(first))
-    assert nothing(truth.check(other))
-    assert truth.check(first, replace(other, start=10, end=11)).stale_reads
-    truth.transactions.append(
+    assert nothing(history.check(first))
+    assert nothing(history.check(other))
+    assert history.check(first, replace(other, start=10, end=11)).stale_reads
+    history.transactions.append(
         Transaction(102, Snapshot(101, 102, frozenset({101})), (Change(9, 9, 91, 77, "u9"),))
     )
-    assert nothing(truth.check(first))  # somebody saw the first without the other: that settles it
-    assert truth.check(other).never_had
+    assert nothing(history.check(first))  # an answer with the first alone fixes their order
+    assert history.check(other).never_had
 
 
-def test_wrong_ranks(truth: Truth) -> None:
-    users = truth.states[3]
+def test_wrong_ranks(history: History) -> None:
+    users = history.states[3]
     for right in (one(users, 9, 7, 8), context(users, 9, 7, 8), page_behind(users, 7, 7, 8)):
-        assert nothing(truth.check(*WRITES, right))
+        assert nothing(history.check(*WRITES, right))
         for wrong in (-1, 1, 2):
             moved = tuple(place._replace(rank=place.rank + wrong) for place in right.places)
-            findings = truth.check(*WRITES, replace(right, places=moved))
+            findings = history.check(*WRITES, replace(right, places=moved))
             # One more was right as long as 5 stood above.
             assert findings.never_had or (wrong == 1 and findings.stale_reads)
 
 
 def test_a_rank_that_only_one_order_of_concurrent_writes_explains() -> None:
-    truth = Truth()
+    history = History()
     both = Snapshot(100, 100)
-    truth.commit((1, 5), seen=both)
-    truth.commit((12, 500), seen=both)
+    history.commit((1, 5), seen=both)
+    history.commit((12, 500), seen=both)
     for rank in (4, 5, 6):
-        assert nothing(truth.check(Operation("user", 5, 0, 9, places=(Place(rank, 5, "u5", 95),))))
+        assert nothing(history.check(Operation("user", 5, 0, 9, places=(Place(rank, 5, "u5", 95),))))
     for rank in (3, 7):
-        assert truth.check(Operation("user", 5, 0, 9, places=(Place(rank, 5, "u5", 95),))).never_had
+        assert history.check(Operation("user", 5, 0, 9, places=(Place(rank, 5, "u5", 95),))).never_had
 
 
-def test_a_user_left_out(truth: Truth) -> None:
-    users = truth.states[3]
+def test_a_user_left_out(history: History) -> None:
+    users = history.states[3]
     without = {user_id: row for user_id, row in users.items() if user_id != 2}
     for lacking in (
         top(without, 5, 7, 8),
@@ -271,32 +271,32 @@ def test_a_user_left_out(truth: Truth) -> None:
         page(without, 4, 7, 8, (99, 1)),
         around(without, 3, 7, 8),
     ):
-        assert truth.check(*WRITES, lacking).never_had
-        assert truth.check(*WRITES, replace(lacking, total=12)).never_had
+        assert history.check(*WRITES, lacking).never_had
+        assert history.check(*WRITES, replace(lacking, total=12)).never_had
 
 
-def test_a_user_too_many(truth: Truth) -> None:
-    ghost = truth.states[3] | {77: ("u77", 97)}
-    assert truth.check(*WRITES, top(ghost, 5, 7, 8)).never_had
-    assert truth.check(*WRITES, one(ghost, 77, 7, 8)).never_had
+def test_a_user_too_many(history: History) -> None:
+    ghost = history.states[3] | {77: ("u77", 97)}
+    assert history.check(*WRITES, top(ghost, 5, 7, 8)).never_had
+    assert history.check(*WRITES, one(ghost, 77, 7, 8)).never_had
 
 
-def test_a_name_that_was_never_there(truth: Truth) -> None:
-    assert truth.check(*WRITES, one(truth.states[3] | {5: ("else", 50)}, 5, 7, 8)).never_had
+def test_a_name_that_was_never_there(history: History) -> None:
+    assert history.check(*WRITES, one(history.states[3] | {5: ("else", 50)}, 5, 7, 8)).never_had
 
 
-def test_fewer_rows_than_asked_for_means_that_there_are_no_others(truth: Truth) -> None:
-    short = top(truth.states[3], 3, 7, 8)
-    assert truth.check(*WRITES, replace(short, target=4)).never_had
-    assert truth.check(*WRITES, replace(short, places=())).never_had
-    truth.commit(*((user_id, None) for user_id in truth.users if user_id != 1))
-    assert nothing(truth.check(*WRITES, top(truth.users, 5, 7, 8)))
-    truth.commit((1, None))
-    assert nothing(truth.check(*WRITES, top(truth.users, 5, 7, 8)))
+def test_fewer_rows_than_asked_for_means_that_there_are_no_others(history: History) -> None:
+    short = top(history.states[3], 3, 7, 8)
+    assert history.check(*WRITES, replace(short, target=4)).never_had
+    assert history.check(*WRITES, replace(short, places=())).never_had
+    history.commit(*((user_id, None) for user_id in history.users if user_id != 1))
+    assert nothing(history.check(*WRITES, top(history.users, 5, 7, 8)))
+    history.commit((1, None))
+    assert nothing(history.check(*WRITES, top(history.users, 5, 7, 8)))
 
 
-def test_wrong_totals(truth: Truth) -> None:
-    users = truth.states[3]
+def test_wrong_totals(history: History) -> None:
+    users = history.states[3]
     for right in (
         context(users, 4, 7, 8),
         context(users, 12, 7, 8),
@@ -306,107 +306,107 @@ def test_wrong_totals(truth: Truth) -> None:
         around(users, 6, 7, 8),
         around(users, 99, 7, 8),
     ):
-        assert nothing(truth.check(*WRITES, right))
+        assert nothing(history.check(*WRITES, right))
         for wrong in (0, 4, 11, 13, None):
-            assert truth.check(*WRITES, replace(right, total=wrong)).never_had
-            assert truth.check(*WRITES, replace(right, total=wrong, more=not right.more)).never_had
+            assert history.check(*WRITES, replace(right, total=wrong)).never_had
+            assert history.check(*WRITES, replace(right, total=wrong, more=not right.more)).never_had
 
 
 def test_a_total_that_was_right_before_is_stale() -> None:
-    truth = Truth()
-    truth.commit((12, None), by=2.0)
+    history = History()
+    history.commit((12, None), by=2.0)
     for ask in (context, page, page_behind, around):
         old = ask(INITIAL, 2, 0, 0)
-        new = ask(truth.users, 2, 5, 6)
+        new = ask(history.users, 2, 5, 6)
         assert old.places == new.places
         assert old.total == 12
         assert new.total == 11
-        assert nothing(truth.check(new))
-        assert truth.check(replace(new, total=12)).stale_reads
-        assert truth.check(new, replace(new, total=12, start=7, end=8, stale=True)) == Findings()
+        assert nothing(history.check(new))
+        assert history.check(replace(new, total=12)).stale_reads
+        assert history.check(new, replace(new, total=12, start=7, end=8, stale=True)) == Findings()
 
 
 def test_a_total_that_only_one_order_of_concurrent_writes_explains() -> None:
-    truth = Truth()
+    history = History()
     both = Snapshot(100, 100)
-    truth.commit((11, None), seen=both)
-    truth.commit((13, 5), seen=both)
+    history.commit((11, None), seen=both)
+    history.commit((13, 5), seen=both)
     for total in (11, 12, 13):
-        assert nothing(truth.check(replace(context(INITIAL, 2, 0, 9), total=total)))
+        assert nothing(history.check(replace(context(INITIAL, 2, 0, 9), total=total)))
     for total in (10, 14):
-        assert truth.check(replace(context(INITIAL, 2, 0, 9), total=total)).never_had
+        assert history.check(replace(context(INITIAL, 2, 0, 9), total=total)).never_had
 
 
-def test_a_page_with_a_hole(truth: Truth) -> None:
-    users = truth.states[3]
+def test_a_page_with_a_hole(history: History) -> None:
+    users = history.states[3]
     for right in (page(users, 6, 7, 8), page(users, 6, 7, 8, (99, 1)), around(users, 6, 7, 8, 6)):
         for missing in range(5):
             rest = right.places[:missing] + right.places[missing + 1 :]
             first = right.places[0].rank
             closed = tuple(place._replace(rank=rank) for rank, place in enumerate(rest, first))
-            assert truth.check(*WRITES, replace(right, places=rest)).never_had
-            assert truth.check(*WRITES, replace(right, places=closed)).never_had
-            assert truth.check(*WRITES, replace(right, places=closed, limit=5)).never_had
+            assert history.check(*WRITES, replace(right, places=rest)).never_had
+            assert history.check(*WRITES, replace(right, places=closed)).never_had
+            assert history.check(*WRITES, replace(right, places=closed, limit=5)).never_had
 
 
-def test_a_page_begins_where_it_was_asked_to(truth: Truth) -> None:
-    users = truth.states[3]
+def test_a_page_begins_where_it_was_asked_to(history: History) -> None:
+    users = history.states[3]
     first, behind, middle = page(users, 3, 7, 8), page(users, 3, 7, 8, (99, 1)), around(users, 6, 7, 8, 3)
     last = around(users, 12, 7, 8, 3)
     for right in (first, behind, middle, last):
-        assert nothing(truth.check(*WRITES, right))
+        assert nothing(history.check(*WRITES, right))
         for places in (first.places, behind.places, middle.places, last.places, ()):
             if places != right.places:
                 more = places != last.places and places != ()
-                assert truth.check(*WRITES, replace(right, places=places, more=more)).never_had
-        assert truth.check(*WRITES, replace(right, more=not right.more)).never_had
-        assert truth.check(*WRITES, replace(right, limit=2)).never_had
-        assert truth.check(*WRITES, replace(right, limit=9)).never_had
-    # The user of the cursor itself, and somebody between it and the page.
-    assert truth.check(*WRITES, replace(behind, after=behind.places[0][:0:-2])).never_had
-    assert truth.check(*WRITES, replace(behind, after=(100, 1))).never_had
+                assert history.check(*WRITES, replace(right, places=places, more=more)).never_had
+        assert history.check(*WRITES, replace(right, more=not right.more)).never_had
+        assert history.check(*WRITES, replace(right, limit=2)).never_had
+        assert history.check(*WRITES, replace(right, limit=9)).never_had
+    # The user of the cursor itself, and a user between it and the page.
+    assert history.check(*WRITES, replace(behind, after=behind.places[0][:0:-2])).never_had
+    assert history.check(*WRITES, replace(behind, after=(100, 1))).never_had
 
 
-def test_an_empty_page_means_that_nobody_is_behind_its_cursor(truth: Truth) -> None:
-    users = truth.states[3]
+def test_an_empty_page_means_that_no_user_is_behind_its_cursor(history: History) -> None:
+    users = history.states[3]
     empty = page(users, 3, 7, 8, (50, 5))
     assert empty.places == ()
-    assert nothing(truth.check(*WRITES, empty))
+    assert nothing(history.check(*WRITES, empty))
     for before in ((51, 5), (50, 4)):
-        assert truth.check(*WRITES, replace(empty, after=before)).stale_reads
-    assert truth.check(*WRITES, replace(empty, after=(88, 11))).never_had
-    assert truth.check(*WRITES, replace(empty, total=0)).never_had
-    truth.commit(*((user_id, None) for user_id in truth.users))
-    for nobody in (page({}, 3, 7, 8), page({}, 3, 7, 8, (50, 5)), around({}, 2, 7, 8)):
-        assert nothing(truth.check(*WRITES, nobody))
+        assert history.check(*WRITES, replace(empty, after=before)).stale_reads
+    assert history.check(*WRITES, replace(empty, after=(88, 11))).never_had
+    assert history.check(*WRITES, replace(empty, total=0)).never_had
+    history.commit(*((user_id, None) for user_id in history.users))
+    for empty in (page({}, 3, 7, 8), page({}, 3, 7, 8, (50, 5)), around({}, 2, 7, 8)):
+        assert nothing(history.check(*WRITES, empty))
 
 
-def test_a_stale_page(truth: Truth) -> None:
+def test_a_stale_page(history: History) -> None:
     for ask in (page, page_behind, around):
-        old = ask(truth.states[1], 3, 4.5, 4.6)
-        findings = truth.check(*WRITES, old)
+        old = ask(history.states[1], 3, 4.5, 4.6)
+        findings = history.check(*WRITES, old)
         assert findings == Findings(stale_reads=findings.stale_reads)
         assert str(old) in findings.stale_reads[0]
 
 
 def test_no_such_user() -> None:
-    truth = Truth()
-    truth.commit((5, None), by=3.0)
-    gone = one(truth.users, 5, 1, 2)
+    history = History()
+    history.commit((5, None), by=3.0)
+    gone = one(history.users, 5, 1, 2)
     assert gone.outcome == "missing"
-    assert nothing(truth.check(gone))
-    assert nothing(truth.check(gone, one(INITIAL, 5, 0, 1.5)))
-    assert truth.check(gone, one(INITIAL, 5, 2.5, 2.6)).stale_reads
-    assert truth.check(one(INITIAL, 5, 4.1, 4.2)).stale_reads
-    assert truth.check(one(INITIAL, 5, 3.9, 4.2)) == Findings()
-    assert truth.check(replace(gone, target=4)).never_had
-    assert truth.check(replace(gone, kind="set", score=3, target=4)).never_had
-    assert truth.check(replace(gone, kind="page", limit=3)).never_had
-    assert truth.check(replace(gone, kind="top")).never_had
+    assert nothing(history.check(gone))
+    assert nothing(history.check(gone, one(INITIAL, 5, 0, 1.5)))
+    assert history.check(gone, one(INITIAL, 5, 2.5, 2.6)).stale_reads
+    assert history.check(one(INITIAL, 5, 4.1, 4.2)).stale_reads
+    assert history.check(one(INITIAL, 5, 3.9, 4.2)) == Findings()
+    assert history.check(replace(gone, target=4)).never_had
+    assert history.check(replace(gone, kind="set", score=3, target=4)).never_had
+    assert history.check(replace(gone, kind="page", limit=3)).never_had
+    assert history.check(replace(gone, kind="top")).never_had
 
 
-def test_the_rows_of_an_answer_have_to_fit_each_other(truth: Truth) -> None:
-    rows = context(truth.states[3], 8, 7, 8)
+def test_the_rows_of_an_answer_have_to_fit_each_other(history: History) -> None:
+    rows = context(history.states[3], 8, 7, 8)
     a, b, *rest = rows.places
     gap = (a, *(place._replace(rank=place.rank + 1) for place in (b, *rest)))
     for places in (
@@ -418,78 +418,78 @@ def test_the_rows_of_an_answer_have_to_fit_each_other(truth: Truth) -> None:
         rows.places[:-1],
         (*rows.places, *rows.places),
     ):
-        assert truth.check(*WRITES, replace(rows, places=places)).never_had
-    best = top(truth.states[3], 3, 7, 8)
-    assert truth.check(*WRITES, replace(best, target=2)).never_had
-    assert truth.check(*WRITES, replace(best, places=best.places[1:])).never_had
+        assert history.check(*WRITES, replace(rows, places=places)).never_had
+    best = top(history.states[3], 3, 7, 8)
+    assert history.check(*WRITES, replace(best, target=2)).never_had
+    assert history.check(*WRITES, replace(best, places=best.places[1:])).never_had
 
 
-def test_a_bounded_age_is_accepted_within_and_refused_beyond(truth: Truth) -> None:
-    old = top(truth.states[1], 3, 4.5, 4.6)
-    assert nothing(truth.check(*WRITES, replace(old, slack_s=0.6)))
-    assert truth.check(*WRITES, replace(old, slack_s=0.4)).stale_reads
-    assert truth.check(*WRITES, replace(old, slack_s=0.6, places=top(INITIAL, 3, 0, 0).places)).stale_reads
+def test_a_bounded_age_is_accepted_within_and_refused_beyond(history: History) -> None:
+    old = top(history.states[1], 3, 4.5, 4.6)
+    assert nothing(history.check(*WRITES, replace(old, slack_s=0.6)))
+    assert history.check(*WRITES, replace(old, slack_s=0.4)).stale_reads
+    assert history.check(*WRITES, replace(old, slack_s=0.6, places=top(INITIAL, 3, 0, 0).places)).stale_reads
 
 
-def test_an_answer_that_says_that_it_is_old_still_has_to_be_of_one_state(truth: Truth) -> None:
-    for users in truth.states:
+def test_an_answer_that_says_that_it_is_old_still_has_to_be_of_one_state(history: History) -> None:
+    for users in history.states:
         for ask in (top, context, page, page_behind, around):
-            assert nothing(truth.check(*WRITES, replace(ask(users, 12, 8, 9), stale=True)))
-    torn = truth.states[0] | {6: ("u6", 300)}
-    assert truth.check(*WRITES, replace(top(torn, 12, 8, 9), stale=True)).never_had
+            assert nothing(history.check(*WRITES, replace(ask(users, 12, 8, 9), stale=True)))
+    mixed = history.states[0] | {6: ("u6", 300)}
+    assert history.check(*WRITES, replace(top(mixed, 12, 8, 9), stale=True)).never_had
 
 
 def test_an_unknown_write_may_show_late_or_never_but_not_come_and_go() -> None:
-    truth = Truth()
+    history = History()
     unknown = put(5, 200, 1, math.inf)
-    assert nothing(truth.check(unknown, top(INITIAL, 3, 50, 51)))
-    truth.commit((5, 200))
-    before, after = top(INITIAL, 3, 50, 51), top(truth.users, 3, 60, 61)
-    assert nothing(truth.check(unknown, before, after))
-    assert truth.check(unknown, before, after, replace(before, start=70, end=71)).stale_reads
+    assert nothing(history.check(unknown, top(INITIAL, 3, 50, 51)))
+    history.commit((5, 200))
+    before, after = top(INITIAL, 3, 50, 51), top(history.users, 3, 60, 61)
+    assert nothing(history.check(unknown, before, after))
+    assert history.check(unknown, before, after, replace(before, start=70, end=71)).stale_reads
 
 
-def test_a_lost_write(truth: Truth) -> None:
+def test_a_lost_write(history: History) -> None:
     lost = put(7, 400, 1, 2, 93)
-    findings = truth.check(*WRITES, lost)
+    findings = history.check(*WRITES, lost)
     assert findings == Findings(lost=findings.lost)
     assert str(lost) in findings.lost[0]
     made = Operation("create", 0, 1, 2, name="new", score=1, user_id=13)
-    assert truth.check(*WRITES, made).lost
-    truth.commit((13, 1))
-    assert truth.check(*WRITES, made).lost  # that is another name
-    assert nothing(truth.check(*WRITES, replace(made, name="u13")))
-    assert nothing(truth.check(*WRITES, replace(lost, outcome="unknown")))
+    assert history.check(*WRITES, made).lost
+    history.commit((13, 1))
+    assert history.check(*WRITES, made).lost  # that is another name
+    assert nothing(history.check(*WRITES, replace(made, name="u13")))
+    assert nothing(history.check(*WRITES, replace(lost, outcome="unknown")))
 
 
-def test_a_write_on_top_of_another_than_it_says(truth: Truth) -> None:
-    assert truth.check(WRITES[0], WRITES[1], replace(WRITES[2], previous=95)).lost
+def test_a_write_on_top_of_another_than_it_says(history: History) -> None:
+    assert history.check(WRITES[0], WRITES[1], replace(WRITES[2], previous=95)).lost
 
 
 def test_sets_of_one_user_that_travel_together_are_one_update() -> None:
-    truth = Truth()
-    truth.commit((5, 30))
+    history = History()
+    history.commit((5, 30))
     chain = (put(5, 10, 1, 4, 95), put(5, 20, 1, 4, 10), put(5, 30, 1, 4, 20))
-    assert nothing(truth.check(*chain))
-    assert nothing(truth.check(chain[0], put(5, 20, 1, math.inf), chain[2]))
-    assert len(truth.check(replace(chain[0], previous=94), *chain[1:]).lost) == 3
-    assert truth.check(chain[0], chain[2]).lost
-    assert truth.check(*chain, put(5, 40, 1, 4, 95)).lost  # it leads nowhere
-    assert truth.check(replace(chain[0], end=1.5), replace(chain[1], start=2), chain[2]).lost
+    assert nothing(history.check(*chain))
+    assert nothing(history.check(chain[0], put(5, 20, 1, math.inf), chain[2]))
+    assert len(history.check(replace(chain[0], previous=94), *chain[1:]).lost) == 3
+    assert history.check(chain[0], chain[2]).lost
+    assert history.check(*chain, put(5, 40, 1, 4, 95)).lost  # it leads nowhere
+    assert history.check(replace(chain[0], end=1.5), replace(chain[1], start=2), chain[2]).lost
 
 
-def test_a_search_that_is_given_up_is_told(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board, "PATIENCE", 2)
-    wrong = replace(one(truth.states[3], 12, 0, 9), places=(Place(1, 12, "u12", 88),))
-    assert truth.check(wrong).never_had
+def test_a_search_that_is_given_up_is_undecided(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "MAX_STATES", 2)
+    wrong = replace(one(history.states[3], 12, 0, 9), places=(Place(1, 12, "u12", 88),))
+    assert history.check(wrong).never_had
     wrong = replace(wrong, places=(Place(7, 12, "u12", 88),))
-    findings = truth.check(wrong)
+    findings = history.check(wrong)
     assert findings == Findings(undecided=findings.undecided)
     assert str(wrong) in findings.undecided[0]
 
 
-def test_a_record_that_cannot_be_is_refused(truth: Truth) -> None:
-    a, b, c = truth.transactions
+def test_a_record_that_cannot_be_is_refused(history: History) -> None:
+    a, b, c = history.transactions
     with pytest.raises(ValueError, match="neither"):
         board.check(
             INITIAL,
@@ -502,10 +502,10 @@ def test_a_record_that_cannot_be_is_refused(truth: Truth) -> None:
         board.check(INITIAL, [a, b, replace(c, xid=b.xid)], ())
 
 
-# By chance: a database with concurrent transactions, and every state that it can have been in.
+# At random: a database with concurrent transactions, and every state that it can have had
 
 WRITTEN = (1, 2, 3, 9)
-"""Few, so that they meet. User 9 is not there at first."""
+"""Few, so that operations meet. User 9 is absent at first."""
 
 ASKED = (1, 2, 3, 3, 4, 5, 7, 8, 9, 9)
 
@@ -616,7 +616,7 @@ class Simulation:
 EVENTS = ("begin", "begin", "write", "write", "write", "look", "end", "end", "ask", "ask")
 
 CHANCE = st.randoms(use_true_random=True)
-"""Hypothesis's own choices are mostly of nothing at all; here everything should meet everything."""
+"""True random choices, because Hypothesis's own rarely combine many events."""
 
 
 def simulate(chance: Random, events: int) -> Simulation:
@@ -640,7 +640,7 @@ def test_what_a_database_answers_is_accepted(chance: Random, events: int) -> Non
 
 
 def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]]:
-    """Every set of transactions that can have been all that had committed, with the users in it."""
+    """Yields every set of transactions that can have been the committed ones, with its users."""
     transactions = {transaction.xid: transaction for transaction in simulation.transactions}
     snapshots = [{other for other in transactions if t.seen.sees(other)} - {t.xid} for t in transactions.values()]
     changes = sorted((change, xid) for xid, t in transactions.items() for change in t.changes)
@@ -653,7 +653,7 @@ def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]
             if xid not in state:
                 skipped.add(change.user_id)
             elif change.user_id in skipped:
-                break  # without the version that it overwrote
+                break  # it lacks the version that it overwrote
             elif change.new is None or change.name is None:
                 del users[change.user_id]
             else:
@@ -663,7 +663,7 @@ def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]
 
 
 def explains(users: Users, given: Operation, *, counts: bool) -> bool:
-    """Whether these users give that answer, or would if ranks and totals were counted right."""
+    """Returns whether the answer is right for these users; without `counts`, except for ranks and totals."""
     if given.outcome == "missing":
         return given.target not in users
     if counts:
@@ -692,7 +692,7 @@ def explains(users: Users, given: Operation, *, counts: bool) -> bool:
 
 
 def brute_force(simulation: Simulation) -> Mapping[str, str]:
-    """By answer: in which list it belongs, if any."""
+    """Returns for each wrong answer the list it belongs in."""
     states = list(every_state(simulation))
     by_score = {
         change.new: t.xid for t in simulation.transactions for change in t.changes if change.new is not None
@@ -734,7 +734,7 @@ def brute_force(simulation: Simulation) -> Mapping[str, str]:
 
 
 def corrupted(chance: Random) -> Simulation:
-    """A simulation in which one answer is from another time, or of several states, or miscounted."""
+    """Returns a simulation with one answer from another time, of several states, or miscounted."""
     simulation = simulate(chance, 75)
     place = chance.choice([i for i, operation in enumerate(simulation.operations) if operation.by] or [-1])
     if place < 0:
@@ -766,11 +766,11 @@ def test_trying_every_state_finds_the_same(chance: Random) -> None:
     assert found == brute_force(simulation)
 
 
-# Registers.
+# Registers
 
 
 def permutations(operations: Sequence[Operation]) -> Iterator[tuple[Operation, ...]]:
-    """Every order in which some of the unknown writes and all else can have taken effect."""
+    """Yields every possible order of all known operations and some of the unknown writes."""
     unknown = [operation for operation in operations if operation.outcome == "unknown"]
     known = [operation for operation in operations if operation.outcome != "unknown"]
     for count in range(len(unknown) + 1):
@@ -781,7 +781,7 @@ def permutations(operations: Sequence[Operation]) -> Iterator[tuple[Operation, .
 
 
 def works(state: int | None, order: Sequence[Operation]) -> bool:
-    """Whether these operations, one after another, give the answers that were given."""
+    """Returns whether these operations, one after another, give the recorded answers."""
     for operation in order:
         if operation.outcome == "unknown":
             state = operation.score
@@ -796,7 +796,7 @@ def works(state: int | None, order: Sequence[Operation]) -> bool:
 
 
 def register_history(chance: Random) -> list[Operation]:
-    """Up to seven operations on one user that overlap, all of them right but perhaps one."""
+    """Returns up to seven overlapping operations on one user; one of them may be wrong."""
     state: int | None = 0
     operations: list[Operation] = []
     for moment in range(chance.randint(1, 7)):

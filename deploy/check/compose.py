@@ -4,6 +4,7 @@ import subprocess
 from functools import partial
 
 from deploy.check import ROOT, Check, Failed, NotExercised, execute, image, need
+from deploy.check.suites import IMAGE_TESTS
 
 _ONE = ("compose.yaml",)
 _AT_SCALE = (*_ONE, "compose.scale.yaml")
@@ -40,6 +41,7 @@ CHECKS = (
     Check("Dockerfile: hadolint", _dockerfile),
     Check("Image: runs without rights and writes nowhere", image.confined),
     Check("Image: every pin has its wheels", image.wheels),
+    IMAGE_TESTS,
     Check("Compose: compose.yaml is valid", partial(_valid, *_ONE)),
     Check("Compose: compose.scale.yaml is valid", partial(_valid, *_AT_SCALE)),
     Check("Compose: deploy/compose-test.sh", partial(_running, "compose-test.sh", *_ONE)),

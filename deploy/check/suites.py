@@ -69,4 +69,5 @@ STORES = (
 )
 CHART_TESTS = Check("Helm: what the chart makes", Suite("tests/deploy/test_helm.py"))
 VALKEY_ACCESS = Check("AWS: rights in Valkey", Suite("tests/deploy/test_valkey_access.py"))
+IMAGE_TESTS = Check("Image: the pins of the base images", Suite("tests/deploy/test_images.py"))
 MACHINE_TESTS = Check("Machine: units and nginx", Suite("tests/deploy/test_machine.py"))

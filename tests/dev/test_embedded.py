@@ -19,7 +19,7 @@ from leaderboard import config, embedded
 from leaderboard.embedded import EmbeddedError, EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.system import PATIENCE_S, eventually
 
-pytestmark = pytest.mark.servers
+pytestmark = pytest.mark.slow
 
 ROOT = os.geteuid() == 0
 # None is the wheel's; the others are what the system has.

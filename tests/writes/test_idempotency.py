@@ -393,6 +393,7 @@ def test_a_bound_over_http(serve: Serve, bound: str, status: int, code: str) -> 
     assert (again.status_code, again.content) == (201, first.content)
 
 
+@pytest.mark.slow
 def test_copies_to_two_processes_of_which_one_is_killed_are_one_write(serve: Serve) -> None:
     """Killed at any moment, also after the commit: who sends it again gets the first answer, if there was one."""
     steady, victim = serve(), serve()

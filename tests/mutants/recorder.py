@@ -1,4 +1,4 @@
-"""A pytest plugin that writes down how each test ended, and by what exception: an assertion, or a crash."""
+"""A pytest plugin that writes how each test ended, and with which exceptions, to a file."""
 
 import json
 from collections.abc import Generator, Iterator
@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from hypothesis import Phase, settings
 
-# To see a test fail is enough: nobody reads its shortest story. And the same stories each time.
+# A failing example is enough, it need not be the shortest. The same examples are tried in each run.
 settings.register_profile(
-    "switched off",
+    "mutants",
     phases=[Phase.explicit, Phase.generate],
     derandomize=True,
     database=None,
     report_multiple_bugs=False,
 )
-settings.load_profile("switched off")
+settings.load_profile("mutants")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--outcomes", type=Path, help="file to which a line of JSON is added for each failure")
+    parser.addoption("--outcomes", type=Path, help="file that gets a line of JSON for each call and each failure")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,7 +38,7 @@ def pytest_runtest_makereport(
 
 
 def _names(error: BaseException) -> Iterator[str]:
-    """Of what a test raised, the classes; an assertion of pytest's own is one like any other."""
+    """The class names of what a test raised; `pytest.fail` counts as an assertion."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from _names(each)

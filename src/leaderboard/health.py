@@ -1,4 +1,4 @@
-"""What this process knows about PostgreSQL and Redis: whether they answer, and whether writes are possible."""
+"""Knows whether PostgreSQL and Redis answer, and whether writes are possible."""
 
 import time
 

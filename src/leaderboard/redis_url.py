@@ -1,4 +1,4 @@
-"""Reads REDIS_URL: which servers it names, how the right one is found among them, and as whom to log in."""
+"""Parses REDIS_URL: the servers, how to find the right one among them, and the user."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a client needs to speak TLS: which authorities it trusts, and by which certificate it is known itself."""
+"""Makes the TLS context of a client: the authorities it trusts, and its own certificate."""
 
 import ssl
 

@@ -283,7 +283,7 @@ def test_a_sentinel_in_place_of_a_server(settings: Settings, sentinels: Sentinel
 
 def test_a_server_in_place_of_a_sentinel(settings: Settings, server: RedisServer) -> None:
     line = refusal(settings, f"redis+sentinel://{server.address}/board")
-    assert line == "REDIS_URL: redis+sentinel:// is for Sentinels, and this is none"
+    assert line == "REDIS_URL: redis+sentinel:// is for Sentinels, and this server is none"
 
 
 def test_a_service_that_sentinel_does_not_know(settings: Settings, sentinels: Sentinels) -> None:
@@ -293,7 +293,7 @@ def test_a_service_that_sentinel_does_not_know(settings: Settings, sentinels: Se
 
 def test_several_servers_that_are_no_cluster(settings: Settings, server: RedisServer) -> None:
     line = refusal(settings, f"redis://{server.address},127.0.0.1:{free_port()}")
-    assert line == f"REDIS_URL: several addresses are for a Redis Cluster, which {server.address} is not part of"
+    assert line == f"REDIS_URL: several addresses are for a Redis Cluster, and {server.address} is not part of one"
 
 
 def test_a_database_that_a_cluster_does_not_have(settings: Settings, cluster: RedisCluster) -> None:

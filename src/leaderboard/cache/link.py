@@ -10,6 +10,7 @@ again.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -34,6 +35,97 @@ Evaluate = Callable[[Call], Awaitable[Any]]
 """Runs a script on a connection that has just been made."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    """A connection, and the number of switches of the server when it was made."""
+
+    connection: AbstractConnection
+    at_switch: int
+
+
+class _Circuit:
+    """Opens when the server has not answered for `patience_s`: then calls fail at once."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._unanswered_since: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._unanswered_since is not None and _now() - self._unanswered_since >= self._patience_s
+
+    def note_answer(self) -> None:
+        self._unanswered_since = None
+
+    def note_timeout(self, sent: float, timeout_s: float) -> None:
+        """Note a call that was sent at that time and not answered."""
+        now = _now()
+        # If the deadline itself came far too late, this process stood still, not Redis.
+        stood_still = now - sent > 2 * timeout_s
+        self._unanswered_since = now if stood_still else (self._unanswered_since or sent)
+
+
+class _Connecting:
+    """Connects in the background, one try at a time."""
+
+    def __init__(self, servers: Servers, on_connect: Callable[[Evaluate], Awaitable[None]] | None) -> None:
+        self._servers = servers
+        self._on_connect = on_connect
+        self._task: asyncio.Task[_Connected | Exception] | None = None
+        self._at_switch = 0
+        self._paused_until = 0.0
+
+    @property
+    def paused(self) -> bool:
+        """Whether the last try failed a moment ago."""
+        return _now() < self._paused_until
+
+    def start(self) -> "asyncio.Task[_Connected | Exception]":
+        """Return the try that is under way, or begin one. Its result is an error if it failed."""
+        if self._task is not None and self._at_switch != self._servers.switches:
+            # It may wait for a server that has been replaced by another one.
+            self._task.cancel()
+            self._task = None
+        if self._task is None or self._task.done():
+            self._at_switch = self._servers.switches
+            self._task = asyncio.create_task(self._connect(), name="connecting to Redis")
+        return self._task
+
+    def take(self) -> "_Connected | None":
+        """Return the connection if the last try has made one, once."""
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            return None
+        made = self._task.result()
+        self._task = None
+        return made if isinstance(made, _Connected) else None
+
+    async def _connect(self) -> "_Connected | Exception":
+        connection: AbstractConnection | None = None
+        try:
+            connection, at_switch = await self._servers.connect()
+            made = connection
+            if self._on_connect is not None:
+                await self._on_connect(lambda call: _evaluate(made, call))
+        except BaseException as error:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            if not isinstance(error, (RedisError, OSError, CacheError)):
+                raise
+            if not isinstance(error, ResponseError):
+                self._paused_until = _now() + _PAUSE_AFTER_FAILURE_S
+            # Returned, not raised: the call that began the try may have ended.
+            return error
+        return _Connected(connection, at_switch)
+
+    async def close(self) -> None:
+        """Cancel what is under way, and close a connection that was made meanwhile."""
+        if self._task is not None:
+            self._task.cancel()
+            (made,) = await asyncio.gather(self._task, return_exceptions=True)
+            if isinstance(made, _Connected):
+                await made.connection.disconnect(nowait=True)
+
+
 class Link:
     """A connection that is made when first used. It makes one call at a time."""
 
@@ -50,25 +142,15 @@ class Link:
         When the server has not answered for `patience_s`, calls fail at once until it answers again.
         """
         self._servers = servers
-        self._connection: AbstractConnection | None = None
-        self._made_at_switch = 0
         self._timeout_s = timeout_s
-        self._on_connect = on_connect
+        self._circuit = _Circuit(patience_s)
+        self._connecting = _Connecting(servers, on_connect)
+        self._connected: _Connected | None = None
         self._lock = asyncio.Lock()
-        self._patience_s = patience_s
-        self._unanswered_since: float | None = None
-        self._paused_until = 0.0
-        self._connecting: asyncio.Task[Exception | None] | None = None
-        self._begun_at_switch = 0
         self.incarnation = 0
+        """The number of the present connection."""
 
-    async def run(
-        self,
-        call: Call,
-        *,
-        incarnation: int | None = None,
-        timeout_factor: int = 1,
-    ) -> Any:
+    async def run(self, call: Call, *, incarnation: int | None = None, timeout_factor: int = 1) -> Any:
         """Run a script and return its reply.
 
         With `incarnation`, only on the connection of that number. `timeout_factor` multiplies the deadline. Raises
@@ -79,110 +161,80 @@ class Link:
             sent = _now()
             try:
                 async with asyncio.timeout(timeout_s):
-                    connection = await self._connected(incarnation)
+                    connection = await self._connection(incarnation)
                     reply = await _evaluate(connection, call)
-                    self._unanswered_since = None
+                    self._circuit.note_answer()
                     return reply
             except TimeoutError as error:
                 await self._drop()
-                self._servers.doubt()
-                # If the deadline itself came far too late, this process stood still, not Redis.
-                stood_still = _now() - sent > 2 * timeout_s
-                self._unanswered_since = _now() if stood_still else (self._unanswered_since or sent)
-                raised = CacheUnavailable if self._circuit_is_open() else CacheHangs
+                self._servers.note_silent()
+                self._circuit.note_timeout(sent, timeout_s)
+                raised = CacheUnavailable if self._circuit.is_open else CacheHangs
                 raise raised(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
-            except MovedError as error:
-                await self._drop()
-                self._servers.moved(error)
-                raise CacheUnavailable(f"another node of the Redis Cluster has the keys now: {error}") from error
-            except (AskError, TryAgainError) as error:
-                # Following it would end in TRYAGAIN: scripts name keys that need not exist.
-                await self._drop()
-                raise CacheUnavailable(f"the Redis Cluster is moving the slot of the keys: {error}") from error
-            except ClusterDownError as error:
-                # This node may be the only one that is cut off from the others.
-                await self._drop()
-                self._servers.doubt()
-                raise CacheUnavailable(f"a node says that the Redis Cluster is down: {error}") from error
-            except ResponseError as error:
-                # A replica answers like this. It may be a primary the next time.
-                await self._drop()
-                raise CacheRefused(f"Redis refused {call.script.name}: {error}") from error
             except (RedisError, OSError) as error:
                 await self._drop()
-                raise CacheUnavailable(f"Redis is unreachable: {error}") from error
+                raise self._translated(error, call) from error
             except asyncio.CancelledError:
                 # The reply may still arrive. The next call must not take it for its own.
                 await self._drop()
                 raise
 
+    def _translated(self, error: Exception, call: Call) -> CacheError:
+        match error:
+            case MovedError():
+                self._servers.moved(error)
+                return CacheUnavailable(f"another node of the Redis Cluster has the keys now: {error}")
+            case AskError() | TryAgainError():
+                # Following it would end in TRYAGAIN: scripts name keys that need not exist.
+                return CacheUnavailable(f"the Redis Cluster is moving the slot of the keys: {error}")
+            case ClusterDownError():
+                # This node may be the only one that is cut off from the others.
+                self._servers.note_silent()
+                return CacheUnavailable(f"a node says that the Redis Cluster is down: {error}")
+            case ResponseError():
+                # A replica answers like this. It may be a primary the next time.
+                return CacheRefused(f"Redis refused {call.script.name}: {error}")
+        return CacheUnavailable(f"Redis is unreachable: {error}")
+
     async def close(self) -> None:
         """Close the connection."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        await self._connecting.close()
         await self._drop()
 
-    async def _connected(self, incarnation: int | None) -> AbstractConnection:
-        if self._made_at_switch != self._servers.switches:
+    async def _connection(self, incarnation: int | None) -> AbstractConnection:
+        # A try may have succeeded after the call that began it had ended.
+        self._take_over()
+        if self._connected is not None and self._connected.at_switch != self._servers.switches:
             await self._drop()
-        if self._connection is not None and self._connection.is_connected:
+        if self._connected is not None and self._connected.connection.is_connected:
             if incarnation not in (None, self.incarnation):
                 raise CacheUnavailable("the connection was replaced meanwhile")
-            return self._connection
+            return self._connected.connection
         if incarnation is not None:
             raise CacheUnavailable("the connection was lost meanwhile")
         await self._drop()
-        if _now() < self._paused_until:
+        if self._connecting.paused:
             raise CacheUnavailable("Redis was unreachable less than 0.1 s ago")
-        connecting = self._begin_to_connect()
-        if self._circuit_is_open():
+        connecting = self._connecting.start()
+        if self._circuit.is_open:
             raise CacheUnavailable("Redis does not answer")
-        failure = await asyncio.shield(connecting)
-        if failure is not None:
-            raise failure
-        if self._connection is None:
-            raise CacheUnavailable("the connection was lost at once")
-        return self._connection
+        made = await asyncio.shield(connecting)
+        if isinstance(made, Exception):
+            raise made
+        self._take_over()
+        return made.connection
 
-    def _circuit_is_open(self) -> bool:
-        return self._unanswered_since is not None and _now() - self._unanswered_since >= self._patience_s
-
-    def _begin_to_connect(self) -> asyncio.Task[Exception | None]:
-        if self._connecting is not None and self._begun_at_switch != self._servers.switches:
-            # It may wait for a server that has been replaced by another one.
-            self._connecting.cancel()
-            self._connecting = None
-        if self._connecting is None or self._connecting.done():
-            self._begun_at_switch = self._servers.switches
-            self._connecting = asyncio.create_task(self._connect(), name="connecting to Redis")
-        return self._connecting
-
-    async def _connect(self) -> Exception | None:
-        """Connect, and return the error if that fails: the call that began it may have ended."""
-        connection: AbstractConnection | None = None
-        try:
-            connection, at_switch = await self._servers.connect()
-            made = connection
-            if self._on_connect is not None:
-                await self._on_connect(lambda call: _evaluate(made, call))
-        except BaseException as error:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
-            if not isinstance(error, (RedisError, OSError, CacheError)):
-                raise
-            if not isinstance(error, ResponseError):
-                self._paused_until = _now() + _PAUSE_AFTER_FAILURE_S
-            return error
-        self._connection, self._made_at_switch = connection, at_switch
-        self._unanswered_since = None
-        self.incarnation += 1
-        return None
+    def _take_over(self) -> None:
+        made = self._connecting.take()
+        if made is not None:
+            self._connected = made
+            self._circuit.note_answer()
+            self.incarnation += 1
 
     async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        connected, self._connected = self._connected, None
+        if connected is not None:
+            await connected.connection.disconnect(nowait=True)
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""Asks Sentinels again and again which server is the primary."""
+"""Polls Sentinels for the primary."""
 
 import asyncio
 import time
@@ -13,15 +13,15 @@ from leaderboard.cache.command import send
 from leaderboard.errors import CacheUnavailable, CacheUnsupported
 from leaderboard.redis_url import Address, RedisUrl
 
-_ASK_EVERY_S = 0.2
-_ANSWER_S = 1.0
-_BELIEVED_S = 10.0
-"""How long an answer counts when its Sentinel gives no other."""
+_POLL_EVERY_S = 0.2
+_TIMEOUT_S = 1.0
+_VALID_S = 10.0
+"""How long an answer counts after its Sentinel has stopped answering."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What one Sentinel has answered: since which epoch of its configuration this is the primary."""
+class _Answer:
+    """The answer of one Sentinel: the primary, and the configuration epoch since which it is the primary."""
 
     epoch: int
     primary: Address
@@ -29,39 +29,39 @@ class _Told:
 
 
 class Sentinels:
-    """The Sentinels of one service, all of them asked in the background from the first question on.
+    """The Sentinels of one service, polled in the background from the first call on.
 
     They learn of a failover one after the other. Each failover has a higher epoch than the one before, so the
-    answer with the highest is the latest.
+    answer with the highest epoch is the latest.
     """
 
     def __init__(self, url: RedisUrl, dial: Callable[[Address], Awaitable[AbstractConnection]]) -> None:
         self._url = url
         self._dial = dial
-        self._told: dict[Address, _Told] = {}
+        self._answers: dict[Address, _Answer] = {}
         self._failed: dict[Address, Exception] = {}
         self._primary: Address | None = None
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._asking: list[asyncio.Task[None]] = []
         self.switches = 0
-        """How many times they have named another primary than before."""
+        """How many times the primary has changed."""
 
     async def primary(self) -> Address:
-        """The primary by the latest of their answers. Raises CacheUnavailable, CacheUnsupported."""
+        """Return the primary by the latest answer. Raises CacheUnavailable and CacheUnsupported."""
         if not self._asking:
             self._asking = [
-                asyncio.create_task(self._ask_for_good(address), name="asking a Sentinel")
+                asyncio.create_task(self._poll(address), name="asking a Sentinel")
                 for address in self._url.addresses
             ]
         while self._primary is None:
-            self._news.clear()
+            self._changed.clear()
             if len(self._failed) == len(self._url.addresses):
                 raise self._no_answer()
-            await self._news.wait()
+            await self._changed.wait()
         return self._primary
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Stop polling."""
         for task in self._asking:
             task.cancel()
         await asyncio.gather(*self._asking, return_exceptions=True)
@@ -74,32 +74,32 @@ class Sentinels:
             return unsupported[0]
         return CacheUnavailable(f"no Sentinel answers: {failures[0]}")
 
-    async def _ask_for_good(self, address: Address) -> None:
+    async def _poll(self, address: Address) -> None:
         connection: AbstractConnection | None = None
         try:
             while True:
                 try:
-                    async with asyncio.timeout(_ANSWER_S):
+                    async with asyncio.timeout(_TIMEOUT_S):
                         if connection is None:
                             connection = await self._dial(address)
-                        told = await self._ask(connection)
+                        answer = await self._ask(connection)
                     self._failed.pop(address, None)
-                    if told is not None:
-                        self._learn(address, told)
+                    if answer is not None:
+                        self._learn(address, answer)
                 except (RedisError, OSError, TimeoutError, CacheUnsupported) as error:
                     if connection is not None:
                         await connection.disconnect(nowait=True)
                         connection = None
                     self._failed[address] = error
-                    self._news.set()
-                await asyncio.sleep(_ASK_EVERY_S)
+                    self._changed.set()
+                await asyncio.sleep(_POLL_EVERY_S)
         finally:
             if connection is not None:
                 with suppress(RedisError, OSError):
                     await connection.disconnect(nowait=True)
 
-    async def _ask(self, connection: AbstractConnection) -> _Told | None:
-        """Its answer; None from one that is conducting a failover, whose epoch and primary do not go together."""
+    async def _ask(self, connection: AbstractConnection) -> _Answer | None:
+        """Return its answer; None during a failover, when its epoch and its primary do not belong together."""
         service = self._url.service
         try:
             reply = await send(connection, "SENTINEL", "MASTER", service)
@@ -108,19 +108,19 @@ class Sentinels:
             if "no such master" in text:
                 raise CacheUnsupported(f"Sentinel knows no service {service!r}") from error
             if "unknown command" in text:
-                raise CacheUnsupported("redis+sentinel:// is for Sentinels, and this is none") from error
+                raise CacheUnsupported("redis+sentinel:// is for Sentinels, and this server is none") from error
             raise
         field = dict(zip(reply[::2], reply[1::2], strict=True))
         if b"failover_in_progress" in field[b"flags"]:
             return None
         primary = field[b"ip"].decode(), int(field[b"port"])
-        return _Told(int(field[b"config-epoch"]), primary, time.monotonic())
+        return _Answer(int(field[b"config-epoch"]), primary, time.monotonic())
 
-    def _learn(self, address: Address, told: _Told) -> None:
-        self._told[address] = told
-        believed = [one for one in self._told.values() if told.at - one.at < _BELIEVED_S]
-        primary = max(believed, key=lambda one: one.epoch).primary
+    def _learn(self, address: Address, answer: _Answer) -> None:
+        self._answers[address] = answer
+        valid = [one for one in self._answers.values() if answer.at - one.at < _VALID_S]
+        primary = max(valid, key=lambda one: one.epoch).primary
         if primary != self._primary:
             self.switches += self._primary is not None
             self._primary = primary
-        self._news.set()
+        self._changed.set()

@@ -1,7 +1,7 @@
-"""Finds the server that holds the cache and connects to it: one server, a Cluster's node, or Sentinel's primary.
+"""Finds the server that holds the cache: one server, a node of a Cluster, or the primary by Sentinel.
 
 Every connection of the process comes from here, so that all of them lead to the same server. When another server
-takes over, `switches` counts it, and whoever holds a connection made before closes it.
+takes over, `switches` counts it, and each `Link` closes a connection from before.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from leaderboard.errors import CacheUnavailable, CacheUnsupported
 from leaderboard.redis_url import Address, RedisUrl
 
 _SLOT = key_slot(keys.STATE.encode())
-"""Of all keys, because they share a hash tag."""
+"""The slot of all keys, because they share a hash tag."""
 
 _LEAST_VERSION = 7
 _DIAL_S = 2.0
-"""How long connecting to one server may take: with TLS and logging in some eight round trips."""
+"""The longest that connecting to one server may take: some eight round trips with TLS and logging in."""
 
 _NO_DATABASE = re.compile("SELECT is not allowed|DB index")
 _LEAVING_S = 0.5
@@ -36,7 +36,7 @@ _LEFT_FOR_MS = 3000
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What logging in to servers and Sentinels needs besides the URL, whose password is the second choice."""
+    """What logging in needs besides the URL. These passwords take precedence over the URL's."""
 
     password: str = ""
     sentinel_password: str = ""
@@ -44,12 +44,12 @@ class Login:
 
 
 class Servers:
-    """The servers that a URL names, and those that they name themselves."""
+    """The servers that a URL names, and those that these servers name."""
 
     def __init__(self, url: RedisUrl, login: Login) -> None:
         self._url = url
         self._login = login
-        # The one to ask first comes first.
+        # In the order in which they are asked.
         self._nodes = list(url.addresses)
         self._sentinels = Sentinels(url, self._dial_sentinel) if url.service else None
         self._current: Address | None = None
@@ -64,7 +64,7 @@ class Servers:
         return self._switches if self._sentinels is None else self._sentinels.switches
 
     async def connect(self) -> tuple[AbstractConnection, int]:
-        """A new connection to the server that holds the cache now, and the value of `switches` it is for.
+        """Return a new connection to the server that holds the cache, and the value of `switches` at that time.
 
         Raises RedisError, OSError, TimeoutError, CacheUnavailable, and CacheUnsupported for a server that can
         never serve.
@@ -77,7 +77,7 @@ class Servers:
         return await self._from_sentinels(self._sentinels)
 
     async def eviction_policy(self) -> str:
-        """By which policy the server may evict any key; empty if it does not, or does not tell.
+        """Return the policy by which the server may evict any key; empty if it does not, or may not be asked.
 
         Raises CacheUnavailable, and CacheUnsupported for a server that can never serve.
         """
@@ -91,17 +91,17 @@ class Servers:
             return ""
         except (RedisError, OSError, TimeoutError) as error:
             raise CacheUnavailable(f"Redis is unreachable: {error}") from error
-        told = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
-        policy = told.get("maxmemory_policy", "")
-        return policy if policy.startswith("allkeys") and told.get("maxmemory") != "0" else ""
+        reported = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
+        policy = reported.get("maxmemory_policy", "")
+        return policy if policy.startswith("allkeys") and reported.get("maxmemory") != "0" else ""
 
     def moved(self, error: MovedError) -> None:
-        """Learn from a node's answer that another one has the cache's slot."""
+        """Note the answer of a node that another node has the slot of the keys."""
         host = error.host or (self._current[0] if self._current else "")
         self._ask_first((host, error.port))
 
-    def doubt(self) -> None:
-        """Ask another node first, because the current one has not answered."""
+    def note_silent(self) -> None:
+        """Note that the current node has not answered: another one is asked first."""
         if self._current is not None:
             self._ask_last(self._current)
 
@@ -121,7 +121,7 @@ class Servers:
                 continue
             try:
                 if hello.get("mode") != "cluster":
-                    self._must_be_alone(address)
+                    self._check_single(address)
                     return connection
                 self.may_switch = True
                 owner = await self._owner(connection, address)
@@ -129,7 +129,7 @@ class Servers:
                     await self._take_over(owner)
                     return connection
             except BaseException:
-                # Others may know more: this one may be new, or cut off from them.
+                # Other nodes may know more: this one may be new, or cut off from them.
                 self._ask_last(address)
                 await connection.disconnect(nowait=True)
                 raise
@@ -141,7 +141,7 @@ class Servers:
         try:
             connection, _ = await self._dial(owner)
         except BaseException:
-            # The others learn of a failover before this one does, and perhaps before the one that named it.
+            # Other nodes learn of a failover earlier than these two, perhaps.
             self._ask_last(owner)
             self._ask_last(named_by)
             raise
@@ -149,18 +149,18 @@ class Servers:
         return connection
 
     async def _owner(self, connection: AbstractConnection, asked: Address) -> Address:
-        """The node of the Cluster that serves the slot of the keys; remembers all the others."""
+        """Return the node of the Cluster that serves the slot of the keys; remember all other nodes."""
         ranges = await send(connection, "CLUSTER", "SLOTS")
         owner: Address | None = None
         found = []
         for first, last, *nodes in ranges:
-            # Without a host it is the one that was asked.
+            # A node without a host is the one that was asked.
             addresses = [((node[0] or b"").decode() or asked[0], int(node[1])) for node in nodes]
             found += addresses
             if first <= _SLOT <= last:
                 owner = addresses[0]
         known = {*found, *self._url.addresses}
-        # In the order in which they were to be asked: each gets its turn.
+        # Known nodes keep their order, so that each gets its turn.
         self._nodes = list(
             dict.fromkeys([*(node for node in self._nodes if node in known), *found, *self._url.addresses])
         )
@@ -168,10 +168,10 @@ class Servers:
             raise CacheUnavailable(f"no node of the Redis Cluster serves slot {_SLOT}")
         return owner
 
-    def _must_be_alone(self, address: Address) -> None:
+    def _check_single(self, address: Address) -> None:
         if len(self._url.addresses) > 1:
             raise CacheUnsupported(
-                f"several addresses are for a Redis Cluster, which {_spell(address)} is not part of"
+                f"several addresses are for a Redis Cluster, and {_address(address)} is not part of one"
             )
 
     async def _from_sentinels(self, sentinels: Sentinels) -> tuple[AbstractConnection, int]:
@@ -181,11 +181,11 @@ class Servers:
         connection, hello = await self._dial(primary)
         if hello.get("role", "master") != "master":
             await connection.disconnect(nowait=True)
-            raise CacheUnavailable(f"Sentinel names {_spell(primary)}, which is a replica still")
+            raise CacheUnavailable(f"Sentinel names {_address(primary)}, which is still a replica")
         return connection, switches
 
     async def _take_over(self, server: Address) -> None:
-        """Use this server from now on, after having left the one before."""
+        """Use this server from now on, and leave the one before."""
         async with self._taking_over:
             if server == self._current:
                 return
@@ -197,22 +197,22 @@ class Servers:
                     await self._leave(before)
 
     async def _leave(self, before: Address) -> None:
-        """Remove the cache from a server that may still be a primary, and keep others from rebuilding it there.
+        """Delete the cache on a server that may still be a primary, and block rebuilds there for a while.
 
-        For some seconds after a failover by Sentinel there may be two primaries, and a process that has not
-        noticed yet reads from the old one what was true before. Without a cache there it reads from PostgreSQL.
+        For some seconds after a failover by Sentinel there may be two primaries. A process that has not noticed
+        yet would read old data from the old one. Without a cache there, it reads from PostgreSQL.
         """
         try:
             async with asyncio.timeout(_LEAVING_S):
                 connection, _ = await self._dial(before)
                 try:
-                    # First, so that a rebuild that is under way cannot put a cache there after all.
+                    # First the claim, so that a rebuild that is under way cannot install a cache there.
                     await send(connection, "SET", keys.CLAIM, "left", "PX", _LEFT_FOR_MS)
                     await send(connection, "DEL", keys.STATE, keys.SCORES, keys.METADATA, keys.LEASE, keys.DELTAS)
                 finally:
                     await connection.disconnect(nowait=True)
         except (RedisError, OSError, TimeoutError, CacheUnsupported):
-            # It is gone, or a replica already.
+            # It is down, or a replica already.
             return
 
     def _ask_first(self, node: Address) -> None:
@@ -222,15 +222,15 @@ class Servers:
         self._nodes = [*(other for other in self._nodes if other != node), node]
 
     async def _dial(self, address: Address | None) -> tuple[AbstractConnection, Mapping[str, Any]]:
-        """Connect, log in, and ask the server what it is. Raises CacheUnsupported for one that will not do."""
+        """Connect, log in, and ask the server what it is. Raises CacheUnsupported if it cannot hold the cache."""
         url = self._url
-        where = url.path if address is None else _spell(address)
+        where = url.path if address is None else _address(address)
         connection = self._connection(address, url.username, self._login.password or url.password, url.database)
         try:
             async with _closed_on_failure(connection):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 hello = await _hello(connection)
-                _must_do(where, hello)
+                _check_server(where, hello)
         except ResponseError as error:
             if _NO_DATABASE.search(str(error)):
                 raise CacheUnsupported(f"{where} has no database {url.database}") from error
@@ -254,7 +254,7 @@ class Servers:
             "socket_timeout": None,
             "socket_connect_timeout": None,
             "client_name": "leaderboard",
-            # What would be told besides the name costs two round trips.
+            # The driver would report its version, which costs two round trips.
             "driver_info": None,
         }
         if address is None:
@@ -267,7 +267,7 @@ class Servers:
 
 @asynccontextmanager
 async def _closed_on_failure(connection: AbstractConnection) -> AsyncIterator[None]:
-    """Have _DIAL_S for what is done within; close the connection if it fails."""
+    """Allow _DIAL_S for the block, and close the connection if the block fails."""
     try:
         async with asyncio.timeout(_DIAL_S):
             yield
@@ -288,7 +288,7 @@ class _TlsConnection(Connection):
 
 
 async def _hello(connection: AbstractConnection) -> Mapping[str, Any]:
-    """What the server says it is; nothing where the user may not ask."""
+    """Return what the server says about itself; empty if the user may not ask."""
     try:
         reply: Sequence[Any] = await send(connection, "HELLO")
     except NoPermissionError:
@@ -304,7 +304,7 @@ async def _hello(connection: AbstractConnection) -> Mapping[str, Any]:
     }
 
 
-def _must_do(where: str, hello: Mapping[str, Any]) -> None:
+def _check_server(where: str, hello: Mapping[str, Any]) -> None:
     version = str(hello.get("version", _LEAST_VERSION))
     major = version.partition(".")[0]
     if major.isdigit() and int(major) < _LEAST_VERSION:
@@ -314,6 +314,6 @@ def _must_do(where: str, hello: Mapping[str, Any]) -> None:
         raise CacheUnsupported(f"{where} is a Sentinel; its URL begins with redis+sentinel://")
 
 
-def _spell(address: Address) -> str:
+def _address(address: Address) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -104,7 +104,7 @@ class Export:
 
 
 def is_complete(floor: bytes, count: int, total: int) -> bool:
-    """Return whether a cache with this floor and count has all users. Raises ValueError if they contradict."""
+    """Return whether a cache with this floor and count has all users. Raises ValueError if it cannot be."""
     if count > total or (floor == b"" and count != total):
         raise ValueError(f"it has {count} of {total} users, and the floor {floor!r}")
     return floor == b""

@@ -37,7 +37,7 @@ class NotApplied(Enum):
 
 
 class CacheStore:
-    """Writes the cache, on three connections: for catching up, for what takes longer, and for invalidating.
+    """Writes the cache, on three connections: for catching up, for long scripts, and for invalidating.
 
     Invalidating has its own connection because it must not wait behind a call that hangs, nor give up because of
     one: this process may have stood still while others went on reading.
@@ -225,7 +225,7 @@ class CacheStore:
             raise await self.drop_damaged(error, reply[0]) from error
 
     async def drop_damaged(self, cause: Exception, token: bytes = b"") -> CacheDamaged:
-        """Delete a cache that cannot be read, only that of `token` if one is given; returns the error to raise.
+        """Delete a cache that cannot be read, or only the one of `token`; returns the error to raise.
 
         It is not repaired: without a cache, reads go to PostgreSQL, and a new one is built.
         """

@@ -1,6 +1,6 @@
 """The pool of connections to PostgreSQL.
 
-The pool is our own, because after a failover connections have to be told apart. Connections from before it may
+The pool is our own, because it has to distinguish connections after a failover. Connections from before it may
 lead to a server that is a standby now, or to none, and each of them would cost a deadline. So:
 
 - a connection is made to a primary only;

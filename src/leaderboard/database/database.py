@@ -19,7 +19,10 @@ from leaderboard.tuning import Tuning
 
 
 class Database:
-    """The source of truth. Every method and every method of the attributes is one statement or one transaction."""
+    """The source of truth.
+
+    Each method of it and of its attributes is one statement or one transaction.
+    """
 
     def __init__(self, connections: Connections, tuning: Tuning) -> None:
         self.connections = connections

@@ -38,7 +38,10 @@ class OnConflict(StrEnum):
 
 
 class NamesTaken(InvalidInput):
-    """Usernames exist, and `OnConflict.FAIL` was given. `lines` has the first few by line, `in_all` the number."""
+    """Usernames exist, and `OnConflict.FAIL` was given.
+
+    `lines` has the first few of them by line, `in_all` says how many there are.
+    """
 
     def __init__(self, lines: dict[int, str], in_all: int) -> None:
         named = ", ".join(f"{name!r} (line {line})" for line, name in lines.items())

@@ -1,4 +1,4 @@
-"""Decides when to catch up, to invalidate and to rebuild: on a timer, and at once for callers that wait."""
+"""Decides when to catch up and to rebuild: on a timer, and at once for callers that wait."""
 
 import asyncio
 import random

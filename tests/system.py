@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ import httpx
 from redis import Redis
 
 from leaderboard.config import Settings
+from leaderboard.dev import PORTS
 
 T = TypeVar("T")
 
@@ -75,6 +76,15 @@ def comes_to_show(shows: Callable[[], bool], what: str = "") -> None:
             return
         assert asked - made < BY_HAND_S, f"asked {asked - made:.3f} s after the change: not {what or shows}"
         time.sleep(0.005)
+
+
+def own_ports() -> Sequence[int]:
+    """Return the ports that only this process of the tests gives to its servers.
+
+    A server that is stopped finds its port free when it starts again.
+    """
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
+    return PORTS[int(worker.removeprefix("gw")) :: int(count)] if worker else PORTS
 
 
 _reserved: deque[socket.socket] = deque()

@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leaderboard import app as application
-from leaderboard import embedded, importing, server
+from leaderboard import importing, server
 from leaderboard.config import BadSetting, Settings, load
 from leaderboard.credentials import BadEntry, new_key, parse_keys
 from leaderboard.database.rank_index import Bucket, RankIndex
@@ -81,7 +81,7 @@ def main() -> None:
         cli()
     except BadSetting as error:
         _fail(str(error), _USAGE)
-    except (LeaderboardError, embedded.EmbeddedError, server.CannotServe) as error:
+    except (LeaderboardError, server.CannotServe) as error:
         _fail(str(error), _FAILED)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
@@ -216,6 +216,8 @@ def dev(
     workers: Annotated[int | None, typer.Option(help="API processes; default: WORKERS, 1.")] = None,
 ) -> None:
     """Run everything on this machine: PostgreSQL, Valkey and the API, with an example board."""
+    from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints  # noqa: PLC0415 - for development only
+
     if ephemeral and data_dir is not None:
         raise typer.BadParameter("--ephemeral and --data-dir exclude each other")
     asked = _settings(port=port, workers=workers)
@@ -227,10 +229,10 @@ def dev(
         if ephemeral:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leaderboard-")))
         with _step("starting PostgreSQL"):
-            postgres = stack.enter_context(embedded.EmbeddedPostgres(folder))
+            postgres = stack.enter_context(EmbeddedPostgres(folder))
             postgres.create_database("leaderboard")
         with _step("starting Valkey"):
-            valkey = stack.enter_context(embedded.EmbeddedValkey(folder))
+            valkey = stack.enter_context(EmbeddedValkey(folder))
         for started in (postgres, valkey):
             if ephemeral:
                 stack.callback(started.remove)
@@ -242,7 +244,7 @@ def dev(
             port=port,
             workers=workers,
             log_format="text",
-            **asdict(embedded.Endpoints.of(postgres, valkey)),
+            **asdict(Endpoints.of(postgres, valkey)),
         )
         set_up_logs(settings.log_level, settings.log_format)
         if host != "127.0.0.1":

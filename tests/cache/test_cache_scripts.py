@@ -21,7 +21,7 @@ from leaderboard.cache.replica import Move
 from leaderboard.cache.script import Script
 from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import FRESH_S, Applied, CacheState, CacheStore, Floor, Refuse
-from leaderboard.embedded import EmbeddedValkey
+from leaderboard.dev import EmbeddedValkey
 from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable
 from leaderboard.model import (
     INT32_MAX,

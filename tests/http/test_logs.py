@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from leaderboard.config import Settings
 from leaderboard.credentials import new_key
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey
 from tests.system import ApiProcess, eventually, free_port, sql
 
 Serve = Callable[..., ApiProcess]

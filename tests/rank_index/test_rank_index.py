@@ -22,7 +22,8 @@ from leaderboard.config import Settings
 from leaderboard.database import rank_index
 from leaderboard.database.rank_index import LOCK_KEY, RankIndex, Repair
 from leaderboard.database.store import Database
-from leaderboard.embedded import HOST, EmbeddedPostgres, _run
+from leaderboard.dev import HOST, EmbeddedPostgres
+from leaderboard.dev.process import run
 from leaderboard.errors import DatabaseUnavailable
 from leaderboard.model import Context, ContextQuery, PageAroundQuery, PageQuery, Standing, StandingQuery
 from leaderboard.observe import Metrics
@@ -579,7 +580,7 @@ async def test_an_index_that_came_with_a_dump_is_not_believed(
         ["pg_dump", *to, "-Fc", "-f", dump, settings.db_name],
         ["pg_restore", *to, "--exit-on-error", "-d", copy.db_name, dump],
     ):
-        done = _run([str(postgres._bin / command[0]), *command[1:]], PGPASSWORD=postgres.password)
+        done = run([str(postgres.programs / command[0]), *command[1:]], PGPASSWORD=postgres.password)
         assert done.returncode == 0, done.stderr
     try:
         async with opened(copy) as store:
@@ -629,7 +630,7 @@ async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPos
         open_ = db.transaction()
         await open_.start()
         await set_score(db, 3, 7000)
-        postmaster = int((own_postgres._cluster / "postmaster.pid").read_text().split()[0])
+        postmaster = int(own_postgres.pid_file.read_text().split()[0])
         os.kill(postmaster, signal.SIGKILL)
         own_postgres.stop()
         own_postgres.start()

@@ -91,14 +91,14 @@ def test_what_postgresql_says(settings: Settings, tmp_path: Path) -> None:
 def test_a_bug_is_not_the_answer_no(settings: Settings) -> None:
     """Nor does its traceback print more than where it was."""
     program = f"""
-from leaderboard import cli
-def fail(**_):
+from leaderboard.cli import cli, main
+@cli.command()
+def fail():
     secret = "-".join("pass word".split())
     raise ValueError({STRANGE!r})
-cli.load = fail
-cli.main()
+main()
 """
-    status, lines = command(settings, "migrate", program=program)
+    status, lines = command(settings, "fail", program=program)
     assert status == 3
     assert f"  | ValueError: {SHOWN}" in lines
     assert not [line for line in lines if "pass-word" in line]
@@ -119,17 +119,18 @@ def test_the_log_of_a_command_is_text_without_local_variables(settings: Settings
     """What no command has set up otherwise: a library's record, and ours."""
     program = f"""
 import logging, structlog
-from leaderboard import cli
-def fail(**_):
+from leaderboard.cli import cli, main
+from leaderboard.config import BadSetting
+@cli.command()
+def fail():
     secret = "-".join("pass word".split())
     logging.getLogger("other").error({STRANGE!r})
     try: 1 / 0
     except ZeroDivisionError: structlog.get_logger().exception({STRANGE!r})
-    raise cli.BadSetting("enough")
-cli.load = fail
-cli.main()
+    raise BadSetting("enough")
+main()
 """
-    status, lines = command(settings, "import", "x", folder=tmp_path, program=program)
+    status, lines = command(settings, "fail", folder=tmp_path, program=program)
     assert status == 2
     assert sum(SHOWN in line for line in lines) == 2
     assert not [line for line in lines if "pass-word" in line]

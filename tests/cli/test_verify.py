@@ -12,7 +12,7 @@ from tests.system import ApiProcess, environment, eventually, redis, sql
 Serve = Callable[..., ApiProcess]
 
 CACHE_EQUALS = "the cache equals PostgreSQL: 30 users compared at one snapshot"
-INDEX_EQUALS = "the rank index equals PostgreSQL: everybody counted at one snapshot"
+INDEX_EQUALS = "the rank index equals PostgreSQL: all users counted at one snapshot"
 
 
 @pytest.fixture
@@ -59,20 +59,20 @@ def test_a_total_that_the_cache_has_otherwise(serve: Serve) -> None:
     board = filled(serve(audit_interval_s=0, cache_size=10))
     redis(board.settings).hincrby("{leaderboard}:state", "total", 1200)
     status, said = verify(board.settings)
-    assert (status, said) == (1, f"users in all: 1,230 by the cache, 30 by PostgreSQL\n{INDEX_EQUALS}\n")
+    assert (status, said) == (1, f"users in all: 1,230 in the cache, 30 in PostgreSQL\n{INDEX_EQUALS}\n")
 
 
 def test_a_rank_index_that_counts_otherwise(board: ApiProcess) -> None:
     sql(board.settings, "UPDATE rank_index SET counts = ARRAY[1], written_by = pg_current_xact_id()")
     status, said = verify(board.settings)
     assert (status, CACHE_EQUALS in said, INDEX_EQUALS in said) == (1, True, False)
-    assert "rank index: 29 users from score 2147483647, id 1 on; there are 30" in said
+    assert "rank index: from score 2147483647, id 1 on it has 29 users, PostgreSQL has 30" in said
 
 
 def test_a_rank_index_that_is_not_there(board: ApiProcess) -> None:
     board.kill()
     sql(board.settings, "DELETE FROM rank_index")
-    said = f"{CACHE_EQUALS}\nthere is no rank index that could be used now; ranks are counted\n"
+    said = f"{CACHE_EQUALS}\nthere is no valid rank index now; ranks are counted\n"
     assert verify(board.settings) == (0, said)
 
 

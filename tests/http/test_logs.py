@@ -18,7 +18,7 @@ from tests.system import ApiProcess, eventually, free_port, sql
 
 Serve = Callable[..., ApiProcess]
 PASSWORD = "correct-horse-battery"  # pragma: allowlist secret
-OPEN = "no API_KEYS: whoever reaches the port may write"
+OPEN = "API_KEYS is empty: anyone who can reach the port can write"
 A_FEW_TURNS_S = 1.5
 """Several turns of every timer: whatever is said at each of them is then said more than once."""
 

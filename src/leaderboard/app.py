@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -24,10 +22,9 @@ from leaderboard.database.rank_index import RankIndex
 from leaderboard.database.store import Database
 from leaderboard.errors import CacheError
 from leaderboard.http.access import Access
-from leaderboard.http.call import AsgiApp
 from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import Api, build
+from leaderboard.http.routes import Api
 from leaderboard.http.watchdog import Watchdog
 from leaderboard.idempotency import KeyBounds
 from leaderboard.observe import Metrics
@@ -41,9 +38,6 @@ _OTHER_CONNECTIONS = 7
 
 _QUEUE_SHARE = 0.1
 """The longest wait in a queue, as a share of the request timeout."""
-
-_QUIET_S = 0.5
-"""When stopping, the process exits after so long without active requests, even if idle connections remain."""
 
 _log = structlog.get_logger(__name__)
 
@@ -122,11 +116,7 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.serving = False
-        """Whether the server has been told that it may begin."""
-        self._api: Api | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._ending: list[asyncio.Task[None]] = []
         self.metrics = Metrics()
         self.database = database_from(settings)
         self.ranks = RankIndex(self.database.connections)
@@ -158,9 +148,10 @@ class App:
         try:
             yield
         finally:
-            await self._close()
+            await self.close()
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Finish what was begun, and close the stores."""
         await self.board.close()
         for task in self._tasks:
             task.cancel()
@@ -169,10 +160,10 @@ class App:
         await self.cache.close()
         await self.database.close()
 
-    def asgi(self) -> AsgiApp:
-        """The HTTP application, which runs this app from the server's start to its end."""
+    def api(self) -> Api:
+        """Return the HTTP interface to this app."""
         settings = self.settings
-        self._api = api = Api(
+        return Api(
             self.board,
             self.sync,
             self.metrics,
@@ -189,51 +180,17 @@ class App:
             deadline_s=settings.request_timeout_ms / 1000,
             root_path=settings.root_path,
         )
-        watchdog = Watchdog(settings.port, settings.idle_timeout_ms / 1000)
 
-        @asynccontextmanager
-        async def lifespan() -> AsyncIterator[None]:
-            async with self.running():
-                works = (_end_with_parent(), api.deadlines.watch(), watchdog.watch())
-                watching = [asyncio.create_task(work) for work in works]
-                # All that is there now stays: nobody shall wait while it is looked through for garbage.
-                gc.collect()
-                gc.freeze()
-                _log.info("ready to serve", port=settings.port, pid=os.getpid())
-                self.serving = True
-                yield
-                for task in (*watching, *self._ending):
-                    task.cancel()
-
-        return build(api, lifespan)
-
-    def begin_to_stop(self) -> None:
-        """Say from now on that this process is not ready, and have clients' connections end."""
-        if self._api is not None and not self._api.stopping:
-            self._api.stopping = True
-            _log.info("stopping", pid=os.getpid())
-
-    def end_soon(self) -> None:
-        """End this process when nothing has been under way for a moment, unless the server ends it before.
-
-        The server, which accepts no more now, would wait for clients that have sent half a request, or that do
-        not take their answer.
-        """
-        self._ending.append(asyncio.create_task(self._end_when_quiet()))
-
-    async def _end_when_quiet(self) -> None:
-        quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < _QUIET_S:
-            await asyncio.sleep(0.02)
-            if self._api is not None and len(self._api.deadlines):
-                quiet_since = time.monotonic()
-        await self._close()
-        os._exit(0)
-
-
-async def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: it would keep the port and answer from there."""
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells us
-        await asyncio.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
+    @asynccontextmanager
+    async def serving(self, api: Api) -> AsyncIterator[None]:
+        """As `running`, and watch the deadlines and the clients' connections."""
+        watchdog = Watchdog(self.settings.port, self.settings.idle_timeout_ms / 1000)
+        async with self.running():
+            watching = [asyncio.create_task(work) for work in (api.deadlines.watch(), watchdog.watch())]
+            # The objects that exist now stay. Excluding them from garbage collection avoids long pauses.
+            gc.collect()
+            gc.freeze()
+            _log.info("ready to serve", port=self.settings.port, pid=os.getpid())
+            yield
+            for task in watching:
+                task.cancel()

@@ -1562,7 +1562,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "deaf to a second signal to stop",
         "the process hangs until it is killed, and the answers under way are lost",
-        (Edit("server.py", "if not told:\n            told = True", "if True:\n            told = True"),),
+        (Edit("granian_worker.py", "if not self._stopped:\n", "if True:\n"),),
         ("tests/http/test_stop.py::test_told_twice_in_the_midst_of_a_write_it_answers_and_stops",),
         by="RemoteProtocolError",
     ),

@@ -106,12 +106,18 @@ def free_port() -> int:
     return int(keeper.getsockname()[1])
 
 
+def setting_text(value: object) -> str:
+    """Return a setting's value as the environment has it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(getattr(value, "get_secret_value", lambda: value)())
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """The whole environment of a process that is to have these settings, and our code wherever ours is from."""
     values = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        values[name.upper()] = str(getattr(value, "get_secret_value", lambda value=value: value)())
+        values[name.upper()] = setting_text(getattr(settings, name))
     return values
 
 

@@ -15,7 +15,7 @@ from leaderboard import tls
 from leaderboard.batching import Bounds
 from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import CacheStore
-from leaderboard.config import Settings, host_names, networks, rate
+from leaderboard.config import Settings
 from leaderboard.credentials import KeyRing, parse_keys
 from leaderboard.database.connections import Connections
 from leaderboard.database.rank_index import RankIndex
@@ -31,6 +31,7 @@ from leaderboard.observe import Metrics
 from leaderboard.rank_keeper import RankIndexMaintainer
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.service import Leaderboard
+from leaderboard.setting_formats import host_names, networks, rate
 from leaderboard.sync import CacheSync
 
 _OTHER_CONNECTIONS = 7
@@ -103,7 +104,7 @@ def access(settings: Settings) -> Access:
         KeyRing(parse_keys(settings.api_keys.get_secret_value())),
         tokens,
         reads_need_key=settings.reads == "key",
-        user_writes=settings.allow_user_writes == "on",
+        user_writes=settings.allow_user_writes,
         per_key=Limiter(*per_key) if per_key else None,
         per_address=Limiter(*per_address) if per_address else None,
         trusted_proxies=networks(settings.trusted_proxies),
@@ -132,7 +133,7 @@ class App:
             key_bounds=KeyBounds(settings.idempotency_keys_per_caller, settings.idempotency_keys),
             bounds=Bounds(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000),
             database_lanes=settings.db_pool_size - _OTHER_CONNECTIONS,
-            stale_reads=settings.stale_reads == "on",
+            stale_reads=settings.stale_reads,
         )
 
     @asynccontextmanager
@@ -174,7 +175,7 @@ class App:
             ),
             version=version("leaderboard"),
             max_top_n=settings.max_top_n,
-            stale_reads=settings.stale_reads == "on",
+            stale_reads=settings.stale_reads,
             ready_without_writes_s=settings.ready_without_writes_s,
             access=access(settings),
             deadline_s=settings.request_timeout_ms / 1000,

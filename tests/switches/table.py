@@ -1242,7 +1242,7 @@ SWITCHES: tuple[Switch, ...] = (
         "imports sorted by name",
         "two imports of the same names deadlock",
         (Edit("truth/queries/import.sql", "ORDER BY i.user_name\n    ON CONFLICT", "ON CONFLICT"),),
-        (f"{_IMPORT}test_imports_of_the_same_names_at_once[skip-10000]",),
+        ("tests/importing/test_concurrent_imports.py::test_concurrent_imports_of_the_same_names[skip-10000]",),
         by="AssertionError, DeadlockDetectedError",
     ),
     Switch(
@@ -1255,7 +1255,7 @@ SWITCHES: tuple[Switch, ...] = (
                 "",
             ),
         ),
-        (f"{_IMPORT}test_skip_leaves_users_alone_and_burns_no_ids",),
+        (f"{_IMPORT}test_skip_changes_no_users_and_uses_no_ids",),
     ),
     # The rank index
     Switch(
@@ -1489,7 +1489,7 @@ SWITCHES: tuple[Switch, ...] = (
         "an import is committed synchronously",
         "the same",
         (Edit("truth/queries/import.sql", _DURABLE, "current_setting('synchronous_commit')"),),
-        (f"{_IMPORT}test_commits_are_durable_where_the_database_says_otherwise",),
+        (f"{_IMPORT}test_commits_are_durable_whatever_the_database_sets",),
     ),
     # Sent again
     Switch(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from leaderboard.config import Settings, load
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
 
 POSTGRES = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 """Settings that differ from PostgreSQL's defaults, which are for machines with little memory."""

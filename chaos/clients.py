@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from leaderboard.config import Settings, load
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.system import ApiProcess, eventually, sql
 
 

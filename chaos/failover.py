@@ -16,7 +16,7 @@ from chaos.clients import Client, at_work, lost, new_clients, stores
 from chaos.nodes import Node
 from chaos.proxy import LinkState, Loop, Proxy
 from leaderboard.config import Settings
-from leaderboard.embedded import EmbeddedPostgres
+from leaderboard.dev import EmbeddedPostgres
 from tests.system import ApiProcess, eventually
 
 Way = Literal["standby behind the address", "old connections hang", "the way is silent", "killed"]

@@ -25,9 +25,9 @@ from chaos.rig import Api, Rig
 from chaos.steps import STEPS
 from leaderboard import app
 from leaderboard.cache import keys
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey
 from leaderboard.errors import CacheError
-from tests.system import eventually, redis, sql
+from tests.system import eventually, own_ports, redis, sql
 
 
 @dataclass
@@ -183,7 +183,7 @@ def redis_down(injection: Injection) -> None:
 def redis_replica_behind(injection: Injection) -> None:
     """Promotes a replica that has received nothing from its primary for a while."""
     rig = injection.rig
-    behind = EmbeddedValkey(rig.new_folder(), binary=rig.servers.redis_binary)
+    behind = EmbeddedValkey(rig.new_folder(), binary=rig.servers.redis_binary, ports=own_ports())
     behind.folder.mkdir(parents=True)
     (behind.folder / "password").write_text(rig.valkey.password)
     with redis(rig.settings) as primary, Proxies(rig) as proxies:
@@ -439,19 +439,17 @@ def promoted_standby_that_is_behind(injection: Injection) -> None:
 def _standby(rig: Rig, port: int) -> EmbeddedPostgres:
     """Starts a standby of the present primary, which it reaches by that port."""
     folder = rig.new_folder()
-    standby = EmbeddedPostgres(folder, bin_dir=rig.servers.postgres_bin, durable=rig.durable)
+    standby = EmbeddedPostgres(folder, bin_dir=rig.servers.postgres_bin, durable=rig.durable, ports=own_ports())
     standby.folder.mkdir(parents=True)
     cluster = standby.folder / "cluster"
     primary = rig.postgres
     conninfo = (
         f"host=127.0.0.1 port={port} user={primary.user} password={primary.password} application_name=standby"
     )
-    subprocess.run(
-        [str(primary._bin / "pg_basebackup"), "-d", conninfo, "-D", str(cluster), "-R", "-c", "fast", "--no-sync"],
-        check=True,
-    )
-    shutil.copy(primary._home / "password", standby.folder / "password")
-    owner = primary._cluster.stat()
+    program = str(primary.programs / "pg_basebackup")
+    subprocess.run([program, "-d", conninfo, "-D", str(cluster), "-R", "-c", "fast", "--no-sync"], check=True)
+    shutil.copy(primary.home / "password", standby.folder / "password")
+    owner = primary.cluster.stat()
     for path in (cluster, *cluster.rglob("*")):
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
     for name in ("postmaster.pid", "postmaster.opts"):

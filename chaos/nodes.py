@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from leaderboard.config import Settings
-from leaderboard.embedded import HOST, EmbeddedPostgres, _as, _run
+from leaderboard.dev import HOST, EmbeddedPostgres
+from leaderboard.dev.process import popen_options, run
 from tests.system import eventually, free_port, sql
 
 CAUGHT_UP = "SELECT FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'sync'"
@@ -28,13 +29,13 @@ class Node:
     @classmethod
     def standby_of(cls, seed: EmbeddedPostgres, port: int, settings: Settings) -> Self:
         """Starts a new standby of the server on `port`."""
-        folder = seed._home / f"node-{secrets.token_hex(4)}"
+        folder = seed.home / f"node-{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
-        if seed._account is not None:
-            os.chown(folder, *seed._account)
+        if seed.account is not None:
+            os.chown(folder, *seed.account)
         source = f"host={HOST} port={port} user={seed.user} password={seed.password}"
-        command = [str(seed._bin / "pg_basebackup"), "-D", str(folder), "-R", "-X", "stream", "-c", "fast", "-N"]
-        done = _run([*command, "-d", source], seed._account)
+        command = [str(seed.programs / "pg_basebackup"), "-D", str(folder)]
+        done = run([*command, "-R", "-X", "stream", "-c", "fast", "-N", "-d", source], seed.account)
         assert done.returncode == 0, done.stderr
         return cls(seed, folder, settings).start()
 
@@ -46,12 +47,12 @@ class Node:
         options = {"port": self.port, "listen_addresses": HOST, "unix_socket_directories": "", "fsync": "off"}
         with (self._seed.folder / f"{self._folder.name}.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [str(self._seed._bin / "postgres"), "-D", str(self._folder)]
+                [str(self._seed.programs / "postgres"), "-D", str(self._folder)]
                 + [part for name, value in options.items() for part in ("-c", f"{name}={value}")],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **_as(self._seed._account),
+                **popen_options(self._seed.account),
             )
         eventually(self.answers, 30, "the server is up")
         return self
@@ -82,8 +83,8 @@ class Node:
         """Starts again in recovery: answers reads with what it had, and takes no writes."""
         marker = self._folder / "standby.signal"
         marker.touch()
-        if self._seed._account is not None:
-            os.chown(marker, *self._seed._account)
+        if self._seed.account is not None:
+            os.chown(marker, *self._seed.account)
         sql_line = "\nprimary_conninfo = ''\nsynchronous_standby_names = ''\n"
         with (self._folder / "postgresql.auto.conf").open("a") as settings:
             settings.write(sql_line)

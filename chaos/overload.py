@@ -19,7 +19,7 @@ from chaos.rig import Servers
 from leaderboard import app
 from leaderboard.config import Settings, load
 from leaderboard.database.rank_index import WRITER_LOCK
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.http.pressure import memory_mb
 from tests.system import ApiProcess, connect, sql
 

@@ -24,11 +24,21 @@ from chaos.steps import Steps
 from leaderboard import app
 from leaderboard.config import load
 from leaderboard.database.rank_index import Bucket
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from leaderboard.errors import CacheError, Unavailable
 from leaderboard.snapshot import Snapshot
 from leaderboard.sync.audit import Audit
-from tests.system import PATIENCE_S, ROOT, SMALL_BUCKETS, connect, environment, eventually, free_port, sql
+from tests.system import (
+    PATIENCE_S,
+    ROOT,
+    SMALL_BUCKETS,
+    connect,
+    environment,
+    eventually,
+    free_port,
+    own_ports,
+    sql,
+)
 
 T = TypeVar("T")
 
@@ -152,11 +162,16 @@ class Rig:
         with ExitStack() as stack:
             self.loop = stack.enter_context(Loop())
             self.postgres = EmbeddedPostgres(
-                self.new_folder(), bin_dir=self.servers.postgres_bin, durable=self.durable
+                self.new_folder(),
+                bin_dir=self.servers.postgres_bin,
+                durable=self.durable,
+                ports=own_ports(),
             ).start()
             stack.callback(self._stop_servers)
             self.postgres.create_database("leaderboard")
-            self.valkey = EmbeddedValkey(self.new_folder(), binary=self.servers.redis_binary).start()
+            self.valkey = EmbeddedValkey(
+                self.new_folder(), binary=self.servers.redis_binary, ports=own_ports()
+            ).start()
             self.settings = load(
                 None,
                 **self._overrides,

@@ -1,7 +1,6 @@
 """Real servers for the tests, started once per process, with fresh databases for each test."""
 
 import asyncio
-import os
 import tempfile
 import uuid
 from collections import deque
@@ -14,11 +13,11 @@ import hypothesis
 import pytest
 from pydantic import SecretStr
 
-from leaderboard import app, embedded
+from leaderboard import app
 from leaderboard.cache import keys
 from leaderboard.config import Settings, load
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey, Endpoints
-from tests.system import ApiProcess, connect, redis, sql
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
+from tests.system import ApiProcess, connect, own_ports, redis, sql
 
 # No example fails because it is slow: that depends on the machine. Settings of other profiles stay.
 hypothesis.settings.register_profile(
@@ -64,13 +63,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--redis-binary", type=Path, help="server program of another Redis or Valkey")
 
 
-def pytest_configure() -> None:
-    """Give each process of a parallel run its own ports, so that a restarted server finds its port free."""
-    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{what}", "") for what in ("", "_COUNT"))
-    if worker:
-        embedded._PORTS = embedded._PORTS[int(worker.removeprefix("gw")) :: int(count)]
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the slow tests, which `make test` leaves out."""
     slow = tuple(str(config.rootpath / path) for path in SLOW)
@@ -106,7 +98,10 @@ def data_dir(session_folder: Path) -> Path:
 def postgres(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedPostgres]:
     folder = session_folder / "shared"
     binaries = request.config.getoption("--postgres-bin")
-    with EmbeddedPostgres(folder, bin_dir=binaries, durable=False, settings={"max_connections": "200"}) as server:
+    server = EmbeddedPostgres(
+        folder, bin_dir=binaries, durable=False, settings={"max_connections": "200"}, ports=own_ports()
+    )
+    with server:
         yield server
 
 
@@ -114,7 +109,8 @@ def postgres(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[E
 def valkey(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedValkey]:
     folder = session_folder / "shared"
     binary = request.config.getoption("--redis-binary")
-    with EmbeddedValkey(folder, binary=binary, settings={"databases": str(REDIS_DATABASES.stop)}) as server:
+    settings = {"databases": str(REDIS_DATABASES.stop)}
+    with EmbeddedValkey(folder, binary=binary, settings=settings, ports=own_ports()) as server:
         yield server
 
 
@@ -182,7 +178,8 @@ async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedValkey]:
     """A running Valkey that belongs to one test, which may stop it."""
-    with EmbeddedValkey(data_dir, binary=request.config.getoption("--redis-binary")) as server:
+    binary = request.config.getoption("--redis-binary")
+    with EmbeddedValkey(data_dir, binary=binary, ports=own_ports()) as server:
         yield server
 
 
@@ -190,7 +187,7 @@ def own_valkey(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[Embed
 def own_postgres(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[EmbeddedPostgres]:
     """A running PostgreSQL with an empty database `leaderboard`. It belongs to one test, which may stop it."""
     binaries = request.config.getoption("--postgres-bin")
-    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False) as server:
+    with EmbeddedPostgres(data_dir, bin_dir=binaries, durable=False, ports=own_ports()) as server:
         server.create_database("leaderboard")
         yield server
 

@@ -2,11 +2,13 @@
 
 from functools import partial
 
-from leaderboard import server
+from leaderboard import granian_worker, server
 from leaderboard.cli import main
 from leaderboard.tuning import SyncTuning, Tuning
 
-server.serve = partial(server.serve, tuning=Tuning(sync=SyncTuning(max_rebuild_pause_s=0.01)))
+TUNING = Tuning(sync=SyncTuning(max_rebuild_pause_s=0.01))
+
+server.serve = partial(server.serve, load=partial(granian_worker.load, tuning=TUNING))
 
 if __name__ == "__main__":
     main()

@@ -2,13 +2,13 @@
 
 from functools import partial
 
-from leaderboard import server
+from leaderboard import granian_worker, server
 from leaderboard.cli import main
 from leaderboard.tuning import RankIndexTuning, Tuning
 
-server.serve = partial(
-    server.serve, tuning=Tuning(ranks=RankIndexTuning(width=3, max_checkpoints=20, apply_from=3))
-)
+TUNING = Tuning(ranks=RankIndexTuning(width=3, max_checkpoints=20, apply_from=3))
+
+server.serve = partial(server.serve, load=partial(granian_worker.load, tuning=TUNING))
 
 if __name__ == "__main__":
     main()

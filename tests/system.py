@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ import httpx
 from redis import Redis
 
 from leaderboard.config import Settings
+from leaderboard.dev import PORTS
 
 T = TypeVar("T")
 
@@ -79,6 +80,15 @@ def comes_to_show(shows: Callable[[], bool], what: str = "") -> None:
         time.sleep(0.005)
 
 
+def own_ports() -> Sequence[int]:
+    """Return the ports that only this process of the tests gives to its servers.
+
+    A server that is stopped finds its port free when it starts again.
+    """
+    worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
+    return PORTS[int(worker.removeprefix("gw")) :: int(count)] if worker else PORTS
+
+
 _reserved: deque[socket.socket] = deque()
 
 
@@ -98,12 +108,18 @@ def free_port() -> int:
     return int(keeper.getsockname()[1])
 
 
+def setting_text(value: object) -> str:
+    """Return a setting's value as the environment has it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(getattr(value, "get_secret_value", lambda: value)())
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """Returns the environment of a process with these settings and the same source code as this one."""
     values = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        values[name.upper()] = str(getattr(value, "get_secret_value", lambda value=value: value)())
+        values[name.upper()] = setting_text(getattr(settings, name))
     return values
 
 

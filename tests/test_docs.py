@@ -18,6 +18,7 @@ from leaderboard.http.call import Message
 from leaderboard.http.router import MethodNotAllowed, NoSuchPath
 from leaderboard.http.routes import CALLS
 from leaderboard.observe import Metrics, Tally
+from tests.system import setting_text
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -73,9 +74,8 @@ def allowed(name: str) -> str:
 
 
 def default(name: str) -> str:
-    value = Settings.model_fields[name].default
-    value = getattr(value, "get_secret_value", lambda: value)()
-    return f"`{value}`" if value != "" else "empty"
+    value = setting_text(Settings.model_fields[name].default)
+    return f"`{value}`" if value else "empty"
 
 
 def test_every_setting_is_documented_as_it_is() -> None:

@@ -104,7 +104,7 @@ def test_the_map_has_both_paths() -> None:
     assert len(steps()) > 25
 
 
-@pytest.mark.parametrize(("file", "name"), steps(), ids=lambda value: str(value))
+@pytest.mark.parametrize(("file", "name"), steps(), ids=str)
 def test_every_step_of_the_map_exists(file: str, name: str) -> None:
     path = SOURCE / file
     assert path.is_file()

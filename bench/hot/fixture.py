@@ -8,7 +8,5 @@ from leaderboard.http.call import AsgiApp
 
 
 def serve(worker: Callable[[Settings], AsgiApp]) -> None:
-    """Serves what `worker` returns in each process. The settings come from the environment."""
-    # `server.serve` hands this to Granian, so all options are those of the service.
-    server._worker = lambda settings, _tuning: worker(settings)  # type: ignore[assignment]  # noqa: SLF001
-    server.serve(load(None))
+    """Serve what `worker` returns in each process, until told to stop; the settings are the environment's."""
+    server.serve(load(None), load=worker)

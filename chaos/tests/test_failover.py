@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from chaos import failover
 from leaderboard.config import Settings
-from leaderboard.embedded import EmbeddedPostgres
+from leaderboard.dev import EmbeddedPostgres
 from tests.system import ApiProcess
 
 Serve = Callable[..., ApiProcess]

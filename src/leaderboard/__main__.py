@@ -1,4 +1,4 @@
-"""`python -m leaderboard` is the `leaderboard` command."""
+"""Runs the `leaderboard` command: `python -m leaderboard`."""
 
 from leaderboard.cli import main
 

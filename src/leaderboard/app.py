@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -19,7 +17,7 @@ from leaderboard.cache.reader import CacheReader
 from leaderboard.cache.scripts import Scripts
 from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import CacheStore
-from leaderboard.config import Settings, host_names, networks, rate
+from leaderboard.config import Settings
 from leaderboard.credentials import KeyRing, parse_keys
 from leaderboard.database.connections import Connections
 from leaderboard.database.connector import Connector
@@ -27,20 +25,21 @@ from leaderboard.database.database import Database
 from leaderboard.errors import CacheError
 from leaderboard.health import Health
 from leaderboard.http.access import Access
-from leaderboard.http.call import AsgiApp
 from leaderboard.http.limits import Limiter
 from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import Api, build
+from leaderboard.http.routes import Api
 from leaderboard.http.watchdog import Watchdog
 from leaderboard.maintenance.audits import CacheAudits, RankIndexAudits
 from leaderboard.maintenance.change_log import LogPruner
 from leaderboard.maintenance.idempotency_keys import KeyLimiter, KeyLimits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
 from leaderboard.observe import Metrics
+from leaderboard.periodic import Service, Services
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.service.idempotency import Idempotency
 from leaderboard.service.reads import Reads
 from leaderboard.service.writes import Writes
+from leaderboard.setting_formats import host_names, networks, rate
 from leaderboard.sync import CacheSync
 from leaderboard.tuning import Tuning
 
@@ -49,9 +48,6 @@ _OTHER_CONNECTIONS = 7
 
 _QUEUE_SHARE = 0.1
 """The longest wait in a queue, as a share of the request timeout."""
-
-_QUIET_S = 0.5
-"""When stopping, the process exits after so long without active requests, even if idle connections remain."""
 
 _log = structlog.get_logger(__name__)
 
@@ -122,7 +118,7 @@ def access(settings: Settings) -> Access:
         KeyRing(parse_keys(settings.api_keys.get_secret_value())),
         tokens,
         reads_need_key=settings.reads == "key",
-        user_writes=settings.allow_user_writes == "on",
+        user_writes=settings.allow_user_writes,
         per_key=Limiter(*per_key) if per_key else None,
         per_address=Limiter(*per_address) if per_address else None,
         trusted_proxies=networks(settings.trusted_proxies),
@@ -136,11 +132,6 @@ class App:
     def __init__(self, settings: Settings, tuning: Tuning | None = None) -> None:
         tuning = tuning or Tuning()
         self.settings = settings
-        self.serving = False
-        """Whether the server has been told that it may begin."""
-        self._api: Api | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._ending: list[asyncio.Task[None]] = []
         interval_s = settings.sync_interval_ms / 1000
         self.metrics = Metrics()
         self.database = database_from(settings, tuning)
@@ -166,7 +157,7 @@ class App:
             limits,
             connections=settings.db_pool_size - _OTHER_CONNECTIONS,
             fresh_s=tuning.sync.fresh_s,
-            stale_reads=settings.stale_reads == "on",
+            stale_reads=settings.stale_reads,
         )
         keys = self.database.idempotency_keys
         key_limits = KeyLimits(settings.idempotency_keys_per_caller, settings.idempotency_keys)
@@ -180,11 +171,16 @@ class App:
             limits,
             tuning.writes,
         )
-        self.maintainers = (
+        services: list[Service] = [
+            self.sync.synchronizer,
             LogPruner(self.database.change_log, tuning.log),
             RankIndexMaintainer(self.database.rank_index, self.metrics, interval_s),
             limiter,
-        )
+        ]
+        if audit_s := settings.audit_interval_s:
+            services.append(CacheAudits(self.sync, self.metrics, audit_s))
+            services.append(RankIndexAudits(self.database.rank_index, self.metrics, audit_s))
+        self.services = Services(services)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -192,11 +188,7 @@ class App:
         await self.database.open()
         with contextlib.suppress(CacheError):
             await self.reader.open()
-        timers = [self.sync.synchronizer.run(), *(maintainer.run() for maintainer in self.maintainers)]
-        if interval_s := self.settings.audit_interval_s:
-            timers.append(CacheAudits(self.sync, self.metrics, interval_s).run())
-            timers.append(RankIndexAudits(self.database.rank_index, self.metrics, interval_s).run())
-        self._tasks = [asyncio.create_task(timer) for timer in timers]
+        self.services.start()
         try:
             yield
         finally:
@@ -206,19 +198,17 @@ class App:
         """Finish what was begun, and close the stores."""
         await self.reads.close()
         await self.writes.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.services.stop()
         await self.sync.visibility.close()
         await self.sync.synchronizer.close()
         await self.reader.close()
         await self.cache.close()
         await self.database.close()
 
-    def asgi(self) -> AsgiApp:
-        """The HTTP application, which runs this app from the server's start to its end."""
+    def api(self) -> Api:
+        """Return the HTTP interface to this app."""
         settings = self.settings
-        self._api = api = Api(
+        return Api(
             self.reads,
             self.writes,
             self.health,
@@ -230,57 +220,23 @@ class App:
             ),
             version=version("leaderboard"),
             max_top_n=settings.max_top_n,
-            stale_reads=settings.stale_reads == "on",
+            stale_reads=settings.stale_reads,
             ready_without_writes_s=settings.ready_without_writes_s,
             access=access(settings),
             deadline_s=settings.request_timeout_ms / 1000,
             root_path=settings.root_path,
         )
-        watchdog = Watchdog(settings.port, settings.idle_timeout_ms / 1000)
 
-        @asynccontextmanager
-        async def lifespan() -> AsyncIterator[None]:
-            async with self.running():
-                works = (_end_with_parent(), api.deadlines.watch(), watchdog.watch())
-                watching = [asyncio.create_task(work) for work in works]
-                # All that is there now stays: nobody shall wait while it is looked through for garbage.
-                gc.collect()
-                gc.freeze()
-                _log.info("ready to serve", port=settings.port, pid=os.getpid())
-                self.serving = True
-                yield
-                for task in (*watching, *self._ending):
-                    task.cancel()
-
-        return build(api, lifespan)
-
-    def begin_to_stop(self) -> None:
-        """Say from now on that this process is not ready, and have clients' connections end."""
-        if self._api is not None and not self._api.stopping:
-            self._api.stopping = True
-            _log.info("stopping", pid=os.getpid())
-
-    def end_soon(self) -> None:
-        """End this process when nothing has been under way for a moment, unless the server ends it before.
-
-        The server, which accepts no more now, would wait for clients that have sent half a request, or that do
-        not take their answer.
-        """
-        self._ending.append(asyncio.create_task(self._end_when_quiet()))
-
-    async def _end_when_quiet(self) -> None:
-        quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < _QUIET_S:
-            await asyncio.sleep(0.02)
-            if self._api is not None and len(self._api.deadlines):
-                quiet_since = time.monotonic()
-        await self.close()
-        os._exit(0)
-
-
-async def _end_with_parent() -> None:
-    """End this process when the one that started it is gone: it would keep the port and answer from there."""
-    parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells us
-        await asyncio.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
+    @asynccontextmanager
+    async def serving(self, api: Api) -> AsyncIterator[None]:
+        """As `running`, and watch the deadlines and the clients' connections."""
+        watchdog = Watchdog(self.settings.port, self.settings.idle_timeout_ms / 1000)
+        async with self.running():
+            watching = [asyncio.create_task(work) for work in (api.deadlines.watch(), watchdog.watch())]
+            # The objects that exist now stay. Excluding them from garbage collection avoids long pauses.
+            gc.collect()
+            gc.freeze()
+            _log.info("ready to serve", port=self.settings.port, pid=os.getpid())
+            yield
+            for task in watching:
+                task.cancel()

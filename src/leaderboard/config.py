@@ -1,15 +1,9 @@
 """Settings: the only reader of the environment and of `.env`.
 
-Every field is one environment variable of the same name in capitals, with its bounds; `docs/settings.md` and
-the tests are held against this class.
+Each field is the environment variable of the same name in capitals. `docs/settings.md` is tested against it.
 """
 
-import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,173 +11,185 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from leaderboard import tls
 from leaderboard.credentials import ALLOWED, BadEntry, parse_keys
 from leaderboard.redis_url import parse_redis_url
+from leaderboard.setting_formats import (
+    CertificateFile,
+    HostNames,
+    ImageSources,
+    JwtAlgorithms,
+    Networks,
+    OnOff,
+    Rate,
+    RootPath,
+    Secret,
+    Text,
+    is_blank,
+    postgres_url,
+)
+
+FEWEST_CONNECTIONS = 16
+"""The lower bound of MAX_CONNECTIONS."""
 
 _NOT_BLANK = r"\S"
-_IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
-_HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
-_ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
-_OWN_PATHS = ("assets", "docs", "leaderboard", "livez", "metrics", "openapi.json", "readyz", "users")
-"""The first parts of the service's own paths."""
-_ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
-_RATE = re.compile(r"([1-9]\d{0,4})/(second|minute|hour)", re.ASCII)
-_SECONDS = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
 _WITHOUT_VERIFICATION = frozenset({"disable", "allow", "prefer"})
-_MOST_REQUESTS = 10_000
-"""Every request that a window holds is remembered."""
-FEWEST_CONNECTIONS = 16
-"""The least that MAX_CONNECTIONS may be."""
 
 
 class BadSetting(Exception):
-    """A setting that cannot be used: one line naming the variable, its value and what is allowed."""
+    """A setting that cannot be used: one line with the variable, its value and what is allowed."""
 
 
 class Settings(BaseSettings):
-    """How one process is set up. The first eight are the original service's names and defaults."""
+    """The settings of one process. The first eight have the names and defaults of the original service."""
 
     model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
 
-    port: int = Field(3000, ge=1, le=65535, description="TCP port the API listens on")
+    port: int = Field(3000, ge=1, le=65535, description="TCP port of the API")
     db_host: str = Field("postgres", pattern=_NOT_BLANK, description="PostgreSQL host, or directory of its socket")
     db_port: int = Field(5432, ge=1, le=65535, description="PostgreSQL port")
     db_name: str = Field("leaderboard", pattern=_NOT_BLANK, description="PostgreSQL database")
     db_user: str = Field("postgres", pattern=_NOT_BLANK, description="PostgreSQL role")
-    db_password: SecretStr = Field(SecretStr("password"), description="PostgreSQL password; never logged")
+    db_password: Secret = Field(SecretStr("password"), description="PostgreSQL password; never logged")
     database_url: SecretStr = Field(
         SecretStr(""),
-        description="`postgresql://user:<password>@host:port/database` instead of the five settings before it,"
-        " with `?sslmode=` and the like instead of the four after it; empty: not used; never logged",
+        description="`postgresql://user:<password>@host:port/database` instead of the five settings above, and its"
+        " parameters `sslmode`, `sslrootcert`, `sslcert` and `sslkey` instead of the four below; never logged",
     )
     db_sslmode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
-        "prefer", description="whether PostgreSQL is spoken to with TLS, and how its certificate is verified"
+        "prefer", description="TLS to PostgreSQL: libpq's `sslmode`"
     )
     db_sslrootcert: str = Field(
-        "", description="file of the authorities that PostgreSQL's certificate may be from; empty: the system's"
+        "", description="file of the certificate authorities for PostgreSQL's certificate; empty: the system's"
     )
-    db_sslcert: str = Field("", description="file of the client's certificate; empty: none")
-    db_sslkey: str = Field("", description="file of the client's key; empty: none", validate_default=True)
+    db_sslcert: CertificateFile = Field("", description="file of the client certificate for PostgreSQL")
+    db_sslkey: str = Field("", description="file of the client key for PostgreSQL", validate_default=True)
     redis_url: SecretStr = Field(
         SecretStr("redis://redis:6379"),
         description="Redis or Valkey: `redis://`, with TLS `rediss://`, by Sentinel `redis+sentinel://` or"
         " `rediss+sentinel://`, or `unix://`; several hosts are nodes of a Cluster, or Sentinels; never logged",
     )
-    redis_password: SecretStr = Field(
-        SecretStr(""), description="Redis password as it is, instead of the one in the URL; never logged"
+    redis_password: Secret = Field(
+        SecretStr(""),
+        description="Redis password, not percent-encoded, instead of the one in the URL; never logged",
     )
-    redis_sentinel_password: SecretStr = Field(
+    redis_sentinel_password: Secret = Field(
         SecretStr(""), description="password of the Sentinels; empty: they have none; never logged"
     )
     redis_sslmode: Literal["require", "verify-ca", "verify-full"] = Field(
-        "verify-full", description="how Redis's certificate is verified where the URL says TLS; `require`: not"
+        "verify-full",
+        description="how Redis's certificate is verified if `REDIS_URL` begins with `rediss`; `require`: not at"
+        " all",
     )
     redis_sslrootcert: str = Field(
-        "", description="file of the authorities that Redis's certificate may be from; empty: the system's"
+        "", description="file of the certificate authorities for Redis's certificate; empty: the system's"
     )
-    redis_sslcert: str = Field("", description="file of the client's certificate for Redis; empty: none")
-    redis_sslkey: str = Field(
-        "", description="file of the client's key for Redis; empty: none", validate_default=True
-    )
+    redis_sslcert: CertificateFile = Field("", description="file of the client certificate for Redis")
+    redis_sslkey: str = Field("", description="file of the client key for Redis", validate_default=True)
 
     api_keys: SecretStr = Field(
         SecretStr(""),
-        description="keys that may call, separated by commas, a bare one for reads and writes; empty: anyone may"
-        " write; never logged",
+        description="API keys, separated by commas; a bare key may read and write; empty: anyone may write; never"
+        " logged",
     )
-    jwt_algorithms: str = Field(
-        "", description="how users' tokens are signed, such as `ES256`; several are separated by spaces"
+    jwt_algorithms: JwtAlgorithms = Field(
+        "", description="algorithms of users' tokens, such as `ES256`, separated by spaces"
     )
     jwt_key: SecretStr = Field(
         SecretStr(""),
-        description="what users' tokens are verified with, line ends written `\\n` if need be; empty: there are no"
-        " such tokens; never logged",
+        description="key that verifies users' tokens; `\\n` may stand for a line end; empty: no tokens are"
+        " accepted; never logged",
         validate_default=True,
     )
-    jwt_audience: str = Field("", description="the `aud` that users' tokens must have; empty: they must have none")
-    jwt_issuer: str = Field("", description="the `iss` that users' tokens must have; empty: any or none")
+    jwt_audience: Text = Field("", description="required `aud` of users' tokens; empty: they must have none")
+    jwt_issuer: Text = Field("", description="required `iss` of users' tokens; empty: any or none")
     reads: Literal["open", "key"] = Field(
-        "open", description="`key`: a read needs a key with `read`, or a user's token"
+        "open", description="`key`: reads need a key with the scope `read`, or a user's token"
     )
-    allow_user_writes: Literal["on", "off"] = Field(
-        "off", description="`on`: a user's token may set the score of that user; see what belongs together"
+    allow_user_writes: OnOff = Field(
+        False,
+        description="`on`: a user's token may set the score of that user; see [Users' tokens](#users-tokens)",
     )
-    rate_limit_per_key: str = Field(
+    rate_limit_per_key: Rate = Field(
         "",
-        description="how often one key, or one user with a token, may call, such as `100/second`; empty: any",
+        description="rate limit per API key, and per user with a token, such as `100/second`; empty: no limit",
     )
-    rate_limit_per_address: str = Field(
+    rate_limit_per_address: Rate = Field(
         "",
-        description="how often whoever shows no key may call from one address (of IPv6, one /64); empty: any",
+        description="rate limit per client address (IPv6: per /64) for unauthenticated calls; empty: no limit",
     )
-    trusted_proxies: str = Field(
-        "",
-        description="networks of the proxies whose `X-Forwarded-For` is believed, separated by spaces",
+    trusted_proxies: Networks = Field(
+        "", description="networks of the proxies whose `X-Forwarded-For` is trusted, separated by spaces"
     )
-    allowed_hosts: str = Field(
-        "",
-        description="hosts that a request may name in `Host`, whatever its port, separated by spaces; empty: any",
+    allowed_hosts: HostNames = Field(
+        "", description="hosts allowed in `Host`, with any port, separated by spaces; empty: any"
     )
-    root_path: str = Field(
-        "",
-        description="path below which a proxy serves the board, such as `/lb`; empty: the board has its own host",
+    root_path: RootPath = Field(
+        "", description="path below which a proxy serves the board, such as `/lb`; empty: the root"
     )
-    host: str = Field("0.0.0.0", pattern=_NOT_BLANK, description="address the API listens on")  # noqa: S104
+    host: str = Field("0.0.0.0", pattern=_NOT_BLANK, description="address that the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
-    cache_size: int = Field(10_000, ge=10, le=100_000, description="best users the cache always holds")
+    cache_size: int = Field(10_000, ge=10, le=100_000, description="the cache holds at least this many best users")
     max_top_n: int = Field(100_000, ge=1, le=100_000, description="largest n of `/leaderboard/top/{n}`")
     sync_interval_ms: int = Field(
-        300, ge=50, le=400, description="how often each process brings the cache up to date, in milliseconds"
+        300, ge=50, le=400, description="milliseconds between the updates of the cache by each process"
     )
     audit_interval_s: float = Field(
         60, ge=0, le=86_400, description="seconds between comparisons of the cache with PostgreSQL; 0: never"
     )
-    stale_reads: Literal["on", "off"] = Field(
-        "on", description="`on`: serve cached answers, marked with `Age`, while PostgreSQL is unreachable"
+    stale_reads: OnOff = Field(
+        True, description="`on`: serve cached answers, with an `Age` header, while PostgreSQL is unreachable"
     )
     ready_without_writes_s: int = Field(
         300,
         ge=0,
         le=86_400,
-        description="seconds that PostgreSQL may take no writes before `/readyz` answers 503; 0: any",
+        description="seconds that PostgreSQL may refuse writes before `/readyz` answers 503; 0: no limit",
     )
-    db_pool_size: int = Field(12, ge=10, le=200, description="PostgreSQL connections of one process, at most")
-    db_timeout_ms: int = Field(3000, ge=100, le=60_000, description="deadline of one PostgreSQL statement")
+    db_pool_size: int = Field(12, ge=10, le=200, description="most PostgreSQL connections of one process")
+    db_timeout_ms: int = Field(
+        3000, ge=100, le=60_000, description="timeout of one PostgreSQL statement, in milliseconds"
+    )
     request_timeout_ms: int = Field(
-        5000, ge=100, le=60_000, description="deadline of one request, from its headers to its answer"
+        5000,
+        ge=100,
+        le=60_000,
+        description="timeout of one request, from its headers to its answer, in milliseconds",
     )
     idle_timeout_ms: int = Field(
         30_000,
         ge=100,
         le=60_000,
-        description="how long a connection may take to send the next request's headers, or may take nothing of an"
-        " answer",
+        description="milliseconds that a client may take to send the next request's headers, or may read nothing"
+        " of an answer",
     )
     max_connections: int = Field(
         4096,
         ge=FEWEST_CONNECTIONS,
         le=100_000,
-        description="client connections of one process, at most, or fewer if the limit of open files is low; more"
+        description="most client connections of one process; fewer if the limit of open files is low; more"
         " wait to be accepted",
     )
     stop_delay_ms: int = Field(
-        3000, ge=0, le=60_000, description="how long to go on, not ready, after SIGTERM, so that balancers notice"
+        3000,
+        ge=0,
+        le=60_000,
+        description="milliseconds to go on serving, but not ready, after SIGTERM, so that load balancers notice",
     )
-    redis_timeout_ms: int = Field(200, ge=10, le=5000, description="deadline of one Redis call")
+    redis_timeout_ms: int = Field(200, ge=10, le=5000, description="timeout of one Redis call, in milliseconds")
     queue_limit: int = Field(
-        10_000, ge=1, le=1_000_000, description="requests that may wait in each queue; beyond it, 503"
+        10_000, ge=1, le=1_000_000, description="requests that may wait in each queue; more are answered 503"
     )
     idempotency_keys_per_caller: int = Field(
-        5_000_000, ge=1, le=100_000_000, description="idempotency keys that one caller may have; beyond it, 429"
+        5_000_000, ge=1, le=100_000_000, description="idempotency keys of one caller; more are answered 429"
     )
     idempotency_keys: int = Field(
-        10_000_000, ge=1, le=100_000_000, description="idempotency keys of all callers together; beyond it, 503"
+        10_000_000, ge=1, le=100_000_000, description="idempotency keys of all callers; more are answered 503"
     )
-    page_images: str = Field(
+    page_images: ImageSources = Field(
         "",
-        description="where the web page may load users' images from, such as `https:` or `https://img.example.com/`;"
-        " several are separated by spaces; empty: nowhere, initials are shown",
+        description="sources of users' images on the web page, such as `https:` or `https://img.example.com/`,"
+        " separated by spaces; empty: none, initials are shown",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
-    log_format: Literal["json", "text"] = Field("json", description="one JSON object or one text line an event")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level logged")
+    log_format: Literal["json", "text"] = Field("json", description="one JSON object or text line per event")
 
     @model_validator(mode="before")
     @classmethod
@@ -197,14 +203,7 @@ class Settings(BaseSettings):
     def _authorities(cls, file: str, info: ValidationInfo) -> str:
         if file:
             tls.client_context(authorities=file)
-            _needs_tls(info)
-        return file
-
-    @field_validator("db_sslcert", "redis_sslcert")
-    @classmethod
-    def _client_certificate(cls, file: str) -> str:
-        if file and not Path(file).is_file():
-            raise ValueError("empty, or a file that can be read, of a certificate in PEM")
+            _require_tls(info)
         return file
 
     @field_validator("db_sslkey", "redis_sslkey")
@@ -214,93 +213,43 @@ class Settings(BaseSettings):
         certificate = info.data.get(name, "")
         if file and certificate:
             tls.client_context(certificate=certificate, key=file)
-            _needs_tls(info)
+            _require_tls(info)
         elif file or certificate:
             raise ValueError(f"set together with {name.upper()}, or neither")
         return file
 
-    @field_validator("page_images")
-    @classmethod
-    def _image_sources(cls, sources: str) -> str:
-        if _blank(sources) or not all(_IMAGE_SOURCE.fullmatch(source) for source in sources.split()):
-            raise ValueError("empty, or sources like https: or https://img.example.com/")
-        return sources
-
-    @field_validator("db_password", "redis_password", "redis_sentinel_password", "jwt_audience", "jwt_issuer")
-    @classmethod
-    def _empty_or_text(cls, value: str | SecretStr) -> str | SecretStr:
-        if _blank(value if isinstance(value, str) else value.get_secret_value()):
-            raise ValueError("empty, or a text that is not blank")
-        return value
-
     @field_validator("api_keys")
     @classmethod
     def _keys(cls, keys: SecretStr) -> SecretStr:
-        # Empty opens the board. What a template or a mounted secret leaves of a missing key must not.
+        # An empty value allows all writes. Separators alone, which a template leaves of a missing key, must not.
         if keys.get_secret_value() and not parse_keys(keys.get_secret_value()):
             raise ValueError(f"empty, or at least one entry: {ALLOWED}")
         return keys
-
-    @field_validator("jwt_algorithms")
-    @classmethod
-    def _algorithms(cls, names: str) -> str:
-        if _blank(names) or not all(_ALGORITHM.fullmatch(name) for name in names.split()):
-            raise ValueError("empty, or some of HS256, HS384, HS512, the same with RS, PS or ES, and EdDSA")
-        return names
 
     @field_validator("jwt_key")
     @classmethod
     def _jwt_key(cls, key: SecretStr, info: ValidationInfo) -> SecretStr:
         algorithms = info.data.get("jwt_algorithms", "").split()
-        if _blank(key.get_secret_value().replace("\\n", "\n")):
+        if is_blank(key.get_secret_value().replace("\\n", "\n")):
             raise ValueError("empty, or a secret or a public key, set together with JWT_ALGORITHMS")
         if not key.get_secret_value() and not algorithms:
             return key
         if not key.get_secret_value() or not algorithms:
             raise ValueError("set together with JWT_ALGORITHMS, or neither")
-        from leaderboard.tokens import UserTokens  # noqa: PLC0415 - its cryptography costs 20 MB where it is unused
+        from leaderboard.tokens import UserTokens  # noqa: PLC0415 - 20 MB for cryptography, only if it is used
 
         UserTokens(algorithms, key.get_secret_value())
         return key
 
     @field_validator("reads")
     @classmethod
-    def _readable(cls, reads: str, info: ValidationInfo) -> str:
+    def _reads(cls, reads: str, info: ValidationInfo) -> str:
         keys, jwt_key = (
             info.data[name].get_secret_value() if name in info.data else "" for name in ("api_keys", "jwt_key")
         )
         if reads == "key" and not parse_keys(keys) and not jwt_key:
-            raise ValueError("open unless API_KEYS or JWT_KEY is set, as nobody could read")
+            raise ValueError("open unless API_KEYS or JWT_KEY is set; without them every read would be refused")
         return reads
-
-    @field_validator("rate_limit_per_key", "rate_limit_per_address")
-    @classmethod
-    def _rate(cls, text: str) -> str:
-        rate(text)
-        return text
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _proxies(cls, text: str) -> str:
-        networks(text)
-        return text
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _host_names(cls, text: str) -> str:
-        host_names(text)
-        return text
-
-    @field_validator("root_path")
-    @classmethod
-    def _below(cls, path: str) -> str:
-        # Below /users, /users/7 would be a user behind a proxy that removes the prefix, else nothing.
-        if path and (not _ROOT_PATH.fullmatch(path) or path.split("/")[1] in _OWN_PATHS):
-            raise ValueError(
-                "empty, or a path like /lb or /games/board: of A-Z a-z 0-9 . _ ~ and -, no slash at its end,"
-                f" its first part none of {', '.join(_OWN_PATHS)}"
-            )
-        return path
 
     @field_validator("redis_url")
     @classmethod
@@ -309,8 +258,8 @@ class Settings(BaseSettings):
         return url
 
 
-def _needs_tls(info: ValidationInfo) -> None:
-    """Raise ValueError where a file for TLS is set and TLS, or verifying it, is not."""
+def _require_tls(info: ValidationInfo) -> None:
+    """Raise ValueError if a file for TLS is set, but TLS or the verification that needs it is off."""
     if str(info.field_name).startswith("db_"):
         if info.data.get("db_sslmode") in _WITHOUT_VERIFICATION:
             raise ValueError("empty, unless DB_SSLMODE is require, verify-ca or verify-full")
@@ -322,77 +271,15 @@ def _needs_tls(info: ValidationInfo) -> None:
         raise ValueError("empty, unless REDIS_SSLMODE is verify-ca or verify-full")
 
 
-def _blank(text: str) -> bool:
-    """Whether there is a text, of white space alone: something should have been there, and is missing."""
-    return text.isspace()
-
-
-_POSTGRES_URL = (
-    "empty, or a URL like postgresql://user:<password>@host:5432/database, percent-encoded, with no other"
-    " parameters than sslmode, sslrootcert, sslcert and sslkey"
-)
-_URL_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey"})
-
-
-def postgres_url(url: str) -> dict[str, Any]:
-    """The settings that a URL of PostgreSQL stands for, by their names. Raises ValueError."""
-    try:
-        parts = urlsplit(url)
-        parameters = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        found: dict[str, Any] = {
-            "db_host": unquote(parts.hostname or ""),
-            "db_port": parts.port,
-            "db_name": unquote(parts.path.removeprefix("/")),
-            "db_user": unquote(parts.username or ""),
-            "db_password": unquote(parts.password or ""),
-        }
-    except ValueError:
-        raise ValueError(_POSTGRES_URL) from None
-    names = [name for name, _ in parameters]
-    known = _URL_PARAMETERS.issuperset(names) and len(set(names)) == len(names)
-    if parts.scheme not in {"postgresql", "postgres"} or parts.fragment or not known or "," in parts.netloc:
-        raise ValueError(_POSTGRES_URL)
-    found |= {f"db_{name}": value for name, value in parameters}
-    return {name: value for name, value in found.items() if value}
-
-
-def rate(text: str) -> tuple[int, int] | None:
-    """A limit such as `100/second` as requests and seconds; None for an empty text. Raises ValueError."""
-    if not text:
-        return None
-    match = _RATE.fullmatch(text)
-    if match is None or int(match[1]) > _MOST_REQUESTS:
-        raise ValueError(f"empty, or 1 to {_MOST_REQUESTS} requests a second, minute or hour, like 100/second")
-    return int(match[1]), _SECONDS[match[2]]
-
-
-def networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Networks in CIDR notation, or single addresses, separated by spaces. Raises ValueError."""
-    try:
-        if _blank(text):
-            raise ValueError
-        return tuple(ip_network(part) for part in text.split())
-    except ValueError:
-        raise ValueError("empty, or networks like 10.0.0.0/8 or fd00::/8, no bits set beyond the prefix") from None
-
-
-def host_names(text: str) -> frozenset[str]:
-    """Hosts without ports, separated by spaces, in small letters. Raises ValueError."""
-    names = text.lower().split()
-    if _blank(text) or not all(_HOST_NAME.fullmatch(name) for name in names):
-        raise ValueError("empty, or hosts without a port, like board.example, 127.0.0.1 or [::1]")
-    return frozenset(names)
-
-
 def load(env_file: str | None = ".env", **overrides: object) -> Settings:
-    """Read the environment. Raises BadSetting with one line for the first value that cannot be used."""
+    """Read the environment. Raises BadSetting, with one line, for the first value that cannot be used."""
     try:
         return Settings(_env_file=env_file, **overrides)  # type: ignore[arg-type,call-arg]
     except UnicodeDecodeError:
         raise BadSetting(f"{env_file}: must be text in UTF-8") from None
     except ValidationError as error:
         first = error.errors()[0]
-        # A validator of all settings is about the URL, from which several are made.
+        # The model's validator, which names no field, reads DATABASE_URL.
         name = str(first["loc"][0]) if first["loc"] else "database_url"
         secret = Settings.model_fields[name].annotation is SecretStr
         value = "(hidden)" if secret else repr(first["input"])
@@ -403,8 +290,10 @@ def load(env_file: str | None = ".env", **overrides: object) -> Settings:
 
 
 def allowed_values(name: str) -> str:
-    """What the setting of this name may be, in words."""
+    """Return in words what the setting of this name may be."""
     field = Settings.model_fields[name]
+    if field.annotation is bool:
+        return "one of on, off"
     if get_origin(field.annotation) is Literal:
         return "one of " + ", ".join(get_args(field.annotation))
     limits = field.metadata

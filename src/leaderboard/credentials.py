@@ -1,7 +1,7 @@
-"""Keys: how `API_KEYS` writes them down, what each may do, and how a new one is made.
+"""API keys: the entries of `API_KEYS`, their scopes, and new keys.
 
-A key is hashed with plain SHA-256. A slow hash guards passwords, which people choose and others can guess; a key
-of 256 random bits cannot be guessed, and a slow hash would only slow every call down.
+A key is hashed with plain SHA-256. A slow hash protects passwords, because people choose passwords that can be
+guessed. A key of 256 random bits cannot be guessed, and a slow hash would slow down every call.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from typing import Literal
 
 Scope = Literal["read", "write", "admin"]
 
-_BARE: frozenset[Scope] = frozenset({"read", "write"})
-_KNOWN: dict[str, Scope] = {"read": "read", "write": "write", "admin": "admin"}
+_DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "write"})
+_SCOPES: dict[str, Scope] = {"read": "read", "write": "write", "admin": "admin"}
 _ENTRY = re.compile(
     r"(?:(?P<name>[a-z0-9_-]{1,32}):(?P<scopes>[a-z]+(?:\+[a-z]+)*):)?"
     r"(?:sha256:(?P<hash>[0-9a-f]{64})|(?P<key>[A-Za-z0-9._~+/=-]{16,200}))"
 )
-_OF_NOTHING = hashlib.sha256(b"").digest()
-"""SHA-256 of the empty string. Refused: an unset shell variable would otherwise become a valid key."""
+_EMPTY_DIGEST = hashlib.sha256(b"").digest()
+"""SHA-256 of the empty string. Rejected: an unset shell variable would otherwise become a valid key."""
 ALLOWED = (
     "KEY or NAME:SCOPES:KEY, where KEY is 16 to 200 of A-Z a-z 0-9 . _ ~ + / = - or sha256: and 64 hex digits,"
     " SCOPES are read, write and admin, joined by +, and NAME is 1 to 32 of a-z 0-9 _ -"
@@ -29,7 +29,7 @@ ALLOWED = (
 
 
 class BadEntry(ValueError):
-    """An entry of `API_KEYS` that cannot be used: `number` says which, from 1; the text what is allowed."""
+    """An entry of `API_KEYS` that is not valid: its `number`, from 1, and as message what is allowed."""
 
     def __init__(self, number: int, allowed: str) -> None:
         super().__init__(allowed)
@@ -38,7 +38,7 @@ class BadEntry(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key that is known: `digest` is the SHA-256 of its bytes."""
+    """A key, by the SHA-256 of its bytes, and its scopes."""
 
     name: str
     scopes: frozenset[Scope]
@@ -55,7 +55,7 @@ class KeyRing:
         return len(self._keys)
 
     def find(self, credential: bytes) -> ApiKey | None:
-        """The key that `credential` is. Compares with every one, so that the time tells nothing."""
+        """Return the key that `credential` is, or None. Compares all keys, so that its time reveals nothing."""
         digest = hashlib.sha256(credential).digest()
         found = None
         for key in self._keys:
@@ -65,22 +65,23 @@ class KeyRing:
 
 
 def parse_keys(text: str) -> tuple[ApiKey, ...]:
-    """What `API_KEYS` says, entries being separated by commas or spaces. Raises BadEntry, which quotes nothing.
+    """Return the keys of `API_KEYS`, whose entries are separated by commas or spaces.
 
-    A key without a name is called by the beginning of its hash, and may read and write.
+    A key without a name is named by the beginning of its hash, and may read and write. Raises BadEntry, whose
+    message does not contain the entry.
     """
     keys: list[ApiKey] = []
     for number, entry in enumerate((part for part in re.split(r"[,\s]+", text) if part), 1):
         match = _ENTRY.fullmatch(entry)
-        scopes = _BARE
+        scopes = _DEFAULT_SCOPES
         if match and match["scopes"]:
             words = match["scopes"].split("+")
-            scopes = frozenset(_KNOWN[word] for word in words if word in _KNOWN)
+            scopes = frozenset(_SCOPES[word] for word in words if word in _SCOPES)
             match = match if len(scopes) == len(words) else None
         if match is None:
             raise BadEntry(number, ALLOWED)
         digest = bytes.fromhex(match["hash"]) if match["hash"] else hashlib.sha256(match["key"].encode()).digest()
-        if digest == _OF_NOTHING:
+        if digest == _EMPTY_DIGEST:
             raise BadEntry(number, "the hash of a key, and not of an empty text")
         key = ApiKey(match["name"] or f"sha256 {digest.hex()[:8]}", scopes, digest)
         if any(key.name == other.name or key.digest == other.digest for other in keys):
@@ -90,6 +91,6 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
 
 
 def new_key() -> tuple[str, str]:
-    """A new random key of 256 bits, and how `API_KEYS` writes it without telling it."""
+    """Return a new random key of 256 bits, and its hash as `API_KEYS` has it."""
     key = "lb_" + secrets.token_urlsafe(32)
     return key, "sha256:" + hashlib.sha256(key.encode()).hexdigest()

@@ -1,45 +1,57 @@
-"""What can go wrong, in the words of the domain; how HTTP says it stands in `http/problems.py`.
+"""Our exceptions. `http/problems.py` maps them to HTTP.
 
 LeaderboardError
-├── InvalidInput               the caller's fault, and nothing was changed
-│   ├── InvalidField           fields of a record, each with a message
-│   └── InvalidParameter       a path or query parameter
+│
+│ The request cannot be done. Nothing was changed.
+│
+├── InvalidInput
+│   ├── InvalidField
+│   └── InvalidParameter
 ├── UserNotFound
 ├── UsernameTaken
-├── IdempotencyKeyReused       the key belongs to another request
-├── IdempotencyKeyInUse        a request with this key is under way
-├── TooManyIdempotencyKeys     the caller has as many keys as one caller may have
-├── Unavailable                try again
-│   ├── Overloaded             more requests are waiting than the bound allows
-│   │   └── LockedOut          another transaction holds what this one would change
-│   ├── IdempotencyKeysFull    as many keys are kept as may be, of all callers together
-│   ├── DatabaseUnavailable       PostgreSQL cannot be used now; nothing was changed
-│   │   └── DatabaseReadOnly      it is a standby, or takes no writes
-│   └── OutcomeUnknown         PostgreSQL was lost between a write and its answer: done or not, never half
-├── DatabaseRefused               PostgreSQL answered with an error that is not the caller's fault
-├── SchemaOutdated             the database wants `leaderboard migrate`
-└── CacheError                 never reaches a caller: reads go to PostgreSQL instead
-    ├── CacheUnavailable       no answer from Redis
-    │   └── CacheHangs         not in time, and it may go on at any moment
-    ├── CacheDamaged           Redis holds something that this program did not write; it has been dropped
-    ├── CacheUnsupported       what REDIS_URL names cannot be used as it is, now or later
-    └── CacheRefused           Redis answered that it will not (out of memory, read only, …)
+├── IdempotencyKeyReused
+├── IdempotencyKeyInUse
+├── TooManyIdempotencyKeys
+│
+│ The same request may succeed later.
+│
+├── Unavailable
+│   ├── Overloaded
+│   │   └── LockedOut
+│   ├── IdempotencyKeysFull
+│   ├── DatabaseUnavailable
+│   │   └── DatabaseReadOnly
+│   └── OutcomeUnknown
+│
+│ An operator has to act.
+│
+├── DatabaseRefused
+├── SchemaOutdated
+│
+│ The cache cannot be used. Not sent to callers: reads go to PostgreSQL.
+│
+└── CacheError
+    ├── CacheUnavailable
+    │   └── CacheHangs
+    ├── CacheDamaged
+    ├── CacheUnsupported
+    └── CacheRefused
 """
 
 
 class LeaderboardError(Exception):
-    """The root: anything this service raises on purpose."""
+    """The base class of all exceptions of this service."""
+
+
+# The request cannot be done. Nothing was changed.
 
 
 class InvalidInput(LeaderboardError):
-    """The caller asked for something that cannot be."""
+    """The input is not valid."""
 
 
 class InvalidField(InvalidInput):
-    """One or more fields of a record are not acceptable.
-
-    `errors` maps each bad field to what is wrong with it and what is allowed.
-    """
+    """Fields of a record are not valid. `errors` says for each what is wrong and what is allowed."""
 
     def __init__(self, errors: dict[str, str]) -> None:
         super().__init__("; ".join(f"{field}: {message}" for field, message in errors.items()))
@@ -47,7 +59,7 @@ class InvalidField(InvalidInput):
 
 
 class InvalidParameter(InvalidInput):
-    """A parameter is not acceptable; says which, what it was and what is allowed."""
+    """A path or query parameter is not valid. The message has its name, its value and what is allowed."""
 
     def __init__(self, name: str, value: str, allowed: str) -> None:
         shown = value if len(value) <= 40 else value[:40] + "…"
@@ -64,7 +76,7 @@ class UserNotFound(LeaderboardError):
 
 
 class UsernameTaken(LeaderboardError):
-    """Another user has this name."""
+    """Another user has this username."""
 
     def __init__(self, user_name: str) -> None:
         super().__init__(f"the username {user_name!r} is taken")
@@ -72,72 +84,81 @@ class UsernameTaken(LeaderboardError):
 
 
 class IdempotencyKeyReused(LeaderboardError):
-    """The idempotency key came with something else before; nothing was changed now."""
+    """The idempotency key was used for another request."""
 
 
 class IdempotencyKeyInUse(LeaderboardError):
-    """A request with the same idempotency key is under way; nothing was changed by this one."""
+    """A request with the same idempotency key is in progress."""
 
 
 class TooManyIdempotencyKeys(LeaderboardError):
-    """The caller has as many idempotency keys as one caller may have; nothing was changed."""
+    """The caller has reached its limit of idempotency keys."""
+
+
+# The same request may succeed later.
 
 
 class Unavailable(LeaderboardError):
-    """Not now; the same request may succeed later."""
+    """The service cannot do this now."""
 
 
 class Overloaded(Unavailable):
-    """A queue is full."""
+    """A queue is full. Nothing was changed."""
 
 
 class LockedOut(Overloaded):
-    """Somebody else's transaction holds the row or the name, and has not ended in time."""
+    """Another transaction holds a lock on the row or the username. Nothing was changed."""
 
 
 class IdempotencyKeysFull(Unavailable):
-    """As many idempotency keys are kept as may be, of all callers together; nothing was changed."""
+    """All callers together have reached the limit of idempotency keys. Nothing was changed."""
 
 
 class DatabaseUnavailable(Unavailable):
-    """PostgreSQL could not be asked, and nothing was changed."""
+    """PostgreSQL cannot be reached. Nothing was changed."""
 
 
 class DatabaseReadOnly(DatabaseUnavailable):
-    """The PostgreSQL server is a standby, or refuses writes; nothing was changed."""
+    """PostgreSQL is a standby or refuses writes. Nothing was changed."""
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection broke while a write was under way: it is done wholly or not at all, but which is unknown."""
+    """The connection broke during a write. It was done completely or not at all."""
+
+
+# An operator has to act.
 
 
 class DatabaseRefused(LeaderboardError):
-    """PostgreSQL refused a statement, for instance by a constraint somebody added; nothing was changed."""
+    """PostgreSQL refused a statement, for example by a constraint of the operator's. Nothing was changed."""
 
 
 class SchemaOutdated(LeaderboardError):
-    """The database's schema is older than this program."""
+    """The database's schema is older than this program: run `leaderboard migrate`."""
+
+
+# The cache cannot be used. Not sent to callers: reads go to PostgreSQL.
 
 
 class CacheError(LeaderboardError):
-    """The cache cannot be used just now."""
+    """The cache cannot be used now."""
 
 
 class CacheUnavailable(CacheError):
-    """Redis did not answer, or not in time."""
+    """Redis did not answer."""
 
 
 class CacheHangs(CacheUnavailable):
-    """Redis did not answer in time; trying again may still succeed."""
+    """Redis did not answer in time. It may still execute the command."""
 
 
 class CacheDamaged(CacheError):
-    """Redis holds something that this program did not write: says what. It has been dropped."""
+    """Redis holds data that this program did not write. The cache has been deleted; the message says why."""
 
 
 class CacheUnsupported(CacheError):
-    """What REDIS_URL names cannot be the cache, whatever its state: an old Redis, another kind of server."""
+    """The server that REDIS_URL names can never be the cache: it is too old, or of another kind."""
 
 
 class CacheRefused(CacheError):
-    """Redis answered that it will not do this."""
+    """Redis answered with an error, such as out of memory or read only."""

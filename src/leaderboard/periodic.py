@@ -2,13 +2,39 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
 import structlog
 
 from leaderboard.errors import CacheError, Unavailable
 
 _log = structlog.get_logger(__name__)
+
+
+class Service(Protocol):
+    """Background work of a process, such as `every` does it."""
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+
+
+class Services:
+    """The background work of a process, started and stopped together."""
+
+    def __init__(self, services: Iterable[Service]) -> None:
+        self._services = tuple(services)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start all of it."""
+        self._tasks = [asyncio.create_task(service.run()) for service in self._services]
+
+    async def stop(self) -> None:
+        """Cancel all of it, and wait for that."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def every(

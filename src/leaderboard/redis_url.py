@@ -1,4 +1,4 @@
-"""Parses REDIS_URL: the servers, how to find the right one among them, and the user."""
+"""Parses REDIS_URL: the servers, how to find the primary among them, and the login."""
 
 import re
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """Where Redis is.
+    """The parts of a Redis URL.
 
-    `addresses` are those of the Sentinels if there is a `service`, else of one server, or of some nodes of a
-    Cluster; none if `path` is the server's socket.
+    `addresses` are the Sentinels' if there is a `service`, otherwise one server's, or those of some nodes of a
+    Cluster. There are none if `path` is the server's socket.
     """
 
     addresses: tuple[Address, ...] = ()
@@ -38,11 +38,11 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """The parts of a URL. Raises ValueError that says what is allowed."""
+    """Return the parts of a URL. Raises ValueError whose message says what is allowed."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _SCHEMES:
         raise ValueError(ALLOWED)
-    # After the last @ there is no password any more; before it, everything else may be one.
+    # The password may contain @, so it ends at the last one.
     userinfo, _, place = ("", "", rest) if rest.startswith("/") else rest.rpartition("@")
     username, _, password = userinfo.partition(":")
     if _BAD_ESCAPE.search(userinfo):
@@ -71,7 +71,7 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 
 def _only_database(query: str) -> str:
-    """The database in the query of a socket's URL, which has no other place for it."""
+    """Return the database in the query of a socket's URL. Its path has no place for it."""
     try:
         parameters = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:

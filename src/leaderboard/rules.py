@@ -1,8 +1,8 @@
-"""What a username, a score and an image URL may be: the one place, for HTTP and for imports alike.
+"""The rules for usernames, scores and image URLs, for HTTP and for imports.
 
-Each function returns the value to store, or raises ValueError saying what is wrong and what is allowed. A
-name is refused for what it does to the text around it or in storage, not for what it may be mistaken for:
-look-alikes, private-use characters and invisible ones beside visible ones (emoji need them) are allowed.
+Each function returns the value to store, or raises ValueError whose message says what is wrong and what is
+allowed. A username is rejected if it would damage the text around it or in storage. Look-alikes, private-use
+characters and invisible characters beside visible ones (emoji need them) are allowed.
 """
 
 import re
@@ -12,32 +12,32 @@ from unicodedata import category, normalize
 from leaderboard.model import INT32_MAX, INT32_MIN
 
 MAX_NAME = 128
-"""Characters (code points) of a username, at most."""
+"""Most characters (code points) of a username."""
 MAX_URL = 2048
-"""Characters of an image URL, at most."""
+"""Most characters of an image URL."""
 
 NAME_ALLOWED = f"1 to {MAX_NAME} characters are allowed"
 SCORE_ALLOWED = f"whole numbers from {INT32_MIN} to {INT32_MAX} are allowed"
 URL_ALLOWED = "an absolute http or https URL is allowed"
 
-# What nearly every name is; an import checks hundreds of thousands of them in a second.
+# A fast path: nearly all names match, and an import checks hundreds of thousands in a second.
 _PLAIN_NAME = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_NAME - 2}}}[!-~])?")
 
-_REFUSED = {
+_REJECTED = {
     "Cc": "a control character",
     "Cs": "half of a surrogate pair",
-    # Its normal form may still change, and two names that differ today could become the same.
+    # A later Unicode may give it another normal form, and two different names could become the same.
     "Cn": "not a character of Unicode, or too new for this server",
     "Zl": "a line break",
     "Zp": "a line break",
 }
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
-# Besides the category Cf (format): a joiner, fillers, variation selectors and the empty Braille cell.
+# Invisible, but not of the category Cf (format): a joiner, fillers, variation selectors, the empty Braille cell.
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
-# RFC 3986, with a host as DNS has it. The possessive `++` and `*+` keep the time linear.
+# RFC 3986, with a host name as in DNS. The possessive `++` and `*+` keep the time linear.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = rf"(?P<name>{_LABEL}(?:\.{_LABEL})*\.?)|\[(?P<ipv6>[0-9a-f:.]+)\]"
 _CHARACTERS = r"(?:[a-z0-9\-._~!$&'()*+,;=:@/?]++|%[0-9a-f]{2})*+"
@@ -49,11 +49,11 @@ _NOT_IN_A_URL = re.compile(r"[^a-z0-9\-._~!$&'()*+,;=:@/?#\[\]%]|%(?![0-9a-f]{2}
 
 
 def clean_username(text: str) -> str:
-    """`text` trimmed and in Unicode's normal form C. Raises ValueError when that is no username."""
+    """Return `text` trimmed and in Unicode's normal form C. Raises ValueError if that is no username."""
     if _PLAIN_NAME.fullmatch(text):
         return text
     name = text.strip()
-    # Before normalising, whose time can be quadratic. Never more than four characters become one.
+    # Normalising can take quadratic time. It makes one character of four at most.
     if len(name) <= 4 * MAX_NAME:
         name = normalize("NFC", name)
     if not name:
@@ -61,7 +61,7 @@ def clean_username(text: str) -> str:
     if len(name) > MAX_NAME:
         raise ValueError(f"is {len(name)} characters long; {NAME_ALLOWED}")
     for character in name:
-        what = _REFUSED.get(category(character))
+        what = _REJECTED.get(category(character))
         if what is not None:
             raise ValueError(f"contains {_code(character)}, {what}; none is allowed in a username")
     if override := _BIDI.search(name):
@@ -72,24 +72,24 @@ def clean_username(text: str) -> str:
 
 
 def check_score(value: int) -> int:
-    """`value`, if it is an int32. Raises ValueError."""
+    """Return `value` if it is an int32. Raises ValueError."""
     if not INT32_MIN <= value <= INT32_MAX:
-        # Python refuses to write out numbers of thousands of digits.
+        # Python raises ValueError when it prints a number of thousands of digits.
         shown = str(value) if abs(value) < 10**20 else "the number"
         raise ValueError(f"{shown} is out of range; {SCORE_ALLOWED}")
     return value
 
 
 def clean_image_url(text: str) -> str:
-    """`text` as it is, if it is an absolute http or https URL, in ASCII, without credentials.
+    """Return `text` if it is an absolute http or https URL, in ASCII, without credentials. Raises ValueError.
 
-    Raises ValueError. The URL is never fetched, so its host need not exist.
+    The URL is never fetched, so its host need not exist.
     """
     if len(text) > MAX_URL:
         raise ValueError(f"is {len(text)} characters long; up to {MAX_URL} are allowed")
     match = _URL.fullmatch(text)
     if match is None:
-        raise ValueError(_wrong_with_url(text))
+        raise ValueError(_url_problem(text))
     if match["port"] is not None and not 1 <= int(match["port"]) <= 65535:
         raise ValueError(f"has the port {match['port']}; 1 to 65535 are allowed")
     if match["ipv6"] is not None:
@@ -102,7 +102,8 @@ def clean_image_url(text: str) -> str:
     return text
 
 
-def _wrong_with_url(url: str) -> str:
+def _url_problem(url: str) -> str:
+    """Return what is wrong with a URL that `_URL` does not match."""
     if not url:
         return f"is empty; {URL_ALLOWED}, or none"
     if character := _NOT_IN_A_URL.search(url):

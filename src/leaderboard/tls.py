@@ -1,4 +1,4 @@
-"""Makes the TLS context of a client: the authorities it trusts, and its own certificate."""
+"""TLS contexts for the connections to PostgreSQL and Redis."""
 
 import ssl
 
@@ -6,10 +6,10 @@ import ssl
 def client_context(
     *, authorities: str = "", certificate: str = "", key: str = "", verify: bool = True, check_host: bool = True
 ) -> ssl.SSLContext:
-    """A context for connecting, from files in PEM; without `authorities` the system's are trusted.
+    """Return a context for a client, from files in PEM. Without `authorities` the system's are trusted.
 
-    `verify`: whether the server's certificate is verified; `check_host`: also that it is for the host that is
-    connected to. Raises ValueError that says what is needed.
+    `verify`: verify the server's certificate. `check_host`: verify that it is for the host, too. Raises ValueError
+    whose message says what is allowed.
     """
     try:
         context = ssl.create_default_context(cafile=authorities or None)
@@ -17,11 +17,11 @@ def client_context(
         raise ValueError("empty, or a file that can be read, of certificates in PEM") from None
     if certificate:
         try:
-            # An empty password instead of none: OpenSSL would ask for it on the terminal.
+            # With no password, OpenSSL would prompt for one on the terminal.
             context.load_cert_chain(certificate, key, password="")  # nosec B106  # pragma: allowlist secret
         except (OSError, ssl.SSLError):
             raise ValueError("empty, or a file that can be read, of the certificate's key in PEM") from None
-    # From 3.13 on Python also asks for fields that libpq does not, and that many private authorities leave out.
+    # Since 3.13 Python requires fields that libpq does not, and that many private authorities omit.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = verify and check_host
     if not verify:

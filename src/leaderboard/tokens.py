@@ -1,6 +1,6 @@
-"""Users' own tokens: JSON Web Tokens (RFC 7519) that somebody else issues, and this only verifies.
+"""Verifies users' tokens: JSON Web Tokens (RFC 7519) that another service issues.
 
-Imported only where `JWT_KEY` is set: the cryptography it brings along costs each process 20 MB.
+Import this only if JWT_KEY is set: its cryptography takes 20 MB of memory in each process.
 """
 
 import re
@@ -14,7 +14,7 @@ from jwt.algorithms import get_default_algorithms
 from leaderboard.model import INT32_MAX
 
 LEEWAY_S = 10
-"""By how much the issuer's clock and ours may differ."""
+"""Seconds by which the issuer's clock and ours may differ."""
 
 _MAX_TOKEN = 4096
 _USER_ID = re.compile(r"[1-9][0-9]{0,9}")
@@ -25,22 +25,22 @@ _SECRET = re.compile(r"HS(256|384|512)")
 class UserTokens:
     """Verifies the tokens of one issuer.
 
-    The algorithms are ours to say, never the token's: they are pinned, and all of them take the one key. A secret
-    serves HMAC only and a public key the others only, so that no public key can be taken for a secret. Raises
-    ValueError, which does not quote the key, where they do not fit.
+    Only the given algorithms are accepted, whatever a token says, and all of them use the one key. HMAC needs a
+    secret and the others a public key, so a public key cannot be used as a secret. Raises ValueError, without the
+    key, if the key does not fit the algorithms.
 
-    A token must have the `audience`, if one is given, among its `aud`; otherwise it must have no `aud`, not even
-    an empty one. It must have the `issuer`, if one is given, as its `iss`; otherwise it may have any or none.
+    With `audience`, a token's `aud` must contain it; without, a token must have no `aud`, not even an empty one.
+    With `issuer`, a token's `iss` must be it; without, it may have any or none.
     """
 
     def __init__(self, algorithms: Sequence[str], key: str, audience: str = "", issuer: str = "") -> None:
         self._algorithms = list(algorithms)
-        self._key: Any = _usable(self._algorithms, key.replace("\\n", "\n").strip())
+        self._key: Any = _prepared(self._algorithms, key.replace("\\n", "\n").strip())
         self._audience = audience or None
         self._issuer = issuer or None
 
     def user_id(self, token: bytes) -> str | None:
-        """Whose token this is, as a decimal string; None for what is no valid token of a user."""
+        """Return the id of the token's user as a decimal string, or None if the token is not valid."""
         if len(token) > _MAX_TOKEN:
             return None
         try:
@@ -56,14 +56,14 @@ class UserTokens:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             return None
         if self._audience is None and "aud" in claims:
-            # PyJWT lets an audience that is empty or null pass where it is to expect none.
+            # PyJWT accepts an empty or null audience if none is expected.
             return None
         subject = claims["sub"]
         return subject if _USER_ID.fullmatch(subject) and int(subject) <= INT32_MAX else None
 
 
-def _usable(algorithms: Sequence[str], key: str) -> Any:
-    """The key in the form in which it is verified with."""
+def _prepared(algorithms: Sequence[str], key: str) -> Any:
+    """Return the key in the form that PyJWT verifies with. Raises ValueError."""
     secret = all(_SECRET.fullmatch(name) for name in algorithms)
     if not secret and not _PUBLIC.fullmatch(key):
         raise ValueError(f"a public key in PEM (SubjectPublicKeyInfo) for {', '.join(algorithms)}")

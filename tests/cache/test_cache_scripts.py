@@ -23,7 +23,7 @@ from leaderboard.cache.scripts import Call, Scripts
 from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.state import CacheState, Export, Floor
 from leaderboard.cache.store import CacheStore, NotApplied
-from leaderboard.embedded import EmbeddedValkey
+from leaderboard.dev import EmbeddedValkey
 from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable, UserNotFound
 from leaderboard.model import INT32_MAX, INT32_MIN, Context, EncodedTop, Standing, Top, User, ranked
 from leaderboard.queries import ContextQuery, RankingQuery, StandingQuery, TopQuery

@@ -28,13 +28,14 @@ from leaderboard.database.database import Database
 from leaderboard.database.rank_index import WRITER_LOCK
 from leaderboard.database.scores import NewScore
 from leaderboard.database.sql import load_queries
-from leaderboard.embedded import HOST, EmbeddedPostgres, _as, _run
+from leaderboard.dev import HOST, EmbeddedPostgres
+from leaderboard.dev.process import popen_options, run
 from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
 from leaderboard.model import User
 from leaderboard.queries import ContextQuery, PageQuery, TopQuery
 from leaderboard.snapshot import Snapshot, same_database
 from leaderboard.tuning import LogTuning, RankIndexTuning
-from tests.system import PATIENCE_S, OneConnection, connect, free_port, sql, until
+from tests.system import PATIENCE_S, OneConnection, connect, free_port, own_ports, sql, until
 
 pytestmark = pytest.mark.anyio
 
@@ -718,7 +719,7 @@ def restored(settings: Settings, postgres: EmbeddedPostgres, tmp_path: Path) -> 
         ["pg_dump", *to, "-Fc", "-f", str(dump), settings.db_name],
         ["pg_restore", *to, "--exit-on-error", "-d", other.db_name, str(dump)],
     ):
-        done = _run([str(postgres._bin / command[0]), *command[1:]], PGPASSWORD=postgres.password)
+        done = run([str(postgres.programs / command[0]), *command[1:]], PGPASSWORD=postgres.password)
         assert done.returncode == 0, done.stderr
     yield other
     sql(admin, f"DROP DATABASE {other.db_name} WITH (FORCE)")
@@ -772,7 +773,8 @@ async def test_a_service_on_a_restored_dump_heals_the_log_by_itself(restored: Se
 def own_postgres(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedPostgres]:
     """A PostgreSQL that a test may stop if it starts it again."""
     folder = session_folder / uuid.uuid4().hex
-    with EmbeddedPostgres(folder, bin_dir=request.config.getoption("--postgres-bin"), durable=False) as server:
+    binaries = request.config.getoption("--postgres-bin")
+    with EmbeddedPostgres(folder, bin_dir=binaries, durable=False, ports=own_ports()) as server:
         yield server
 
 
@@ -888,24 +890,24 @@ async def test_databases_of_two_servers_are_told_apart_even_if_their_numbers_agr
 def standby(own_postgres: EmbeddedPostgres, own_settings: Settings) -> Iterator[Settings]:
     """A streaming standby of the test's own server."""
     server = own_postgres
-    folder = server._home / "standby"
+    folder = server.home / "standby"
     folder.mkdir(mode=0o700)
-    if server._account is not None:
-        os.chown(folder, *server._account)
+    if server.account is not None:
+        os.chown(folder, *server.account)
     source = f"host={HOST} port={server.port} user={server.user} password={server.password}"
-    command = [str(server._bin / "pg_basebackup"), "-D", str(folder), "-R", "-X", "stream", "-c", "fast", "-N"]
-    done = _run([*command, "-d", source], server._account)
+    command = [str(server.programs / "pg_basebackup"), "-D", str(folder)]
+    done = run([*command, "-R", "-X", "stream", "-c", "fast", "-N", "-d", source], server.account)
     assert done.returncode == 0, done.stderr
     port = free_port()
     options = {"port": port, "listen_addresses": HOST, "unix_socket_directories": "", "fsync": "off"}
     with (server.folder / "standby.log").open("wb") as log:
         process = subprocess.Popen(
-            [str(server._bin / "postgres"), "-D", str(folder)]
+            [str(server.programs / "postgres"), "-D", str(folder)]
             + [part for name, value in options.items() for part in ("-c", f"{name}={value}")],
             stdout=log,
             stderr=log,
             start_new_session=True,
-            **_as(server._account),
+            **popen_options(server.account),
         )
     try:
         yield own_settings.model_copy(update={"db_port": port})

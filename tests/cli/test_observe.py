@@ -1,4 +1,4 @@
-"""A log line is one line, whatever was logged by whom, and shows nothing that a terminal would obey."""
+"""A log event is one line without escape sequences, whether we log it or a library does."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def fail(depth=0):
 
 
 def logged(style: str, program: str) -> str:
-    """What is on standard error after this program, which has a log of ours and one of a library's."""
+    """Return what a program writes on standard error. It has a logger of ours, `log`, and a library's, `other`."""
     done = subprocess.run(
         [sys.executable, "-c", PREPARE + program, style], capture_output=True, check=True, timeout=30
     )
@@ -48,7 +48,7 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 
 
 def text_lines(text: str) -> list[str]:
-    """One for each event, with the lines that are marked as belonging to it."""
+    """Return a text for each event: its line and the marked lines that continue it."""
     lines = text.removesuffix("\n").split("\n")
     assert all(line.isprintable() for line in lines), text
     assert FORGED not in lines
@@ -76,7 +76,7 @@ warnings.warn(strange)
 """
 
 
-def test_text_shows_nothing_as_it_is_and_one_line_for_each_event() -> None:
+def test_text_is_escaped_and_one_line_for_each_event() -> None:
     events = text_lines(logged("text", EVERYWHERE))
     assert len(events) == 10
     for event in events:
@@ -84,10 +84,10 @@ def test_text_shows_nothing_as_it_is_and_one_line_for_each_event() -> None:
         assert "with a stack" in event or r"\u202e" in event
 
 
-def test_json_is_plain_ascii_and_means_what_was_logged() -> None:
+def test_json_is_ascii_and_decodes_to_what_was_logged() -> None:
     lines = json_lines(logged("json", EVERYWHERE))
     assert len(lines) == 10
-    # Half of a surrogate pair has no form in JSON that every reader takes.
+    # Some JSON readers reject lone surrogates.
     meant = STRANGE.replace("\udcff", r"\udcff").replace("\ud800", r"\ud800")
     assert lines[0]["event"] == lines[1]["path"] == lines[6]["event"] == meant
     assert lines[2][meant] == 1
@@ -110,7 +110,7 @@ except KeyError as error:
 
 
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_a_traceback_is_whole_and_has_no_local_variables(style: str) -> None:
+def test_a_traceback_is_complete_and_has_no_local_variables(style: str) -> None:
     text = logged(style, FAILURES)
     events = [line["event"] for line in json_lines(text)] if style == "json" else text_lines(text)
     assert len(events) == 4
@@ -150,8 +150,8 @@ def test_a_line_is_bounded_and_keeps_its_end(style: str, program: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["json", "text"])
-def test_a_line_is_written_at_once(style: str) -> None:
-    """Or the lines of several processes would end up in each other: here each write is a message of its own."""
+def test_an_event_is_one_write(style: str) -> None:
+    """Otherwise the lines of several processes would mix. In this socket each write is a message of its own."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     program = """
 strange *= 100
@@ -172,7 +172,7 @@ except ValueError: other.exception("theirs")
     assert [name in data for name, data in zip((b"ours", b"theirs"), written, strict=True)] == [True, True]
 
 
-def test_the_level_holds_for_libraries_too() -> None:
+def test_the_level_applies_to_libraries() -> None:
     program = 'log.warning("a"); other.warning("b"); log.error("c"); other.error("d")'
     events = text_lines(logged("text", f'set_up_logs("error", "text")\n{program}'))
     assert [event.split()[-1] for event in events] == ["c", "d"]

@@ -1,4 +1,4 @@
-"""Text from outside is shown on one line and commands nothing."""
+"""Text from outside is printed on one line and without control characters."""
 
 import pytest
 from hypothesis import given
@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from leaderboard.printable import printable, printable_lines, shortened
 
 any_text = st.text(st.characters(exclude_categories=()))
-"""With control characters and halves of surrogate pairs, too."""
+"""With control characters and lone surrogates too."""
 
 
 @pytest.mark.parametrize(
     "text", ["", "ada", "Ada Lovelace", "éric 日本 😀", "back\\slash", "https://example.com/?a=b&c"]
 )
-def test_what_is_printable_is_shown_as_it_is(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
@@ -30,7 +30,7 @@ def test_what_is_printable_is_shown_as_it_is(text: str) -> None:
         "\U000e0001": r"\U000e0001",
     }.items(),
 )
-def test_what_is_not_is_an_escape(text: str, shown: str) -> None:
+def test_other_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
@@ -41,7 +41,7 @@ def test_any_text_becomes_printable(text: str) -> None:
 
 
 @given(any_text)
-def test_no_line_of_several_can_be_taken_for_one_of_its_own(text: str) -> None:
+def test_each_line_of_several_is_marked(text: str) -> None:
     lines = printable_lines(text).split("\n")
     assert len(lines) == text.count("\n") + 1
     assert all(line.isprintable() and line.startswith("  | ") for line in lines)

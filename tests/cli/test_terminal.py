@@ -1,4 +1,4 @@
-"""Whatever names, files and servers say, the commands print it as text, and the terminal obeys none of it."""
+"""The commands print names, paths and server messages so that no escape sequence reaches the terminal."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ SHOWN = r"\x1b[2J\x7f\x9b\u202e\u2028\r"
 def command(
     settings: Settings, *arguments: str | bytes, folder: Path | None = None, program: str = "", **variables: str
 ) -> tuple[int, list[str]]:
-    """The exit status of a command, and the lines on standard output and then standard error."""
+    """Return the exit status of a command, and its lines on standard output and then on standard error."""
     done = subprocess.run(
         [sys.executable, *(["-c", program] if program else ["-m", "leaderboard"]), *arguments],
         env={**environment(settings), **variables},
@@ -31,7 +31,7 @@ def command(
     return done.returncode, lines
 
 
-def test_names_and_urls_of_verify(settings: Settings) -> None:
+def test_verify_escapes_names_and_urls(settings: Settings) -> None:
     name = f"[red]:heart:[/red]日本{STRANGE}"
     sql(settings, "INSERT INTO users (user_name, image_url) VALUES ($1, $2)", name, f"https://{STRANGE}")
     ApiProcess(settings).run("sync")
@@ -44,7 +44,7 @@ def test_names_and_urls_of_verify(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_names_of_imported_files(settings: Settings, tmp_path: Path, encoding: str) -> None:
+def test_import_escapes_the_name_of_the_file(settings: Settings, tmp_path: Path, encoding: str) -> None:
     name = b"\xff" + f"日本{STRANGE}\n.csv".encode()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("username,score\nada,1\nada,2\n")
     status, lines = command(settings, "import", name, folder=tmp_path, PYTHONIOENCODING=encoding)
@@ -57,7 +57,7 @@ def test_names_of_imported_files(settings: Settings, tmp_path: Path, encoding: s
     assert SHOWN in lines[0]
 
 
-def test_names_that_are_taken_and_cells_that_are_rejected(settings: Settings, tmp_path: Path) -> None:
+def test_import_escapes_taken_names_and_rejected_cells(settings: Settings, tmp_path: Path) -> None:
     sql(settings, "INSERT INTO users (user_name) VALUES ($1)", "e\u200bve")
     path = tmp_path / "in.csv"
     path.write_text("username,score\ne\u200bve,1\n")
@@ -74,7 +74,7 @@ def test_names_that_are_taken_and_cells_that_are_rejected(settings: Settings, tm
     assert (status, r"\x1b[2J" in lines[0]) == (3, True)
 
 
-def test_what_postgresql_says(settings: Settings, tmp_path: Path) -> None:
+def test_import_escapes_errors_of_postgresql(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text("username,score\nada,1\n")
     sql(
@@ -88,51 +88,49 @@ def test_what_postgresql_says(settings: Settings, tmp_path: Path) -> None:
     assert lines[-2:] == [r"  | leaderboard: done\x1b[2J\u202e", "  | HINT:  ask the administrator"]
 
 
-def test_a_bug_is_not_the_answer_no(settings: Settings) -> None:
-    """Nor does its traceback print more than where it was."""
+def test_an_unexpected_error_has_a_status_of_its_own(settings: Settings) -> None:
+    """Its traceback shows where it was, without local variables."""
     program = f"""
-from leaderboard import cli
-def fail(**_):
+from leaderboard.cli import cli, main
+@cli.command()
+def fail():
     secret = "-".join("pass word".split())
     raise ValueError({STRANGE!r})
-cli.load = fail
-cli.main()
+main()
 """
-    status, lines = command(settings, "migrate", program=program)
+    status, lines = command(settings, "fail", program=program)
     assert status == 3
     assert f"  | ValueError: {SHOWN}" in lines
     assert not [line for line in lines if "pass-word" in line]
 
 
-def test_a_server_s_log_is_shown_by_lines(settings: Settings, tmp_path: Path) -> None:
-    said = f"its log ends:\nline 1{STRANGE}\nline 2"
-    program = f"""
-from leaderboard import cli
-def fail(*_, **__):
-    raise cli.embedded.EmbeddedError({said!r})
-cli.embedded.EmbeddedPostgres = fail
-cli.main()
-"""
-    status, lines = command(settings, "dev", "--port", str(free_port()), folder=tmp_path, program=program)
+def test_the_log_of_a_server_is_printed_line_by_line(settings: Settings, tmp_path: Path) -> None:
+    """PostgreSQL rejects the folder, which is no cluster, and logs more than one line."""
+    (tmp_path / STRANGE / "postgres" / "cluster").mkdir(parents=True)
+    status, lines = command(settings, "dev", "--port", str(free_port()), "--data-dir", STRANGE, folder=tmp_path)
     assert status == 3
-    assert lines[-3:] == ["leaderboard: its log ends:", f"  | line 1{SHOWN}", "  | line 2"]
+    (error,) = [number for number, line in enumerate(lines) if line.startswith("leaderboard: ")]
+    assert SHOWN in lines[error]
+    assert len(lines) > error + 2
+    assert all(line.startswith("  | ") for line in lines[error + 1 :])
 
 
 def test_the_log_of_a_command_is_text_without_local_variables(settings: Settings, tmp_path: Path) -> None:
-    """What no command has set up otherwise: a library's record, and ours."""
+    """Before a command sets the log up: a library's record, and ours."""
     program = f"""
 import logging, structlog
-from leaderboard import cli
-def fail(**_):
+from leaderboard.cli import cli, main
+from leaderboard.config import BadSetting
+@cli.command()
+def fail():
     secret = "-".join("pass word".split())
     logging.getLogger("other").error({STRANGE!r})
     try: 1 / 0
     except ZeroDivisionError: structlog.get_logger().exception({STRANGE!r})
-    raise cli.BadSetting("enough")
-cli.load = fail
-cli.main()
+    raise BadSetting("enough")
+main()
 """
-    status, lines = command(settings, "import", "x", folder=tmp_path, program=program)
+    status, lines = command(settings, "fail", folder=tmp_path, program=program)
     assert status == 2
     assert sum(SHOWN in line for line in lines) == 2
     assert not [line for line in lines if "pass-word" in line]

@@ -1,4 +1,4 @@
-"""`leaderboard verify` finds what is wrong with the cache and the rank index, and says of each which it is."""
+"""`leaderboard verify` finds errors in the cache and in the rank index, and says which of them is wrong."""
 
 import subprocess
 import sys
@@ -12,12 +12,12 @@ from tests.system import ApiProcess, environment, eventually, redis, sql
 Serve = Callable[..., ApiProcess]
 
 CACHE_EQUALS = "the cache equals PostgreSQL: 30 users compared at one snapshot"
-INDEX_EQUALS = "the rank index equals PostgreSQL: everybody counted at one snapshot"
+INDEX_EQUALS = "the rank index equals PostgreSQL: all users counted at one snapshot"
 
 
 @pytest.fixture
 def board(serve: Serve) -> ApiProcess:
-    """A board of 30 users that nobody but `verify` looks after."""
+    """A board of 30 users that only `verify` compares."""
     return filled(serve(audit_interval_s=0))
 
 
@@ -29,7 +29,7 @@ def filled(api: ApiProcess) -> ApiProcess:
 
 
 def verify(settings: Settings) -> tuple[int, str]:
-    """Its exit status and what it says."""
+    """Return its exit status and its output."""
     done = subprocess.run(
         [sys.executable, "-m", "leaderboard", "verify"],
         env=environment(settings),
@@ -41,39 +41,39 @@ def verify(settings: Settings) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_all_is_well(board: ApiProcess) -> None:
+def test_equal(board: ApiProcess) -> None:
     assert verify(board.settings) == (0, f"{CACHE_EQUALS}\n{INDEX_EQUALS}\n")
 
 
-def test_a_user_that_the_cache_shows_otherwise(board: ApiProcess) -> None:
+def test_a_wrong_score_in_the_cache(board: ApiProcess) -> None:
     redis(board.settings).zincrby("{leaderboard}:scores", 5, f"{7:010d}")
-    status, said = verify(board.settings)
-    assert (status, CACHE_EQUALS in said, INDEX_EQUALS in said) == (1, False, True)
-    assert "1 of 30 users differ" in said
-    assert "1 user 6" in said
-    assert "6 user 6" in said
+    status, output = verify(board.settings)
+    assert (status, CACHE_EQUALS in output, INDEX_EQUALS in output) == (1, False, True)
+    assert "1 of 30 users differ" in output
+    assert "1 user 6" in output
+    assert "6 user 6" in output
 
 
-def test_a_total_that_the_cache_has_otherwise(serve: Serve) -> None:
-    # With everybody in the cache, a total that is another one is noticed without PostgreSQL.
+def test_a_wrong_total_in_the_cache(serve: Serve) -> None:
+    # If the cache holds all users, it notices a wrong total without PostgreSQL.
     board = filled(serve(audit_interval_s=0, cache_size=10))
     redis(board.settings).hincrby("{leaderboard}:state", "total", 1200)
-    status, said = verify(board.settings)
-    assert (status, said) == (1, f"users in all: 1,230 by the cache, 30 by PostgreSQL\n{INDEX_EQUALS}\n")
+    status, output = verify(board.settings)
+    assert (status, output) == (1, f"users in all: 1,230 in the cache, 30 in PostgreSQL\n{INDEX_EQUALS}\n")
 
 
-def test_a_rank_index_that_counts_otherwise(board: ApiProcess) -> None:
+def test_a_wrong_count_in_the_rank_index(board: ApiProcess) -> None:
     sql(board.settings, "UPDATE rank_index SET counts = ARRAY[1], written_by = pg_current_xact_id()")
-    status, said = verify(board.settings)
-    assert (status, CACHE_EQUALS in said, INDEX_EQUALS in said) == (1, True, False)
-    assert "rank index: 29 users from score 2147483647, id 1 on; there are 30" in said
+    status, output = verify(board.settings)
+    assert (status, CACHE_EQUALS in output, INDEX_EQUALS in output) == (1, True, False)
+    assert "rank index: from score 2147483647, id 1 on it has 29 users, PostgreSQL has 30" in output
 
 
-def test_a_rank_index_that_is_not_there(board: ApiProcess) -> None:
+def test_a_missing_rank_index(board: ApiProcess) -> None:
     board.kill()
     sql(board.settings, "DELETE FROM rank_index")
-    said = f"{CACHE_EQUALS}\nthere is no rank index that could be used now; ranks are counted\n"
-    assert verify(board.settings) == (0, said)
+    output = f"{CACHE_EQUALS}\nthere is no valid rank index now; ranks are counted\n"
+    assert verify(board.settings) == (0, output)
 
 
 @pytest.mark.parametrize(
@@ -84,18 +84,16 @@ def test_a_rank_index_that_is_not_there(board: ApiProcess) -> None:
         ("{leaderboard}:state", "epoch", b"\xff"),
     ],
 )
-def test_a_cache_that_cannot_be_read_is_rebuilt(
-    board: ApiProcess, key: str, field: str, value: str | bytes
-) -> None:
+def test_an_unreadable_cache_is_rebuilt(board: ApiProcess, key: str, field: str, value: str | bytes) -> None:
     board.stop()
     redis(board.settings).hset(key, field, value)
-    status, said = verify(board.settings)
-    assert (status, CACHE_EQUALS in said, INDEX_EQUALS in said) == (1, True, True)
-    assert "could not be read" in said
+    status, output = verify(board.settings)
+    assert (status, CACHE_EQUALS in output, INDEX_EQUALS in output) == (1, True, True)
+    assert "could not be read" in output
     assert verify(board.settings) == (0, f"{CACHE_EQUALS}\n{INDEX_EQUALS}\n")
 
 
-def test_sync_rebuilds_a_cache_that_cannot_be_read(board: ApiProcess) -> None:
+def test_sync_rebuilds_an_unreadable_cache(board: ApiProcess) -> None:
     board.stop()
     redis(board.settings).hset("{leaderboard}:users:metadata", f"{7:010d}", "nope")
     board.run("sync")

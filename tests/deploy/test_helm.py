@@ -22,6 +22,7 @@ from deploy.check import ROOT, Failed, find
 from deploy.check.kubernetes import COMBINATIONS
 from deploy.check.manifests import CHART, FOLDER, stale, template
 from leaderboard.config import BadSetting, Settings, load
+from tests.system import setting_text
 
 Document = dict[str, Any]
 
@@ -90,7 +91,10 @@ def containers(template: Document) -> list[Document]:
 
 
 def test_the_chart_has_the_settings_of_the_service_with_their_defaults() -> None:
-    fields = {name.upper(): field.default for name, field in Settings.model_fields.items()}
+    fields = {
+        name.upper(): setting_text(field.default) if field.annotation is bool else field.default
+        for name, field in Settings.model_fields.items()
+    }
     expected = {name: value for name, value in fields.items() if name not in SECRETS | NOT_THERE} | OTHER_DEFAULTS
     assert VALUES["settings"] == expected
     assert set(VALUES["secrets"]) == SECRETS
@@ -109,7 +113,9 @@ def test_the_schema_has_the_bounds_of_the_settings() -> None:
             for kind in ("ge", "le", "pattern")
             if hasattr(limit, kind)
         }
-        if get_origin(field.annotation) is not None:
+        if field.annotation is bool:
+            assert found == {"enum": ["on", "off"]}, name
+        elif get_origin(field.annotation) is not None:
             assert found == {"enum": list(get_args(field.annotation))}, name
         elif field.annotation in {int, float}:
             kind = "integer" if field.annotation is int else "number"

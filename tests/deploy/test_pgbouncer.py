@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from chaos import failover
 from leaderboard.config import Settings
-from leaderboard.embedded import EmbeddedPostgres
+from leaderboard.dev import EmbeddedPostgres
 from tests.deploy.pgbouncer import PROGRAM, PgBouncer
 from tests.system import ApiProcess, eventually, sql
 
@@ -32,7 +32,7 @@ def empty(template: Settings) -> Iterator[Settings]:
 
 @pytest.fixture
 def pooler(empty: Settings, postgres: EmbeddedPostgres, data_dir: Path) -> Iterator[PgBouncer]:
-    with PgBouncer(data_dir, empty, postgres._account, default_pool_size=6) as started:
+    with PgBouncer(data_dir, empty, postgres.account, default_pool_size=6) as started:
         yield started
 
 
@@ -105,7 +105,7 @@ def test_after_the_pooler_has_switched_to_another_primary_writes_come_back(
     ApiProcess(behind).run("migrate")
     # It asks a server whether it is there before it lends the connection, and soon looks for one that was gone.
     options = {"server_check_delay": 0, "server_login_retry": 0.1}
-    with PgBouncer(data_dir / "pooler", behind, own_postgres._account, **options) as pooler:
+    with PgBouncer(data_dir / "pooler", behind, own_postgres.account, **options) as pooler:
         serve_behind = partial(serve, **{name: value for name, value in there.items() if name != "db_port"})
         with failover.prepared(own_postgres, behind, serve_behind, pooler) as prepared:
             seen = prepared.run(way)

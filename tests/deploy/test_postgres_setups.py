@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
-from leaderboard.embedded import HOST, EmbeddedPostgres
+from leaderboard.dev import HOST, EmbeddedPostgres
 from tests.deploy.certificates import Authority
 from tests.system import ROOT, ApiProcess, environment, eventually, sql
 
@@ -55,9 +55,9 @@ def with_tls(data_dir: Path, authority: Authority) -> Iterator[EmbeddedPostgres]
     # Made without TLS, of which the certificate's files must be readable by the server's account.
     with EmbeddedPostgres(data_dir, bin_dir=WITH_TLS, durable=False) as server:
         server.create_database("leaderboard")
-        if server._account is not None:
-            os.chown(key, *server._account)
-        hba = server._cluster / "pg_hba.conf"
+        if server.account is not None:
+            os.chown(key, *server.account)
+        hba = server.cluster / "pg_hba.conf"
         hba.write_text(f"hostssl all by_certificate {HOST}/32 cert\nhostssl all all {HOST}/32 scram-sha-256\n")
     with EmbeddedPostgres(data_dir, bin_dir=WITH_TLS, durable=False, settings=names) as server:
         yield server
@@ -103,7 +103,7 @@ def test_a_client_is_known_by_its_certificate(
 
 
 def with_psql(server: EmbeddedPostgres, url: str, statement: str) -> None:
-    subprocess.run([str(server._bin / "psql"), "-qc", statement, url], check=True)
+    subprocess.run([str(server.programs / "psql"), "-qc", statement, url], check=True)
 
 
 def failure(settings: Settings) -> str:

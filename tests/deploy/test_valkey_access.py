@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from leaderboard.config import Settings
-from leaderboard.embedded import EmbeddedValkey
+from leaderboard.dev import EmbeddedValkey
 from tests.system import ApiProcess, eventually, sql
 
 ACCESS = Path(__file__).parents[2] / "deploy" / "aws" / "valkey-access.txt"

@@ -1,4 +1,4 @@
-"""Keys: how they are written down, found again, and made; and users' tokens, which ones are believed."""
+"""API keys are parsed, found and made, and only valid users' tokens are accepted."""
 
 import hashlib
 import hmac
@@ -33,20 +33,20 @@ def test_entries_are_plain_or_hashed_and_named_or_not() -> None:
     assert bare.scopes == {"read", "write"}
 
 
-def test_the_hash_of_nothing_is_no_key() -> None:
-    """A script that hashes a variable that is not set would let everybody in who sends no key."""
+def test_the_hash_of_an_empty_text_is_no_key() -> None:
+    """A script that hashes an unset variable would otherwise let in every call with an empty key."""
     with pytest.raises(BadEntry, match="empty"):
         parse_keys(f"ops:write:sha256:{hashlib.sha256(b'').hexdigest()}")
 
 
-def test_what_is_no_key_is_not_found() -> None:
+def test_other_credentials_are_not_found() -> None:
     ring = KeyRing(parse_keys(f"{FIRST},{HASHED}"))
     strange = (b"", FIRST[:-1].encode(), FIRST.upper().encode(), HASHED.encode(), HASHED[7:].encode(), b"\xff")
     assert [ring.find(each) for each in strange] == [None] * len(strange)
     assert KeyRing(()).find(b"") is None
 
 
-def test_every_key_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[int, int]] = []
     really = hmac.compare_digest
 
@@ -59,10 +59,10 @@ def test_every_key_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) 
     for credential in (FIRST, SECOND, THIRD, "", "x", "x" * 5000):
         compared.clear()
         ring.find(credential.encode())
-        assert compared == [(32, 32)] * 3, "all of them, and never anything that depends on a length"
+        assert compared == [(32, 32)] * 3, "all keys, by digests of the same length"
 
 
-def test_a_new_key_fits_its_entry() -> None:
+def test_a_new_key_is_found_by_its_entry() -> None:
     made = [new_key() for _ in range(100)]
     assert len({key for key, _ in made}) == 100
     for key, hashed in made:
@@ -72,7 +72,7 @@ def test_a_new_key_fits_its_entry() -> None:
 
 # Users' tokens
 
-SECRET = "a secret that is shared with whoever issues the tokens, of 64 bytes"  # pragma: allowlist secret
+SECRET = "a secret that is shared with the issuer of the tokens, of 64 bytes"  # pragma: allowlist secret
 
 
 RSA, RSA_SMALL = pem(rsa.generate_private_key(65537, 2048)), pem(rsa.generate_private_key(65537, 1024))
@@ -130,13 +130,13 @@ NOW = int(time.time())
         {"sub": "2147483648"},
         {"sub": "99999999999"},
         {"sub": "ada"},
-        {"aud": "somebody else's"},
+        {"aud": "another service"},
         {"exp": math.inf},
         {"exp": math.nan},
         {"padding": "x" * 5000},
     ],
 )
-def test_a_token_that_is_not_good_is_nobodys(changes: dict[str, Any]) -> None:
+def test_bad_tokens_are_rejected(changes: dict[str, Any]) -> None:
     assert (
         UserTokens(["HS256"], SECRET).user_id(by_hand({"alg": "HS256"}, claims(**changes), hs256(SECRET))) is None
     )
@@ -151,7 +151,7 @@ def test_clocks_may_differ_a_little() -> None:
         assert tokens.user_id(jwt.encode(each, SECRET, "HS256").encode()) == "7"
 
 
-def test_audience_and_issuer_are_asked_for_when_they_are_set() -> None:
+def test_audience_and_issuer_are_required_when_set() -> None:
     tokens = UserTokens(["HS256"], SECRET, "board", "https://issuer.example")
     good = claims(aud=["other", "board"], iss="https://issuer.example")
     assert tokens.user_id(jwt.encode(good, SECRET, "HS256").encode()) == "7"
@@ -162,24 +162,24 @@ def test_audience_and_issuer_are_asked_for_when_they_are_set() -> None:
 
 BOARD, ISSUER = "board", "https://issuer.example"
 NO_TEXT: tuple[Any, ...] = ("", [], [""], None, 0, False, {}, [[]], [None])
-"""What a claim may hold that is no name."""
+"""Values of a claim that are no name."""
 
 
 def signed(**changes: Any) -> bytes:
-    """A token with exactly these claims beside the good ones; None stays, as null."""
+    """Return a token with the good claims and these; None is null."""
     return by_hand({"alg": "HS256"}, claims() | changes, hs256(SECRET))
 
 
 @pytest.mark.parametrize("issuer", ["", ISSUER])
 @pytest.mark.parametrize("aud", ["other", "board ", ["other"], {"board": 1}, ["board", 7], [["board"]], *NO_TEXT])
-def test_a_token_with_an_audience_that_is_not_the_one_is_refused(aud: Any, issuer: str) -> None:
+def test_a_token_with_another_audience_is_rejected(aud: Any, issuer: str) -> None:
     token = signed(aud=aud, iss=ISSUER)
     for audience in ("", BOARD):
         assert UserTokens(["HS256"], SECRET, audience, issuer).user_id(token) is None, audience
 
 
 @pytest.mark.parametrize("issuer", ["", ISSUER])
-def test_a_token_has_the_audience_that_is_set_or_none(issuer: str) -> None:
+def test_a_token_has_the_required_audience_or_none(issuer: str) -> None:
     closed, open_ = (UserTokens(["HS256"], SECRET, audience, issuer) for audience in (BOARD, ""))
     assert (closed.user_id(signed(iss=ISSUER)), open_.user_id(signed(iss=ISSUER))) == (None, "7")
     for aud in ("board", ["board"], ["other", "board"], ["", "board"]):
@@ -189,7 +189,7 @@ def test_a_token_has_the_audience_that_is_set_or_none(issuer: str) -> None:
 
 @pytest.mark.parametrize("audience", ["", BOARD])
 @pytest.mark.parametrize("iss", [ISSUER, ISSUER + "/", [ISSUER], [ISSUER, ""], {ISSUER: 1}, *NO_TEXT])
-def test_the_issuer_is_the_one_that_is_set(iss: Any, audience: str) -> None:
+def test_the_issuer_is_the_required_one(iss: Any, audience: str) -> None:
     aud = {"aud": audience} if audience else {}
     token = signed(iss=iss, **aud)
     expected = "7" if iss == ISSUER else None
@@ -198,7 +198,7 @@ def test_the_issuer_is_the_one_that_is_set(iss: Any, audience: str) -> None:
     assert UserTokens(["HS256"], SECRET, audience, ISSUER).user_id(signed(**aud)) is None
 
 
-def test_no_token_says_itself_how_it_is_verified() -> None:
+def test_a_token_does_not_choose_how_it_is_verified() -> None:
     public = RSA[1]
     tokens = UserTokens(["RS256", "RS512"], public)
     good = jwt.encode(claims(), RSA[0], "RS512").encode()
@@ -207,7 +207,7 @@ def test_no_token_says_itself_how_it_is_verified() -> None:
     for forged in (
         *(by_hand({"alg": none}, claims(), lambda _: b"") for none in ("none", "None", "NONE", "", "nOnE")),
         by_hand({}, claims(), lambda _: b""),
-        # The public key taken for a secret, as a file and without its last line end.
+        # The public key as a secret, with and without its last line end.
         *(by_hand({"alg": "HS256"}, claims(), hs256(key)) for key in (public, public.strip(), "")),
         by_hand({"alg": ["RS256"]}, claims(), lambda _: b"x"),
         by_hand({"alg": "RS256", "jwk": {"kty": "oct", "k": ""}}, claims(), hs256("")),
@@ -219,7 +219,7 @@ def test_no_token_says_itself_how_it_is_verified() -> None:
         good[:-8] + b"AAAAAAAA",
     ):
         assert tokens.user_id(forged) is None, forged
-    # With HMAC, the same: nothing but the secret.
+    # With HMAC only the secret verifies.
     tokens = UserTokens(["HS256"], SECRET)
     for forged in (
         by_hand({"alg": "none"}, claims(), lambda _: b""),
@@ -235,7 +235,7 @@ def test_no_token_says_itself_how_it_is_verified() -> None:
     st.binary(max_size=200)
     | st.text(max_size=60).map(lambda text: by_hand({"alg": "HS256"}, text.encode(), hs256(SECRET)))
 )
-def test_no_token_is_an_error(token: bytes) -> None:
+def test_no_token_raises_an_exception(token: bytes) -> None:
     assert UserTokens(["HS256"], SECRET).user_id(token) is None
 
 
@@ -261,7 +261,7 @@ def test_no_token_is_an_error(token: bytes) -> None:
         ("EdDSA", EC[1]),
     ],
 )
-def test_a_key_that_does_not_suit_the_algorithms_is_refused_but_not_repeated(algorithms: str, key: str) -> None:
-    with pytest.raises(ValueError, match=r"a public key in PEM|a secret of at least") as refusal:
+def test_a_key_that_does_not_fit_the_algorithms_is_rejected_and_not_shown(algorithms: str, key: str) -> None:
+    with pytest.raises(ValueError, match=r"a public key in PEM|a secret of at least") as error:
         UserTokens(algorithms.split(), key)
-    assert key.strip().splitlines()[-1] not in str(refusal.value)
+    assert key.strip().splitlines()[-1] not in str(error.value)

@@ -13,12 +13,12 @@ from pydantic import SecretStr
 
 from leaderboard.config import Settings
 from leaderboard.credentials import new_key
-from leaderboard.embedded import EmbeddedPostgres, EmbeddedValkey
+from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey
 from tests.system import ApiProcess, eventually, free_port, sql
 
 Serve = Callable[..., ApiProcess]
 PASSWORD = "correct-horse-battery"  # pragma: allowlist secret
-OPEN = "no API_KEYS: whoever reaches the port may write"
+OPEN = "API_KEYS is empty: anyone who can reach the port can write"
 A_FEW_TURNS_S = 1.5
 """Several turns of every timer: whatever is said at each of them is then said more than once."""
 

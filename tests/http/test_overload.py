@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.embedded import EmbeddedValkey
+from leaderboard.dev import EmbeddedValkey
 from leaderboard.queries import PageQuery
 from tests.http.pressure import in_flight, locked
 from tests.system import PATIENCE_S, ApiProcess, eventually, redis, sql, until

@@ -23,7 +23,8 @@ from leaderboard.cache import keys
 from leaderboard.config import Settings
 from leaderboard.database.database import Database
 from leaderboard.database.rank_index import WRITER_LOCK, RankIndex, RankIndexInvalid, Repair
-from leaderboard.embedded import HOST, EmbeddedPostgres, _run
+from leaderboard.dev import HOST, EmbeddedPostgres
+from leaderboard.dev.process import run
 from leaderboard.errors import DatabaseUnavailable
 from leaderboard.maintenance.audits import RankIndexAudits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
@@ -576,7 +577,7 @@ async def test_a_restored_index_is_not_valid(
         ["pg_dump", *to, "-Fc", "-f", dump, settings.db_name],
         ["pg_restore", *to, "--exit-on-error", "-d", copy.db_name, dump],
     ):
-        done = _run([str(postgres._bin / command[0]), *command[1:]], PGPASSWORD=postgres.password)
+        done = run([str(postgres.programs / command[0]), *command[1:]], PGPASSWORD=postgres.password)
         assert done.returncode == 0, done.stderr
     try:
         async with opened(copy) as store:
@@ -626,7 +627,7 @@ async def test_it_survives_a_crash(template: Settings, own_postgres: EmbeddedPos
         open_ = db.transaction()
         await open_.start()
         await set_score(db, 3, 7000)
-        postmaster = int((own_postgres._cluster / "postmaster.pid").read_text().split()[0])
+        postmaster = int(own_postgres.pid_file.read_text().split()[0])
         os.kill(postmaster, signal.SIGKILL)
         own_postgres.stop()
         own_postgres.start()

@@ -69,9 +69,9 @@ print(json.dumps(seen))
 
 
 def commands(text: str) -> dict[str, str]:
-    """The lines of shell in a page, below each heading that begins with `On the machine: `, by the rest of it."""
+    """The lines of shell in a page, below each heading that begins with `systemd: `, by the rest of the heading."""
     found: dict[str, str] = {}
-    for heading, section in re.findall(r"^### On the machine: (.*)\n((?:(?!#{2,3} ).*\n)*)", text, re.MULTILINE):
+    for heading, section in re.findall(r"^### systemd: (.*)\n((?:(?!#{2,3} ).*\n)*)", text, re.MULTILINE):
         found[heading] = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
     return found
 
@@ -172,7 +172,7 @@ def _documented() -> str:
 
 
 def _live_on(machine: _Machine, do: dict[str, str]) -> str:
-    said = machine.run(do.pop("from nothing to a URL"))
+    said = machine.run(do.pop("install"))
     key = _found(r"^key +(\S+)$", said)
     if said := machine.run("systemd-analyze verify /etc/systemd/system/leaderboard*"):
         raise Failed(said)
@@ -203,7 +203,7 @@ def _live_on(machine: _Machine, do: dict[str, str]) -> str:
     within(_PATIENCE_S, "the dump's score is back", partial(machine.has_score, user, 1843))
     machine.set_score(user, key, 8)
     machine.run("cd /etc/leaderboard && runuser -u leaderboard -- /opt/leaderboard/current/bin/leaderboard verify")
-    if do.keys() != {"what to watch"}:
+    if do.keys() != {"monitoring"}:
         raise Failed(f"not done: {', '.join(do)}")
     requests = upgraded.result() + rolled_back.result() + kept.result()
     return f"{requests} requests during an upgrade, a rollback and an upgrade that fails: none failed"

@@ -35,12 +35,12 @@ def test_nginx_passes_on_what_the_part_about_proxies_says() -> None:
         return {line for line in re.findall(r"^ +(proxy_.*;)$", text, re.MULTILINE) if "proxy_pass " not in line}
 
     (whole, _) = re.findall(r"```nginx\n(.*?)```", PAGE, re.DOTALL)
-    assert lines(commands(PAGE)["from nothing to a URL"]) == lines(whole) != set()
+    assert lines(commands(PAGE)["install"]) == lines(whole) != set()
 
 
 def test_the_commands_of_each_part_are_found() -> None:
     found = commands(PAGE)
-    assert list(found) == ["from nothing to a URL", "upgrade", "rollback", "backup and restore", "what to watch"]
-    assert [part for part, lines in found.items() if not lines] == ["what to watch"]
+    assert list(found) == ["install", "upgrade", "rollback", "backup and restore", "monitoring"]
+    assert [part for part, lines in found.items() if not lines] == ["monitoring"]
     # Those that a reader copies, and nothing between them.
     assert found["rollback"] == "ls /opt/leaderboard\ndeploy/systemd/use.sh 0.1.0\n"

@@ -22,7 +22,7 @@ for unit in $(systemctl list-units --plain --no-legend 'leaderboard@*.service' |
     until curl --silent --fail --max-time 2 --output /dev/null "http://127.0.0.1:${port%.service}/readyz"; do
         waited=$((waited + 1))
         if [ $waited = 30 ]; then
-            echo "$unit is not ready; the processes after it still run the version before" >&2
+            echo "$unit is not ready; the processes after it still run the previous version" >&2
             exit 1
         fi
         sleep 1

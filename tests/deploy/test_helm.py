@@ -291,7 +291,7 @@ REFUSALS = {
     "a setting among other variables": (["extraEnv[0].name=PORT,extraEnv[0].value=x"], "extraEnv: PORT"),
     "a port that is blocked": (
         ["secrets.REDIS_URL.secret=,secrets.REDIS_URL.value=redis://x:6380"],
-        "networkPolicy.redisPorts: lacks 6380",
+        "networkPolicy.redisPorts: add 6380",
     ),
     "too many connections": (["postgres.maxConnections=28"], "postgres.maxConnections=28"),
     "too many connections when scaled": (

@@ -41,10 +41,10 @@ CHECKS = (
     Check("Dockerfile: hadolint", _dockerfile),
     Check("Image: runs without privileges and writable folders", image.confined),
     Check("Image: every pin has its wheels", image.wheels),
+    IMAGE_TESTS,
     Check("Compose: compose.yaml is valid", partial(_valid, *_ONE)),
     Check("Compose: compose.scale.yaml is valid", partial(_valid, *_AT_SCALE)),
     Check("Compose: deploy/compose-test.sh", partial(_run_script, "compose-test.sh", *_ONE)),
     Check("Compose: deploy/compose-scale-test.sh", partial(_run_script, "compose-scale-test.sh", *_AT_SCALE)),
     Check("Images: the official ones", image.official),
-    IMAGE_TESTS,
 )

@@ -67,7 +67,7 @@ STORES = (
     Check("PostgreSQL: behind PgBouncer", Suite("tests/deploy/test_pgbouncer.py")),
     Check("Redis: TLS, Cluster, Sentinel, rights", Suite("tests/deploy/test_redis_setups.py")),
 )
-IMAGE_TESTS = Check("Images: pins and digests", Suite("tests/deploy/test_images.py"))
 CHART_TESTS = Check("Helm: the chart's output", Suite("tests/deploy/test_helm.py"))
 VALKEY_ACCESS = Check("AWS: permissions in Valkey", Suite("tests/deploy/test_valkey_access.py"))
+IMAGE_TESTS = Check("Image: the pins of the base images", Suite("tests/deploy/test_images.py"))
 MACHINE_TESTS = Check("systemd: units and nginx", Suite("tests/deploy/test_machine.py"))

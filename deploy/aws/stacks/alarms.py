@@ -114,7 +114,7 @@ class AlarmsStack(Stack):
         )
         self._alarm(
             "LoggedErrors",
-            "The service logged an error: PostgreSQL lost, a wrong cache, or a bug. See the log.",
+            "The service logged an error: PostgreSQL cannot be used, an audit found a difference, or a fault.",
             errors.metric(period=_MINUTE, statistic="Sum"),
             above=0,
             minutes=1,

@@ -233,7 +233,7 @@ def test_an_eviction_policy_logs_a_warning(
     ) as server:
         api = serve(**url(server.url), workers=1, log_level="warning")
         reads_are_cached(api)
-        # As after an eviction: a key is missing.
+        # What eviction does: some key is gone.
         for name in (keys.SCORES, keys.METADATA, keys.STATE, keys.MOVES):
             server.call("DEL", name)
             assert api.top(1) == [(1, 1, "ada", 7)]

@@ -19,7 +19,7 @@ class PgBouncer:
     """PgBouncer in transaction mode, otherwise with its defaults."""
 
     def __init__(self, folder: Path, settings: Settings, account: _Account | None, **more: object) -> None:
-        """`more` are settings of PgBouncer. It runs as `account`, because it refuses to run as root."""
+        """`more` are settings of PgBouncer; it runs as `account`, because it refuses to run as root."""
         self.settings = settings.model_copy(update={"db_host": HOST, "db_port": free_port()})
         self._folder = folder
         self._account = account

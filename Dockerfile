@@ -1,6 +1,6 @@
-# The service's image: needs no compiler, because every pinned requirement has a wheel for musl (and for glibc),
-# and holds no build tool, no pip and no database. docs/deploy.md tells how to run it.
-# compose.yaml has the same default. A tag can come to mean another image: docs/deploy.md tells how to pin a digest.
+# The image of the service. The build needs no compiler, because every pinned requirement has a wheel for musl (and for
+# glibc). The image contains no build tool, no pip and no database. How to run it: docs/deploy.md.
+# compose.yaml has the same default image. Its publisher can move the tag; how to pin a digest: docs/deploy.md.
 ARG PYTHON_IMAGE=python:3.13-alpine
 
 FROM ${PYTHON_IMAGE} AS build
@@ -15,16 +15,16 @@ RUN python -m venv --without-pip /opt/venv \
  && python -m pip install --no-compile --require-hashes -r requirements-build.txt
 COPY LICENSE README.md pyproject.toml ./
 COPY src src
-# Bytecode that is checked against nothing stays valid whatever a file's time becomes in the copy below.
+# unchecked-hash: the bytecode stays valid if the copy below changes the files' times.
 RUN python -m pip wheel --no-deps --no-index --no-build-isolation --wheel-dir dist . \
  && python -m pip --python /opt/venv/bin/python install --no-compile --no-deps --no-index dist/*.whl \
  && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="leaderboard" \
-      org.opencontainers.image.description="A leaderboard service that is never wrong about a rank" \
+      org.opencontainers.image.description="A leaderboard service with exact ranks on PostgreSQL and Redis" \
       org.opencontainers.image.licenses="MIT"
-# Not adduser, whose options differ between Alpine and Debian. /data is where `import` leaves rejected rows.
+# Not adduser: its options differ between Alpine and Debian. `import` writes rejected rows to /data.
 RUN echo 'leaderboard:x:10001:' >>/etc/group \
  && echo 'leaderboard:x:10001:10001::/data:/sbin/nologin' >>/etc/passwd \
  && install -d -o 10001 -g 10001 /data \
@@ -32,8 +32,8 @@ RUN echo 'leaderboard:x:10001:' >>/etc/group \
 COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
-# Proves that nothing is missing, and leaves the bytecode of what it uses of the standard library, which the
-# official images ship without.
+# Checks that no module is missing, and creates the bytecode of the modules it uses of the standard library, which the
+# official images do not contain.
 RUN leaderboard --help >/dev/null && python -c 'import http.client, multiprocessing.spawn'
 ENV PYTHONDONTWRITEBYTECODE=1
 WORKDIR /data

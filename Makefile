@@ -49,7 +49,7 @@ aws-setup: deploy/aws/.venv/.installed  ## create deploy/aws/.venv with what mak
 
 aws-check: aws-setup  ## check what is deployed to AWS: types, templates, cdk-nag, cfn-lint
 	cd deploy/aws && .venv/bin/python -m mypy --explicit-package-bases app.py cost.py stacks tests
-	cd deploy/aws && .venv/bin/python -m pytest tests $(ARGS)
+	cd deploy/aws && .venv/bin/python -m pytest --confcutdir . tests $(ARGS)
 
 aws-cost: aws-setup  ## compute the sizes and costs in docs/aws.md
 	cd deploy/aws && .venv/bin/python cost.py --docs

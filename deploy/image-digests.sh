@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints a line for .env for each image of the Compose files: what its default tag names now, pinned by digest.
-# Prints nothing unless all of them are found.
+# Prints one line for .env per image of the Compose files: its default tag, pinned to the tag's present digest.
+# Prints nothing unless all digests are found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,4 +1,4 @@
-"""What an issuer of users' tokens does, and what a forger tries."""
+"""Creates users' tokens, valid and forged."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 
 def pem(private: Any) -> tuple[str, str]:
-    """The private and the public key."""
+    """Returns the private and the public key in PEM."""
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return (
         private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
@@ -21,18 +21,19 @@ def pem(private: Any) -> tuple[str, str]:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Good ones, but for the changes; None takes a claim away."""
+    """Returns valid claims with the changes applied; None removes a claim."""
     now = int(time.time())
-    made = {"sub": "7", "exp": now + 60, "iat": now} | changes
-    return {name: value for name, value in made.items() if value is not None}
+    merged = {"sub": "7", "exp": now + 60, "iat": now} | changes
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def by_hand(header: dict[str, Any], payload: dict[str, Any] | bytes, sign: Callable[[bytes], bytes]) -> bytes:
-    """A token that no library would make."""
+    """Returns a token with any header and payload, also ones that a JWT library refuses to create."""
     parts = [json.dumps(header).encode(), payload if isinstance(payload, bytes) else json.dumps(payload).encode()]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     return signed + b"." + base64.urlsafe_b64encode(sign(signed)).rstrip(b"=")
 
 
 def hs256(secret: str) -> Callable[[bytes], bytes]:
+    """Returns a function that signs with HMAC-SHA-256."""
     return lambda signed: hmac.new(secret.encode(), signed, hashlib.sha256).digest()

@@ -1,4 +1,4 @@
-"""Makes the templates of one environment: `cdk deploy --all -c environment=NAME`."""
+"""Creates the templates of one environment: `cdk deploy --all -c environment=NAME`."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from stacks.service import ServiceStack
 def build(
     app: App, config: Config, where: Environment
 ) -> tuple[NetworkStack, DataStack, ServiceStack, AlarmsStack]:
-    """The stacks of an environment, in the order in which they are deployed."""
+    """Returns the stacks of an environment, in the order in which they are deployed."""
     prefix = config.prefix
     network = NetworkStack(app, f"{prefix}-network", config, env=where)
     data = DataStack(app, f"{prefix}-data", config, network, env=where, termination_protection=True)
@@ -28,7 +28,7 @@ def build(
 
 
 def main() -> None:
-    """Read `cdk.json`'s context, and write the templates where the CDK's command line looks for them."""
+    """Reads the context in `cdk.json` and writes the templates for the CDK's command line."""
     app = App()
     try:
         config = Config.load(

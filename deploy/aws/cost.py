@@ -1,7 +1,7 @@
 """Sizes and monthly cost for a number of users: measured costs of an operation, times assumptions about the users.
 
-`python cost.py` prints the tables of docs/aws.md, `python cost.py --docs` puts them there. What an operation
-costs is read from docs/performance.md. Prices and assumptions are here, each once: put yours in their place.
+`python cost.py` prints the tables of docs/aws.md; `python cost.py --docs` writes them to that page. The cost of an
+operation is read from docs/performance.md. Prices and assumptions are in this file: replace them by yours.
 """
 
 import re
@@ -19,39 +19,39 @@ _MARKS = ("<!-- cost computed -->", "<!-- end of cost -->")
 
 USERS = (100_000, 1_000_000, 10_000_000, 100_000_000)
 HOURS = 730
-"""Of a month."""
+"""Hours of a month."""
 DAYS = 30.4
 DAY_S = 86_400
 
-# What is assumed of the users and of AWS's hardware
+# Assumptions about the users and about AWS's hardware
 
 ACTIVE = 0.1
-"""Share of the users who play on a day."""
+"""Share of the users who play on one day."""
 SCORES, CONTEXTS, TOPS = 5, 15, 5
-"""Requests of one of them on that day: scores set, contexts of any user, tops of 10."""
+"""Requests of one such user on that day: scores set, contexts of any user, tops of 10."""
 PEAK = 5
-"""The busiest minute's requests, in times the mean's."""
+"""Requests in the busiest minute, as a multiple of the mean."""
 VCPU = 0.5
-"""What a vCPU does, in cores of the machine that docs/performance.md was measured on."""
+"""Work of one vCPU, in cores of the machine that docs/performance.md was measured on."""
 BUSY = 0.5
-"""How busy a vCPU may be in the busiest minute."""
+"""Highest load of a vCPU in the busiest minute."""
 WITH_IMAGE = 0.5
 """Share of the users who have an image."""
 ROOM = 2
-"""Storage in times of what the tables take when they are new: dead rows, the write-ahead log, room to grow."""
+"""Storage as a multiple of the size of new tables: for dead rows, the write-ahead log, and growth."""
 REQUESTS_PER_CONNECTION = 5
-"""Requests that a client sends before its connection ends."""
+"""Requests that a client sends on one connection."""
 
-# What was measured for docs/aws.md, which says how
+# Measured for docs/aws.md, which describes how
 
 IMAGE_BYTES = 64
-"""By which a row of `users` is longer with an image's URL of 60 characters."""
+"""Additional bytes of a row of `users` with an image URL of 60 characters."""
 KEY_BYTES = 140
-"""One Idempotency-Key, kept for 24 hours."""
+"""Bytes of one Idempotency-Key, kept for 24 hours."""
 ANSWER_BYTES = {"score": 324 + 138, "context": 325 + 1648, "top": 325 + 1422}
-"""An answer with its headers, all users with images."""
+"""Bytes of an answer with its headers, if all users have images."""
 
-# Prices in US dollars. ASSUMED, as list prices of us-east-1: they were not looked up. Put yours here.
+# Prices in US dollars. ASSUMED list prices of us-east-1: they were not looked up. Replace them by yours.
 
 HOURLY = {
     "vCPU of Fargate": 0.04048,
@@ -84,18 +84,18 @@ EACH = {
 ENDPOINTS, ZONES = 4, 2
 RULES, SECRETS, ALARMS, METRICS = 4, 4, 18, 30
 LOG_GB = 2
-"""Of a month: the service writes no line for a request."""
+"""GB of logs in a month: the service logs no line per request."""
 ACCESS_LINE = 500
 """Bytes of one request in the load balancer's access log."""
 
 
 class NoFigure(Exception):
-    """A figure is not where it is looked for in docs/performance.md."""
+    """docs/performance.md lacks a figure, or no size is large enough."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Seconds of a core that one request takes."""
+    """CPU seconds of one request."""
 
     api: float
     postgresql: float
@@ -104,21 +104,21 @@ class Operation:
 
 @dataclass(frozen=True)
 class Measured:
-    """The figures of docs/performance.md that are used here."""
+    """The figures of docs/performance.md that this module uses."""
 
     score: Operation
     context: Operation
     top: Operation
-    """With 64 connections, whose requests travel together."""
+    """With 64 connections, so in batches."""
     context_alone: Operation
     top_alone: Operation
-    """With one connection."""
+    """With one connection, so not in batches."""
     bytes_per_user: float
-    """Of `users` with its indexes, without images."""
+    """Bytes of a user in `users` with its indexes, without image."""
 
     @classmethod
     def read(cls) -> "Measured":
-        """Take the figures out of the page's tables."""
+        """Read the figures from the tables of docs/performance.md. Raises NoFigure."""
         rows = [_cells(line) for line in _PERFORMANCE.read_text().splitlines() if line.startswith("|")]
 
         def operation(work: str, connections: int = 64) -> Operation:
@@ -147,23 +147,23 @@ def _cells(line: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Need:
-    """What a number of users needs."""
+    """The resources that a number of users needs."""
 
     users: int
     requests_s: float
-    """Requests a second in the mean."""
+    """Mean requests per second."""
     api: float
     postgresql: float
     valkey: float
-    """Cores of the measuring machine in the busiest minute."""
+    """Cores of the measuring machine, in the busiest minute."""
     api_alone: float
     postgresql_alone: float
-    """The same, were each read alone; of scores set alone there is no figure."""
+    """The same if no read is in a batch; scores are in batches, as there is no other figure."""
     storage_gb: float
 
     @property
     def peak_s(self) -> float:
-        """Requests in a second of the busiest minute."""
+        """Requests per second in the busiest minute."""
         return PEAK * self.requests_s
 
     @property
@@ -173,20 +173,20 @@ class Need:
 
     @property
     def traffic_gb(self) -> float:
-        """Answers of a month."""
+        """GB of answers in a month."""
         mix = {"score": SCORES, "context": CONTEXTS, "top": TOPS}
         mean = sum(ANSWER_BYTES[kind] * count for kind, count in mix.items()) / sum(mix.values())
         return self.requests_month * mean / 1e9
 
     @classmethod
     def of(cls, users: int, measured: Measured) -> "Need":
-        """What follows from the assumptions."""
+        """Compute the needs from the assumptions and the measured figures."""
         daily = users * ACTIVE
         per_second = daily * (SCORES + CONTEXTS + TOPS) / DAY_S
-        together = ((measured.score, SCORES), (measured.context, CONTEXTS), (measured.top, TOPS))
+        batched = ((measured.score, SCORES), (measured.context, CONTEXTS), (measured.top, TOPS))
         alone = ((measured.score, SCORES), (measured.context_alone, CONTEXTS), (measured.top_alone, TOPS))
 
-        def cores(part: str, mix: tuple[tuple[Operation, int], ...] = together) -> float:
+        def cores(part: str, mix: tuple[tuple[Operation, int], ...] = batched) -> float:
             return PEAK * daily / DAY_S * sum(float(getattr(operation, part)) * count for operation, count in mix)
 
         tables = users * (measured.bytes_per_user + WITH_IMAGE * IMAGE_BYTES) + daily * SCORES * KEY_BYTES
@@ -204,7 +204,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """The size that is large enough, and what it costs a month."""
+    """The size that is large enough, and its monthly cost."""
 
     need: Need
     name: str
@@ -213,13 +213,13 @@ class Plan:
 
     @classmethod
     def of(cls, need: Need) -> "Plan":
-        """The smallest size that suffices."""
+        """Return the smallest size that is large enough. Raises NoFigure if there is none."""
         for name, size in SIZES.items():
             tasks = max(size.tasks[0], _at_least(vcpu(need.api) / (size.task_cpu / 1024)))
             if (
                 tasks <= size.tasks[1]
                 and vcpu(need.postgresql) <= DATABASE_VCPU[size.db_class]
-                # The small classes are burstable: they have all of their CPU for a while only.
+                # The small classes are burstable: they have all of their CPU only for a limited time.
                 and (not size.db_class.startswith("t") or vcpu(need.postgresql) <= BURSTABLE_BASE)
                 and vcpu(need.valkey) <= 1
                 and need.storage_gb <= size.db_storage[1]
@@ -229,11 +229,11 @@ class Plan:
 
     @property
     def storage_gb(self) -> float:
-        """Storage that is paid for."""
+        """GB of storage that is billed."""
         return max(self.size.db_storage[0], need_gb(self.need))
 
     def costs(self) -> Iterator[tuple[str, float]]:
-        """What is paid for, and US dollars a month."""
+        """Yield each item and its US dollars per month."""
         need, size = self.need, self.size
         task = size.task_cpu / 1024 * HOURLY["vCPU of Fargate"] + size.task_memory / 1024 * HOURLY["GB of Fargate"]
         yield "ECS Fargate", self.tasks * task * HOURS
@@ -266,18 +266,18 @@ class Plan:
         )
 
     def capacity_units(self) -> float:
-        """The load balancer's: the largest of new connections (25 a second) and bytes (1 GB an hour)."""
+        """Capacity units of the load balancer: the larger of new connections / 25 per second and GB per hour."""
         connections = self.need.requests_s / REQUESTS_PER_CONNECTION / 25
         return max(connections, self.need.traffic_gb / HOURS)
 
 
 DATABASE_VCPU = {"t4g.medium": 2, "m7g.large": 2, "m7g.2xlarge": 8}
 BURSTABLE_BASE = 0.4
-"""vCPUs that a t4g.medium may use for ever: a fifth of its two."""
+"""vCPUs that a t4g.medium may use without a time limit: a fifth of its two."""
 
 
 def vcpu(cores: float) -> float:
-    """vCPUs to have for that many cores' work of the busiest minute."""
+    """vCPUs needed for the work of that many cores in the busiest minute."""
     return cores / VCPU / BUSY
 
 
@@ -295,11 +295,11 @@ def tables(measured: Measured) -> str:
     plans = [Plan.of(Need.of(users, measured)) for users in USERS]
     return "\n".join(
         [
-            "What is assumed, and what was measured:",
+            "Assumptions and measurements:",
             "",
             *_figures(measured),
             "",
-            "What follows:",
+            "Results:",
             "",
             *_sizes(plans),
             "",
@@ -307,7 +307,7 @@ def tables(measured: Measured) -> str:
             "",
             *_costs(plans),
             "",
-            "The prices, assumed and not looked up:",
+            "Prices, assumed and not looked up:",
             "",
             *_prices(),
         ]
@@ -316,16 +316,16 @@ def tables(measured: Measured) -> str:
 
 def _figures(measured: Measured) -> Iterator[str]:
     yield from _head("figure", "value")
-    yield f"| users who play on a day | {ACTIVE:.0%} |"
-    yield f"| each of them, on that day | {SCORES} scores set, {CONTEXTS} contexts, {TOPS} tops of 10 |"
+    yield f"| users who play on one day | {ACTIVE:.0%} |"
+    yield f"| requests of each of them on that day | {SCORES} scores set, {CONTEXTS} contexts, {TOPS} tops of 10 |"
     yield f"| the busiest minute | {PEAK} times the mean |"
     yield f"| a vCPU | {VCPU} of a core of the measuring machine |"
-    yield f"| busy in the busiest minute, at most | {BUSY:.0%} |"
+    yield f"| highest load of a vCPU, in the busiest minute | {BUSY:.0%} |"
     operations = (
-        ("score", measured.score),
-        ("context, among others", measured.context),
+        ("score, in a batch", measured.score),
+        ("context, in a batch", measured.context),
         ("context, alone", measured.context_alone),
-        ("top of 10, among others", measured.top),
+        ("top of 10, in a batch", measured.top),
         ("top of 10, alone", measured.top_alone),
     )
     for name, operation in operations:
@@ -348,11 +348,11 @@ def _sizes(plans: list[Plan]) -> Iterator[str]:
     needs = [plan.need for plan in plans]
     yield row("requests/s, mean", *(f"{need.requests_s:,.1f}" for need in needs))
     yield row("requests/s, busiest minute", *(f"{need.peak_s:,.0f}" for need in needs))
-    yield row("API: vCPUs to have", *(f"{vcpu(need.api):.2f}" for need in needs))
-    yield row("the same, were each read alone", *(f"{vcpu(need.api_alone):.2f}" for need in needs))
-    yield row("PostgreSQL: vCPUs to have", *(f"{vcpu(need.postgresql):.2f}" for need in needs))
-    yield row("the same, were each read alone", *(f"{vcpu(need.postgresql_alone):.2f}" for need in needs))
-    yield row("Valkey: vCPUs to have", *(f"{vcpu(need.valkey):.2f}" for need in needs))
+    yield row("API: vCPUs needed", *(f"{vcpu(need.api):.2f}" for need in needs))
+    yield row("the same, if no read is in a batch", *(f"{vcpu(need.api_alone):.2f}" for need in needs))
+    yield row("PostgreSQL: vCPUs needed", *(f"{vcpu(need.postgresql):.2f}" for need in needs))
+    yield row("the same, if no read is in a batch", *(f"{vcpu(need.postgresql_alone):.2f}" for need in needs))
+    yield row("Valkey: vCPUs needed", *(f"{vcpu(need.valkey):.2f}" for need in needs))
     yield row("storage, GB", *(f"{need.storage_gb:,.1f}" for need in needs))
     yield row("answers, GB a month", *(f"{need.traffic_gb:,.0f}" for need in needs))
     yield row("**size**", *(f"**`{plan.name}`**" for plan in plans))
@@ -385,7 +385,7 @@ def _head(*names: str) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the tables, or put them into the page."""
+    """Print the tables, or write them to the page with `--docs`."""
     made = tables(Measured.read())
     if arguments != ["--docs"]:
         print(made)

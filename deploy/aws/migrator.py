@@ -1,7 +1,7 @@
-"""Runs one task of ECS to its end for CloudFormation, and fails the deployment if the task fails.
+"""Runs an ECS task for CloudFormation, waits for its end, and fails the deployment if the task fails.
 
-This file is the whole code of a Lambda function and is written into the template: at most 4,096 characters, and
-nothing but what Lambda has (`cfnresponse` among it).
+This file is the whole code of a Lambda function and is copied into the template. It may have at most 4,096
+characters and may import only what Lambda provides, including `cfnresponse`.
 """
 
 import time
@@ -14,7 +14,7 @@ RESERVE_S = 20
 
 
 def handler(event, context):
-    """Answer CloudFormation whatever happens: without an answer it waits until its own time limit."""
+    """Always answers CloudFormation; without an answer it waits until its own timeout."""
     status, reason = cfnresponse.SUCCESS, ""
     try:
         if event["RequestType"] != "Delete" and not rolling_back(boto3.client("cloudformation"), event["StackId"]):
@@ -26,12 +26,12 @@ def handler(event, context):
 
 
 def rolling_back(cloudformation, stack):
-    """Whether the stack goes back: an older version takes the newer schema, so there is nothing to run."""
+    """Returns whether the stack rolls back. Then nothing runs: an older version accepts the newer schema."""
     return "ROLLBACK" in cloudformation.describe_stacks(StackName=stack)["Stacks"][0]["StackStatus"]
 
 
 def run(ecs, wanted, milliseconds_left):
-    """Start the task and wait for its end. Raises RuntimeError unless its exit status is 0."""
+    """Starts the task and waits for its end. Raises RuntimeError unless its exit status is 0."""
     started = ecs.run_task(
         cluster=wanted["Cluster"],
         taskDefinition=wanted["TaskDefinition"],
@@ -47,7 +47,7 @@ def run(ecs, wanted, milliseconds_left):
     if not started["tasks"]:
         raise RuntimeError(f"the migration could not be started: {started['failures']}")
     arn = started["tasks"][0]["taskArn"]
-    where = f"task {arn.rsplit('/', 1)[-1]}, its lines are in the log group {wanted['LogGroup']}"
+    where = f"task {arn.rsplit('/', 1)[-1]}, its output is in the log group {wanted['LogGroup']}"
     while milliseconds_left() > (RESERVE_S + PAUSE_S) * 1000:
         time.sleep(PAUSE_S)
         tasks = ecs.describe_tasks(cluster=wanted["Cluster"], tasks=[arn])["tasks"]
@@ -57,4 +57,6 @@ def run(ecs, wanted, milliseconds_left):
                 return
             stopped = tasks[0].get("stoppedReason", "")
             raise RuntimeError(f"the migration failed: exit status {code}, {stopped}; {where}")
-    raise RuntimeError(f"the migration has not ended and goes on: deploy again when it has; {where}")
+    raise RuntimeError(
+        f"the migration has not ended and is still running: deploy again after it has ended; {where}"
+    )

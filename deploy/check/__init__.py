@@ -1,7 +1,8 @@
-"""Checks of what deploys the service: `make deploy-check`.
+"""Checks of the deployment files: `make deploy-check`.
 
-A check is a name and a function, listed in `CHECKS` of a module of this package, which `__main__` names. The
-function raises Failed, or NotExercised where the machine lacks what it takes; otherwise the check has passed.
+A check is a name and a function. Each module of this package has its checks in `CHECKS`, and `__main__` lists the
+modules. The function raises Failed, or NotExercised if the machine lacks a program; otherwise the check has
+passed.
 """
 
 import contextlib
@@ -21,23 +22,23 @@ _CLEANING_UP_S = 60
 
 
 class Failed(Exception):
-    """What was checked is wrong; says how."""
+    """The check failed; the message is the reason."""
 
 
 class NotExercised(Exception):
-    """The check could not be made on this machine; says why."""
+    """The check could not run on this machine; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check. `run` returns a remark for the table, or nothing; it raises Failed or NotExercised."""
+    """A check. `run` returns a remark for the table, or None; it raises Failed or NotExercised."""
 
     name: str
     run: Callable[[], str | None]
 
 
 def impossible(name: str, reason: str) -> Check:
-    """Something that no machine like this can check, so that the table says so."""
+    """Returns a check that no single machine can run, so that the table lists it with the reason."""
 
     def run() -> None:
         raise NotExercised(reason)
@@ -46,21 +47,21 @@ def impossible(name: str, reason: str) -> Check:
 
 
 def find(program: str) -> str | None:
-    """The path of a program that runs here: the one of `make deploy-check`, or else the one on the path."""
+    """Returns the path of a program that runs here, or None. `.venv-deploy` takes precedence over PATH."""
     for found in (shutil.which(program, path=_TOOLS), shutil.which(program)):
         if found is None:
             continue
         try:
             subprocess.run([found, "--help"], capture_output=True, timeout=60, check=False)
         except OSError:
-            # For another kind of machine.
+            # Built for another architecture.
             continue
         return found
     return None
 
 
 def need(program: str) -> str:
-    """The path of a program. Raises NotExercised if there is none that runs here."""
+    """Returns the path of a program. Raises NotExercised if none runs here."""
     found = find(program)
     if found is None:
         raise NotExercised(f"{program} is not installed")
@@ -68,14 +69,14 @@ def need(program: str) -> str:
 
 
 def execute(*command: str | Path, timeout_s: float = 120, accept: Sequence[int] = (0,)) -> str:
-    """Run a command in the repository and return its standard output.
+    """Runs a command in the repository and returns its standard output.
 
-    Raises Failed, with the last lines of what it said, for another exit status than those accepted, and when it
+    Raises Failed if the exit status is not in `accept`, with the last lines of the output, and if the command
     takes longer than `timeout_s`.
     """
     named = " ".join([Path(command[0]).name, *map(str, command[1:3])])
     environment = {**os.environ, "HELM_NO_PLUGINS": "1", "NO_COLOR": "1"}
-    # The options of `make deploy-check` are not those of a make that a check runs.
+    # A check may run make, which must not get the options of `make deploy-check`.
     environment.pop("MAKEFLAGS", None)
     with subprocess.Popen(
         [str(part) for part in command],
@@ -95,13 +96,13 @@ def execute(*command: str | Path, timeout_s: float = 120, accept: Sequence[int] 
             _interrupt(process)
             raise
     if process.returncode not in accept:
-        said = (output + errors).strip().splitlines()[-_LINES_SHOWN:]
-        raise Failed("\n".join([f"{named}: exit status {process.returncode}", *said]))
+        last = (output + errors).strip().splitlines()[-_LINES_SHOWN:]
+        raise Failed("\n".join([f"{named}: exit status {process.returncode}", *last]))
     return output
 
 
 def _interrupt(process: "subprocess.Popen[str]") -> None:
-    """End a command and what it started as Ctrl-C does, so that tests and scripts remove what they made."""
+    """Ends a command and its children with SIGINT, so that tests and scripts clean up; then with SIGKILL."""
     for number, wait_s in ((signal.SIGINT, _CLEANING_UP_S), (signal.SIGKILL, 5)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -111,7 +112,7 @@ def _interrupt(process: "subprocess.Popen[str]") -> None:
 
 
 def within(seconds: float, what: str, condition: Callable[[], bool]) -> None:
-    """Try until the condition holds; OSError means that it does not. Raises Failed."""
+    """Polls until the condition is true; OSError counts as false. Raises Failed after that many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         with contextlib.suppress(OSError):
@@ -120,3 +121,9 @@ def within(seconds: float, what: str, condition: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             raise Failed(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.2)
+
+
+def expect(what: str, found: object, expected: object) -> None:
+    """Raises Failed unless both are equal."""
+    if found != expected:
+        raise Failed(f"{what}: {found}, not {expected}")

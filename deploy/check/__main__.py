@@ -1,6 +1,7 @@
-"""`python -m deploy.check`: makes every check that this machine can make, and prints a table of them.
+"""`python -m deploy.check`: runs every check that this machine can run, and prints a table.
 
-Exit status 1 if one failed. What a machine cannot do is not a failure: the table says why it was not exercised.
+The exit status is 1 if a check failed. A check that this machine cannot run is not a failure; the table has the
+reason.
 """
 
 import argparse
@@ -23,7 +24,7 @@ CHECKS = (
 
 
 def main(arguments: Sequence[str], checks: Iterable[Check] = CHECKS) -> int:
-    """Make the checks whose name has one of the words asked for, or all; return the exit status."""
+    """Runs the checks whose name contains one of the `--only` words, or all; returns the exit status."""
     parser = argparse.ArgumentParser(prog="deploy.check", description=__doc__)
     parser.add_argument(
         "--only", action="append", default=[], metavar="WORD", help="checks with this in their name"

@@ -1,4 +1,4 @@
-"""The stacks for AWS, as far as that goes without an account."""
+"""Checks of the AWS stacks that need no account."""
 
 import tempfile
 from pathlib import Path
@@ -21,5 +21,5 @@ def _stacks() -> str:
 CHECKS = (
     Check("AWS: types, templates, cdk-nag, cfn-lint", _stacks),
     VALKEY_ACCESS,
-    impossible("AWS: deploying, failovers, restore, rights", "they need an account"),
+    impossible("AWS: deployment, failovers, restore, permissions", "they need an account"),
 )

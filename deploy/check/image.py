@@ -1,4 +1,4 @@
-"""The service's image, run without rights and a place to write, and the wheels that it is made of."""
+"""Checks of the service's image: run without privileges and writable folders; and of its wheels."""
 
 import contextlib
 import http.client
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from deploy.check import ROOT, Failed, NotExercised, execute, need, within
+from deploy.check import ROOT, Failed, NotExercised, execute, expect, need, within
 
-_PATIENCE_S = 60
+_READY_S = 60
 _NAME = "leaderboard-image-check"
 _POSTGRES, _REDIS, _API = f"{_NAME}-postgres", f"{_NAME}-redis", f"{_NAME}-api"
 _CONFINED = (
@@ -23,18 +23,18 @@ _CONFINED = (
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--env", f"DB_HOST={_POSTGRES}", "--env", "DB_PASSWORD=password", "--env", f"REDIS_URL=redis://{_REDIS}"),
 )
-"""How `docker run` gets it: also without /dev/shm, the one folder that is else writable."""
+"""Options of `docker run`. `--ipc none` removes /dev/shm, which would be the only writable folder."""
 _FOLDERS = "/ /tmp /var/tmp /run /dev /dev/shm /data /opt/venv"
 
 _RIGHTS = r"sed -nE 's/^(Uid|CapBnd|NoNewPrivs):[[:space:]]+([[:alnum:]]+).*/\2/p' /proc/1/status"
 
 _MACHINES = ("x86_64", "aarch64")
 _OLDEST_GLIBC, _NEWEST_GLIBC = 17, 36
-"""2.36 is Debian 12's."""
+"""Minor versions of glibc 2; 2.36 is Debian 12's."""
 
 
 def docker_engine() -> str:
-    """The docker whose engine answers. Raises NotExercised."""
+    """Returns the path of docker. Raises NotExercised if its engine does not answer."""
     docker = need("docker")
     if subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
         raise NotExercised("no Docker engine answers")
@@ -42,7 +42,7 @@ def docker_engine() -> str:
 
 
 def need_images(docker: str, *files: str) -> None:
-    """Have the images that these Compose files name. Raises NotExercised if one cannot be pulled."""
+    """Pulls the missing images of these Compose files. Raises NotExercised if one cannot be pulled."""
     for image in images(*files).values():
         here = subprocess.run([docker, "image", "inspect", image], capture_output=True, check=False)
         if here.returncode == 0:
@@ -53,39 +53,39 @@ def need_images(docker: str, *files: str) -> None:
             )
             if pulled.returncode == 0:
                 continue
-        raise NotExercised(f"{image} cannot be pulled; deploy/check/standins.sh docker makes stand-ins")
+        raise NotExercised(f"{image} cannot be pulled; deploy/check/standins.sh docker builds substitutes")
 
 
 def images(*files: str) -> dict[str, str]:
-    """The variables of these Compose files that name images, with their defaults."""
+    """Returns the variables of these Compose files that name images, with their defaults."""
     text = "".join((ROOT / file).read_text("utf-8") for file in files)
     return dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", text))
 
 
 def official() -> str:
-    """Whether the images that the checks ran are those of their publishers. Raises NotExercised if not."""
+    """Returns the images' names if they are from a registry. Raises NotExercised otherwise."""
     docker = need("docker")
     named = [str(os.environ.get(name) or default) for name, default in images("compose.yaml").items()]
-    made_here = [image for image in named if not _digests(docker, image)]
-    if made_here:
-        raise NotExercised(f"no registry gave {', '.join(made_here)}: stand-ins at most")
+    built_here = [image for image in named if not _digests(docker, image)]
+    if built_here:
+        raise NotExercised(f"not from a registry: {', '.join(built_here)}")
     return ", ".join(named)
 
 
 def _digests(docker: str, image: str) -> str:
-    """The digests by which registries know this image; none if it was made here or is not here."""
-    asks = [docker, "image", "inspect", "--format", '{{join .RepoDigests " "}}', image]
-    return subprocess.run(asks, capture_output=True, text=True, check=False).stdout.strip()
+    """Returns the registry digests of an image; empty if it was built here or is missing."""
+    command = [docker, "image", "inspect", "--format", '{{join .RepoDigests " "}}', image]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def confined() -> str:
-    """Run every command that a deployment runs in containers that can write nowhere, as nobody."""
+    """Runs every command of a deployment as `nobody`, in containers without writable folders."""
     docker = docker_engine()
     need_images(docker, "compose.yaml")
     execute(docker, "build", "--quiet", "--tag", _NAME, ".", timeout_s=590)
-    with _stores(docker):
-        _expect("migrate", "applied" in execute(docker, "run", "--rm", *_CONFINED, _NAME, "migrate"), True)
-        # Two workers, which are processes of their own.
+    with _servers(docker):
+        expect("migrate", "applied" in execute(docker, "run", "--rm", *_CONFINED, _NAME, "migrate"), True)
+        # Two workers, so that worker processes are covered, too.
         execute(
             *(docker, "run", "--detach", "--name", _API, *_CONFINED, "--env", "WORKERS=2"),
             *("--publish", "127.0.0.1::3000", _NAME),
@@ -98,7 +98,7 @@ def confined() -> str:
 
 
 @contextlib.contextmanager
-def _stores(docker: str) -> Iterator[None]:
+def _servers(docker: str) -> Iterator[None]:
     image = images("compose.yaml")
     try:
         execute(docker, "network", "create", _NAME)
@@ -108,12 +108,12 @@ def _stores(docker: str) -> Iterator[None]:
             *("--env", "POSTGRES_PASSWORD=password", image["POSTGRES_IMAGE"]),
         )
         execute(docker, "run", "--detach", "--name", _REDIS, "--network", _NAME, image["REDIS_IMAGE"])
-        # By TCP: while the database is being made, the server listens on its socket only.
-        asks = (docker, "exec", _POSTGRES, "pg_isready", "-q", "-h", "127.0.0.1", "-d", "leaderboard")
+        # Over TCP: while the database is being created, the server listens only on its socket.
+        ready = (docker, "exec", _POSTGRES, "pg_isready", "-q", "-h", "127.0.0.1", "-d", "leaderboard")
         within(
-            _PATIENCE_S,
+            _READY_S,
             "PostgreSQL is ready",
-            lambda: subprocess.run(asks, capture_output=True, check=False).returncode == 0,
+            lambda: subprocess.run(ready, capture_output=True, check=False).returncode == 0,
         )
         yield
     finally:
@@ -126,31 +126,31 @@ def _stores(docker: str) -> Iterator[None]:
 
 def _use(docker: str) -> str:
     port = int(execute(docker, "port", _API, "3000/tcp").split(":")[-1])
-    within(_PATIENCE_S, "/readyz says ok", lambda: '"status":"ok"' in _get(port, "/readyz"))
+    within(_READY_S, "/readyz is ok", lambda: '"status":"ok"' in _get(port, "/readyz"))
     inside = (docker, "exec", _API, "sh", "-c")
-    _expect("uid, capabilities, no new privileges", execute(*inside, _RIGHTS).split(), ["65534", "0" * 16, "1"])
+    expect("uid, capabilities, no new privileges", execute(*inside, _RIGHTS).split(), ["65534", "0" * 16, "1"])
     tries = f'for folder in {_FOLDERS}; do touch "$folder/x" 2>/dev/null && echo "$folder"; done; true'
-    _expect("folders that it can write to", execute(*inside, tries).split(), [])
+    expect("folders that it can write to", execute(*inside, tries).split(), [])
     read = _import(docker, "username,score\n" + "".join(f"user{i},{i}\n" for i in range(1000)))
-    _expect("import", "1,000 imported" in read.stdout, True)
+    expect("import", "1,000 imported" in read.stdout, True)
     refused = _import(docker, "username,score\nada,many\n")
-    _expect("import of a row to reject, without a place for it", refused.returncode != 0, True)
-    _expect("what it says", "cannot write rejected rows" in refused.stderr, True)
+    expect("import of a row to reject, without a writable folder", refused.returncode != 0, True)
+    expect("its error", "cannot write rejected rows" in refused.stderr, True)
     verified = execute(docker, "run", "--rm", *_CONFINED, _NAME, "verify")
-    _expect("verify", "equals PostgreSQL" in verified, True)
-    _expect("GET /leaderboard/top/1", '"username":"user999"' in _get(port, "/leaderboard/top/1"), True)
+    expect("verify", "equals PostgreSQL" in verified, True)
+    expect("GET /leaderboard/top/1", '"username":"user999"' in _get(port, "/leaderboard/top/1"), True)
     health = "{{.State.Health.Status}}"
     within(
-        _PATIENCE_S,
+        _READY_S,
         "it is healthy",
         lambda: execute(docker, "inspect", "--format", health, _API).strip() == "healthy",
     )
-    _expect("changes in its file system", execute(docker, "diff", _API), "")
+    expect("changes in its file system", execute(docker, "diff", _API), "")
     began = time.monotonic()
     execute(docker, "stop", "--time", "30", _API)
     took = time.monotonic() - began
-    _expect("exit status", execute(docker, "inspect", "--format", "{{.State.ExitCode}}", _API).strip(), "0")
-    return f"serve, migrate, import, verify; ended by itself {took:.0f} s after SIGTERM"
+    expect("exit status", execute(docker, "inspect", "--format", "{{.State.ExitCode}}", _API).strip(), "0")
+    return f"serve, migrate, import, verify; exited {took:.0f} s after SIGTERM"
 
 
 def _import(docker: str, rows: str) -> subprocess.CompletedProcess[str]:
@@ -175,18 +175,13 @@ def _get(port: int, path: str) -> str:
         connection.close()
 
 
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise Failed(f"{what}: {found}, not {expected}")
-
-
 def wheels() -> str:
-    """Get a wheel of each pin that the Dockerfile installs, for each libc and machine, by its hash."""
+    """Downloads the wheel of each pin in the Dockerfile by its hash, for each libc and architecture."""
     python = _python_version()
     pins = [pin for file in ("requirements.txt", "requirements-build.txt") for pin in _pins(file)]
     with tempfile.TemporaryDirectory() as folder:
         if _download(Path(folder), [pins[0][1]]).returncode:
-            raise NotExercised("pip gets no package here")
+            raise NotExercised("pip cannot download packages here")
         for machine in _MACHINES:
             wanted = wanted_pins(pins, python, machine)
             for platforms in _platforms(machine):
@@ -208,14 +203,14 @@ def _python_version() -> str:
 
 
 def _platforms(machine: str) -> tuple[list[str], list[str]]:
-    """The names of the platforms that an image on Alpine takes wheels for, and one on Debian."""
+    """Returns the platform tags that pip accepts on Alpine, and those on Debian."""
     musl = [f"musllinux_1_{minor}_{machine}" for minor in (2, 1)]
     glibc = [f"manylinux_2_{minor}_{machine}" for minor in range(_NEWEST_GLIBC, _OLDEST_GLIBC - 1, -1)]
     return musl, [*glibc, f"manylinux2014_{machine}"]
 
 
 def _pins(file: str) -> list[tuple[Requirement, str]]:
-    """The requirements of a file, each with its line for pip: the pin and its hashes, without the marker."""
+    """Returns the requirements of a file, each with its line for pip: pin and hashes, without the marker."""
     text = re.sub(r"#.*", "", (ROOT / file).read_text("utf-8")).replace("\\\n", " ")
     found = []
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -226,7 +221,7 @@ def _pins(file: str) -> list[tuple[Requirement, str]]:
 
 
 def wanted_pins(pins: list[tuple[Requirement, str]], python: str, machine: str) -> list[str]:
-    """The lines for pip of the requirements that CPython of this version on Linux installs."""
+    """Returns pip's lines for the requirements that apply to this CPython version on Linux."""
     environment = {
         "implementation_name": "cpython",
         "os_name": "posix",

@@ -1,4 +1,4 @@
-"""The Helm chart and the plain manifests, as documents; and the trial, run by podman."""
+"""Checks of the Helm chart and the plain manifests, as documents; and of the trial, run by podman."""
 
 import tempfile
 from functools import partial
@@ -15,20 +15,20 @@ COMBINATIONS = (
     (CHART / "values-cloudnativepg.yaml", CHART / "values-redis-operator.yaml"),
     (FOLDER / "values.yaml",),
 )
-"""Files of values that make a whole together."""
+"""Complete sets of values files."""
 VERSIONS = {"1.27": (), "1.30": ("--set", "preStopSeconds=20"), "1.34": (), "1.37": ("--set", "preStopSeconds=20")}
-"""Of Kubernetes, from the oldest that the chart takes to the newest that the validator knows; and what to add."""
+"""Kubernetes versions with options of helm: from the chart's oldest to the validator's newest."""
 _ACCEPTED = {
-    "CKV_K8S_11": "a CPU limit slows down what the deadlines of requests are counted on",
-    "CKV_K8S_15": "images are pinned by tag or digest, and then need not be pulled at every start",
-    "CKV_K8S_21": "the namespace is chosen when it is applied",
-    "CKV_K8S_35": "the settings come from the environment, and from nowhere else",
-    "CKV_K8S_40": "the uids of the images of PostgreSQL and Valkey are what they are",
-    "CKV_K8S_43": "the digest is for who installs it to set",
+    "CKV_K8S_11": "a CPU limit would make requests miss their deadlines",
+    "CKV_K8S_15": "images are pinned by tag or digest, so they need not be pulled at every start",
+    "CKV_K8S_21": "the namespace is chosen when the manifests are applied",
+    "CKV_K8S_35": "the service reads its settings from the environment only",
+    "CKV_K8S_40": "the images of PostgreSQL and Valkey set their uids",
+    "CKV_K8S_43": "the operator sets the digest",
 }
-"""What checkov finds and is meant."""
+"""Findings of checkov that are accepted, with the reason."""
 _STORES_ACCEPTED = {
-    "CKV_K8S_8": "a store that hangs is no better after a restart",
+    "CKV_K8S_8": "a restart does not help a database or cache that hangs",
     **_ACCEPTED,
 }
 
@@ -39,7 +39,7 @@ def _lint() -> str:
         options = [option for path in values for option in ("--values", path)]
         execute(helm, "lint", "--strict", CHART, *options)
     files = [" and ".join(str(path.relative_to(ROOT)) for path in values) for values in COMBINATIONS]
-    return "\n".join([f"{len(files)} wholes", *files])
+    return "\n".join([f"{len(files)} sets of values", *files])
 
 
 def _validate() -> str:
@@ -58,7 +58,7 @@ def _validate() -> str:
 def _fresh() -> None:
     old = stale()
     if old:
-        raise Failed(f"not what the chart makes: {', '.join(old)}; run `make manifests`")
+        raise Failed(f"differ from the chart's output: {', '.join(old)}; run `make manifests`")
 
 
 def _scan(name: str, accepted: dict[str, str]) -> str:
@@ -66,7 +66,7 @@ def _scan(name: str, accepted: dict[str, str]) -> str:
         need("checkov"), "--file", FOLDER / name, "--framework", "kubernetes", "--skip-download", "--compact",
         "--quiet", "--skip-check", ",".join(accepted),
     )  # fmt: skip
-    return f"{len(accepted)} kinds of finding are accepted, with reasons"
+    return f"{len(accepted)} kinds of findings are accepted, with reasons"
 
 
 def _trivy() -> None:
@@ -76,10 +76,10 @@ def _trivy() -> None:
 
 
 CHECKS = (
-    Check("Helm: lint --strict, each file of values", _lint),
+    Check("Helm: lint --strict, each set of values", _lint),
     Check("Helm: documents are valid", _validate),
     CHART_TESTS,
-    Check("Kubernetes: plain manifests are those of the chart", _fresh),
+    Check("Kubernetes: plain manifests equal the chart's output", _fresh),
     Check("Kubernetes: checkov, service", partial(_scan, "leaderboard.yaml", _ACCEPTED)),
     Check("Kubernetes: checkov, migration", partial(_scan, "migrate.yaml", _ACCEPTED)),
     Check("Kubernetes: checkov, trial", partial(_scan, "trial.yaml", _STORES_ACCEPTED)),

@@ -1,6 +1,6 @@
-"""A machine of one's own: the commands of docs/deploy.md, done on a Debian with systemd in a container of podman.
+"""Runs the commands of docs/deploy.md, "systemd", on a Debian with systemd in a podman container.
 
-The container has no network: it gets the programs of Debian when it is made, and the wheels by a folder.
+The container has no network: Debian's packages are in its image, and the wheels are in a mounted folder.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ _FILES = (
     "requirements.txt",
     "src",
 )
-"""What is installed, and what installs it."""
+"""The files of the checkout that the installation needs."""
 _DOCKERFILE = f"""
 FROM {_BASE}
 RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
     curl dbus nginx postgresql python3-venv systemd systemd-sysv valkey-server
 """
-# In a hierarchy of its own, whatever the machine's is.
+# systemd needs a cgroup v2 hierarchy of its own, whatever the host uses.
 _START = "umount -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec /lib/systemd/systemd"
 _STEP_S = 600
-_PATIENCE_S = 60
+_READY_S = 60
 _PORTS = ("3001", "3002")
 _MAIN_PROCESS = "$(systemctl show --value -p MainPID leaderboard@{port})"
 _URL = "http://127.0.0.1"
@@ -69,26 +69,27 @@ print(json.dumps(seen))
 
 
 def commands(text: str) -> dict[str, str]:
-    """The lines of shell in a page, below each heading that begins with `On the machine: `, by the rest of it."""
+    """Returns the shell commands below each heading `systemd: PART` of a page, by PART."""
     found: dict[str, str] = {}
-    for heading, section in re.findall(r"^### On the machine: (.*)\n((?:(?!#{2,3} ).*\n)*)", text, re.MULTILINE):
+    for heading, section in re.findall(r"^### systemd: (.*)\n((?:(?!#{2,3} ).*\n)*)", text, re.MULTILINE):
         found[heading] = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
     return found
 
 
 class _Machine:
-    """The container, in which systemd is process 1."""
+    """The container; its process 1 is systemd."""
 
     def __init__(self, podman: Podman, name: str) -> None:
         self._podman = podman
         self._name = name
 
     def run(self, script: str, *arguments: str) -> str:
-        """Run lines of bash in the checkout, as root. Raises Failed with what they said."""
+        """Runs a bash script in the checkout, as root. Raises Failed with its output."""
         bash = ("bash", "-euo", "pipefail", "-c", script, "bash")
         return self._podman.run("exec", "--workdir", _CHECKOUT, self._name, *bash, *arguments, timeout_s=_STEP_S)
 
     def succeeds(self, script: str) -> bool:
+        """Runs a bash script; returns whether its exit status is 0."""
         try:
             self.run(script)
         except Failed:
@@ -96,15 +97,18 @@ class _Machine:
         return True
 
     def get(self, path: str) -> str:
+        """Returns the body of GET through nginx. Raises Failed for an error status."""
         return self.run(f"curl -sS --fail-with-body -H '{_HOST}' {_URL}{path}")
 
     def set_score(self, user: int, key: str, score: int) -> None:
+        """Sets a score through nginx. Raises Failed for an error status."""
         self.run(
             f"curl -sS --fail-with-body -o /dev/null -H '{_HOST}' -H 'Authorization: Bearer {key}'"
             f" -H 'content-type: application/json' -d '{{\"score\": {score}}}' {_URL}/users/{user}/score"
         )
 
     def has_score(self, user: int, score: int) -> bool:
+        """Returns whether a read through nginx shows this score."""
         with contextlib.suppress(Failed):
             return bool(json.loads(self.get(f"/users/{user}"))["score"] == score)
         return False
@@ -128,19 +132,19 @@ def _machine(podman: Podman, wheels: Path) -> Iterator[_Machine]:
         machine.run("tar --extract --no-same-owner --file /srv/checkout.tar")
         try:
             within(
-                _PATIENCE_S,
+                _READY_S,
                 "systemd has started",
                 lambda: machine.succeeds("systemctl is-active multi-user.target"),
             )
         except Failed as error:
-            raise NotExercised(f"{error}: podman cannot run it here") from None
+            raise NotExercised(f"{error}: podman cannot run systemd here") from None
         yield machine
     finally:
         podman.run("rm", "--force", "--time", "10", name, accept_failure=True)
 
 
 def _fetch(podman: Podman, wheels: Path) -> None:
-    """Have pip of the image's Python fetch what requirements.txt and requirements-build.txt name."""
+    """Downloads the packages of both requirements files with the pip of the image's Python."""
     wheels.mkdir()
     fetch = (
         "python3 -m venv /srv/venv && /srv/venv/bin/pip --quiet --disable-pip-version-check download"
@@ -153,10 +157,10 @@ def _fetch(podman: Podman, wheels: Path) -> None:
     )  # fmt: skip
 
 
-def _documented() -> str:
-    """Do what the page says, in the order in which it says it, and look at what came of it."""
+def _run_documentation() -> str:
+    """Runs the page's commands in their order and checks the results."""
     podman = podman_here(_BASE)
-    do = commands((ROOT / "docs" / "deploy.md").read_text("utf-8"))
+    documented = commands((ROOT / "docs" / "deploy.md").read_text("utf-8"))
     with tempfile.TemporaryDirectory(prefix="machine-") as folder:
         try:
             dockerfile = Path(folder) / "Dockerfile"
@@ -166,17 +170,17 @@ def _documented() -> str:
             )
             _fetch(podman, Path(folder) / "wheels")
         except Failed as error:
-            raise NotExercised(f"what the machine needs cannot be had: {error}") from None
+            raise NotExercised(f"the packages cannot be downloaded: {error}") from None
         with _machine(podman, Path(folder) / "wheels") as machine:
-            return _live_on(machine, do)
+            return _use(machine, documented)
 
 
-def _live_on(machine: _Machine, do: dict[str, str]) -> str:
-    said = machine.run(do.pop("from nothing to a URL"))
-    key = _found(r"^key +(\S+)$", said)
-    if said := machine.run("systemd-analyze verify /etc/systemd/system/leaderboard*"):
-        raise Failed(said)
-    within(_PATIENCE_S, "the page answers", lambda: "ada" in _created(machine, key))
+def _use(machine: _Machine, documented: dict[str, str]) -> str:
+    output = machine.run(documented.pop("install"))
+    key = _found(r"^key +(\S+)$", output)
+    if findings := machine.run("systemd-analyze verify /etc/systemd/system/leaderboard*"):
+        raise Failed(findings)
+    within(_READY_S, "the service answers", lambda: "ada" in _created(machine, key))
     user = int(_found(r'"userId":(\d+)', machine.get("/leaderboard/top/1")))
     _restarted_after_a_kill(machine)
 
@@ -184,29 +188,29 @@ def _live_on(machine: _Machine, do: dict[str, str]) -> str:
     version = machine.run("readlink /opt/leaderboard/current").strip()
     machine.run(f"sed -i 's/^version = .*/version = \"{version}.post1\"/' pyproject.toml")
     with _calls(machine, user, key) as upgraded:
-        machine.run(do.pop("upgrade"))
+        machine.run(documented.pop("upgrade"))
     _expect_version(machine, f"{version}.post1")
     with _calls(machine, user, key) as rolled_back:
-        machine.run(do.pop("rollback").replace("0.1.0", version))
+        machine.run(documented.pop("rollback").replace("0.1.0", version))
     _expect_version(machine, version)
 
     with _calls(machine, user, key) as kept:
         if machine.succeeds(f"{_BROKEN_VERSION}\ndeploy/systemd/use.sh broken"):
-            raise Failed("use.sh went on with a version that is never ready")
+            raise Failed("use.sh accepted a version that never becomes ready")
     machine.run(f"deploy/systemd/use.sh {version}")
     _expect_version(machine, version)
 
     machine.set_score(user, key, 1843)
     machine.run("systemctl start leaderboard-backup")
     machine.set_score(user, key, 7)
-    machine.run(do.pop("backup and restore"))
-    within(_PATIENCE_S, "the dump's score is back", partial(machine.has_score, user, 1843))
+    machine.run(documented.pop("backup and restore"))
+    within(_READY_S, "the dump's score is back", partial(machine.has_score, user, 1843))
     machine.set_score(user, key, 8)
     machine.run("cd /etc/leaderboard && runuser -u leaderboard -- /opt/leaderboard/current/bin/leaderboard verify")
-    if do.keys() != {"what to watch"}:
-        raise Failed(f"not done: {', '.join(do)}")
+    if documented.keys() != {"monitoring"}:
+        raise Failed(f"sections that were not run: {', '.join(documented)}")
     requests = upgraded.result() + rolled_back.result() + kept.result()
-    return f"{requests} requests during an upgrade, a rollback and an upgrade that fails: none failed"
+    return f"{requests} requests during an upgrade, a rollback and a failing upgrade: none failed"
 
 
 def _created(machine: _Machine, key: str) -> str:
@@ -222,15 +226,18 @@ def _created(machine: _Machine, key: str) -> str:
 def _restarted_after_a_kill(machine: _Machine) -> None:
     for port in _PORTS:
         machine.run(f"kill -9 {_MAIN_PROCESS.format(port=port)}")
-        # The process that systemd has yet to end may answer for a moment more.
+        # The old processes may answer for a moment, until systemd has ended them.
         again = f"systemctl show --value -p NRestarts leaderboard@{port} | grep -qx 1"
         ready = partial(machine.succeeds, f"{again} && curl -sf 127.0.0.1:{port}/readyz")
-        within(_PATIENCE_S, f"leaderboard@{port} is back", ready)
+        within(_READY_S, f"leaderboard@{port} is back", ready)
 
 
 @contextlib.contextmanager
 def _calls(machine: _Machine, user: int, key: str) -> Iterator["Future[int]"]:
-    """Read and write by nginx all the while; the result is how often. Raises Failed if a request failed."""
+    """Reads and writes through nginx during the block; the result is the number of requests.
+
+    Raises Failed if a request failed.
+    """
     machine.run("rm -f /srv/stop")
     with ThreadPoolExecutor(1) as pool:
         seen = pool.submit(machine.run, 'python3 -c "$1" "$2" "$3"', _CALLS, str(user), key)
@@ -241,7 +248,7 @@ def _calls(machine: _Machine, user: int, key: str) -> Iterator["Future[int]"]:
             machine.run("touch /srv/stop")
         counts = json.loads(seen.result())
     if counts.keys() != {"GET 200", "POST 200"}:
-        raise Failed(f"requests by nginx while processes were restarted: {counts}")
+        raise Failed(f"requests through nginx while processes were restarted: {counts}")
     counted.set_result(sum(counts.values()))
 
 
@@ -261,8 +268,9 @@ def _found(pattern: str, text: str) -> str:
 
 CHECKS = (
     MACHINE_TESTS,
-    Check("Machine: the commands of docs/deploy.md, under systemd", _documented),
+    Check("systemd: the commands of docs/deploy.md", _run_documentation),
     impossible(
-        "Machine: a certificate, a start of the machine", "they need a name in DNS, and a machine to start"
+        "systemd: a certificate, a boot of the machine",
+        "they need a DNS name and a reboot",
     ),
 )

@@ -1,6 +1,6 @@
-"""The plain manifests in deploy/kubernetes, made from the Helm chart.
+"""Generates the plain manifests in deploy/kubernetes from the Helm chart.
 
-What only Helm needs is left out: its labels, and where a document came from.
+Helm's own labels and the comments with a document's source are removed.
 """
 
 import re
@@ -13,21 +13,21 @@ from deploy.check import ROOT, NotExercised, execute, need
 CHART = ROOT / "deploy" / "helm" / "leaderboard"
 FOLDER = ROOT / "deploy" / "kubernetes"
 _OF_HELM = re.compile(r"^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n|^# Source: .*\n", re.MULTILINE)
-_HEAD = "# Made from the Helm chart by `make manifests`: change the chart, or {values}, instead.\n"
+_HEAD = "# Generated from the Helm chart by `make manifests`: change the chart or {values} instead.\n"
 _MIGRATION = "migration.yaml"
 
 
 def template(*values: Path, options: Sequence[str] = ()) -> str:
-    """What the chart makes of these files of values, with more options of `helm template`.
+    """Returns the output of `helm template` with these values files and options.
 
-    Raises NotExercised where there is no helm, and Failed.
+    Raises NotExercised if helm is not installed, and Failed if it fails.
     """
     files = [part for path in values for part in ("--values", path)]
     return execute(need("helm"), "template", "leaderboard", CHART, *files, *options)
 
 
 def documents(rendered: str) -> dict[str, str]:
-    """The documents of each template, by its file's name."""
+    """Returns the documents of each template by the template's file name."""
     found: dict[str, str] = {}
     for document in re.split(r"^---\n", rendered, flags=re.MULTILINE):
         source = re.search(r"^# Source: .*/(.*)$", document, re.MULTILINE)
@@ -37,7 +37,7 @@ def documents(rendered: str) -> dict[str, str]:
 
 
 def manifests() -> dict[str, str]:
-    """The text of each file, by its name. Raises NotExercised where there is no helm."""
+    """Returns the text of each manifest by its file name. Raises NotExercised if helm is not installed."""
     plain = documents(template(FOLDER / "values.yaml"))
     migration = plain.pop(_MIGRATION)
     trial = documents(template(CHART / "values-trial.yaml"))
@@ -51,7 +51,7 @@ def manifests() -> dict[str, str]:
 
 
 def stale() -> list[str]:
-    """Names of the files that are not what the chart makes."""
+    """Returns the names of the files that differ from the chart's output."""
     return [
         name
         for name, text in manifests().items()
@@ -60,7 +60,7 @@ def stale() -> list[str]:
 
 
 def main() -> None:
-    """Write them."""
+    """Writes the manifests."""
     try:
         made = manifests()
     except NotExercised as error:

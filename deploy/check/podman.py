@@ -1,4 +1,4 @@
-"""podman, for the checks that need containers and no Docker engine."""
+"""Runs podman, for checks that need containers but no Docker engine."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ _LINES_SHOWN = 15
 
 @dataclass
 class Podman:
-    """The podman that works here."""
+    """The podman program, with the environment in which it works here."""
 
     program: str
     environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, accept_failure: bool = False, timeout_s: float = 120) -> str:
-        """Standard output and error. Raises Failed."""
+        """Runs podman and returns its standard output and error. Raises Failed."""
         try:
             done = subprocess.run(
                 [self.program, *arguments],
@@ -37,22 +37,22 @@ class Podman:
         return done.stdout
 
     def has(self, image: str) -> bool:
-        """Whether this image is here."""
+        """Returns whether this image exists locally."""
         return image in self.run("images", "--format", "{{.Repository}}:{{.Tag}}").split()
 
 
 def podman_here(image: str) -> Podman:
-    """The podman of this machine, by its own choices or ours. Raises NotExercised."""
+    """Returns the podman of this machine, with its defaults or with containers.conf. Raises NotExercised."""
     program = need("podman")
-    said = ""
+    last_error = ""
     for environment in ({}, {"CONTAINERS_CONF": str(Path(__file__).with_name("containers.conf"))}):
         podman = Podman(program, environment)
         if not podman.has(image):
-            raise NotExercised(f"no image {image}; deploy/check/standins.sh makes stand-ins")
+            raise NotExercised(f"no image {image}; deploy/check/standins.sh builds substitutes")
         try:
             podman.run("run", "--rm", "--network", "none", "--entrypoint", "true", image)
         except Failed as error:
-            said = str(error).splitlines()[-1]
+            last_error = str(error).splitlines()[-1]
         else:
             return podman
-    raise NotExercised(f"podman cannot run a container: {said}")
+    raise NotExercised(f"podman cannot run a container: {last_error}")

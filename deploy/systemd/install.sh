@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs this checkout into /opt/leaderboard/VERSION, beside the versions that are there, and prints VERSION.
-# No process runs it before use.sh. docs/deploy.md tells the rest, under "A machine of your own".
+# Installs this checkout in /opt/leaderboard/VERSION, beside the installed versions, and prints VERSION.
+# use.sh switches the processes to it. How to use both: docs/deploy.md, "systemd".
 set -eu
 cd "$(dirname "$0")/../.."
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 target=/opt/leaderboard/$version
 if [ -e "$target" ]; then
-    echo "$target is there already" >&2
+    echo "$target already exists" >&2
     exit 1
 fi
 build=$(mktemp -d)

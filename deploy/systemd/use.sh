@@ -1,12 +1,13 @@
 #!/bin/sh
-# use.sh VERSION: has this machine's processes run a version that install.sh has put there. Migrates the database, then
-# restarts one process after the other, each when the one before is ready. If one is not, those after it are left alone.
+# use.sh VERSION: switches this machine's processes to a version that install.sh has installed. It migrates the database,
+# then restarts the processes one after the other. Each must be ready before the next is restarted; if one is not ready,
+# the script stops there.
 set -eu
 
-version=${1:?which version: one of $(ls /opt/leaderboard)}
+version=${1:?VERSION is missing; one of: $(ls /opt/leaderboard)}
 program=/opt/leaderboard/$version/bin/leaderboard
 if [ ! -x "$program" ]; then
-    echo "$version is not installed; there are: $(ls /opt/leaderboard | tr '\n' ' ')" >&2
+    echo "$version is not installed; installed are: $(ls /opt/leaderboard | tr '\n' ' ')" >&2
     exit 1
 fi
 cd /etc/leaderboard
@@ -21,7 +22,7 @@ for unit in $(systemctl list-units --plain --no-legend 'leaderboard@*.service' |
     until curl --silent --fail --max-time 2 --output /dev/null "http://127.0.0.1:${port%.service}/readyz"; do
         waited=$((waited + 1))
         if [ $waited = 30 ]; then
-            echo "$unit is not ready; the processes after it still run the version before" >&2
+            echo "$unit is not ready; the processes after it still run the previous version" >&2
             exit 1
         fi
         sleep 1

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and what it issues to servers on this machine and to clients."""
+"""A certificate authority for tests."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -12,13 +12,13 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Issues certificates into a folder: `ca.pem`, and `NAME.pem` with `NAME.key` for each."""
+    """Issues certificates into a folder: `ca.pem`, and `NAME.pem` with `NAME.key` for each certificate."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority for tests")])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "certificate authority for tests")])
         certificate = self._builder(self._name, self._key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
@@ -26,7 +26,7 @@ class Authority:
         self.file.write_bytes(certificate.sign(self._key, SHA256()).public_bytes(Encoding.PEM))
 
     def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
-        """The files of a certificate and its key: for a server at these names or addresses, or for a client."""
+        """Returns the files of a new certificate and its key: for a server with these hosts, or for a client."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = self._builder(subject, key.public_key())

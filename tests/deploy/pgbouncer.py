@@ -1,4 +1,4 @@
-"""PgBouncer from the system, before a PostgreSQL of a test."""
+"""Runs the system's PgBouncer in front of a test's PostgreSQL."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PROGRAM = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
 
 
 class PgBouncer:
-    """In transaction mode, and otherwise as it is configured by default."""
+    """PgBouncer in transaction mode, otherwise with its defaults."""
 
     def __init__(self, folder: Path, settings: Settings, account: Account | None, **more: object) -> None:
         """`more` are settings of PgBouncer; it runs as `account`, because it refuses to run as root."""
@@ -41,7 +41,7 @@ class PgBouncer:
         self.lead_to(settings)
 
     def lead_to(self, settings: Settings) -> None:
-        """Write the configuration with this server behind it; a signal has it take effect."""
+        """Writes the configuration with this server as the target; SIGHUP makes it take effect."""
         self._behind = settings
         lines = [f"* = host={settings.db_host} port={settings.db_port}"]
         text = "\n".join(["[databases]", *lines, "[pgbouncer]", *(f"{k} = {v}" for k, v in self._lines.items())])
@@ -55,7 +55,7 @@ class PgBouncer:
         return self.settings.db_port
 
     def move(self, target: int, *, close: bool = True) -> None:
-        """Lead to the server on this port from now on; `close` or not, it ends connections when they are free."""
+        """Switches to the server on this port. `close` has no effect: connections end when they are free."""
         del close
         assert self._process is not None
         self.lead_to(self._behind.model_copy(update={"db_port": target}))

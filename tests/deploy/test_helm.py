@@ -1,6 +1,6 @@
-"""The Helm chart: it has the settings of the service, refuses what it cannot use, and its parts fit together.
+"""The Helm chart: its settings, the values that it refuses, and the references between its objects.
 
-What needs helm is skipped where there is none: `make deploy-check` gets it.
+Tests that need helm are skipped without it; `make deploy-check` installs it.
 """
 
 import base64
@@ -33,20 +33,20 @@ TRIAL = CHART / "values-trial.yaml"
 OPERATORS = (CHART / "values-cloudnativepg.yaml", CHART / "values-redis-operator.yaml")
 
 NOT_THERE = {"DATABASE_URL"}
-"""The chart has its parts, of which only the password is secret."""
+"""The chart has the parts of the URL as separate settings; only the password is secret."""
 SECRETS = {
     name.upper() for name, field in Settings.model_fields.items() if field.annotation is SecretStr
 } - NOT_THERE
 MOUNTED = {"DB_SSLROOTCERT", "DB_SSLCERT", "DB_SSLKEY"}
-"""Files of the pod, which are not on this machine."""
+"""Files in the pod, which do not exist on this machine."""
 OTHER_DEFAULTS = {"DB_HOST": "", "STOP_DELAY_MS": 10_000}
-"""Where the chart's default is not the service's."""
+"""Defaults of the chart that differ from the service's."""
 
 needs_helm = pytest.mark.skipif(find("helm") is None, reason="needs helm: `make .venv-deploy/.installed`")
 
 
 def merged(*files: Path) -> Document:
-    """The chart's values with these over them, as Helm does it."""
+    """Returns the chart's values, overridden by these files as Helm does it."""
 
     def put(over: Document, under: Document) -> Document:
         both = {
@@ -65,7 +65,7 @@ def merged(*files: Path) -> Document:
 
 @cache
 def rendered(*files: Path, options: tuple[str, ...] = ()) -> tuple[Document, ...]:
-    """The documents that the chart makes."""
+    """Returns the documents of the rendered chart."""
     return tuple(each for each in yaml.safe_load_all(template(*files, options=options)) if each)
 
 
@@ -75,7 +75,7 @@ def one(documents: tuple[Document, ...], kind: str, name: str = "leaderboard") -
 
 
 def pods(documents: tuple[Document, ...]) -> list[tuple[str, Document]]:
-    """The template of each workload's pods, by kind and name."""
+    """Returns the pod template of each workload, with its kind and name."""
     return [
         (f"{each['kind']} {each['metadata']['name']}", each["spec"]["template"])
         for each in documents
@@ -142,24 +142,24 @@ def test_the_schema_has_the_bounds_of_the_settings() -> None:
         ("TRUSTED_PROXIES", ["", "10.0.0.0/8 fd00::/8", "10.0.0.1", "proxy.example", "10.0.0.0/8,fd00::/8"]),
     ],
 )
-def test_the_schema_takes_the_texts_that_the_service_takes(name: str, values: list[str]) -> None:
+def test_the_schema_accepts_the_same_strings_as_the_service(name: str, values: list[str]) -> None:
     schema = {**SCHEMA["properties"]["settings"]["properties"][name], "definitions": SCHEMA["definitions"]}
     outcomes = []
     for value in values:
         key = {"jwt_key": SecretStr("")} if name != "JWT_ALGORITHMS" else {}
         try:
             load(None, **{name.lower(): value, **key})
-            taken = True
+            accepted = True
         except BadSetting as error:
-            # The key's part of the bargain is not what is asked here.
-            taken = str(error).startswith("JWT_KEY=")
-        assert jsonschema_rs.is_valid(schema, value) == taken, value
-        outcomes.append(taken)
+            # JWT_ALGORITHMS without JWT_KEY is an error about JWT_KEY, so the value itself was accepted.
+            accepted = str(error).startswith("JWT_KEY=")
+        assert jsonschema_rs.is_valid(schema, value) == accepted, value
+        outcomes.append(accepted)
     assert {True, False} == set(outcomes)
 
 
 def objects(schema: Any, path: str = "") -> Iterator[tuple[str, Document]]:
-    """Every schema of an object in this one, with where it is."""
+    """Yields every object schema within this schema, with its path."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield path, schema
@@ -170,20 +170,20 @@ def objects(schema: Any, path: str = "") -> Iterator[tuple[str, Document]]:
             yield from objects(part, f"{path}/{number}")
 
 
-def test_no_object_takes_names_that_it_does_not_know() -> None:
+def test_every_object_refuses_unknown_names() -> None:
     free = {path for path, schema in objects(SCHEMA) if schema.get("additionalProperties") is not False}
-    # Labels and the like, parts of a Pod, and what Helm itself puts there.
+    # Labels and annotations, parts of a Pod, and the values that Helm sets.
     assert free == {"/definitions/strings", "/definitions/kubernetes", "/properties/global"}
     known = SCHEMA["properties"]
     assert set(known) - {"global"} == set(VALUES)
 
 
 @pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
-def test_each_file_of_values_suits_the_schema(files: tuple[Path, ...]) -> None:
+def test_each_set_of_values_is_valid(files: tuple[Path, ...]) -> None:
     jsonschema_rs.validate(SCHEMA, merged(*files))
 
 
-def test_the_chart_is_of_this_version() -> None:
+def test_the_chart_has_the_version_of_the_service() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert chart["version"] == chart["appVersion"] == project["version"]
@@ -207,12 +207,12 @@ def test_the_operators_objects_have_the_names_that_the_values_use() -> None:
     assert values["secrets"]["REDIS_URL"]["value"] == f"redis://{redis['metadata']['name']}:6379"
 
 
-# What the chart makes
+# The rendered chart
 
 
 @needs_helm
 @pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
-def test_the_pods_have_the_settings_that_the_values_say(files: tuple[Path, ...]) -> None:
+def test_the_pods_have_the_settings_in_the_values(files: tuple[Path, ...]) -> None:
     values = merged(*files)
     documents = rendered(*files)
     (container,) = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -243,16 +243,16 @@ def test_the_pods_have_the_settings_that_the_values_say(files: tuple[Path, ...])
 
 
 def no_tokens(values: Document) -> Document:
-    """Settings without users' tokens, whose key is in a Secret that is not the chart's."""
+    """Returns settings without users' tokens, because their key is in a Secret outside the chart."""
     return {"jwt_algorithms": ""} if values["settings"]["JWT_ALGORITHMS"] else {}
 
 
 def secret(documents: tuple[Document, ...], name: str, key: str) -> str:
-    """A value of a Secret that the chart makes, or one that would do, of somebody else's."""
+    """Returns a value of a Secret of the chart, or a valid value for a Secret outside the chart."""
     for each in documents:
         if each["kind"] == "Secret" and each["metadata"]["name"] == name:
             return base64.b64decode(each["data"][key]).decode()
-    return "redis://somebody-elses" if key in {"REDIS_URL", "url"} else "somebody-elses-key"
+    return "redis://outside-the-chart" if key in {"REDIS_URL", "url"} else "key-outside-the-chart"
 
 
 @needs_helm
@@ -278,26 +278,26 @@ REFUSALS = {
     "a typing error further down": (["image.tga=1"], "tga"),
     "a wrong type": (["replicas=two"], "replicas"),
     "a number out of bounds": (["settings.CACHE_SIZE=5"], "CACHE_SIZE"),
-    "a word that is no choice": (["settings.LOG_LEVEL=loud"], "LOG_LEVEL"),
-    "a setting taken away": (["settings.PORT=null"], "PORT"),
+    "a word that is not a choice": (["settings.LOG_LEVEL=loud"], "LOG_LEVEL"),
+    "a removed setting": (["settings.PORT=null"], "PORT"),
     "no password": (["secrets.DB_PASSWORD.secret="], "secrets.DB_PASSWORD: must be set"),
     "no Redis": (["secrets.REDIS_URL.secret="], "secrets.REDIS_URL: must be set"),
     "a secret given twice": (["secrets.DB_PASSWORD.value=x"], "secrets.DB_PASSWORD: set value or secret"),
-    "a key of no Secret": (["secrets.API_KEYS.key=x"], "secrets.API_KEYS.key"),
+    "a key without a Secret": (["secrets.API_KEYS.key=x"], "secrets.API_KEYS.key"),
     "a URL of another kind": (["secrets.REDIS_URL.secret=,secrets.REDIS_URL.value=http://x"], "REDIS_URL"),
     "tokens without a key": (["settings.JWT_ALGORITHMS=ES256"], "secrets.JWT_KEY"),
     "a key without tokens": (["secrets.JWT_KEY.secret=x"], "settings.JWT_ALGORITHMS"),
-    "reads that nobody may": (["settings.READS=key"], "settings.READS=key"),
+    "reads that would all be refused": (["settings.READS=key"], "settings.READS=key"),
     "metrics without a key": (["serviceMonitor.enabled=true,secrets.API_KEYS.secret=x"], "serviceMonitor.apiKey"),
     "an ingress without a host": (["ingress.enabled=true"], "ingress.hosts"),
-    "bounds the wrong way round": (
+    "a minimum above the maximum": (
         ["autoscaling.enabled=true,autoscaling.minReplicas=9"],
         "autoscaling.minReplicas",
     ),
     "a setting among other variables": (["extraEnv[0].name=PORT,extraEnv[0].value=x"], "extraEnv: PORT"),
     "a port that is blocked": (
         ["secrets.REDIS_URL.secret=,secrets.REDIS_URL.value=redis://x:6380"],
-        "networkPolicy.redisPorts: lacks 6380",
+        "networkPolicy.redisPorts: add 6380",
     ),
     "too many connections": (["postgres.maxConnections=28"], "postgres.maxConnections=28"),
     "too many connections when scaled": (
@@ -311,7 +311,7 @@ REFUSALS = {
 
 @needs_helm
 @pytest.mark.parametrize(("values", "named"), REFUSALS.values(), ids=REFUSALS)
-def test_what_cannot_be_used_is_refused_by_name(values: list[str], named: str) -> None:
+def test_invalid_values_are_refused_by_name(values: list[str], named: str) -> None:
     options = [option for value in values for option in ("--set", value)]
     with pytest.raises(Failed) as refusal:
         template(LEAST, options=("--kube-version", "1.29.0", *options))
@@ -319,20 +319,20 @@ def test_what_cannot_be_used_is_refused_by_name(values: list[str], named: str) -
 
 
 @needs_helm
-def test_without_a_database_nothing_is_made() -> None:
+def test_a_database_is_required() -> None:
     with pytest.raises(Failed, match="DB_HOST"):
         template()
 
 
 @needs_helm
-def test_as_many_connections_as_there_are_may_be_opened() -> None:
+def test_the_pods_may_open_exactly_as_many_connections_as_are_free() -> None:
     assert template(LEAST, options=("--set", "postgres.maxConnections=29"))
     assert template(LEAST, options=("--set", "postgres.maxConnections=77,autoscaling.enabled=true"))
 
 
 @needs_helm
 @pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
-def test_no_pod_may_do_what_it_need_not(files: tuple[Path, ...]) -> None:
+def test_all_pods_have_least_privilege(files: tuple[Path, ...]) -> None:
     for name, pod in pods(rendered(*files)):
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False, name
@@ -352,7 +352,7 @@ def test_no_pod_may_do_what_it_need_not(files: tuple[Path, ...]) -> None:
 
 @needs_helm
 @pytest.mark.parametrize(("delay", "request_", "pre_stop"), [(0, 100, 0), (10_000, 5000, 0), (60_000, 60_000, 30)])
-def test_a_pod_has_longer_to_stop_than_the_process_takes(delay: int, request_: int, pre_stop: int) -> None:
+def test_a_pod_has_enough_time_to_stop(delay: int, request_: int, pre_stop: int) -> None:
     options = f"settings.STOP_DELAY_MS={delay},settings.REQUEST_TIMEOUT_MS={request_},preStopSeconds={pre_stop}"
     pod = one(rendered(LEAST, options=("--set", options)), "Deployment")["spec"]["template"]["spec"]
     grace = pod["terminationGracePeriodSeconds"]
@@ -365,7 +365,7 @@ def test_a_pod_has_longer_to_stop_than_the_process_takes(delay: int, request_: i
 
 
 @needs_helm
-def test_the_probes_ask_what_they_are_for() -> None:
+def test_the_probes_use_the_right_paths() -> None:
     for port in (3000, 8080):
         documents = rendered(LEAST, options=("--set", f"settings.PORT={port}"))
         (container,) = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -381,7 +381,7 @@ def test_the_probes_ask_what_they_are_for() -> None:
 
 
 def selector(document: Document) -> Document | None:
-    """The labels of the pods that this document is about; None if it is about none."""
+    """Returns the labels by which this document selects pods, or None."""
     spec = document.get("spec", {})
     if document["kind"] == "Service":
         found: Document = spec["selector"]
@@ -392,7 +392,7 @@ def selector(document: Document) -> Document | None:
 
 @needs_helm
 @pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
-def test_whoever_selects_pods_selects_those_of_its_own_component(files: tuple[Path, ...]) -> None:
+def test_each_selector_matches_the_pods_of_its_own_component(files: tuple[Path, ...]) -> None:
     documents = rendered(*files)
     labels = {name: pod["metadata"]["labels"] for name, pod in pods(documents)}
     selecting = 0
@@ -417,7 +417,7 @@ def test_whoever_selects_pods_selects_those_of_its_own_component(files: tuple[Pa
 
 @needs_helm
 def test_an_upgrade_changes_no_selector() -> None:
-    """A Deployment's selector cannot be changed: it must not depend on the version."""
+    """A Deployment's selector is immutable, so it must not depend on the version."""
     documents = rendered(LEAST)
     selector = one(documents, "Deployment")["spec"]["selector"]["matchLabels"]
     assert set(selector) == {f"app.kubernetes.io/{name}" for name in ("name", "instance", "component")}
@@ -428,15 +428,15 @@ HOOK, WEIGHT = "helm.sh/hook", "helm.sh/hook-weight"
 
 
 def hook(document: Document) -> tuple[set[str], int] | None:
-    """Before what it runs and with which weight; None if it is no hook."""
+    """Returns the hook's events and weight, or None if the document is not a hook."""
     annotations = document["metadata"].get("annotations") or {}
     return (set(annotations[HOOK].split(",")), int(annotations[WEIGHT])) if HOOK in annotations else None
 
 
 @needs_helm
 @pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
-def test_what_the_migration_needs_is_there_before_it(files: tuple[Path, ...]) -> None:
-    """The Job runs before anything of the release is there: what it needs is a hook, too, or not the chart's."""
+def test_the_objects_that_the_migration_needs_exist_before_it(files: tuple[Path, ...]) -> None:
+    """The Job runs before the release's objects exist, so the objects it needs are hooks or outside the chart."""
     documents = rendered(*files)
     values = merged(*files)
     jobs = [each for each in documents if each["kind"] == "Job"]
@@ -470,34 +470,34 @@ def test_what_the_migration_needs_is_there_before_it(files: tuple[Path, ...]) ->
     given = values["secrets"]["DB_PASSWORD"]["secret"]
     for each in needed - {("Secret", given)}:
         its = own[each]
-        assert its is not None, f"{each} comes after the Job"
+        assert its is not None, f"{each} is created after the Job"
         assert its[0] == before
         assert its[1] < weight, each
-    # And nothing that the pods go on needing is a hook, as those are deleted when they have run.
+    # No object that the pods need is a hook, because hooks are deleted after they have run.
     for document in documents:
         if hook(document) is not None:
             assert document["metadata"]["labels"]["app.kubernetes.io/component"] == "migrate"
 
 
 @needs_helm
-def test_the_migration_gets_what_it_needs_to_connect() -> None:
+def test_the_migration_has_the_settings_of_the_connection() -> None:
     documents = rendered(EVERYTHING)
     (container,) = one(documents, "Job", "leaderboard-migrate")["spec"]["template"]["spec"]["containers"]
     plain = {each["name"]: each["value"] for each in container["env"] if "value" in each}
     values = merged(EVERYTHING)
-    # It has one connection at a time.
+    # The migration has only one connection.
     for name in {name for name in values["settings"] if name.startswith("DB_")} - {"DB_POOL_SIZE"}:
         assert plain[name] == str(values["settings"][name]), name
     (mount,) = container["volumeMounts"]
     assert plain["DB_SSLROOTCERT"].startswith(f"{mount['mountPath']}/")
     assert plain["TZ"] == "Europe/Berlin"
-    # With these alone the settings load: `migrate` reads all of them.
+    # `migrate` loads all settings; these are enough for that.
     known = plain.keys() & {name.upper() for name in Settings.model_fields}
     load(None, **{name.lower(): plain[name] for name in known - MOUNTED})
 
 
 @needs_helm
-def test_autoscaling_decides_on_the_number_of_pods() -> None:
+def test_autoscaling_sets_the_number_of_pods() -> None:
     fixed, scaled = rendered(LEAST), rendered(EVERYTHING)
     assert one(fixed, "Deployment")["spec"]["replicas"] == VALUES["replicas"]
     assert not [each for each in fixed if each["kind"] == "HorizontalPodAutoscaler"]
@@ -506,13 +506,13 @@ def test_autoscaling_decides_on_the_number_of_pods() -> None:
     assert scaler["scaleTargetRef"]["name"] == one(scaled, "Deployment")["metadata"]["name"]
     (metric,) = scaler["metrics"]
     assert metric["resource"]["name"] == "cpu"
-    # A share of the request is what it counts.
+    # The autoscaler uses a percentage of the CPU request.
     (container,) = one(scaled, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert "cpu" in container["resources"]["requests"]
 
 
 @needs_helm
-def test_another_setting_or_secret_means_other_pods() -> None:
+def test_a_changed_setting_or_secret_replaces_the_pods() -> None:
     def pod(*options: str) -> Document:
         documents = rendered(TRIAL, options=tuple(part for option in options for part in ("--set", option)))
         found: Document = one(documents, "Deployment")["spec"]["template"]
@@ -525,7 +525,7 @@ def test_another_setting_or_secret_means_other_pods() -> None:
 
 
 @needs_helm
-def test_the_network_lets_through_what_the_pods_need() -> None:
+def test_the_network_policies_allow_what_the_pods_need() -> None:
     def ports(documents: tuple[Document, ...], name: str) -> set[int]:
         rules = one(documents, "NetworkPolicy", name)["spec"]["egress"]
         return {port["port"] for rule in rules for port in rule["ports"]}
@@ -540,7 +540,7 @@ def test_the_network_lets_through_what_the_pods_need() -> None:
 
 
 @needs_helm
-def test_the_trial_is_found_where_the_settings_say() -> None:
+def test_the_trial_has_the_addresses_in_the_settings() -> None:
     documents = rendered(TRIAL)
     values = merged(TRIAL)
     host = values["settings"]["DB_HOST"]
@@ -550,19 +550,19 @@ def test_the_trial_is_found_where_the_settings_say() -> None:
     assert redis is not None
     (port,) = one(documents, "Service", redis[1])["spec"]["ports"]
     assert port["port"] == int(redis[2])
-    (store,) = one(documents, "StatefulSet", host)["spec"]["template"]["spec"]["containers"]
-    environment = {each["name"]: each.get("value") for each in store["env"]}
+    (postgres,) = one(documents, "StatefulSet", host)["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each.get("value") for each in postgres["env"]}
     assert environment["POSTGRES_DB"] == values["settings"]["DB_NAME"]
     assert environment["POSTGRES_USER"] == values["settings"]["DB_USER"]
     assert not VALUES["trial"]["enabled"]
 
 
 @needs_helm
-def test_the_plain_manifests_are_those_of_the_chart() -> None:
+def test_the_plain_manifests_equal_the_charts_output() -> None:
     assert stale() == [], "run `make manifests`"
 
 
-def test_the_plain_manifests_hold_together() -> None:
+def test_the_references_in_the_plain_manifests_exist() -> None:
     for name in ("migrate.yaml", "leaderboard.yaml", "trial.yaml"):
         documents = tuple(yaml.safe_load_all((FOLDER / name).read_text("utf-8")))
         own = {(each["kind"], each["metadata"]["name"]) for each in documents if each}

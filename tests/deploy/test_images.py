@@ -1,5 +1,4 @@
-"""The images that containers are made from can be pinned by digest, each file names the same ones, and the wheels
-that ours is made of are found."""
+"""The base images: they can be pinned by digest, all files name the same ones, and every pin has a wheel."""
 
 import os
 import re
@@ -17,7 +16,7 @@ COMPOSE = "".join((ROOT / file).read_text("utf-8") for file in ("compose.yaml", 
 
 def defaults() -> dict[str, str]:
     found = re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", COMPOSE)
-    assert len(set(found)) == len(dict(found)), "the files agree"
+    assert len(set(found)) == len(dict(found)), "both files have the same default"
     return dict(found)
 
 
@@ -33,7 +32,7 @@ def test_every_image_is_a_variable_with_a_default() -> None:
 
 
 def image_digests(folder: Path, docker: str) -> subprocess.CompletedProcess[str]:
-    """`make image-digests` with this script as docker."""
+    """Runs `make image-digests` with this shell script as docker."""
     program = folder / "docker"
     program.write_text(f"#!/bin/sh\n{docker}\n")
     program.chmod(0o755)
@@ -48,7 +47,7 @@ def image_digests(folder: Path, docker: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def test_the_digests_are_printed_as_lines_for_the_settings(tmp_path: Path) -> None:
+def test_the_digests_are_printed_as_lines_for_env(tmp_path: Path) -> None:
     done = image_digests(
         tmp_path,
         '[ "$1 $2 $3 $4 $5" = "buildx imagetools inspect --format {{.Manifest.Digest}}" ] || exit 9\n'
@@ -73,7 +72,7 @@ def test_no_line_is_printed_when_a_digest_is_not_found(tmp_path: Path) -> None:
         assert done.stderr != ""
 
 
-def test_the_checks_find_the_images() -> None:
+def test_images_returns_the_variables_of_the_compose_files() -> None:
     assert images("compose.yaml", "compose.scale.yaml") == defaults()
 
 
@@ -81,13 +80,13 @@ def chosen(*pins: str, python: str = "3.13", machine: str = "aarch64") -> list[s
     return wanted_pins([(Requirement(pin), pin.partition(" ")[0]) for pin in pins], python, machine)
 
 
-def test_a_pin_for_another_system_or_python_is_not_wanted() -> None:
+def test_a_pin_for_another_system_or_python_is_left_out() -> None:
     pins = ("asyncpg==1", "colorama==1 ; sys_platform == 'win32'", "async-timeout==1 ; python_version < '3.12'")
     assert chosen(*pins) == ["asyncpg==1"]
     assert chosen(*pins, python="3.11") == ["asyncpg==1", "async-timeout==1"]
 
 
-def test_a_pin_for_one_kind_of_machine_is_wanted_there() -> None:
+def test_a_pin_for_one_architecture_is_used_only_there() -> None:
     pin = "uvloop==1 ; platform_machine == 'x86_64'"
     assert chosen(pin, machine="x86_64") == ["uvloop==1"]
     assert chosen(pin, machine="aarch64") == []

@@ -1,4 +1,4 @@
-"""PostgreSQL behind PgBouncer in transaction mode, which lends a server's connection by the transaction."""
+"""PostgreSQL behind PgBouncer in transaction mode."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from tests.system import ApiProcess, eventually, sql
 
 Serve = Callable[..., ApiProcess]
 
-pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="there is no pgbouncer (apt install pgbouncer)")
+pytestmark = pytest.mark.skipif(not Path(PROGRAM).exists(), reason="needs pgbouncer (apt install pgbouncer)")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_every_call_works(api: ApiProcess, empty: Settings) -> None:
     api.run("verify")
 
 
-def test_many_writes_at_once_are_all_done(api: ApiProcess) -> None:
+def test_concurrent_writes_all_succeed(api: ApiProcess) -> None:
     ids = [api.create(f"user {n}").json()["userId"] for n in range(8)]
 
     def write(user_id: int) -> None:
@@ -82,7 +82,9 @@ def test_many_writes_at_once_are_all_done(api: ApiProcess) -> None:
     assert {score for _, _, _, score in api.top(8)} == {30}
 
 
-def test_an_import_says_what_it_needs(api: ApiProcess, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_import_fails_with_an_error_that_names_the_session(
+    api: ApiProcess, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "board.csv"
     file.write_text("username,score,imageUrl\nada,1,\n")
     with pytest.raises(Exception, match="exit status 3"):
@@ -91,19 +93,19 @@ def test_an_import_says_what_it_needs(api: ApiProcess, tmp_path: Path, capfd: py
 
 
 @pytest.mark.parametrize("way", ["standby behind the address", "killed"])
-def test_after_the_pooler_has_switched_to_another_primary_writes_come_back(
+def test_writes_succeed_again_after_the_pooler_has_switched_to_another_primary(
     settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres, data_dir: Path, way: failover.Way
 ) -> None:
     there = {
         "db_port": own_postgres.port,
         "db_name": "leaderboard",
         "db_password": SecretStr(own_postgres.password),
-        # A call that is under way on a connection that hangs ends by this deadline.
+        # A call on a connection that hangs ends after this time.
         "db_timeout_ms": 3000,
     }
     behind = settings.model_copy(update=there)
     ApiProcess(behind).run("migrate")
-    # It asks a server whether it is there before it lends the connection, and soon looks for one that was gone.
+    # PgBouncer checks a server connection before each use, and reconnects soon.
     options = {"server_check_delay": 0, "server_login_retry": 0.1}
     with PgBouncer(data_dir / "pooler", behind, own_postgres.account, **options) as pooler:
         serve_behind = partial(serve, **{name: value for name, value in there.items() if name != "db_port"})

@@ -1,4 +1,4 @@
-"""PostgreSQL as people have it: with TLS, by a URL, for a role that owns nothing, with few connections."""
+"""PostgreSQL set-ups: TLS, a connection URL, a role with least privilege, few connections."""
 
 import os
 import re
@@ -22,7 +22,7 @@ WITH_TLS = Path("/usr/lib/postgresql/15/bin")
 
 
 def on(server: EmbeddedPostgres, **more: object) -> dict[str, object]:
-    """The settings for the database `leaderboard` of this server."""
+    """Returns the settings for the database `leaderboard` on this server."""
     there = {"db_port": server.port, "db_name": "leaderboard", "db_password": SecretStr(server.password)}
     return {**there, **more}
 
@@ -32,7 +32,11 @@ def the_calls_work(api: ApiProcess) -> None:
     assert api.set(user_id, 7).json()["previousScore"] == 5
     assert api.top(1) == [(1, user_id, "ada", 7)]
     assert api.client.get(f"/leaderboard/user/{user_id}/context").json()["total"] == 1
-    eventually(lambda: 'source="cache"' in api.client.get("/metrics").text or not api.top(1), 10, "it is cached")
+    eventually(
+        lambda: 'source="cache"' in api.client.get("/metrics").text or not api.top(1),
+        10,
+        "the read is answered from the cache",
+    )
     api.run("verify")
 
 
@@ -46,13 +50,13 @@ def authority(session_folder: Path) -> Authority:
 
 @pytest.fixture
 def with_tls(data_dir: Path, authority: Authority) -> Iterator[EmbeddedPostgres]:
-    """A PostgreSQL that takes TLS only, and from the role `by_certificate` a certificate only."""
+    """A PostgreSQL that accepts only TLS, and the role `by_certificate` only with a certificate."""
     if not (WITH_TLS / "postgres").exists():
         pytest.skip(f"there is no PostgreSQL with TLS in {WITH_TLS} (apt install postgresql)")
     certificate, key = authority.issue("server", HOST)
     settings = {"ssl": "on", "ssl_cert_file": certificate, "ssl_key_file": key, "ssl_ca_file": authority.file}
     names = {name: str(value) for name, value in settings.items()}
-    # Made without TLS, of which the certificate's files must be readable by the server's account.
+    # First without TLS, to give the key to the server's account, which must be able to read it.
     with EmbeddedPostgres(data_dir, bin_dir=WITH_TLS, durable=False) as server:
         server.create_database("leaderboard")
         if server.account is not None:
@@ -64,7 +68,7 @@ def with_tls(data_dir: Path, authority: Authority) -> Iterator[EmbeddedPostgres]
 
 
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
-def test_tls_is_spoken_and_verified(
+def test_tls_is_used_and_the_certificate_verified(
     settings: Settings, serve: Serve, with_tls: EmbeddedPostgres, authority: Authority, mode: str
 ) -> None:
     there = on(with_tls, db_sslmode=mode, db_sslrootcert=str(authority.file))
@@ -89,7 +93,7 @@ def test_a_certificate_for_another_host_is_refused(
     assert failure(settings.model_copy(update={**there, "db_sslmode": "verify-ca"})) == ""
 
 
-def test_a_client_is_known_by_its_certificate(
+def test_a_client_authenticates_by_its_certificate(
     settings: Settings, serve: Serve, with_tls: EmbeddedPostgres, authority: Authority
 ) -> None:
     tls = {"db_sslmode": "verify-full", "db_sslrootcert": str(authority.file)}
@@ -107,7 +111,7 @@ def with_psql(server: EmbeddedPostgres, url: str, statement: str) -> None:
 
 
 def failure(settings: Settings) -> str:
-    """What `leaderboard migrate` says on standard error; empty if it was done."""
+    """Returns the standard error of `leaderboard migrate`; it is empty if the migration succeeded."""
     done = subprocess.run(
         [sys.executable, "-m", "leaderboard", "migrate"],
         env=environment(settings),
@@ -115,7 +119,7 @@ def failure(settings: Settings) -> str:
         text=True,
         check=False,
     )
-    assert done.stderr.count("\n") <= 1, "one line"
+    assert done.stderr.count("\n") <= 1, "the error is one line"
     return done.stderr
 
 
@@ -134,10 +138,10 @@ def test_a_url_is_enough(settings: Settings, serve: Serve, own_postgres: Embedde
     the_calls_work(serve(**there))
 
 
-# A role that owns nothing
+# A role with least privilege
 
 
-def test_a_role_that_owns_nothing_needs_what_the_documentation_grants(
+def test_the_documented_privileges_are_enough_for_a_role_that_owns_no_tables(
     settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
 ) -> None:
     owner = settings.model_copy(update=on(own_postgres))
@@ -161,7 +165,7 @@ def test_a_role_that_owns_nothing_needs_what_the_documentation_grants(
 # Few connections
 
 
-def test_with_fewer_connections_than_wanted_calls_wait_or_are_refused(
+def test_with_too_few_connections_calls_wait_or_get_503(
     settings: Settings, data_dir: Path, serve: Serve, capfd: pytest.CaptureFixture[str]
 ) -> None:
     few = {"max_connections": "14", "superuser_reserved_connections": "2", "max_wal_senders": "0"}
@@ -170,9 +174,9 @@ def test_with_fewer_connections_than_wanted_calls_wait_or_are_refused(
         ApiProcess(settings.model_copy(update=on(server))).run("migrate")
         owner = on(server)
         processes = [serve(**owner), serve(**owner)]
-        said = capfd.readouterr().err
-        assert "most" in said
-        assert "allowed" in said
+        logged = capfd.readouterr().err
+        assert "most" in logged
+        assert "allowed" in logged
         ids = [processes[0].create(f"user {n}").json()["userId"] for n in range(30)]
 
         def write(number: int) -> set[int]:
@@ -184,4 +188,4 @@ def test_with_fewer_connections_than_wanted_calls_wait_or_are_refused(
         assert statuses <= {200, 503}
         assert 200 in statuses
         for api in processes:
-            eventually(lambda api=api: api.set(ids[0], 99).status_code == 200, 10, "it writes")  # type: ignore[misc]
+            eventually(lambda api=api: api.set(ids[0], 99).status_code == 200, 10, "a write succeeds")  # type: ignore[misc]

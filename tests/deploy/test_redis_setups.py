@@ -1,4 +1,4 @@
-"""Redis as people have it: with TLS, few rights, odd passwords, other tenants; and what is refused, and how."""
+"""Redis set-ups: TLS, permissions, passwords, other tenants; and set-ups that are refused."""
 
 import asyncio
 import re
@@ -41,12 +41,12 @@ FRESH_S = SyncTuning().fresh_s
 
 
 def url(text: str) -> dict[str, SecretStr]:
-    """The setting of this URL."""
+    """Returns the setting for this URL."""
     return {"redis_url": SecretStr(text)}
 
 
 def reads_are_cached(api: ApiProcess) -> None:
-    """Every kind of call works, and reads are answered from Redis."""
+    """Asserts that every kind of call works and that reads are answered from Redis."""
     user_id = api.create("ada", 5).json()["userId"]
     assert api.set(user_id, 7).json()["previousScore"] == 5
     eventually(lambda: from_cache(api) > 0 or not api.top(1), what="reads are answered from Redis")
@@ -57,13 +57,13 @@ def reads_are_cached(api: ApiProcess) -> None:
 
 
 def events(api: ApiProcess, capfd: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines that the process has logged, which is then ended."""
+    """Stops the process and returns the lines that it has logged."""
     api.stop()
     return capfd.readouterr().err.splitlines()
 
 
 def start(settings: Settings) -> tuple[int, str]:
-    """Start the service with settings that it cannot use; its exit status and what it said."""
+    """Starts the service with invalid settings; returns its exit status and standard error."""
     command = [sys.executable, "-m", "leaderboard", "serve", "--port", str(free_port())]
     ended = subprocess.run(
         command, env=environment(settings), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
@@ -81,13 +81,13 @@ def authority(session_folder: Path) -> Authority:
 
 @pytest.fixture
 def with_tls(data_dir: Path, authority: Authority) -> Iterator[RedisServer]:
-    """A server that takes TLS only, from clients with a certificate."""
+    """A server that accepts only TLS, from clients with a certificate."""
     with RedisServer(data_dir / "tls", server_program("redis", tls=True), authority=authority) as server:
         yield server
 
 
 def files(server: RedisServer) -> dict[str, str]:
-    """The settings that TLS with this server needs."""
+    """Returns the settings for TLS with this server."""
     return {
         "redis_sslrootcert": server.tls["ssl_ca_certs"],
         "redis_sslcert": server.tls["ssl_certfile"],
@@ -95,12 +95,14 @@ def files(server: RedisServer) -> dict[str, str]:
     }
 
 
-def test_tls_with_an_authority_and_a_certificate_of_ones_own(serve: Serve, with_tls: RedisServer) -> None:
+def test_tls_with_a_private_authority_and_a_client_certificate(serve: Serve, with_tls: RedisServer) -> None:
     reads_are_cached(serve(**url(with_tls.url), **files(with_tls)))
 
 
 @pytest.mark.parametrize("lacks", ["redis_sslrootcert", "redis_sslcert"])
-def test_without_one_of_them_there_is_no_cache(serve: Serve, with_tls: RedisServer, lacks: str) -> None:
+def test_without_the_authority_or_the_client_certificate_there_is_no_cache(
+    serve: Serve, with_tls: RedisServer, lacks: str
+) -> None:
     given = files(with_tls)
     if lacks == "redis_sslcert":
         del given["redis_sslkey"]
@@ -121,7 +123,7 @@ def test_a_certificate_for_another_host(
         tls_cert_file=certificate,
         tls_key_file=key,
     )
-    other.tls["ssl_check_hostname"] = False  # in the test's own client
+    other.tls["ssl_check_hostname"] = False  # only in the test's client
     with other:
         serve(**url(f"rediss://{other.address}"), **files(with_tls), wait_for="degraded").stop()
         reads_are_cached(serve(**url(f"rediss://{other.address}"), **files(with_tls), redis_sslmode="verify-ca"))
@@ -151,7 +153,7 @@ def test_sentinels_with_tls_and_passwords(serve: Serve, data_dir: Path, authorit
         )
 
 
-# Rights, passwords, tenants
+# Permissions, passwords, tenants
 
 
 @pytest.fixture
@@ -161,21 +163,21 @@ def server(data_dir: Path) -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("name", ["valkey", "redis"])
-def test_the_rights_in_the_documentation_are_enough(serve: Serve, data_dir: Path, name: str) -> None:
+def test_the_documented_permissions_are_enough(serve: Serve, data_dir: Path, name: str) -> None:
     (line,) = re.findall(r"^ACL SETUSER (leaderboard .*)$", DOCS, re.MULTILINE)
     words = [f">{ODD}" if word == "><password>" else word for word in line.split()]
     with RedisServer(data_dir / name, server_program(name)) as server:
         server.call("ACL", "SETUSER", *words)
         api = serve(**url(f"redis://leaderboard@{server.address}"), redis_password=SecretStr(ODD))
         reads_are_cached(api)
-        # Leaves, and a rebuild while it serves.
+        # A rebuild while the service runs.
         server.call("FLUSHALL")
         eventually(lambda: server.call("HGET", keys.STATE, "valid") == b"1", what="the cache is rebuilt")
         assert server.call("ACL", "LOG") == []
 
 
 @pytest.mark.parametrize("where", ["in the URL", "as a setting"])
-def test_a_password_of_odd_characters(serve: Serve, data_dir: Path, where: str) -> None:
+def test_a_password_with_special_characters(serve: Serve, data_dir: Path, where: str) -> None:
     with RedisServer(data_dir / "redis", server_program(), requirepass=ODD) as server:
         if where == "in the URL":
             reads_are_cached(serve(**url(f"redis://:{quote(ODD, safe='')}@{server.address}/0")))
@@ -183,7 +185,9 @@ def test_a_password_of_odd_characters(serve: Serve, data_dir: Path, where: str) 
             reads_are_cached(serve(**url(f"redis://{server.address}"), redis_password=SecretStr(ODD)))
 
 
-def test_a_wrong_password_is_one_warning(serve: Serve, data_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_password_logs_one_warning(
+    serve: Serve, data_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with RedisServer(data_dir / "redis", server_program(), requirepass=ODD) as server:
         api = serve(**url(f"redis://:wrong@{server.address}"), log_level="warning", wait_for="degraded")
         reads_work_without_cache(api)
@@ -203,7 +207,7 @@ def reads_work_without_cache(api: ApiProcess) -> None:
 
 
 @pytest.mark.parametrize("forbidden", ["evalsha", "eval"])
-def test_where_scripts_are_forbidden_postgresql_answers_after_one_warning(
+def test_if_scripts_are_forbidden_postgresql_answers_after_one_warning(
     serve: Serve, server: RedisServer, capfd: pytest.CaptureFixture[str], forbidden: str
 ) -> None:
     server.call("ACL", "SETUSER", "default", f"-{forbidden}")
@@ -214,7 +218,7 @@ def test_where_scripts_are_forbidden_postgresql_answers_after_one_warning(
     assert forbidden in lines[0]
 
 
-def test_the_keys_of_another_tenant_stay(serve: Serve, server: RedisServer) -> None:
+def test_the_keys_of_another_tenant_are_kept(serve: Serve, server: RedisServer) -> None:
     server.call("SET", "leaderboard", "theirs")
     server.call("ZADD", "{other}:scores", 1, "theirs")
     reads_are_cached(serve(**url(server.url)))
@@ -224,7 +228,7 @@ def test_the_keys_of_another_tenant_stay(serve: Serve, server: RedisServer) -> N
     assert all(name.startswith("{leaderboard}:") for name in ours)
 
 
-def test_a_server_that_evicts_is_warned_of(
+def test_an_eviction_policy_logs_a_warning(
     serve: Serve, data_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with RedisServer(
@@ -242,8 +246,8 @@ def test_a_server_that_evicts_is_warned_of(
     assert sum("evict" in line for line in lines) == 1
 
 
-def test_a_server_far_away(serve: Serve, server: RedisServer) -> None:
-    """Connecting takes several round trips, longer than a call may take."""
+def test_a_server_with_a_high_latency(serve: Serve, server: RedisServer) -> None:
+    """To connect takes several round trips, which is longer than the timeout of a call."""
     with SlowNetwork(server.port, 0.06) as slow:
         reads_are_cached(serve(**url(f"redis://127.0.0.1:{slow.port}"), redis_timeout_ms=200))
 
@@ -260,28 +264,28 @@ def cluster(session_folder: Path) -> Iterator[RedisCluster]:
 @pytest.fixture(scope="module")
 def sentinels(session_folder: Path) -> Iterator[Sentinels]:
     with Sentinels(session_folder / "sentinels", server_program()) as started:
-        # As by default: the old primary is made a replica after ten seconds only.
+        # The default periods: the Sentinels make the old primary a replica only after ten seconds.
         for sentinel in started.sentinels:
             sentinel.call("SENTINEL", "DEBUG", "publish-period", "2000", "info-period", "10000")
         yield started
 
 
 def refusal(settings: Settings, text: str) -> str:
-    """The one line with which the service refuses this URL."""
-    status, said = start(settings.model_copy(update=url(text)))
-    assert status == 2, said
-    lines = [line for line in said.splitlines() if line.startswith("leaderboard: ")]
-    assert len(lines) == 1, said
+    """Returns the one line with which the service refuses this URL."""
+    status, output = start(settings.model_copy(update=url(text)))
+    assert status == 2, output
+    lines = [line for line in output.splitlines() if line.startswith("leaderboard: ")]
+    assert len(lines) == 1, output
     return lines[0].removeprefix("leaderboard: ")
 
 
-def test_a_sentinel_in_place_of_a_server(settings: Settings, sentinels: Sentinels) -> None:
+def test_a_sentinel_instead_of_a_server(settings: Settings, sentinels: Sentinels) -> None:
     address = sentinels.sentinels[0].address
     expected = f"REDIS_URL: {address} is a Sentinel; its URL begins with redis+sentinel://"
     assert refusal(settings, f"redis://{address}") == expected
 
 
-def test_a_server_in_place_of_a_sentinel(settings: Settings, server: RedisServer) -> None:
+def test_a_server_instead_of_a_sentinel(settings: Settings, server: RedisServer) -> None:
     line = refusal(settings, f"redis+sentinel://{server.address}/board")
     assert line == "REDIS_URL: redis+sentinel:// is for Sentinels, and this server is none"
 
@@ -291,7 +295,7 @@ def test_a_service_that_sentinel_does_not_know(settings: Settings, sentinels: Se
     assert line == "REDIS_URL: Sentinel knows no service 'board'"
 
 
-def test_several_servers_that_are_no_cluster(settings: Settings, server: RedisServer) -> None:
+def test_several_servers_that_are_not_a_cluster(settings: Settings, server: RedisServer) -> None:
     line = refusal(settings, f"redis://{server.address},127.0.0.1:{free_port()}")
     assert line == f"REDIS_URL: several addresses are for a Redis Cluster, and {server.address} is not part of one"
 
@@ -302,7 +306,7 @@ def test_a_database_that_a_cluster_does_not_have(settings: Settings, cluster: Re
 
 
 async def test_a_redis_that_is_too_old(settings: Settings) -> None:
-    """No such server can be installed beside the others; one that says it is older stands in."""
+    """A substitute for an old server, which cannot be installed beside the others."""
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while command := await reader.read(1000):
@@ -322,7 +326,7 @@ def test_an_address_that_is_written_twice(serve: Serve) -> None:
 
 
 async def test_the_start_does_not_wait_for_a_failover_to_end(serve: Serve) -> None:
-    """The only Sentinel that answers is conducting one; it may take minutes. Here a stand-in never ends it."""
+    """The only Sentinel that answers conducts a failover, which may take minutes; here it never ends."""
     words = (b"ip", b"127.0.0.1", b"port", b"1", b"config-epoch", b"1", b"flags", b"master,failover_in_progress")
     reply = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
@@ -353,7 +357,7 @@ async def app(settings: Settings, sentinels: Sentinels) -> AsyncIterator[App]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait, while the service in this process works."""
+    """Waits for a condition without blocking the service in this process."""
     await asyncio.to_thread(eventually, condition)
 
 
@@ -368,7 +372,7 @@ def is_primary(server: RedisServer) -> bool:
 async def test_a_writer_waits_where_others_may_have_another_primary(
     app: App, settings: Settings, sentinels: Sentinels
 ) -> None:
-    """The cache is gone from here because another process has found a new primary: as if it had."""
+    """As after another process has found a new primary and removed the cache from this one."""
     primary = sentinels.primary()
     await until(lambda: in_use(primary))
     user = (await app.writes.create_user("ada", None, 0)).user_id
@@ -381,7 +385,7 @@ async def test_a_writer_waits_where_others_may_have_another_primary(
 
 
 async def test_a_writer_waits_where_no_node_of_the_cluster_has_answered_yet(settings: Settings) -> None:
-    """A process that starts while the nodes that the URL names are away; others may have found the rest."""
+    """The process starts while the nodes in its URL are down; other processes may know the other nodes."""
     nodes = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
     running = App(settings.model_copy(update=url(f"redis://{nodes}")))
     async with running.running():
@@ -404,7 +408,7 @@ async def test_who_finds_the_new_primary_removes_the_cache_from_the_one_before(
 
 @pytest.fixture
 async def linked(sentinels: Sentinels) -> AsyncIterator[tuple[Servers, Callable[[], Awaitable[Any]]]]:
-    """The servers as one process sees them, and a call on a connection to the primary, which was made once."""
+    """The servers as one process sees them, and a call on a connection to the primary that was used once."""
     sentinels.settle()
     servers = Servers(parse_redis_url(sentinel_url(sentinels)), Login())
     link = Link(servers, 5.0)
@@ -418,7 +422,7 @@ async def linked(sentinels: Sentinels) -> AsyncIterator[tuple[Servers, Callable[
 
 
 async def fail_over(sentinels: Sentinels, servers: Servers) -> None:
-    """Have the replica promoted, and wait until this process knows."""
+    """Starts a failover and waits until this process has found the new primary."""
     sentinels.sentinels[0].call("SENTINEL", "FAILOVER", sentinels.service)
     await until(lambda: servers.switches > 0)
 
@@ -426,7 +430,7 @@ async def fail_over(sentinels: Sentinels, servers: Servers) -> None:
 async def test_the_rebuild_is_claimed_before_the_cache_is_removed(
     sentinels: Sentinels, linked: tuple[Servers, Callable[[], Awaitable[Any]]]
 ) -> None:
-    """Else one that is under way on the primary before could be swapped in between."""
+    """Otherwise a rebuild in progress on the old primary could be installed between the two."""
     servers, ask = linked
     with sentinels.primary().client(socket_timeout=None) as client, client.monitor() as seen:
         await fail_over(sentinels, servers)
@@ -457,15 +461,15 @@ async def answers(store: CacheStore) -> bool:
     return False
 
 
-async def test_the_clusters_other_nodes_are_learned(settings: Settings, cluster: RedisCluster) -> None:
-    """The node that the URL names need not be there later."""
+async def test_the_clusters_other_nodes_are_discovered(settings: Settings, cluster: RedisCluster) -> None:
+    """The node in the URL may go down later."""
     owner = cluster.owner()
     seed = next(server for server in cluster.servers if server is not owner)
     store = cache_from(settings.model_copy(update=url(f"redis://{seed.address}")))
     try:
         assert await store.poll("", 0) is None
         seed.freeze()
-        # The connection is lost, too.
+        # This closes the connection.
         owner.call("CLIENT", "KILL", "TYPE", "normal")
         await until_true(partial(answers, store), "another node is asked")
     finally:
@@ -474,10 +478,10 @@ async def test_the_clusters_other_nodes_are_learned(settings: Settings, cluster:
 
 
 @pytest.mark.parametrize("claims", [False, True])
-async def test_a_node_that_does_not_know_the_clusters_others_is_not_the_only_one_asked(
+async def test_a_node_outside_the_cluster_is_not_the_only_one_asked(
     data_dir: Path, cluster: RedisCluster, claims: bool
 ) -> None:
-    """The URL names it first: it is new, or it was cut off and takes itself for the owner of the slot."""
+    """The URL names it first: it is new, or it was cut off and still claims the slot."""
     with RedisServer(data_dir / "alone", server_program(), cluster_enabled=True) as alone:
         if claims:
             alone.call("CLUSTER", "ADDSLOTS", SLOT)

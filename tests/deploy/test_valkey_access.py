@@ -1,4 +1,4 @@
-"""What `deploy/aws` lets the service do in Valkey is enough for the service, and little more."""
+"""The permissions in Valkey that `deploy/aws` gives to the service are enough, and few."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ ACCESS = Path(__file__).parents[2] / "deploy" / "aws" / "valkey-access.txt"
 
 @pytest.fixture
 def narrow(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
-    """The settings with a user of Valkey that has these rights."""
+    """The settings with a Valkey user that has these permissions."""
     password = own_valkey.password
     with Redis.from_url(own_valkey.url) as admin:
         admin.execute_command("ACL", "SETUSER", "leaderboard", f">{password}", *ACCESS.read_text().split())
@@ -25,7 +25,7 @@ def narrow(settings: Settings, own_valkey: EmbeddedValkey) -> Settings:
     return settings.model_copy(update={"redis_url": SecretStr(url)})
 
 
-def test_the_service_needs_no_more_rights(
+def test_the_permissions_are_enough_for_the_service(
     narrow: Settings, own_valkey: EmbeddedValkey, serve: Callable[..., ApiProcess]
 ) -> None:
     api = serve(redis_url=narrow.redis_url, cache_size=20, audit_interval_s=0.1)
@@ -47,7 +47,7 @@ def test_the_service_needs_no_more_rights(
     before = seen('leaderboard_answers_total{source="cache"}')
     api.top(10)
     assert seen('leaderboard_answers_total{source="cache"}') > before
-    # Leaves, and a rebuild while it serves.
+    # A user is removed from the cache, and the cache is rebuilt, while the service runs.
     with Redis.from_url(own_valkey.url) as admin:
         admin.flushall()
         rebuilt = seen("leaderboard_rebuilds_total")
@@ -61,6 +61,6 @@ def test_the_service_needs_no_more_rights(
     "command",
     [("FLUSHALL",), ("CONFIG", "GET", "*"), ("KEYS", "*"), ("ACL", "LIST"), ("SHUTDOWN",), ("GET", "another")],
 )
-def test_these_rights_reach_nothing_else(narrow: Settings, command: tuple[str, ...]) -> None:
+def test_other_commands_and_keys_are_forbidden(narrow: Settings, command: tuple[str, ...]) -> None:
     with Redis.from_url(narrow.redis_url.get_secret_value()) as client, pytest.raises(NoPermissionError):
         client.execute_command(*command)

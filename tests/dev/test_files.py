@@ -10,7 +10,7 @@ from leaderboard.dev import EmbeddedError, EmbeddedPostgres, EmbeddedValkey
 from leaderboard.dev.process import Account, run
 from tests.dev.servers import ROOT, ask, only_root, postgres_in, psql, running_in, valkey_in
 
-pytestmark = pytest.mark.servers
+pytestmark = pytest.mark.slow
 
 
 def assert_closed(folder: Path, account: int) -> None:

@@ -15,7 +15,7 @@ from tests.dev.servers import postgres_in as patient_postgres_in
 from tests.dev.servers import valkey_in as patient_valkey_in
 from tests.system import PATIENCE_S, eventually
 
-pytestmark = pytest.mark.servers
+pytestmark = pytest.mark.slow
 
 postgres_in = partial(patient_postgres_in, lock_timeout_s=0.2)
 valkey_in = partial(patient_valkey_in, lock_timeout_s=0.2)

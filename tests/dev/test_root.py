@@ -13,7 +13,7 @@ from leaderboard.dev import EmbeddedError
 from leaderboard.dev.wheels import package_folder
 from tests.dev.servers import only_root, postgres_in, psql, running_in
 
-pytestmark = [pytest.mark.servers, only_root]
+pytestmark = [pytest.mark.slow, only_root]
 
 
 def test_a_folder_that_is_closed_to_others(data_dir: Path) -> None:

@@ -15,7 +15,7 @@ from leaderboard.dev import EmbeddedError, EmbeddedPostgres, EmbeddedValkey, End
 from tests.dev.servers import POSTGRES, VALKEY, ask, gone, postgres_in, psql, running_in, valkey_in
 from tests.system import PATIENCE_S, eventually, own_ports
 
-pytestmark = pytest.mark.servers
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("bin_dir", POSTGRES, ids=str)

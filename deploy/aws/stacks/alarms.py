@@ -1,4 +1,4 @@
-"""What is reported by e-mail. Changes with what is worth waking up for, and never touches the service."""
+"""Alarms by e-mail. Changes to this stack never affect the service."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ _LOW = cw.ComparisonOperator.LESS_THAN_THRESHOLD
 
 
 class AlarmsStack(Stack):
-    """Alarms, each of which says what to do, and the topic that they are sent to."""
+    """Alarms with descriptions of what to do, and the topic that they are sent to."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class AlarmsStack(Stack):
         balancer, targets = service.balancer.metrics, service.targets.metrics
         self._alarm(
             "BalancerErrors",
-            "The load balancer answered with 5xx itself: no task could be reached. See TasksHealthy.",
+            "The load balancer itself answered with 5xx: it could not reach a task. See TasksHealthy.",
             balancer.http_code_elb(elb.HttpCodeElb.ELB_5XX_COUNT, period=_MINUTE, statistic="Sum"),
             above=10,
             minutes=3,
@@ -59,7 +59,7 @@ class AlarmsStack(Stack):
         }
         self._alarm(
             "Errors",
-            "More than 1 % of requests were answered with 5xx: overloaded, or PostgreSQL is away. See the log.",
+            "More than 1 % of requests got 5xx: overload, or PostgreSQL is unreachable. See the log.",
             cw.MathExpression(
                 expression="100 * FILL(errors, 0) / all", using_metrics=answers, period=_MINUTE, label="5xx, %"
             ),
@@ -75,7 +75,7 @@ class AlarmsStack(Stack):
         )
         self._alarm(
             "TasksHealthy",
-            "Fewer tasks are ready than there should be. See the events of the ECS service, then its log.",
+            "Fewer tasks are ready than the minimum. See the events of the ECS service, then its log.",
             targets.healthy_host_count(period=_MINUTE, statistic="Minimum"),
             below=self.config.sizes.tasks[0],
             minutes=5,
@@ -83,7 +83,7 @@ class AlarmsStack(Stack):
         )
         self._alarm(
             "TasksUnhealthy",
-            "A task says that it is not ready, for longer than a replacement takes. See its log.",
+            "A task is not ready for longer than a replacement takes. See its log.",
             targets.unhealthy_host_count(period=_MINUTE, statistic="Maximum"),
             above=0,
             minutes=5,
@@ -92,7 +92,7 @@ class AlarmsStack(Stack):
     def _of_tasks(self, service: ServiceStack) -> None:
         self._alarm(
             "TasksCpu",
-            "The tasks have been busy in spite of scaling: raise the most tasks of the size.",
+            "The tasks are busy although they scale: raise the maximum number of tasks of the size.",
             service.service.metric_cpu_utilization(period=_MINUTE),
             above=85,
             minutes=10,
@@ -124,28 +124,28 @@ class AlarmsStack(Stack):
         database, size = data.database, self.config.sizes
         self._alarm(
             "DatabaseCpu",
-            "PostgreSQL has been busy for 15 minutes: take the next size.",
+            "PostgreSQL has been busy for 15 minutes: choose the next size.",
             database.metric_cpu_utilization(period=_MINUTE),
             above=80,
             minutes=15,
         )
         self._alarm(
             "DatabaseStorage",
-            "PostgreSQL's storage is nearly full and has not grown by itself: raise the most it may grow to.",
+            "PostgreSQL's storage is nearly full and did not grow automatically: raise its maximum.",
             database.metric_free_storage_space(period=_MINUTE, statistic="Minimum"),
             below=0.05 * size.db_storage[0] * _GIB,
             minutes=5,
         )
         self._alarm(
             "DatabaseConnections",
-            "Nearly all connections are taken: another program uses the database, or there are too many tasks.",
+            "Most connections are in use: another program uses the database, or there are too many tasks.",
             database.metric_database_connections(period=_MINUTE, statistic="Maximum"),
             above=int(0.8 * size.max_connections),
             minutes=5,
         )
         self._alarm(
             "DatabaseMemory",
-            "PostgreSQL is short of memory: take the next size.",
+            "PostgreSQL is short of memory: choose the next size.",
             database.metric_freeable_memory(period=_MINUTE, statistic="Minimum"),
             below=0.05 * size.db_memory * _GIB,
             minutes=15,
@@ -160,7 +160,7 @@ class AlarmsStack(Stack):
         if size.db_class.startswith("t"):
             self._alarm(
                 "DatabaseCredits",
-                "PostgreSQL will soon have its base of CPU only: take a size whose class is not burstable.",
+                "PostgreSQL will soon have only its baseline CPU: choose a size whose class is not burstable.",
                 database.metric("CPUCreditBalance", period=Duration.minutes(5), statistic="Minimum"),
                 below=50,
                 minutes=15,
@@ -172,14 +172,14 @@ class AlarmsStack(Stack):
             where = {"CacheClusterId": f"{group}-{node}"}
             self._alarm(
                 f"CacheMemory{node}",
-                "Valkey is nearly full, and refuses writes when it is: lower CACHE_SIZE or take a larger node.",
+                "Valkey is nearly full; when full, it refuses writes: lower CACHE_SIZE or choose a larger node.",
                 _cache_metric("DatabaseMemoryUsagePercentage", where),
                 above=75,
                 minutes=5,
             )
             self._alarm(
                 f"CacheCpu{node}",
-                "The one thread of Valkey that runs commands has been busy: take a faster node.",
+                "The single thread of Valkey that runs commands is busy: choose a faster node.",
                 _cache_metric("EngineCPUUtilization", where),
                 above=80,
                 minutes=10,
@@ -196,7 +196,7 @@ class AlarmsStack(Stack):
         minutes: int,
         missing: cw.TreatMissingData = cw.TreatMissingData.NOT_BREACHING,
     ) -> None:
-        """An alarm after so many minutes in a row; the metric's period is one or five of them."""
+        """Adds an alarm after that many consecutive minutes; the metric's period is one or five minutes."""
         period = 5 if id_ == "DatabaseCredits" else 1
         alarm = cw.Alarm(
             self,

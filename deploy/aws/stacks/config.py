@@ -1,4 +1,4 @@
-"""What may be chosen for an environment, and the numbers that several stacks must agree on.
+"""The options of an environment, and the numbers that several stacks share.
 
 An environment is an entry of `environments` in `cdk.json`; `-c environment=NAME` chooses one.
 """
@@ -16,26 +16,26 @@ DATABASE_PORT = 5432
 CACHE_PORT = 6379
 
 HEALTH_INTERVAL_S = 5
-"""Seconds between two questions of the load balancer to a task."""
+"""Seconds between two health checks of a task by the load balancer."""
 HEALTH_TIMEOUT_S = 3
 HEALTH_FAILURES = 2
-"""So many bad answers in a row, and the load balancer sends a task no more requests."""
+"""After this many failed checks in a row the load balancer sends a task no more requests."""
 
 REQUEST_TIMEOUT_S = 5
 STOP_DELAY_S = HEALTH_FAILURES * HEALTH_INTERVAL_S + HEALTH_TIMEOUT_S + 2
-"""How long a task goes on after SIGTERM, not ready: until the load balancer has certainly noticed."""
+"""Seconds that a task serves after SIGTERM, not ready: until the load balancer has noticed."""
 CLOSING_S = 2
-"""How long a process takes, at most, to close its stores."""
+"""Seconds that a process takes, at most, to close its connections."""
 STOP_TIMEOUT_S = STOP_DELAY_S + REQUEST_TIMEOUT_S + CLOSING_S + 3
-"""When ECS kills a task that has not ended; 120 is the most that Fargate allows."""
+"""Seconds after which ECS kills a task that has not ended; Fargate allows 120 at most."""
 DEREGISTRATION_DELAY_S = STOP_DELAY_S + REQUEST_TIMEOUT_S
-"""How long the load balancer lets requests to a leaving task finish."""
+"""Seconds that the load balancer waits for requests to a deregistered task."""
 IDLE_TIMEOUT_S = 30
-"""When the service closes a connection that sends nothing. The load balancer must do so first."""
+"""Seconds after which the service closes an idle connection. The load balancer must close it earlier."""
 BALANCER_IDLE_TIMEOUT_S = IDLE_TIMEOUT_S - 5
 
 DB_POOL_SIZE = 12
-"""Connections of one task to PostgreSQL, at most, but for one that builds the rank index now and then."""
+"""Maximum of one task's connections to PostgreSQL, except a temporary one to build the rank index."""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,}")
@@ -55,45 +55,45 @@ _NOT_HERE = (
     "API_KEYS",
     "TRUSTED_PROXIES",
 )
-"""Settings that the stacks know or hold as secrets, or have in parts, beside those in `plain_settings`."""
+"""Settings that the stacks set or hold as secrets, in addition to `_fixed_settings`."""
 _TLS = ("require", "verify-ca", "verify-full")
-"""What `DB_SSLMODE` may be: with TLS, whatever PostgreSQL itself asks for."""
+"""Allowed values of `DB_SSLMODE`: those that always use TLS."""
 
 
 class BadConfig(Exception):
-    """A value of `cdk.json` cannot be used; says which, and what is allowed."""
+    """A value in `cdk.json` is invalid; the message names it and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything an environment has."""
+    """The capacity of an environment."""
 
     task_cpu: int
     """CPU units of one task; 1024 are one vCPU."""
     task_memory: int
     """MiB of one task."""
     tasks: tuple[int, int]
-    """Fewest and most tasks."""
+    """Minimum and maximum number of tasks."""
     requests_per_task: int
-    """Requests a minute and task at which another task is started."""
+    """Requests per minute and task above which another task is started."""
     db_class: str
     """PostgreSQL's instance class, without `db.`."""
     db_memory: int
     """GiB of memory of that class."""
     db_storage: tuple[int, int]
-    """GiB of storage at first, and the most it may grow to."""
+    """Initial and maximum GiB of storage."""
     cache_class: str
     """The cache's node type, without `cache.`."""
 
     @property
     def max_connections(self) -> int:
-        """PostgreSQL's `max_connections`: twice all tasks, as a deployment has old and new ones, and some."""
+        """PostgreSQL's `max_connections`: for twice all tasks, as a deployment has old and new ones, plus 30."""
         return 2 * self.tasks[1] * (DB_POOL_SIZE + 1) + 30
 
 
 SIZES: Mapping[str, Size] = MappingProxyType(
     {
-        # `requests_per_task`: half of what a task's CPU can do by docs/performance.md, were a vCPU half a core:
+        # `requests_per_task`: half of what a task can serve by docs/performance.md, if a vCPU is half a core:
         # 0.5 vCPU x 0.5 x 0.5 / 66 us (95 % contexts, 5 % scores) = 1,900 a second; rounded down.
         "small": Size(512, 1024, (2, 4), 60_000, "t4g.medium", 4, (20, 100), "t4g.small"),
         "medium": Size(1024, 2048, (2, 8), 120_000, "m7g.large", 8, (50, 500), "m7g.large"),
@@ -104,36 +104,36 @@ SIZES: Mapping[str, Size] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Config:
-    """One environment, checked. Raises BadConfig for a value that cannot be used."""
+    """One environment, validated. Raises BadConfig for an invalid value."""
 
     name: str
-    """Name of the environment, part of the names of its stacks."""
+    """Name of the environment; part of the names of its stacks."""
     size: str
     """One of `SIZES`."""
     domain: str
-    """The name the service is reached by, such as `board.example.com`."""
+    """Host name of the service, such as `board.example.com`."""
     alarm_email: str
-    """Who is written to when an alarm goes off; AWS asks for a confirmation first."""
+    """E-mail address for alarms; AWS asks it for a confirmation first."""
     hosted_zone_id: str = ""
-    """The Route 53 zone of the domain: the certificate and the record are made there."""
+    """The Route 53 zone of the domain, for the certificate and the record."""
     hosted_zone_name: str = ""
     """The zone's name, such as `example.com`."""
     certificate_arn: str = ""
-    """A certificate of ACM for the domain, in place of a zone; the DNS record is yours to make then."""
+    """ARN of an ACM certificate for the domain, instead of a zone; you then create the DNS record."""
     allowed_cidrs: tuple[str, ...] = ("0.0.0.0/0",)
     """Networks that may reach the load balancer."""
     requests_per_address: int = 20_000
-    """Requests from one address in five minutes, beyond which WAF blocks it."""
+    """Requests from one address in five minutes above which WAF blocks the address."""
     own_cidrs: tuple[str, ...] = ()
-    """Networks of your own servers, such as a game's that sets scores: `requests_per_address` is not for them."""
+    """Networks of your own servers, such as a game server; `requests_per_address` does not apply to them."""
     log_days: int = 30
     """Days that logs are kept."""
     backup_days: int = 14
-    """Days back to which PostgreSQL can be restored."""
+    """For how many days back PostgreSQL can be restored."""
     python_image: str = ""
-    """The image that the service's image is built on; empty: the Dockerfile's own."""
+    """Base image of the service's image; empty: the Dockerfile's default."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """More of the service's settings, such as `READS`; no secrets."""
+    """Other settings of the service, such as `READS`; no secrets."""
 
     def __post_init__(self) -> None:
         self._match("name", _NAME, "1 to 20 of a-z 0-9 -, beginning with a letter")
@@ -160,22 +160,22 @@ class Config:
 
     @property
     def sizes(self) -> Size:
-        """What the size's name stands for."""
+        """The capacity for the name in `size`."""
         return SIZES[self.size]
 
     @property
     def prefix(self) -> str:
-        """What the names of the stacks and of named resources begin with."""
+        """Prefix of the names of stacks and named resources."""
         return f"leaderboard-{self.name}"
 
     @property
     def plain_settings(self) -> dict[str, str]:
-        """The service's settings but for those that are secret or name a server."""
+        """The service's settings, without secrets and without the servers' addresses."""
         return {**self._fixed_settings(), "DB_SSLMODE": "require", **self.settings}
 
     @classmethod
     def load(cls, context: Mapping[str, Any], name: str) -> "Config":
-        """The environment of that name, out of the context's `environments`."""
+        """Returns the environment of that name from the context's `environments`. Raises BadConfig."""
         entry = context.get(name)
         if not isinstance(entry, Mapping):
             raise BadConfig(
@@ -184,7 +184,9 @@ class Config:
         known = {entry_field.name for entry_field in fields(cls)} - {"name"}
         for key in entry:
             if key not in known:
-                raise BadConfig(f"environments.{name}.{key}: is not known; known are {', '.join(sorted(known))}")
+                raise BadConfig(
+                    f"environments.{name}.{key}: is not known; the known keys are {', '.join(sorted(known))}"
+                )
         for key in ("size", "domain", "alarm_email"):
             if key not in entry:
                 raise BadConfig(f"environments.{name}.{key}: must be set")
@@ -207,14 +209,14 @@ class Config:
 
     def _check_settings(self) -> None:
         if not isinstance(self.settings, Mapping) or not all(isinstance(v, str) for v in self.settings.values()):
-            raise self._bad("settings", "the service's settings by name, each value a text")
+            raise self._bad("settings", "the service's settings by name, with each value a string")
         known = known_settings()
         for name, value in self.settings.items():
             where = f"environments.{self.name}.settings.{name}"
             if name not in known:
-                raise BadConfig(f"{where}: is no setting of the service; docs/settings.md has them all")
+                raise BadConfig(f"{where}: is not a setting of the service; docs/settings.md lists them")
             if name in _NOT_HERE or name in self._fixed_settings():
-                raise BadConfig(f"{where}: must not be set, the stacks set it")
+                raise BadConfig(f"{where}: must not be set; the stacks set it")
             if name == "JWT_KEY" and "PUBLIC KEY" not in value:
                 raise BadConfig(f"{where}: must be a public key in PEM")
         mode = self.plain_settings["DB_SSLMODE"]
@@ -223,8 +225,8 @@ class Config:
             raise BadConfig(f"{where}.DB_SSLMODE={mode!r}: must be one of {', '.join(_TLS)}")
         if mode != "require" and not self.settings.get("DB_SSLROOTCERT"):
             raise BadConfig(
-                f"{where}.DB_SSLROOTCERT: must be a file of the image with RDS's authorities if DB_SSLMODE={mode},"
-                " as the system's authorities are others"
+                f"{where}.DB_SSLROOTCERT: must be a file in the image with RDS's certificate authorities if"
+                f" DB_SSLMODE={mode}; the system's certificate authorities do not include them"
             )
 
     def _match(self, key: str, pattern: re.Pattern[str], allowed: str) -> None:
@@ -246,7 +248,7 @@ class Config:
 
 
 def known_settings() -> frozenset[str]:
-    """The names of the service's settings, which its documentation has all of."""
+    """Returns the names of the service's settings, from docs/settings.md."""
     return frozenset(re.findall(r"^\| `([A-Z_]+)` \|", _SETTINGS_PAGE.read_text("utf-8"), re.MULTILINE))
 
 

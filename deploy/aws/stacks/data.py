@@ -1,4 +1,4 @@
-"""PostgreSQL, Valkey and the secrets: what holds state, and changes with its amount or a new version."""
+"""PostgreSQL, Valkey and the secrets. Changes with the size and with new versions."""
 
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ DATABASE_NAME = "leaderboard"
 DATABASE_USER = "leaderboard"
 _CACHE_USER = "leaderboard"
 ACCESS_FILE = Path(__file__).parents[1] / "valkey-access.txt"
-"""What the service may do in Valkey; a test of the service holds that it is enough."""
+"""The service's permissions in Valkey; a test of the service checks that they are enough."""
 
 
 class DataStack(Stack):
-    """The stores in their own subnets. Deleting the stack keeps a snapshot of PostgreSQL, and the API keys."""
+    """PostgreSQL and Valkey in their own subnets. Deleting it keeps a snapshot of PostgreSQL and the API keys."""
 
     def __init__(self, scope: Construct, id_: str, config: Config, network: NetworkStack, **options: Any) -> None:
         super().__init__(scope, id_, **options)
@@ -31,25 +31,25 @@ class DataStack(Stack):
         self.database = self._database(network)
         self.cache = self._cache(network)
         cache_password = self._generated("CachePassword", "Valkey's password")
-        self._let_in(cache_password)
+        self._cache_user(cache_password)
         self.redis_url = secretsmanager.Secret(
             self,
             "RedisUrl",
             description="REDIS_URL, with the password of Valkey in it",
-            # CloudFormation puts the password in: it is not in the template.
+            # CloudFormation inserts the password; the template does not contain it.
             secret_string_value=SecretValue.unsafe_plain_text(
                 f"rediss://{_CACHE_USER}:{cache_password.secret_value.unsafe_unwrap()}"
                 f"@{self.cache.attr_primary_end_point_address}:{CACHE_PORT}"
             ),
         )
-        # A key that may read and write, to begin with; docs/aws.md tells how to replace it by hashed ones.
+        # The first key may read and write. How to replace it by hashed keys: docs/aws.md.
         self.api_keys = self._generated("ApiKeys", "API_KEYS", RemovalPolicy.RETAIN)
         for owner in (self.database_secret, cache_password, self.redis_url, self.api_keys):
             Validations.of(owner).acknowledge(
                 Acknowledgment(
                     id="AwsSolutions-SMG4",
-                    reason="Tasks read secrets when they start: a rotation by itself would lock them out."
-                    " docs/aws.md tells how to change each.",
+                    reason="Tasks read secrets when they start, so an automatic rotation would lock them out."
+                    " How to change each secret: docs/aws.md.",
                 )
             )
 
@@ -88,18 +88,7 @@ class DataStack(Stack):
             removal_policy=RemovalPolicy.SNAPSHOT,
             auto_minor_version_upgrade=True,
             ca_certificate=rds.CaCertificate.RDS_CA_RSA2048_G1,
-            parameter_group=rds.ParameterGroup(
-                self,
-                "DatabaseParameters",
-                engine=engine,
-                parameters={
-                    "rds.force_ssl": "1",
-                    "max_connections": str(size.max_connections),
-                    "log_min_duration_statement": "1000",
-                    # Slow statements without their parameters, which are names of people.
-                    "log_parameter_max_length": "0",
-                },
-            ),
+            parameter_group=self._database_parameters(engine),
             enable_performance_insights=True,
             cloudwatch_logs_exports=["postgresql", "upgrade"],
         )
@@ -107,10 +96,24 @@ class DataStack(Stack):
         Validations.of(database).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-RDS11",
-                reason="Another port than 5432 hides nothing: only the service's security group reaches it.",
+                reason="Another port than 5432 adds no security: only the service's security group reaches it.",
             )
         )
         return database
+
+    def _database_parameters(self, engine: rds.IInstanceEngine) -> rds.ParameterGroup:
+        return rds.ParameterGroup(
+            self,
+            "DatabaseParameters",
+            engine=engine,
+            parameters={
+                "rds.force_ssl": "1",
+                "max_connections": str(self.config.sizes.max_connections),
+                "log_min_duration_statement": "1000",
+                # Slow statements are logged without parameters, because those contain users' names.
+                "log_parameter_max_length": "0",
+            },
+        )
 
     def _cache(self, network: NetworkStack) -> elasticache.CfnReplicationGroup:
         config = self.config
@@ -156,33 +159,21 @@ class DataStack(Stack):
             user_group_ids=[self.cache_users.ref],
             auto_minor_version_upgrade=True,
             preferred_maintenance_window="sun:05:00-sun:06:00",
-            # Nothing is in it that PostgreSQL does not have.
+            # The cache holds nothing that PostgreSQL does not have.
             snapshot_retention_limit=0,
             log_delivery_configurations=[
-                elasticache.CfnReplicationGroup.LogDeliveryConfigurationRequestProperty(
-                    destination_type="cloudwatch-logs",
-                    destination_details=elasticache.CfnReplicationGroup.DestinationDetailsProperty(
-                        cloud_watch_logs_details=(
-                            elasticache.CfnReplicationGroup.CloudWatchLogsDestinationDetailsProperty(
-                                log_group=lines.log_group_name
-                            )
-                        )
-                    ),
-                    log_format="json",
-                    log_type=kind,
-                )
-                for kind in ("slow-log", "engine-log")
+                _log_delivery(kind, lines.log_group_name) for kind in ("slow-log", "engine-log")
             ],
         )
         Validations.of(cache).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-AEC6",
-                reason="Its user has a password and only the rights that it needs, which AUTH cannot say.",
+                reason="Its user has a password and only the permissions that it needs; AUTH has no permissions.",
             ),
         )
         return cache
 
-    def _let_in(self, password: secretsmanager.Secret) -> None:
+    def _cache_user(self, password: secretsmanager.Secret) -> None:
         user = elasticache.CfnUser(
             self,
             "CacheUser",
@@ -206,3 +197,18 @@ class DataStack(Stack):
             ),
             removal_policy=removal_policy,
         )
+
+
+def _log_delivery(
+    kind: str, group_name: str
+) -> elasticache.CfnReplicationGroup.LogDeliveryConfigurationRequestProperty:
+    return elasticache.CfnReplicationGroup.LogDeliveryConfigurationRequestProperty(
+        destination_type="cloudwatch-logs",
+        destination_details=elasticache.CfnReplicationGroup.DestinationDetailsProperty(
+            cloud_watch_logs_details=elasticache.CfnReplicationGroup.CloudWatchLogsDestinationDetailsProperty(
+                log_group=group_name
+            )
+        ),
+        log_format="json",
+        log_type=kind,
+    )

@@ -1,4 +1,4 @@
-"""Log groups that do not grow for ever."""
+"""Log groups with a retention time."""
 
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_logs as logs
@@ -16,7 +16,7 @@ _RETENTION = {
 
 
 def log_group(scope: Construct, config: Config, id_: str, name: str) -> logs.LogGroup:
-    """A log group that keeps its lines as long as the configuration says, and goes when its stack goes."""
+    """Returns a log group with the configured retention, which is deleted with its stack."""
     return logs.LogGroup(
         scope,
         id_,

@@ -1,7 +1,7 @@
-"""The network: which part may connect to which. Changes when a part is added that has to be reached.
+"""The network: subnets, endpoints, and the allowed connections. Changes when a component is added.
 
-No subnet but the load balancer's has a route to the Internet, and there is no NAT: what a task needs of AWS, it
-reaches by endpoints inside the network.
+Only the load balancer's subnets have a route to the Internet, and there is no NAT gateway. Tasks reach AWS
+services through VPC endpoints.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from stacks.config import API_PORT, CACHE_PORT, DATABASE_PORT, Config
 from stacks.logs import log_group
 
 _ENDPOINTS = {
-    # What ECS needs to start a task in a subnet without a way out.
+    # ECS needs these to start a task in a subnet without a route to the Internet.
     "EcrApi": ec2.InterfaceVpcEndpointAwsService.ECR,
     "EcrDocker": ec2.InterfaceVpcEndpointAwsService.ECR_DOCKER,
     "Logs": ec2.InterfaceVpcEndpointAwsService.CLOUDWATCH_LOGS,
@@ -23,7 +23,7 @@ _ENDPOINTS = {
 
 
 class NetworkStack(Stack):
-    """Subnets in two zones, endpoints, and the security groups with all of their rules."""
+    """Subnets in two zones, endpoints, and the security groups with all their rules."""
 
     def __init__(self, scope: Construct, id_: str, config: Config, **options: Any) -> None:
         super().__init__(scope, id_, **options)
@@ -49,7 +49,7 @@ class NetworkStack(Stack):
             destination=ec2.FlowLogDestination.to_cloud_watch_logs(
                 log_group(self, config, "FlowLog", f"/{config.prefix}/network")
             ),
-            # What is let through says little here and costs much.
+            # Accepted connections would cost much and be of little use.
             traffic_type=ec2.FlowLogTrafficType.REJECT,
         )
 
@@ -69,7 +69,7 @@ class NetworkStack(Stack):
             Validations.of(self.balancer).acknowledge(
                 Acknowledgment(
                     id="AwsSolutions-EC23",
-                    reason="The API is public: clients come from anywhere, by HTTPS only, and past WAF.",
+                    reason="The API is public: clients connect from anywhere, with HTTPS only, through WAF.",
                 )
             )
         self._allow(self.balancer, self.service, API_PORT, "requests and health checks")
@@ -92,5 +92,5 @@ class NetworkStack(Stack):
 
 
 def frozen(scope: Construct, id_: str, group: ec2.SecurityGroup) -> ec2.ISecurityGroup:
-    """The group as another stack sees it: no construct there adds rules of its own."""
+    """Returns an immutable reference to a group, so that constructs in other stacks add no rules to it."""
     return ec2.SecurityGroup.from_security_group_id(scope, id_, group.security_group_id, mutable=False)

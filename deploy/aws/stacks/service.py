@@ -1,4 +1,4 @@
-"""The service before its users: image, migration, tasks, load balancer and WAF. Changes with every release."""
+"""Image, migration, tasks, load balancer and WAF. Changes with every release."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from aws_cdk import aws_ecs as ecs
 from aws_cdk import aws_elasticloadbalancingv2 as elb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_route53 as route53
 from aws_cdk import aws_route53_targets as targets
 from aws_cdk import aws_s3 as s3
@@ -25,7 +26,7 @@ from stacks.network import NetworkStack, frozen
 _REPOSITORY = Path(__file__).parents[3]
 _MIGRATOR = Path(__file__).parents[1] / "migrator.py"
 _USER = "10001:10001"
-"""The image's own user, by number."""
+"""uid and gid of the image's user."""
 _ALIVE = (
     "import http.client; c = http.client.HTTPConnection('127.0.0.1', 3000, timeout=2); "
     "c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"
@@ -34,7 +35,7 @@ _YEAR = "max-age=31536000"
 
 
 class ServiceStack(Stack):
-    """A deployment runs the migration, and only if that ends well are the tasks replaced."""
+    """The service. A deployment runs the migration, and replaces the tasks only if the migration succeeds."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class ServiceStack(Stack):
         return ecs.ContainerImage.from_docker_image_asset(asset)
 
     def _settings(self) -> dict[str, str]:
-        """The settings that are no secrets."""
+        """Returns the settings that are not secret."""
         balancer_subnets = self.network.vpc.select_subnets(subnet_group_name="balancer").subnets
         return {
             **self.config.plain_settings,
@@ -101,7 +102,7 @@ class ServiceStack(Stack):
         }
 
     def _task(self, id_: str, **container: Any) -> ecs.FargateTaskDefinition:
-        """A task of one container that runs the image with the settings and secrets."""
+        """Returns a task with one container, which runs the image with the settings and secrets."""
         size = self.config.sizes
         definition = ecs.FargateTaskDefinition(
             self,
@@ -134,13 +135,13 @@ class ServiceStack(Stack):
         Validations.of(definition).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-ECS2",
-                reason="What is in the environment is no secret; the secrets come from Secrets Manager.",
+                reason="The environment variables are not secret; the secrets come from Secrets Manager.",
             )
         )
         Validations.of(role).acknowledge(
             Acknowledgment(
                 id="AwsSolutions-IAM5[Resource::*]",
-                reason="ecr:GetAuthorizationToken takes no resource; all else is granted for one repository.",
+                reason="ecr:GetAuthorizationToken has no resource; all other actions are for one repository.",
             )
         )
         return definition
@@ -152,8 +153,8 @@ class ServiceStack(Stack):
             readonly_root_filesystem=True,
             port_mappings=[ecs.PortMapping(container_port=numbers.API_PORT)],
             stop_timeout=Duration.seconds(numbers.STOP_TIMEOUT_S),
-            # ECS ignores the image's own. It asks about the process only: a new task would not reach a store
-            # either that this one cannot reach.
+            # ECS ignores the image's health check. This one checks the process only: if a task cannot reach
+            # PostgreSQL or Valkey, a new task could not either.
             health_check=ecs.HealthCheck(
                 command=["CMD", "python", "-IS", "-c", _ALIVE],
                 interval=Duration.seconds(10),
@@ -164,8 +165,10 @@ class ServiceStack(Stack):
         )
 
     def _commands(self) -> ecs.FargateTaskDefinition:
-        """Runs a line of shell, by default the migration, and ends. It may write: `import` leaves rejected rows
-        in the working directory."""
+        """Returns a task that runs one shell command, by default the migration.
+
+        Its file system is writable, because `import` writes rejected rows to the working directory.
+        """
         return self._task(
             "Commands",
             entry_point=["sh", "-ec"],
@@ -183,8 +186,41 @@ class ServiceStack(Stack):
     # The migration
 
     def _migration(self) -> CustomResource:
-        role = iam.Role(self, "MigratorRole", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         lines = log_group(self, self.config, "MigratorLog", f"/{self.config.prefix}/migrator")
+        role = self._migrator_role(lines)
+        function = lambda_.Function(
+            self,
+            "Migrator",
+            description="runs `leaderboard migrate` as a task and waits for its end",
+            runtime=lambda_.Runtime.PYTHON_3_14,
+            handler="index.handler",
+            code=lambda_.Code.from_inline(_MIGRATOR.read_text()),
+            role=role,
+            log_group=lines,
+            timeout=Duration.minutes(15),
+        )
+        migration = CustomResource(
+            self,
+            "Migration",
+            resource_type="Custom::Migration",
+            service_token=function.function_arn,
+            service_timeout=Duration.minutes(16),
+            properties={
+                "Cluster": self.cluster.cluster_name,
+                # It changes with each new image, which makes CloudFormation run the migration again.
+                "TaskDefinition": self.commands.task_definition_arn,
+                "Subnets": self.network.vpc.select_subnets(subnet_group_name="service").subnet_ids,
+                "SecurityGroups": [self.group.security_group_id],
+                "LogGroup": self.logs.log_group_name,
+            },
+        )
+        # Its permissions, and those of the task, must exist before it runs.
+        migration.node.add_dependency(role, self.commands.obtain_execution_role())
+        return migration
+
+    def _migrator_role(self, lines: logs.LogGroup) -> iam.Role:
+        """Returns a role that may run the commands' task, read its state, and write to the log group."""
+        role = iam.Role(self, "MigratorRole", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         lines.grant_write(role)
         at_cluster = {"ArnEquals": {"ecs:cluster": self.cluster.cluster_arn}}
         role.add_to_policy(
@@ -210,61 +246,14 @@ class ServiceStack(Stack):
             Acknowledgment(
                 id=f"AwsSolutions-IAM5[Resource::arn:<AWS::Partition>:ecs:{self.region}:{self.account}:"
                 f"task/{self.config.prefix}/*]",
-                reason="The tasks of this cluster only: a task's own id is not known before it runs.",
+                reason="Only tasks of this cluster; the id of a task is not known before it runs.",
             )
         )
-        function = lambda_.Function(
-            self,
-            "Migrator",
-            description="runs `leaderboard migrate` as a task and waits for its end",
-            runtime=lambda_.Runtime.PYTHON_3_14,
-            handler="index.handler",
-            code=lambda_.Code.from_inline(_MIGRATOR.read_text()),
-            role=role,
-            log_group=lines,
-            timeout=Duration.minutes(15),
-        )
-        migration = CustomResource(
-            self,
-            "Migration",
-            resource_type="Custom::Migration",
-            service_token=function.function_arn,
-            service_timeout=Duration.minutes(16),
-            properties={
-                "Cluster": self.cluster.cluster_name,
-                # Another one with each new image: that is what has the migration run again.
-                "TaskDefinition": self.commands.task_definition_arn,
-                "Subnets": self.network.vpc.select_subnets(subnet_group_name="service").subnet_ids,
-                "SecurityGroups": [self.group.security_group_id],
-                "LogGroup": self.logs.log_group_name,
-            },
-        )
-        # Its permissions, and those of the task, have to be there before it runs.
-        migration.node.add_dependency(role, self.commands.obtain_execution_role())
-        return migration
+        return role
 
-    # Before the tasks
+    # The load balancer
 
     def _balancer(self) -> tuple[elb.ApplicationLoadBalancer, elb.ApplicationTargetGroup]:
-        config = self.config
-        access_logs = s3.Bucket(
-            self,
-            "AccessLogs",
-            encryption=s3.BucketEncryption.S3_MANAGED,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            enforce_ssl=True,
-            lifecycle_rules=[
-                s3.LifecycleRule(expiration=Duration.days(config.log_days)),
-                s3.LifecycleRule(abort_incomplete_multipart_upload_after=Duration.days(1)),
-            ],
-            removal_policy=RemovalPolicy.RETAIN,
-        )
-        Validations.of(access_logs).acknowledge(
-            Acknowledgment(
-                id="AwsSolutions-S1",
-                reason="It holds access logs itself: logging access to it would log the logging.",
-            )
-        )
         balancer = elb.ApplicationLoadBalancer(
             self,
             "Balancer",
@@ -276,7 +265,7 @@ class ServiceStack(Stack):
             desync_mitigation_mode=elb.DesyncMitigationMode.STRICTEST,
             idle_timeout=Duration.seconds(numbers.BALANCER_IDLE_TIMEOUT_S),
         )
-        balancer.log_access_logs(access_logs)
+        balancer.log_access_logs(self._access_logs())
         group = elb.ApplicationTargetGroup(
             self,
             "Targets",
@@ -286,8 +275,8 @@ class ServiceStack(Stack):
             port=numbers.API_PORT,
             load_balancing_algorithm_type=elb.TargetGroupLoadBalancingAlgorithmType.LEAST_OUTSTANDING_REQUESTS,
             deregistration_delay=Duration.seconds(numbers.DEREGISTRATION_DELAY_S),
-            # /readyz stays 200 without Valkey, and without PostgreSQL while the cache may be read. It is 503 when
-            # nothing could be answered, and while a task stops.
+            # /readyz is 200 without Valkey, and without PostgreSQL while the cache is readable. It is 503 when
+            # no read could be answered, and while a task stops.
             health_check=elb.HealthCheck(
                 path="/readyz",
                 healthy_http_codes="200",
@@ -297,7 +286,7 @@ class ServiceStack(Stack):
                 unhealthy_threshold_count=numbers.HEALTH_FAILURES,
             ),
         )
-        # No port 80: a redirect would come after a key had been sent in the clear.
+        # No port 80: a redirect would come after a client had sent its key unencrypted.
         listener = balancer.add_listener(
             "Https",
             port=443,
@@ -310,6 +299,27 @@ class ServiceStack(Stack):
         listener.set_attribute("routing.http.response.strict_transport_security.header_value", _YEAR)
         listener.set_attribute("routing.http.response.server.enabled", "false")
         return balancer, group
+
+    def _access_logs(self) -> s3.Bucket:
+        bucket = s3.Bucket(
+            self,
+            "AccessLogs",
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            enforce_ssl=True,
+            lifecycle_rules=[
+                s3.LifecycleRule(expiration=Duration.days(self.config.log_days)),
+                s3.LifecycleRule(abort_incomplete_multipart_upload_after=Duration.days(1)),
+            ],
+            removal_policy=RemovalPolicy.RETAIN,
+        )
+        Validations.of(bucket).acknowledge(
+            Acknowledgment(
+                id="AwsSolutions-S1",
+                reason="The bucket holds access logs; logging access to it would log the logging.",
+            )
+        )
+        return bucket
 
     def _certificate(self, balancer: elb.ApplicationLoadBalancer) -> acm.ICertificate:
         config = self.config
@@ -368,8 +378,8 @@ class ServiceStack(Stack):
 
     # The firewall
 
-    def _but_for_our_own(self) -> dict[str, Any]:
-        """What makes a rule be about all but the networks of one's own servers."""
+    def _except_own_servers(self) -> dict[str, Any]:
+        """Returns the part of a rule that excludes the networks in `own_cidrs`."""
         if not self.config.own_cidrs:
             return {}
         own = waf.CfnIPSet(
@@ -385,7 +395,7 @@ class ServiceStack(Stack):
             "Firewall",
             scope="REGIONAL",
             default_action={"allow": {}},
-            visibility_config=_seen("firewall"),
+            visibility_config=_visibility("firewall"),
             rules=[
                 waf.CfnWebACL.RuleProperty(
                     name="requests-per-address",
@@ -396,15 +406,15 @@ class ServiceStack(Stack):
                             "limit": config.requests_per_address,
                             "evaluationWindowSec": 300,
                             "aggregateKeyType": "IP",
-                            **self._but_for_our_own(),
+                            **self._except_own_servers(),
                         }
                     },
-                    visibility_config=_seen("requests-per-address"),
+                    visibility_config=_visibility("requests-per-address"),
                 ),
                 _managed(1, "AWSManagedRulesAmazonIpReputationList"),
                 _managed(2, "AWSManagedRulesKnownBadInputsRuleSet"),
-                # Counted, not blocked: a player's name may look like markup, which the service escapes, an image's
-                # URL is a URL, and a game's client often sends no User-Agent.
+                # Counted, not blocked: a player's name may look like markup, which the service escapes; the body
+                # may contain an image URL; and game clients often send no User-Agent.
                 _managed(
                     3,
                     "AWSManagedRulesCommonRuleSet",
@@ -415,8 +425,12 @@ class ServiceStack(Stack):
         waf.CfnWebACLAssociation(
             self, "FirewallBeforeBalancer", resource_arn=self.balancer.load_balancer_arn, web_acl_arn=acl.attr_arn
         )
-        # WAF takes no group whose name begins otherwise.
-        lines = log_group(self, config, "FirewallLog", f"aws-waf-logs-{config.prefix}")
+        self._firewall_logging(acl)
+
+    def _firewall_logging(self, acl: waf.CfnWebACL) -> None:
+        """Logs blocked and counted requests, without the header Authorization."""
+        # WAF requires this prefix of the log group's name.
+        lines = log_group(self, self.config, "FirewallLog", f"aws-waf-logs-{self.config.prefix}")
         waf.CfnLoggingConfiguration(
             self,
             "FirewallLogging",
@@ -444,7 +458,7 @@ class ServiceStack(Stack):
         )
 
 
-def _seen(name: str) -> waf.CfnWebACL.VisibilityConfigProperty:
+def _visibility(name: str) -> waf.CfnWebACL.VisibilityConfigProperty:
     return waf.CfnWebACL.VisibilityConfigProperty(
         cloud_watch_metrics_enabled=True, metric_name=name, sampled_requests_enabled=True
     )
@@ -462,5 +476,5 @@ def _managed(priority: int, name: str, counted: tuple[str, ...] = ()) -> waf.Cfn
                 "ruleActionOverrides": [{"name": rule, "actionToUse": {"count": {}}} for rule in counted],
             }
         },
-        visibility_config=_seen(name),
+        visibility_config=_visibility(name),
     )

@@ -1,4 +1,4 @@
-"""The templates of every size, made once, with all checks of the CDK and of cdk-nag on."""
+"""Fixtures: the templates of every size, created once, with all checks of the CDK and cdk-nag."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ WHERE = Environment(account="123456789012", region="eu-west-1")
 
 @dataclass(frozen=True)
 class Templates:
-    """What CloudFormation would get."""
+    """The templates that CloudFormation would get."""
 
     folder: Path
     network: Template
@@ -34,7 +34,7 @@ class Templates:
 
 
 def config(**choices: Any) -> Config:
-    """A configuration that is all right but for what is chosen."""
+    """Returns a valid configuration with these options changed."""
     usual = {
         "size": "small",
         "domain": "board.example.com",
@@ -47,14 +47,14 @@ def config(**choices: Any) -> Config:
 
 @pytest.fixture(scope="session")
 def synthesised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Templates]:
-    """Makes the templates of a size."""
+    """Returns a function that creates the templates of a size."""
 
     @cache
     def make(size: str) -> Templates:
         folder = tmp_path_factory.mktemp(size)
         app = App(context=CONTEXT, outdir=str(folder))
         stacks = build(app, config(size=size), WHERE)
-        # Raises for whatever cdk-nag finds that is not acknowledged in the stacks.
+        # Raises for every finding of cdk-nag that the stacks do not acknowledge.
         app.synth()
         return Templates(folder, *map(Template.from_stack, stacks))
 
@@ -63,7 +63,7 @@ def synthesised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tem
 
 @pytest.fixture(params=SIZES)
 def templates(request: pytest.FixtureRequest, synthesised: Callable[[str], Templates]) -> Templates:
-    """The templates of each size, one after the other."""
+    """The templates of each size."""
     return synthesised(request.param)
 
 

@@ -1,4 +1,4 @@
-"""What `cdk.json` may say, and the error for what it may not."""
+"""The options in `cdk.json`, and the errors for invalid values."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from tests.conftest import CONTEXT, config
 
 
 @pytest.mark.parametrize("name", CONTEXT["environments"])
-def test_the_environments_of_cdk_json_can_be_used(name: str) -> None:
+def test_the_environments_of_cdk_json_are_valid(name: str) -> None:
     assert Config.load(CONTEXT["environments"], name).prefix == f"leaderboard-{name}"
 
 
@@ -47,37 +47,43 @@ def test_the_environment_chosen_in_cdk_json_exists() -> None:
         ({"settings": ["CACHE_SIZE"]}, "environments.test.settings"),
         (
             {"settings": {"API_KEYS": "x"}},
-            "settings.API_KEYS: must not be set, the stacks set it",
+            "settings.API_KEYS: must not be set; the stacks set it",
         ),
         (
             {"settings": {"DATABASE_URL": "postgresql://u:p@h/d"}},  # pragma: allowlist secret
-            "settings.DATABASE_URL: must not be set, the stacks set it",
+            "settings.DATABASE_URL: must not be set; the stacks set it",
         ),
-        ({"settings": {"CACHE_SIZ": "10"}}, "environments.test.settings.CACHE_SIZ: is no setting of the service"),
+        (
+            {"settings": {"CACHE_SIZ": "10"}},
+            "environments.test.settings.CACHE_SIZ: is not a setting of the service",
+        ),
         (
             {"settings": {"DB_SSLMODE": "prefer"}},
             "settings.DB_SSLMODE='prefer': must be one of require, verify-ca, verify-full",
         ),
-        ({"settings": {"DB_SSLMODE": "verify-full"}}, "settings.DB_SSLROOTCERT: must be a file of the image"),
+        ({"settings": {"DB_SSLMODE": "verify-full"}}, "settings.DB_SSLROOTCERT: must be a file in the image"),
         ({"python_image": " "}, "environments.test.python_image=' ': must be the name of an image"),
         ({"python_image": 3}, "environments.test.python_image=3: must be the name of an image"),
         ({"settings": {"STOP_DELAY_MS": "0"}}, "environments.test.settings.STOP_DELAY_MS: must not be set"),
         ({"settings": {"JWT_KEY": "secret"}}, "environments.test.settings.JWT_KEY: must be a public key in PEM"),
-        ({"colour": "red"}, "environments.test.colour: is not known; known are alarm_email, allowed_cidrs"),
+        (
+            {"colour": "red"},
+            "environments.test.colour: is not known; the known keys are alarm_email, allowed_cidrs",
+        ),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(choices: dict[str, Any], error: str) -> None:
+def test_an_invalid_value_is_refused_by_name_with_what_is_allowed(choices: dict[str, Any], error: str) -> None:
     with pytest.raises(BadConfig, match=re.escape(error)):
         config(**choices)
 
 
 @pytest.mark.parametrize("name", ["Production", "a-name-of-more-than-twenty", ""])
-def test_an_environment_is_named_so_that_resources_can_be(name: str) -> None:
+def test_an_environments_name_must_fit_resource_names(name: str) -> None:
     with pytest.raises(BadConfig, match="must be"):
         Config.load({"Production": {}, **CONTEXT["environments"]} if not name else {name: _usual()}, name)
 
 
-def test_what_must_be_set_is_asked_for() -> None:
+def test_a_missing_required_option_is_refused_by_name() -> None:
     with pytest.raises(BadConfig, match=re.escape("environments.test.domain: must be set")):
         Config.load({"test": {"size": "small"}}, "test")
 
@@ -87,7 +93,7 @@ def test_an_unknown_environment_is_refused_with_the_known_ones() -> None:
         Config.load(CONTEXT["environments"], "nowhere")
 
 
-def test_a_certificate_takes_the_place_of_a_zone() -> None:
+def test_a_certificate_replaces_a_zone() -> None:
     arn = "arn:aws:acm:eu-west-1:123456789012:certificate/x"
     assert config(hosted_zone_id="", hosted_zone_name="", certificate_arn=arn).certificate_arn == arn
 

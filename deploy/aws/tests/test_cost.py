@@ -1,4 +1,4 @@
-"""docs/aws.md and the code say the same."""
+"""docs/aws.md agrees with the code."""
 
 import re
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""The function that runs the migration: what it tells CloudFormation of each end that a task may have."""
+"""The Lambda function that runs the migration: its answer to CloudFormation for each outcome of the task."""
 
 import importlib.util
 import sys
@@ -19,7 +19,7 @@ WANTED = {
 
 
 class Ecs:
-    """ECS, as far as it is asked: a task that is seen in one state after the other."""
+    """A substitute for ECS: a task with one state after the other."""
 
     def __init__(self, *states: dict[str, Any], failures: list[str] | None = None) -> None:
         self.states = list(states)
@@ -37,7 +37,7 @@ class Ecs:
 
 
 class Lambda:
-    """What Lambda gives the function, and what the function answers."""
+    """A substitute for Lambda's context and for CloudFormation; collects the function's answers."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -62,7 +62,7 @@ class Lambda:
 
 @pytest.fixture
 def lambda_(monkeypatch: pytest.MonkeyPatch) -> Lambda:
-    """The function with ECS and CloudFormation in the place of AWS's libraries; it waits for nothing."""
+    """The function with substitutes for AWS's libraries and for `time.sleep`."""
     cfnresponse = ModuleType("cfnresponse")
     boto3 = ModuleType("boto3")
     monkeypatch.setitem(sys.modules, "cfnresponse", cfnresponse)
@@ -100,7 +100,7 @@ RUNNING = {"lastStatus": "RUNNING", "containers": [{}]}
 
 
 @pytest.mark.parametrize("request_type", ["Create", "Update"])
-def test_a_task_that_ends_well_lets_the_deployment_go_on(lambda_: Lambda, request_type: str) -> None:
+def test_a_successful_task_continues_the_deployment(lambda_: Lambda, request_type: str) -> None:
     client = ecs(lambda_, RUNNING, RUNNING, stopped(0))
     assert lambda_.call(request_type) == ("SUCCESS", "")
     (started,) = client.started
@@ -109,7 +109,7 @@ def test_a_task_that_ends_well_lets_the_deployment_go_on(lambda_: Lambda, reques
     assert network == {"subnets": ["subnet-1"], "securityGroups": ["sg-1"], "assignPublicIp": "DISABLED"}
 
 
-def test_a_task_that_fails_fails_the_deployment_and_says_where_to_look(lambda_: Lambda) -> None:
+def test_a_failed_task_fails_the_deployment_and_names_its_log(lambda_: Lambda) -> None:
     ecs(lambda_, RUNNING, stopped(3))
     status, reason = lambda_.call()
     assert status == "FAILED"
@@ -118,19 +118,19 @@ def test_a_task_that_fails_fails_the_deployment_and_says_where_to_look(lambda_: 
     assert "/leaderboard-test/service" in reason
 
 
-def test_a_task_that_never_ran_fails_it(lambda_: Lambda) -> None:
+def test_a_task_that_never_ran_fails_the_deployment(lambda_: Lambda) -> None:
     ecs(lambda_, stopped(None, "CannotPullContainerError"))
     status, reason = lambda_.call()
     assert status == "FAILED"
     assert "CannotPullContainerError" in reason
 
 
-def test_a_task_that_cannot_be_started_fails_it(lambda_: Lambda) -> None:
+def test_a_task_that_cannot_be_started_fails_the_deployment(lambda_: Lambda) -> None:
     ecs(lambda_, RUNNING, failures=["RESOURCE:CPU"])
     assert lambda_.call() == ("FAILED", "the migration could not be started: ['RESOURCE:CPU']")
 
 
-def test_a_task_that_does_not_end_in_time_fails_it_before_lambda_is_ended(lambda_: Lambda) -> None:
+def test_a_task_that_runs_too_long_fails_the_deployment_before_lambda_times_out(lambda_: Lambda) -> None:
     ecs(lambda_, RUNNING)
     status, reason = lambda_.call()
     assert status == "FAILED"
@@ -138,7 +138,7 @@ def test_a_task_that_does_not_end_in_time_fails_it_before_lambda_is_ended(lambda
     assert lambda_.left > 0
 
 
-def test_an_error_of_aws_is_answered_too(lambda_: Lambda) -> None:
+def test_an_error_of_aws_fails_the_deployment(lambda_: Lambda) -> None:
     def refuse(_name: str) -> None:
         raise PermissionError("AccessDenied")
 
@@ -152,7 +152,7 @@ def test_deleting_the_stack_runs_nothing(lambda_: Lambda) -> None:
     assert client.started == []
 
 
-def test_a_stack_that_goes_back_runs_nothing(lambda_: Lambda) -> None:
+def test_a_stack_that_rolls_back_runs_nothing(lambda_: Lambda) -> None:
     client = ecs(lambda_, stopped(3))
     lambda_.stack = "UPDATE_ROLLBACK_IN_PROGRESS"
     assert lambda_.call("Update") == ("SUCCESS", "")

@@ -1,4 +1,4 @@
-"""What the templates promise: allowed connections, encryption, the orderly stop, the migration, alarms."""
+"""The templates: allowed connections, encryption, the graceful stop, the migration, alarms."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def environment(container: dict[str, Any]) -> dict[str, Any]:
     return {variable["Name"]: variable["Value"] for variable in container["Environment"]}
 
 
-# All of it
+# All templates
 
 
 def test_cfn_lint_finds_nothing(templates: Templates) -> None:
@@ -117,7 +117,7 @@ def test_exactly_these_connections_are_allowed(templates: Templates) -> None:
         (service, endpoints, 443, 443),
     }
     assert ingress == {("0.0.0.0/0", balancer, 443, 443)} | between
-    # The networks of S3; the identifier is looked up when it is deployed.
+    # The prefix list of S3; its id is looked up at deployment.
     assert egress == {(service, "pl-xxxxxxxx", 443, 443)} | between
 
 
@@ -130,7 +130,7 @@ def test_no_other_stack_adds_rules_or_groups(templates: Templates) -> None:
         assert "SecurityGroupEgress" not in group
 
 
-def test_only_the_balancers_subnets_have_a_way_to_the_internet(templates: Templates) -> None:
+def test_only_the_balancers_subnets_have_a_route_to_the_internet(templates: Templates) -> None:
     templates.network.resource_count_is("AWS::EC2::NatGateway", 0)
     tables = {
         route["RouteTableId"]["Ref"]
@@ -143,10 +143,10 @@ def test_only_the_balancers_subnets_have_a_way_to_the_internet(templates: Templa
         assert subnet[1]["Properties"]["MapPublicIpOnLaunch"] == ("balancer" in subnet[0])
 
 
-# The stores
+# PostgreSQL and Valkey
 
 
-def test_postgresql_is_encrypted_doubled_private_and_kept(templates: Templates) -> None:
+def test_postgresql_is_encrypted_multi_az_private_and_protected(templates: Templates) -> None:
     templates.data.has_resource(
         "AWS::RDS::DBInstance",
         {
@@ -168,7 +168,7 @@ def test_postgresql_is_encrypted_doubled_private_and_kept(templates: Templates) 
     )
 
 
-def test_valkey_is_encrypted_doubled_and_wants_a_password(templates: Templates) -> None:
+def test_valkey_is_encrypted_replicated_and_needs_a_password(templates: Templates) -> None:
     templates.data.has_resource_properties(
         "AWS::ElastiCache::ReplicationGroup",
         {
@@ -187,13 +187,13 @@ def test_valkey_is_encrypted_doubled_and_wants_a_password(templates: Templates) 
     assert "on ~{leaderboard}:* " in user["AccessString"]
     assert "-@dangerous -@admin" in user["AccessString"]
     assert only(templates.data, "AWS::ElastiCache::UserGroup")["UserIds"] == [user["UserId"]]
-    # The cache says that it is complete: a key evicted behind its back would be one more rebuild.
+    # An eviction would make the cache incomplete and cause a rebuild.
     assert only(templates.data, "AWS::ElastiCache::ParameterGroup")["Properties"] == {
         "maxmemory-policy": "noeviction"
     }
 
 
-def test_a_deployment_at_full_scale_finds_enough_connections(templates: Templates) -> None:
+def test_a_deployment_at_full_scale_has_enough_connections(templates: Templates) -> None:
     most = int(only(templates.data, "AWS::RDS::DBParameterGroup")["Parameters"]["max_connections"])
     tasks = only(templates.service, "AWS::ApplicationAutoScaling::ScalableTarget")["MaxCapacity"]
     rolling = only(templates.service, "AWS::ECS::Service")["DeploymentConfiguration"]["MaximumPercent"] / 100
@@ -215,7 +215,7 @@ def test_no_secret_is_in_a_plain_environment(templates: Templates) -> None:
     assert seen == 2
 
 
-def test_passwords_are_generated_and_put_in_by_cloudformation(templates: Templates) -> None:
+def test_passwords_are_generated_and_inserted_by_cloudformation(templates: Templates) -> None:
     allowed = {"AWS::SecretsManager::Secret", "AWS::ElastiCache::User", "AWS::RDS::DBInstance"}
     for template in (templates.network, templates.data, templates.service, templates.alarms):
         for found in template.to_json()["Resources"].values():
@@ -228,7 +228,7 @@ def test_passwords_are_generated_and_put_in_by_cloudformation(templates: Templat
         )
 
 
-def test_the_tasks_have_no_rights_and_may_read_their_own_secrets_only(templates: Templates) -> None:
+def test_the_tasks_have_no_permissions_except_to_read_their_own_secrets(templates: Templates) -> None:
     roles = templates.service.find_resources("AWS::IAM::Role")
     policies = resources(templates.service, "AWS::IAM::Policy")
     with_rights = {role["Ref"] for policy in policies for role in policy["Roles"]}
@@ -247,7 +247,7 @@ def test_the_tasks_have_no_rights_and_may_read_their_own_secrets_only(templates:
 # The service
 
 
-def test_the_containers_are_as_narrow_as_the_image_allows(templates: Templates) -> None:
+def test_the_containers_have_least_privilege(templates: Templates) -> None:
     for container in containers(templates):
         assert container["User"] == "10001:10001"
         assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
@@ -259,14 +259,14 @@ def test_the_containers_are_as_narrow_as_the_image_allows(templates: Templates) 
     assert not service.get("EnableExecuteCommand")
 
 
-def test_health_is_asked_at_the_right_path(templates: Templates) -> None:
+def test_health_checks_use_the_right_path(templates: Templates) -> None:
     assert "/livez" in api(templates)["HealthCheck"]["Command"][-1]
     targets = only(templates.service, "AWS::ElasticLoadBalancingV2::TargetGroup")
     assert targets["HealthCheckPath"] == "/readyz"
     assert targets["Matcher"] == {"HttpCode": "200"}
 
 
-def test_a_task_is_given_the_time_that_an_orderly_stop_takes(templates: Templates) -> None:
+def test_a_task_has_enough_time_for_a_graceful_stop(templates: Templates) -> None:
     container = api(templates)
     settings = environment(container)
     stop_delay, request = (int(settings[name]) / 1000 for name in ("STOP_DELAY_MS", "REQUEST_TIMEOUT_MS"))
@@ -284,7 +284,7 @@ def test_a_task_is_given_the_time_that_an_orderly_stop_takes(templates: Template
 
 
 def synthesised_with(folder: Path, **choices: Any) -> tuple[Template, dict[str, Any]]:
-    """The service's template with these choices, and the build of its image."""
+    """Returns the service's template with these options, and the build of its image."""
     app = App(context=CONTEXT, outdir=str(folder))
     _, _, service, _ = build(app, config(**choices), WHERE)
     template = Template.from_stack(service)
@@ -304,11 +304,11 @@ def test_every_setting_reaches_the_tasks_or_is_set_by_the_stacks(tmp_path: Path)
             refused.append(str(refusal))
         else:
             given[name] = value
-    assert all("must not be set, the stacks set it" in text for text in refused)
-    (sentence,) = re.findall(r"^(`.*`) are secrets: ", SETTINGS.read_text(), re.MULTILINE)
-    secret = set(re.findall(r"`([A-Z_]+)`", sentence))
+    assert all("must not be set; the stacks set it" in text for text in refused)
+    (names,) = re.findall(r"((?:`[A-Z_]+`[, ]*(?:and )?)+)are\s+secrets\b", SETTINGS.read_text())
+    secret = set(re.findall(r"`([A-Z_]+)`", names))
     assert secret > SECRETS
-    # A public key is no secret.
+    # A public key is not a secret.
     assert given.keys() & secret == {"JWT_KEY"}
 
     template, _ = synthesised_with(tmp_path, settings=given)
@@ -321,12 +321,12 @@ def test_every_setting_reaches_the_tasks_or_is_set_by_the_stacks(tmp_path: Path)
         assert found.keys() | SECRETS | elsewhere == known_settings()
 
 
-def test_postgresql_is_spoken_to_with_tls(templates: Templates) -> None:
+def test_postgresql_connections_use_tls(templates: Templates) -> None:
     for container in containers(templates):
         assert environment(container)["DB_SSLMODE"] == "require"
 
 
-def test_the_image_can_be_built_on_one_that_has_more_authorities(tmp_path: Path) -> None:
+def test_the_image_can_be_built_on_another_base_image(tmp_path: Path) -> None:
     chosen = {"DB_SSLMODE": "verify-full", "DB_SSLROOTCERT": "/etc/ssl/rds.pem"}
     template, image = synthesised_with(tmp_path / "one", python_image="leaderboard-python:1", settings=chosen)
     assert image["dockerBuildArgs"] == {"PYTHON_IMAGE": "leaderboard-python:1"}
@@ -335,7 +335,7 @@ def test_the_image_can_be_built_on_one_that_has_more_authorities(tmp_path: Path)
         assert environment(container).items() >= chosen.items()
     _, image = synthesised_with(tmp_path / "other")
     assert "dockerBuildArgs" not in image
-    # The name that the build knows it by.
+    # The build argument of the Dockerfile.
     assert "ARG PYTHON_IMAGE=" in (SETTINGS.parents[1] / "Dockerfile").read_text()
 
 
@@ -353,7 +353,7 @@ def test_there_is_https_only(templates: Templates) -> None:
     assert "max-age" in attributes["routing.http.response.strict_transport_security.header_value"]
 
 
-def test_waf_stands_before_the_balancer_and_limits_an_address(templates: Templates) -> None:
+def test_waf_protects_the_balancer_and_limits_each_address(templates: Templates) -> None:
     templates.service.has_resource_properties(
         "AWS::WAFv2::WebACLAssociation",
         {"ResourceArn": {"Ref": Match.string_like_regexp("Balancer")}, "WebACLArn": Match.any_value()},
@@ -367,7 +367,7 @@ def test_waf_stands_before_the_balancer_and_limits_an_address(templates: Templat
     }
 
 
-def test_own_servers_are_not_limited(tmp_path: Path) -> None:
+def test_own_servers_are_not_rate_limited(tmp_path: Path) -> None:
     app = App(context=CONTEXT, outdir=str(tmp_path))
     _, _, service, _ = build(app, config(own_cidrs=["192.0.2.0/24"]), WHERE)
     template = Template.from_stack(service)
@@ -376,7 +376,7 @@ def test_own_servers_are_not_limited(tmp_path: Path) -> None:
     assert "IPSetReferenceStatement" in limited["ScopeDownStatement"]["NotStatement"]["Statement"]
 
 
-def test_tasks_follow_the_load(templates: Templates) -> None:
+def test_the_number_of_tasks_follows_the_load(templates: Templates) -> None:
     metrics = {
         policy["TargetTrackingScalingPolicyConfiguration"]["PredefinedMetricSpecification"]["PredefinedMetricType"]
         for policy in resources(templates.service, "AWS::ApplicationAutoScaling::ScalingPolicy")
@@ -385,7 +385,7 @@ def test_tasks_follow_the_load(templates: Templates) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_fargate_offers_that_much_memory_with_that_much_cpu(size: str) -> None:
+def test_fargate_supports_this_combination_of_cpu_and_memory(size: str) -> None:
     offered = {256: (512, 1024, 2048), 512: range(1024, 4097, 1024), 1024: range(2048, 8193, 1024)}
     assert SIZES[size].task_memory in offered[SIZES[size].task_cpu]
 
@@ -423,13 +423,13 @@ def test_tasks_are_replaced_only_after_the_migration_of_the_same_image(templates
     assert container["Image"] == api(templates)["Image"]
 
 
-def test_the_migration_begins_when_all_that_it_needs_is_there(templates: Templates) -> None:
+def test_the_migration_begins_after_its_dependencies_exist(templates: Templates) -> None:
     migration = next(iter(templates.service.find_resources("Custom::Migration").values()))
     needed = {"CommandsExecutionRole", "CommandsExecutionRoleDefaultPolicy", "MigratorRoleDefaultPolicy"}
     assert needed <= {re.sub(r"[0-9A-F]{8}$", "", name) for name in migration["DependsOn"]}
 
 
-def test_the_migrator_may_do_nothing_else(templates: Templates) -> None:
+def test_the_migrator_has_least_privilege(templates: Templates) -> None:
     (policy,) = (
         policy
         for policy in resources(templates.service, "AWS::IAM::Policy")
@@ -492,7 +492,7 @@ def test_both_nodes_of_the_cache_are_watched(templates: Templates) -> None:
     assert nodes == {f"{group}-001", f"{group}-002"}
 
 
-def test_every_alarm_says_what_it_means_and_is_sent(templates: Templates) -> None:
+def test_every_alarm_has_a_description_and_a_recipient(templates: Templates) -> None:
     alarms = resources(templates.alarms, "AWS::CloudWatch::Alarm")
     for alarm in alarms:
         assert alarm["AlarmDescription"]
@@ -505,7 +505,7 @@ def topic(templates: Templates) -> str:
 
 
 def watched(templates: Templates) -> dict[str, set[str]]:
-    """The metrics that alarms look at, by namespace."""
+    """Returns the metrics of the alarms by namespace."""
     seen: dict[str, set[str]] = {}
     for alarm in resources(templates.alarms, "AWS::CloudWatch::Alarm"):
         metrics = [alarm] if "MetricName" in alarm else [m["MetricStat"]["Metric"] for m in alarm["Metrics"][1:]]

@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Names of objects: 40 characters at most, as others are made from it. */}}
+{{/* Name of objects: 40 characters at most, because other names append to it. */}}
 {{- define "leaderboard.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -16,7 +16,7 @@
 {{- end }}
 {{- end }}
 
-{{/* What never changes in a release: Deployments and Services select by it. Takes (list context component). */}}
+{{/* Labels that never change in a release: Deployments and Services select by them. Takes (list context component). */}}
 {{- define "leaderboard.selector" -}}
 {{- $context := first . -}}
 app.kubernetes.io/name: {{ include "leaderboard.name" $context }}
@@ -52,12 +52,12 @@ helm.sh/chart: {{ printf "%s-%s" $context.Chart.Name $context.Chart.Version | re
 {{- printf "%s-migrate" (include "leaderboard.fullname" .) }}
 {{- end }}
 
-{{/* The chart's own Secret. Not the release's name alone, which a Secret made by hand may have. */}}
+{{/* Name of the Secret that the chart creates. Not the release's name alone, which another Secret may have. */}}
 {{- define "leaderboard.secret" -}}
 {{- printf "%s-settings" (include "leaderboard.fullname" .) }}
 {{- end }}
 
-{{/* A setting as the environment has it. Helm reads whole numbers as floats, which it would write as 1e+06. */}}
+{{/* A setting as an environment variable. Helm reads integers as floats and would write 1e+06. */}}
 {{- define "leaderboard.text" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}
 {{- printf "%.0f" . | quote }}
@@ -66,7 +66,7 @@ helm.sh/chart: {{ printf "%s-%s" $context.Chart.Name $context.Chart.Version | re
 {{- end }}
 {{- end }}
 
-{{/* "true" if a secret setting is set at all. */}}
+{{/* "true" if a secret setting is set. */}}
 {{- define "leaderboard.given" -}}
 {{- if or .value .secret }}true{{ end }}
 {{- end }}
@@ -87,7 +87,7 @@ helm.sh/chart: {{ printf "%s-%s" $context.Chart.Name $context.Chart.Version | re
       {{- end }}
 {{- end }}
 
-{{/* What every pod of the service is like. Takes (list context serviceAccount). */}}
+{{/* The part of the Pod spec that all pods of the service share. Takes (list context serviceAccount). */}}
 {{- define "leaderboard.pod" -}}
 {{- $values := (first .).Values -}}
 serviceAccountName: {{ last . }}
@@ -119,7 +119,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* What every container may do: nothing that it does not need. */}}
+{{/* securityContext of every container: least privilege. */}}
 {{- define "leaderboard.container" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -127,7 +127,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* The container that migrates. It gets what it needs and not the ConfigMap, which a hook would come before.
+{{/* The migration's container. It does not use the ConfigMap, because a hook runs before the ConfigMap is created.
 Takes (list context secretOfTheChart). */}}
 {{- define "leaderboard.migrate" -}}
 {{- $context := first . -}}
@@ -155,14 +155,14 @@ Takes (list context secretOfTheChart). */}}
   {{- end }}
 {{- end }}
 
-{{/* Rules that let a pod ask DNS. */}}
+{{/* Egress rules for DNS. */}}
 {{- define "leaderboard.dnsEgress" -}}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
 {{- end }}
 
-{{/* Pods that there may be, and PostgreSQL connections that those may open. */}}
+{{/* The highest number of pods, and of PostgreSQL connections that they may open. */}}
 {{- define "leaderboard.replicas" -}}
 {{- if .Values.autoscaling.enabled }}{{ .Values.autoscaling.maxReplicas }}{{ else }}{{ .Values.replicas }}{{ end }}
 {{- end }}
@@ -171,14 +171,14 @@ Takes (list context secretOfTheChart). */}}
 {{- mul (include "leaderboard.replicas" . | int) (int .Values.settings.WORKERS) (int .Values.settings.DB_POOL_SIZE) }}
 {{- end }}
 
-{{/* Seconds until a pod that does not end by itself is killed: more than preStop, and what the process takes after
-SIGTERM, which is STOP_DELAY_MS, REQUEST_TIMEOUT_MS and 2 s. 5 s are to spare. */}}
+{{/* The grace period in seconds: preStop, the time that the process takes after SIGTERM (STOP_DELAY_MS +
+REQUEST_TIMEOUT_MS + 2 s), and a margin of 5 s. */}}
 {{- define "leaderboard.grace" -}}
 {{- $stop := add (int .Values.settings.STOP_DELAY_MS) (int .Values.settings.REQUEST_TIMEOUT_MS) 999 }}
 {{- add (int .Values.preStopSeconds) (div $stop 1000) 2 5 }}
 {{- end }}
 
-{{/* Refuses values that are each allowed but do not go together. */}}
+{{/* Fails for values that are each valid but contradict each other. */}}
 {{- define "leaderboard.validate" -}}
 {{- $secrets := .Values.secrets }}
 {{- range $name, $setting := $secrets }}
@@ -186,7 +186,7 @@ SIGTERM, which is STOP_DELAY_MS, REQUEST_TIMEOUT_MS and 2 s. 5 s are to spare. *
 {{- fail (printf "secrets.%s: set value or secret, not both" $name) }}
 {{- end }}
 {{- if and $setting.key (not $setting.secret) }}
-{{- fail (printf "secrets.%s.key: needs secrets.%s.secret, the name of the Secret that has this key" $name $name) }}
+{{- fail (printf "secrets.%s.key: needs secrets.%s.secret, the name of the Secret with this key" $name $name) }}
 {{- end }}
 {{- end }}
 {{- range $name := list "DB_PASSWORD" "REDIS_URL" }}
@@ -200,27 +200,27 @@ SIGTERM, which is STOP_DELAY_MS, REQUEST_TIMEOUT_MS and 2 s. 5 s are to spare. *
 {{- fail "settings.JWT_ALGORITHMS and secrets.JWT_KEY: set both or neither" }}
 {{- end }}
 {{- if and (eq .Values.settings.READS "key") (not $keys) }}
-{{- fail "settings.READS=key: needs secrets.API_KEYS or secrets.JWT_KEY, as nobody could read" }}
+{{- fail "settings.READS=key: needs secrets.API_KEYS or secrets.JWT_KEY; without them every read would be refused" }}
 {{- end }}
 {{- if and .Values.serviceMonitor.enabled $keys (not .Values.serviceMonitor.apiKey.secret) }}
-{{- fail "serviceMonitor.apiKey: set secret and key, as /metrics needs a key with the scope admin when API_KEYS or JWT_KEY is set" }}
+{{- fail "serviceMonitor.apiKey: set secret and key; /metrics needs a key with the scope admin if API_KEYS or JWT_KEY is set" }}
 {{- end }}
 {{- if and .Values.serviceMonitor.apiKey.secret (not .Values.serviceMonitor.apiKey.key) }}
 {{- fail "serviceMonitor.apiKey.key: must be set with serviceMonitor.apiKey.secret" }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
-{{- fail "ingress.hosts: needs a host name at least" }}
+{{- fail "ingress.hosts: needs at least one host name" }}
 {{- end }}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) }}
 {{- fail "autoscaling.minReplicas: must not exceed autoscaling.maxReplicas" }}
 {{- end }}
 {{- range .Values.extraEnv }}
 {{- if or (hasKey $.Values.settings .name) (hasKey $secrets .name) }}
-{{- fail (printf "extraEnv: %s is a setting, and belongs into settings or secrets" .name) }}
+{{- fail (printf "extraEnv: %s is a setting; put it into settings or secrets" .name) }}
 {{- end }}
 {{- end }}
 {{- if and .Values.preStopSeconds (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
-{{- fail (printf "preStopSeconds: needs Kubernetes 1.30, this is %s; raise settings.STOP_DELAY_MS instead" .Capabilities.KubeVersion.Version) }}
+{{- fail (printf "preStopSeconds: needs Kubernetes 1.30 or newer, this is %s; raise settings.STOP_DELAY_MS instead" .Capabilities.KubeVersion.Version) }}
 {{- end }}
 {{- with $secrets.REDIS_URL.value }}
 {{- if and $.Values.networkPolicy.enabled (not (hasPrefix "unix:" .)) }}
@@ -229,22 +229,22 @@ SIGTERM, which is STOP_DELAY_MS, REQUEST_TIMEOUT_MS and 2 s. 5 s are to spare. *
 {{- range $address := splitList "," $place }}
 {{- $port := regexFind ":[0-9]+$" $address | trimPrefix ":" | default $default }}
 {{- if not (has $port (toStrings $.Values.networkPolicy.redisPorts)) }}
-{{- fail (printf "networkPolicy.redisPorts: lacks %s, a port of secrets.REDIS_URL" $port) }}
+{{- fail (printf "networkPolicy.redisPorts: add %s, a port of secrets.REDIS_URL" $port) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.postgres.maxConnections }}
-{{- /* 3 are PostgreSQL's superusers', 1 is the migration's, 1 the one that builds the rank index. */}}
+{{- /* Not for pods: 3 reserved for superusers, 1 for the migration, 1 for building the rank index. */}}
 {{- $free := sub (int .) 5 }}
 {{- if gt (include "leaderboard.connections" $ | int) (int $free) }}
-{{- fail (printf "postgres.maxConnections=%d: %s pods x WORKERS=%d x DB_POOL_SIZE=%d may open %s connections, but %d are free for them; allow fewer pods, or raise max_connections"
+{{- fail (printf "postgres.maxConnections=%d: %s pods x WORKERS=%d x DB_POOL_SIZE=%d may open %s connections, but only %d are free for them; allow fewer pods, or raise max_connections"
   (int .) (include "leaderboard.replicas" $) (int $.Values.settings.WORKERS) (int $.Values.settings.DB_POOL_SIZE) (include "leaderboard.connections" $) $free) }}
 {{- end }}
 {{- end }}
 {{- if .Values.trial.enabled }}
 {{- if ne .Values.migration.run "initContainer" }}
-{{- fail "trial.enabled: needs migration.run=initContainer, as PostgreSQL starts with the API; see values-trial.yaml" }}
+{{- fail "trial.enabled: needs migration.run=initContainer, because PostgreSQL starts with the API; see values-trial.yaml" }}
 {{- end }}
 {{- if not (and $secrets.DB_PASSWORD.value $secrets.REDIS_URL.value) }}
 {{- fail "trial.enabled: needs secrets.DB_PASSWORD.value and secrets.REDIS_URL.value; see values-trial.yaml" }}

@@ -15,7 +15,7 @@ from chaos import overload
 from chaos.faults import FAULTS
 from chaos.rig import THE_WHEELS, Rig
 from chaos.run import Run, table
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from leaderboard.http import access, hosts, problems, wire
 from leaderboard.http.call import Message
 from leaderboard.http.router import MethodNotAllowed, NoSuchPath
 from leaderboard.http.routes import CALLS
-from leaderboard.observe import Metrics, Tally
+from leaderboard.metrics import Metrics, Tally
 from tests.system import setting_text
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from bench.growth.result import Result
 from bench.progress import Progress
 from bench.servers import servers
 from leaderboard.config import Settings
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 FEWEST = 1000

@@ -28,8 +28,8 @@ from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.database.scores import NewScore
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
+from leaderboard.metrics import Metrics
 from leaderboard.model import ScoreSet
-from leaderboard.observe import Metrics
 from leaderboard.queries import ContextQuery, StandingQuery
 
 STEADY_RATE = 2000

@@ -13,7 +13,7 @@ from bench.hot.result import NULL, OURS, PLAIN, Result
 from bench.hot.work import MOSTLY_READS, READS, SET_SCORE
 from bench.progress import Progress
 from bench.servers import servers
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 
 FULL = Plan(users=1_000_000, rounds=3, seconds=2)
 QUICK = Plan(

@@ -33,7 +33,7 @@ from leaderboard.maintenance.audits import CacheAudits, RankIndexAudits
 from leaderboard.maintenance.change_log import LogPruner
 from leaderboard.maintenance.idempotency_keys import KeyLimiter, KeyLimits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.periodic import Service, Services
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.service.idempotency import Idempotency

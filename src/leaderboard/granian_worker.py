@@ -29,7 +29,7 @@ from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.http.call import AsgiApp
 from leaderboard.http.routes import Api, build
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 from leaderboard.tuning import Tuning
 
 GRANIAN_VERSION = "2.8"

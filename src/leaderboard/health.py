@@ -6,7 +6,7 @@ import structlog
 
 from leaderboard.database.database import Database
 from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.snapshot import Position
 
 _log = structlog.get_logger(__name__)

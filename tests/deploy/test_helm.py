@@ -235,7 +235,8 @@ def test_the_pods_have_the_settings_in_the_values(files: tuple[Path, ...]) -> No
         if name in MOUNTED:
             assert environment[name] == value, name
         elif name != "JWT_ALGORITHMS":
-            assert getattr(found, name.lower()) == value, name
+            setting = getattr(found, name.lower())
+            assert ({True: "on", False: "off"}[setting] if isinstance(setting, bool) else setting) == value, name
     for name, given in values["secrets"].items():
         assert (name in environment) == bool(given["value"] or given["secret"]), name
         if given["value"]:

@@ -28,8 +28,8 @@ from leaderboard.dev.process import run
 from leaderboard.errors import DatabaseUnavailable
 from leaderboard.maintenance.audits import RankIndexAudits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
+from leaderboard.metrics import Metrics
 from leaderboard.model import Context, Standing
-from leaderboard.observe import Metrics
 from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
 from leaderboard.tuning import LogTuning, RankIndexTuning, Tuning
 from tests.system import PATIENCE_S, OneConnection, connect, free_port, redis, sql, until

@@ -17,7 +17,7 @@ from leaderboard.cli import cache, dev, importing, key, migrate, serve
 from leaderboard.cli.exits import ExitStatus, fail
 from leaderboard.config import BadSetting
 from leaderboard.errors import LeaderboardError
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 from leaderboard.server import CannotServe
 
 _log = structlog.get_logger(__name__)

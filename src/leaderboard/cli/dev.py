@@ -23,7 +23,7 @@ from leaderboard.cli.options import settings_with
 from leaderboard.cli.serve import warn_if_open
 from leaderboard.cli.welcome import print_welcome
 from leaderboard.config import Settings
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 from leaderboard.printable import printable
 
 _LOOPBACK = "127.0.0.1"

@@ -11,7 +11,7 @@ from leaderboard.cli.exits import ExitStatus, fail
 from leaderboard.cli.options import settings_with
 from leaderboard.config import Settings
 from leaderboard.errors import CacheError, CacheUnsupported, Unavailable
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 
 _REDIS_CHECK_S = 2.0
 """How long to wait for Redis before the start."""

@@ -27,8 +27,8 @@ from leaderboard.http.outbox import PIECE, SLOWEST, Outbox
 from leaderboard.http.page.board import BOARD_SIZE
 from leaderboard.http.page.pages import Pages
 from leaderboard.http.router import NoSuchPath, Router, below
+from leaderboard.metrics import Metrics
 from leaderboard.model import Context, EncodedTop, ScoreSet, Standing, Top, User
-from leaderboard.observe import Metrics
 from leaderboard.service.idempotency import Once
 from leaderboard.service.reads import Reads, Reply
 from leaderboard.service.writes import Writes

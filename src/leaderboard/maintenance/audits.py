@@ -4,7 +4,7 @@ import structlog
 
 from leaderboard.database.rank_index import RankIndex
 from leaderboard.errors import CacheDamaged
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.periodic import every
 from leaderboard.sync import CacheSync
 from leaderboard.sync.catch_up import RebuildNeeded

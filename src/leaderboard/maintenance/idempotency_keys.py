@@ -13,7 +13,7 @@ import structlog
 
 from leaderboard.database.idempotency_keys import IdempotencyKeys, KeyCounts
 from leaderboard.errors import IdempotencyKeysFull, TooManyIdempotencyKeys
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.periodic import every
 from leaderboard.tuning import KeyTuning
 

@@ -6,7 +6,7 @@ import structlog
 
 from leaderboard.database.rank_index import RankIndex
 from leaderboard.errors import Unavailable
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.periodic import every
 
 _log = structlog.get_logger(__name__)

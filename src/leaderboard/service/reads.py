@@ -17,8 +17,8 @@ from leaderboard.database.rank_index import RankIndexInvalid
 from leaderboard.database.rows import AtSnapshot
 from leaderboard.errors import CacheError, DatabaseUnavailable, LeaderboardError, UserNotFound
 from leaderboard.health import Health
+from leaderboard.metrics import Metrics
 from leaderboard.model import Context, EncodedTop, Page, Result, Standing, Top, ranked
-from leaderboard.observe import Metrics
 from leaderboard.queries import (
     ContextQuery,
     PageAroundQuery,

@@ -28,8 +28,8 @@ from leaderboard.errors import (
     UserNotFound,
 )
 from leaderboard.health import Health
+from leaderboard.metrics import Metrics
 from leaderboard.model import ScoreSet, User
-from leaderboard.observe import Metrics
 from leaderboard.service.idempotency import Idempotency, Once, idempotency_key
 from leaderboard.snapshot import Position
 from leaderboard.sync.visibility import Visibility

@@ -13,7 +13,7 @@ from leaderboard.cache.reader import CacheReader
 from leaderboard.cache.store import CacheStore
 from leaderboard.database.database import Database
 from leaderboard.health import Health
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.sync.audit import CacheAuditor
 from leaderboard.sync.catch_up import CatchUp
 from leaderboard.sync.invalidation import Invalidator

@@ -9,8 +9,8 @@ from leaderboard.cache.state import Export, Floor
 from leaderboard.cache.store import CacheStore
 from leaderboard.database.change_log import ChangeLog, Changes
 from leaderboard.errors import CacheDamaged
+from leaderboard.metrics import Metrics
 from leaderboard.model import User
-from leaderboard.observe import Metrics
 from leaderboard.ordering import place
 
 _log = structlog.get_logger(__name__)

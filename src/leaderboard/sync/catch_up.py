@@ -14,7 +14,7 @@ from leaderboard.cache.state import CacheState
 from leaderboard.cache.store import CacheStore, NotApplied
 from leaderboard.database.change_log import ChangeLog, Changes
 from leaderboard.health import Health
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.sync.invalidation import Invalidator
 from leaderboard.sync.waiters import Waiters

@@ -8,7 +8,7 @@ import structlog
 from leaderboard.cache.store import CacheStore
 from leaderboard.errors import CacheError, CacheHangs
 from leaderboard.health import Health
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.snapshot import CommitPosition, Position
 from leaderboard.sync.waiters import Waiters
 

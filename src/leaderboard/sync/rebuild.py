@@ -14,7 +14,7 @@ from leaderboard.cache.state import Floor
 from leaderboard.cache.store import MAX_CLAIM_MS, CacheStore
 from leaderboard.database.users import Users
 from leaderboard.health import Health
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.tuning import SyncTuning
 
 _log = structlog.get_logger(__name__)

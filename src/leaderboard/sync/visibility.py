@@ -17,7 +17,7 @@ import time
 
 import structlog
 
-from leaderboard.observe import Metrics
+from leaderboard.metrics import Metrics
 from leaderboard.snapshot import Position
 from leaderboard.sync.catch_up import CatchUp
 from leaderboard.sync.invalidation import Invalidator

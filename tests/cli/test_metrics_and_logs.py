@@ -16,7 +16,7 @@ SECRET = "the-key-of-a-request"  # pragma: allowlist secret
 PREPARE = f"""
 import logging, sys, traceback, warnings
 import structlog
-from leaderboard.observe import set_up_logs
+from leaderboard.logs import set_up_logs
 strange = {STRANGE!r}
 set_up_logs("debug", sys.argv[1])
 log, other = structlog.get_logger(), logging.getLogger("other")

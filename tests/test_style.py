@@ -17,8 +17,8 @@ MAX_GLOSSARY = 12
 STRUCTS = {"Metrics"}
 """Classes that only hold values, so that their number of attributes is no sign of several jobs."""
 OTHER_WORDS = re.compile(
-    r"\b(whoever|nobody|somebody|in vain|hearsay|the truth|is told|are told|be told|tells? (?:us|it)"
-    r"|out of use|fence|fences|unfolded|doubts?|doubted|torn)\b",
+    r"(?<![`\"])\b(whoever|nobody|somebody|in vain|hearsay|the truth|is told|are told|be told|tells? (?:us|it)"
+    r"|out of use|fence|fences|unfolded|doubts?|doubted|torn)\b(?![`\"])",
     re.IGNORECASE,
 )
 """Words of an old private vocabulary, and words that hide the subject of a sentence."""

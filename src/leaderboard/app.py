@@ -1,4 +1,4 @@
-"""The composition root: opens the stores, wires them to each other, and closes them in the reverse order."""
+"""Wires the parts of a process: opens the stores, and closes them in the reverse order."""
 
 import asyncio
 import contextlib

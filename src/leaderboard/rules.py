@@ -81,7 +81,7 @@ def check_score(value: int) -> int:
 
 
 def clean_image_url(text: str) -> str:
-    """Return `text` if it is an absolute http or https URL, in ASCII, without credentials. Raises ValueError.
+    """Return `text` if it is an absolute http or https URL in ASCII without credentials.
 
     The URL is never fetched, so its host need not exist.
     """

@@ -64,7 +64,7 @@ class Servers:
         return self._switches if self._sentinels is None else self._sentinels.switches
 
     async def connect(self) -> tuple[AbstractConnection, int]:
-        """Return a new connection to the server that holds the cache, and the value of `switches` at that time.
+        """Return a new connection to the server that holds the cache, and the value of `switches` then.
 
         Raises RedisError, OSError, TimeoutError, CacheUnavailable, and CacheUnsupported for a server that can
         never serve.

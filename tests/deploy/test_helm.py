@@ -437,7 +437,7 @@ def hook(document: Document) -> tuple[set[str], int] | None:
 @needs_helm
 @pytest.mark.parametrize("files", COMBINATIONS, ids=lambda files: files[0].name)
 def test_the_objects_that_the_migration_needs_exist_before_it(files: tuple[Path, ...]) -> None:
-    """The Job runs before the release's objects exist, so the objects it needs are hooks or outside the chart."""
+    """The Job runs before the release's objects exist, so it needs hooks or objects outside the chart."""
     documents = rendered(*files)
     values = merged(*files)
     jobs = [each for each in documents if each["kind"] == "Job"]

@@ -1,4 +1,4 @@
-"""The base images: they can be pinned by digest, all files name the same ones, and every pin has a wheel."""
+"""The base images: pins by digest, the same names in all files, and the pins of the wheels."""
 
 import os
 import re

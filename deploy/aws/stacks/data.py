@@ -22,7 +22,10 @@ ACCESS_FILE = Path(__file__).parents[1] / "valkey-access.txt"
 
 
 class DataStack(Stack):
-    """PostgreSQL and Valkey in their own subnets. Deleting it keeps a snapshot of PostgreSQL and the API keys."""
+    """PostgreSQL and Valkey in their own subnets.
+
+    When the stack is deleted, a snapshot of PostgreSQL and the API keys are kept.
+    """
 
     def __init__(self, scope: Construct, id_: str, config: Config, network: NetworkStack, **options: Any) -> None:
         super().__init__(scope, id_, **options)

@@ -1,4 +1,4 @@
-"""The Lambda function that runs the migration: its answer to CloudFormation for each outcome of the task."""
+"""The Lambda function that runs the migration: its answer for each outcome of the task."""
 
 import importlib.util
 import sys

@@ -1,1 +1,1 @@
-"""A leaderboard service: PostgreSQL is the source of truth, Redis or Valkey makes the common reads fast."""
+"""A leaderboard service on PostgreSQL, with Redis or Valkey as a cache."""

@@ -1,1 +1,1 @@
-"""A leaderboard service on PostgreSQL, with Redis or Valkey for fast reads."""
+"""A leaderboard service on PostgreSQL, with Redis or Valkey as a cache."""

@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return `text` with printable lines, each after a mark that it continues the line before.
+    """Return `text` with each line printable, after a mark that says that it continues a log line.
 
     For tracebacks and the end of a server's log, which are unreadable on one line. No log line begins with the
     mark, so a line break in an error message cannot forge a log line, even for a reader that strips spaces.

@@ -81,9 +81,9 @@ def check_score(value: int) -> int:
 
 
 def clean_image_url(text: str) -> str:
-    """Return `text` if it is an absolute http or https URL in ASCII without credentials.
+    """Return `text` if it is an absolute http or https URL, in ASCII, without credentials.
 
-    The URL is never fetched, so its host need not exist.
+    Raises ValueError. The URL is never fetched, so its host need not exist.
     """
     if len(text) > MAX_URL:
         raise ValueError(f"is {len(text)} characters long; up to {MAX_URL} are allowed")

@@ -100,7 +100,7 @@ def serve(
 
 
 def _connections(settings: Settings) -> int:
-    """Return how many clients' connections a process accepts: MAX_CONNECTIONS, or fewer.
+    """Return how many clients' connections a process accepts: MAX_CONNECTIONS, or what its files allow.
 
     If accepting fails for lack of a file, the server retries it in a busy loop.
     """

@@ -54,7 +54,7 @@ def _options(
 
 
 def main() -> None:
-    """Run a command. Expected failures are one line on standard error, others are logged."""
+    """Run a command. Expected failures are one line on standard error, others a logged traceback."""
     set_up_logs("error", "text")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on standard error: usernames may have characters that the terminal's encoding lacks.

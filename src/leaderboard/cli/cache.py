@@ -63,7 +63,7 @@ class _Comparison(NamedTuple):
 
 
 def verify() -> None:
-    """Compare the cache and the rank index with PostgreSQL; exit 1 if anything differs."""
+    """Compare cache and rank index with the users, at one snapshot each; exit 1 if anything differs."""
     found = _with_app(_compare)
     for line in found.damage:
         print(f"{line}; it has been rebuilt")

@@ -31,7 +31,7 @@ def progress_display() -> Iterator[Callable[[importing.Progress], None]]:
 
 
 class _StageClock:
-    """Measures the seconds since the last progress of the previous stage."""
+    """Measures the seconds since the present stage began: since the last progress of the one before."""
 
     def __init__(self) -> None:
         self._stage = ""

@@ -45,7 +45,7 @@ def warn_if_open(settings: Settings) -> None:
 
 
 async def _check_redis(settings: Settings) -> None:
-    """Exit if REDIS_URL names a server that can never be the cache; one that is down may come up."""
+    """Exit if REDIS_URL names a server that can never be the cache. One that is down may come up later."""
     cache = app.cache_from(settings)
     try:
         async with asyncio.timeout(_REDIS_CHECK_S):

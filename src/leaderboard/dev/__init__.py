@@ -1,4 +1,4 @@
-"""PostgreSQL and Valkey from wheels, for `leaderboard dev` and the tests.
+"""PostgreSQL and Valkey from wheels, for `leaderboard dev` and the tests, without Docker or root.
 
 A data folder has one owner at a time. If an owner is killed, its servers go on running; the next owner ends them.
 All calls block, so do not make them in an event loop. Times are in seconds.

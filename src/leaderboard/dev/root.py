@@ -40,9 +40,9 @@ class Place:
 
 
 def place_for_root(folder: Path, open_folders: Sequence[Path]) -> Place:
-    """Return where a PostgreSQL started by root keeps its data. Raises EmbeddedError for no such place.
+    """Return where a PostgreSQL that root starts keeps its data.
 
-    A cluster in `folder` runs as its owner, a new one as `nobody`.
+    A cluster in `folder` runs as its owner, a new one as `nobody`. Raises EmbeddedError when no folder suits.
     """
     home, elsewhere = folder, folder / "elsewhere"
     if (folder / "cluster").exists():

@@ -23,11 +23,11 @@ from leaderboard.database.connections import Connections
 from leaderboard.database.rank_index import RankIndex
 from leaderboard.database.store import Database
 from leaderboard.errors import CacheError
-from leaderboard.http.access import Access
-from leaderboard.http.call import AsgiApp
+from leaderboard.http.access import Access, RateLimits
+from leaderboard.http.application import HttpApplication
+from leaderboard.http.asgi import AsgiApp
 from leaderboard.http.limits import Limiter
-from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import Api, build
+from leaderboard.http.status import ServiceStatus
 from leaderboard.http.watchdog import Watchdog
 from leaderboard.idempotency import KeyBounds
 from leaderboard.observe import Metrics
@@ -35,6 +35,7 @@ from leaderboard.rank_keeper import RankIndexMaintainer
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.service import Leaderboard
 from leaderboard.sync import CacheSync
+from leaderboard.web.pages import Pages
 
 _OTHER_CONNECTIONS = 7
 """Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild, ranks, timers."""
@@ -110,9 +111,11 @@ def access(settings: Settings) -> Access:
         tokens,
         reads_need_key=settings.reads == "key",
         user_writes=settings.allow_user_writes == "on",
-        per_key=Limiter(*per_key) if per_key else None,
-        per_address=Limiter(*per_address) if per_address else None,
-        trusted_proxies=networks(settings.trusted_proxies),
+        limits=RateLimits(
+            per_key=Limiter(*per_key) if per_key else None,
+            per_address=Limiter(*per_address) if per_address else None,
+            trusted_proxies=networks(settings.trusted_proxies),
+        ),
         hosts=frozenset(name.encode() for name in host_names(settings.allowed_hosts)),
     )
 
@@ -124,7 +127,7 @@ class App:
         self.settings = settings
         self.serving = False
         """Whether the server has been told that it may begin."""
-        self._api: Api | None = None
+        self._http: HttpApplication | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: list[asyncio.Task[None]] = []
         self.metrics = Metrics()
@@ -172,20 +175,22 @@ class App:
     def asgi(self) -> AsgiApp:
         """The HTTP application, which runs this app from the server's start to its end."""
         settings = self.settings
-        self._api = api = Api(
+        self._http = http = HttpApplication(
             self.board,
-            self.sync,
+            ServiceStatus(
+                self.sync,
+                version("leaderboard"),
+                stale_reads=settings.stale_reads == "on",
+                ready_without_writes_s=settings.ready_without_writes_s,
+            ),
             self.metrics,
-            pages=Pages.load(
+            access(settings),
+            Pages.load(
                 origin=f"http://localhost:{settings.port}",
                 root_path=settings.root_path,
                 image_sources=settings.page_images.split(),
             ),
-            version=version("leaderboard"),
             max_top_n=settings.max_top_n,
-            stale_reads=settings.stale_reads == "on",
-            ready_without_writes_s=settings.ready_without_writes_s,
-            access=access(settings),
             deadline_s=settings.request_timeout_ms / 1000,
             root_path=settings.root_path,
         )
@@ -194,7 +199,7 @@ class App:
         @asynccontextmanager
         async def lifespan() -> AsyncIterator[None]:
             async with self.running():
-                works = (_end_with_parent(), api.deadlines.watch(), watchdog.watch())
+                works = (_end_with_parent(), http.deadlines.watch(), watchdog.watch())
                 watching = [asyncio.create_task(work) for work in works]
                 # All that is there now stays: nobody shall wait while it is looked through for garbage.
                 gc.collect()
@@ -205,12 +210,12 @@ class App:
                 for task in (*watching, *self._ending):
                     task.cancel()
 
-        return build(api, lifespan)
+        return http.asgi(lifespan)
 
     def begin_to_stop(self) -> None:
         """Say from now on that this process is not ready, and have clients' connections end."""
-        if self._api is not None and not self._api.stopping:
-            self._api.stopping = True
+        if self._http is not None and not self._http.stopping:
+            self._http.begin_to_stop()
             _log.info("stopping", pid=os.getpid())
 
     def end_soon(self) -> None:
@@ -225,7 +230,7 @@ class App:
         quiet_since = time.monotonic()
         while time.monotonic() - quiet_since < _QUIET_S:
             await asyncio.sleep(0.02)
-            if self._api is not None and len(self._api.deadlines):
+            if self._http is not None and len(self._http.deadlines):
                 quiet_since = time.monotonic()
         await self._close()
         os._exit(0)

@@ -28,7 +28,7 @@ from granian.log import LogLevels
 
 from leaderboard.app import App
 from leaderboard.config import FEWEST_CONNECTIONS, Settings
-from leaderboard.http.call import AsgiApp
+from leaderboard.http.asgi import AsgiApp
 from leaderboard.observe import set_up_logs
 
 _CLOSING_S = 2

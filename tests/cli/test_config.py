@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from leaderboard import config, credentials, redis_url
 from leaderboard.config import BadSetting, Settings, allowed_values, load
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from tests.deploy.certificates import Authority
 
 DEFAULTS: dict[str, Any] = {
@@ -474,7 +474,7 @@ def test_a_root_path_is_refused_that_a_client_would_write_otherwise(
     assert line.startswith(f"ROOT_PATH={path!r}: must be empty, or a path like /lb or /games/board")
 
 
-@pytest.mark.parametrize("first", sorted({call.path.split("/")[1] for call in CALLS} - {""}))
+@pytest.mark.parametrize("first", sorted({route.path.split("/")[1] for route in ROUTES} - {""}))
 def test_a_root_path_does_not_begin_as_a_path_of_our_own(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
     """A proxy may remove the prefix: `/users/7` would then mean two things."""
     for path in (f"/{first}", f"/{first}/lb"):

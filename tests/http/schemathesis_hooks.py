@@ -13,7 +13,7 @@ import schemathesis
 from schemathesis.openapi.checks import RejectedPositiveData
 
 from leaderboard.errors import InvalidParameter
-from leaderboard.http.wire import page_question
+from leaderboard.http.paging import page_query
 from leaderboard.rules import clean_image_url, clean_username
 
 _numbers = count()
@@ -45,7 +45,7 @@ def _no_place(query: dict[str, Any]) -> bool:
     if "after" not in query:
         return False
     try:
-        page_question(urlencode({"after": query["after"]}).encode())
+        page_query(urlencode({"after": query["after"]}).encode())
     except InvalidParameter:
         # Only a page says what its `next` is.
         return True

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
-from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from leaderboard.tokens import LEEWAY_S
+from leaderboard.web.pages import Pages
 from tests.http.contract import Answer, Caller
 from tests.system import ApiProcess, eventually, sql
 from tests.tokens import by_hand, claims, hs256, pem
@@ -175,17 +175,17 @@ def board(module_settings: Settings, start: Callable[..., Caller]) -> Board:
 
 
 def test_each_route_has_its_needs_written_down_here() -> None:
-    assert set(NEEDS) == {(call.method, call.path) for call in CALLS}
-    for call in CALLS:
-        needs = NEEDS[call.method, call.path]
-        assert (call.needs or "nothing") == ("write" if needs == "own score" else needs)
-        assert call.own == (needs == "own score")
-        assert call.limited == (call.path not in UNLIMITED)
+    assert set(NEEDS) == {(route.method, route.path) for route in ROUTES}
+    for route in ROUTES:
+        needs = NEEDS[route.method, route.path]
+        assert (route.needs or "nothing") == ("write" if needs == "own score" else needs)
+        assert route.own_user_only == (needs == "own score")
+        assert route.limited == (route.path not in UNLIMITED)
         # The document says so as well.
-        assert {"unauthorized", "forbidden"} & set(call.problems) == (
+        assert {"unauthorized", "forbidden"} & set(route.problems) == (
             set() if needs == "nothing" else {"unauthorized", "forbidden"}
         )
-        assert ("rate_limited" in call.problems) == call.limited
+        assert ("rate_limited" in route.problems) == route.limited
 
 
 @pytest.mark.parametrize(
@@ -205,18 +205,18 @@ def test_every_route_with_every_credential(board: Board, reads: str, user_writes
     caller = board.start(**settings)
     wrong = []
     asked = 0
-    for (name, credential), call in product(credentials().items(), CALLS):
-        for method in ("GET", "HEAD") if call.method == "GET" else (call.method,):
-            answer = board.call(caller, method, call.path, credential)
+    for (name, credential), route in product(credentials().items(), ROUTES):
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            answer = board.call(caller, method, route.path, credential)
             code = expected(
-                NEEDS[call.method, call.path], credential, reads=reads, user_writes=user_writes, guarded=guarded
+                NEEDS[route.method, route.path], credential, reads=reads, user_writes=user_writes, guarded=guarded
             )
-            status = {"": call.status, "unauthorized": 401, "forbidden": 403}[code]
+            status = {"": route.status, "unauthorized": 401, "forbidden": 403}[code]
             if answer.status != status or (method != "HEAD" and answer.code != code):
-                wrong.append((name, method, call.path, answer.status, answer.code, code))
+                wrong.append((name, method, route.path, answer.status, answer.code, code))
             asked += 1
     assert not wrong
-    assert asked == len(credentials()) * (len(CALLS) + sum(call.method == "GET" for call in CALLS))
+    assert asked == len(credentials()) * (len(ROUTES) + sum(route.method == "GET" for route in ROUTES))
     board.check()
     check_document(caller, reads=reads, user_writes=user_writes, guarded=guarded)
 
@@ -319,10 +319,10 @@ def test_when_the_window_has_passed_a_call_is_answered_again(serve: Serve) -> No
 def test_every_call_but_two_is_limited(serve: Serve) -> None:
     api = serve(rate_limit_per_address="1/hour")
     assert api.client.get("/users/1").status_code == 404
-    for call in CALLS:
-        path = call.path.replace("{id}", "1").replace("{n}", "3")
-        answer = api.client.request(call.method, path)
-        assert (answer.status_code == 429) == (call.path not in UNLIMITED), call.path
+    for route in ROUTES:
+        path = route.path.replace("{id}", "1").replace("{n}", "3")
+        answer = api.client.request(route.method, path)
+        assert (answer.status_code == 429) == (route.path not in UNLIMITED), route.path
         if answer.status_code == 429:
             assert 3000 < int(answer.headers["retry-after"]) <= 3600
 

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from leaderboard.config import Settings
-from leaderboard.http.wire import MAX_BODY
+from leaderboard.http.requests import MAX_BODY_BYTES
 from tests.http.contract import Answer, check_problem, conversation, exchange, talk
 from tests.http.ledger import Ledger, refused, short
 
@@ -43,11 +43,11 @@ def test_a_body_in_chunks(ledger: Ledger) -> None:
     refused(send(), "malformed_json")
     refused(send(*[b" " * 1024] * 16), "malformed_json")
     refused(send(*[b" " * 1024] * 16, b" "), "body_too_large")
-    refused(send(b" " * MAX_BODY, body), "body_too_large")
-    assert send(body.replace(b"in", b"16 KiB of").ljust(MAX_BODY)).status == 201
+    refused(send(b" " * MAX_BODY_BYTES, body), "body_too_large")
+    assert send(body.replace(b"in", b"16 KiB of").ljust(MAX_BODY_BYTES)).status == 201
 
 
-@pytest.mark.parametrize("size", [MAX_BODY + 1, 10**9, 10**18])
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 10**9, 10**18])
 def test_a_body_that_says_it_is_too_large_is_not_waited_for(ledger: Ledger, size: int) -> None:
     for headers in ([], ["Expect: 100-continue"]):
         answer = exchange(ledger.caller.api, request(IS_JSON, f"Content-Length: {size}", *headers))
@@ -157,7 +157,7 @@ def test_a_request_cannot_be_smuggled_behind_another(ledger: Ledger) -> None:
     refused(answer, "malformed_json")
     assert answer.headers["connection"] == "close"
     # A refused body is not read as the next request.
-    large = b" " * MAX_BODY + second
+    large = b" " * MAX_BODY_BYTES + second
     answer = exchange(ledger.caller.api, request(IS_JSON, f"Content-Length: {len(large)}", body=large))
     assert answer is None or answer.code == "body_too_large"
 

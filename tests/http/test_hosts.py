@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from tests.http.contract import Answer, Caller, check_problem, exchange
 from tests.system import dev, sql
 
@@ -197,7 +197,8 @@ def named(start: Callable[..., Caller], open_board: Caller) -> Caller:
 def paths() -> list[tuple[str, str]]:
     """Method and path of every row of the route table."""
     return [
-        (call.method, call.path.replace("{id}", "1").replace("{n}", "3").replace("{name}", "x")) for call in CALLS
+        (route.method, route.path.replace("{id}", "1").replace("{n}", "3").replace("{name}", "x"))
+        for route in ROUTES
     ]
 
 

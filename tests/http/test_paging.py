@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leaderboard.config import Settings
-from leaderboard.http.wire import MOST_A_PAGE
+from leaderboard.http.paging import MAX_PAGE_SIZE
 from leaderboard.model import INT32_MAX, INT32_MIN
 from tests.http.board import Row, flat, true_board
 from tests.http.contract import Answer, Caller, exchange
@@ -101,7 +101,7 @@ def pages(caller: Caller, **asking: object) -> Iterator[tuple[list[Row], int]]:
 
 
 @pytest.mark.parametrize(
-    "limit", [1, 2, 3, 4, 6, 7, 8, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MOST_A_PAGE, None]
+    "limit", [1, 2, 3, 4, 6, 7, 8, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MAX_PAGE_SIZE, None]
 )
 def test_the_pages_are_the_board(caller: Caller, board: list[Row], limit: int | None) -> None:
     found = list(pages(caller, **({} if limit is None else {"limit": limit})))
@@ -124,7 +124,7 @@ def test_a_page_has_a_hundred_users_unless_told_otherwise_and_a_thousand_at_most
     )
     board = true_board(module_settings)
     assert page(caller)[0] == board[:100]
-    for limit, count in ((None, 26), (999, 3), (MOST_A_PAGE, 3)):
+    for limit, count in ((None, 26), (999, 3), (MAX_PAGE_SIZE, 3)):
         found = list(pages(caller, **({} if limit is None else {"limit": limit})))
         assert [standing for standings, _ in found for standing in standings] == board
         assert len(found) == count
@@ -235,7 +235,7 @@ def test_a_walk_meets_everybody_who_does_not_move_once_at_the_right_rank(
     thread = threading.Thread(target=rise)
     thread.start()
     try:
-        for limit in (29, 97, 500, MOST_A_PAGE) * 100:
+        for limit in (29, 97, 500, MAX_PAGE_SIZE) * 100:
             met: list[int] = []
             walk = pages(caller, limit=limit)
             while True:
@@ -270,7 +270,7 @@ def test_a_page_shows_what_was_just_written(caller: Caller, board: list[Row]) ->
 # Around a rank
 
 
-@pytest.mark.parametrize("limit", [1, 2, 5, 6, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MOST_A_PAGE])
+@pytest.mark.parametrize("limit", [1, 2, 5, 6, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MAX_PAGE_SIZE])
 def test_a_page_has_the_rank_in_its_middle(caller: Caller, board: list[Row], limit: int) -> None:
     for rank in range(1, len(board) + 1):
         # At either end of the board the page is as full as any other.
@@ -281,7 +281,7 @@ def test_a_page_has_the_rank_in_its_middle(caller: Caller, board: list[Row], lim
 
 
 @pytest.mark.parametrize("rank", [len(SCORES) + 1, len(SCORES) + 500, INT32_MAX])
-@pytest.mark.parametrize("limit", [1, 5, len(SCORES), MOST_A_PAGE])
+@pytest.mark.parametrize("limit", [1, 5, len(SCORES), MAX_PAGE_SIZE])
 def test_around_a_rank_that_nobody_has_is_the_last_page(
     caller: Caller, board: list[Row], rank: int, limit: int
 ) -> None:
@@ -304,7 +304,7 @@ def ask(caller: Caller, query: str) -> Answer:
     return answer
 
 
-LIMITS = f"limit is {{}}, must be an integer from 1 to {MOST_A_PAGE}"
+LIMITS = f"limit is {{}}, must be an integer from 1 to {MAX_PAGE_SIZE}"
 RANKS = f"around_rank is {{}}, must be an integer from 1 to {INT32_MAX}"
 NAMES = "a parameter is {}, must be one of limit, after, around_rank"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from leaderboard.model import Top
+from leaderboard.web.pages import Pages
 from tests.http.contract import Answer, Caller, exchange
 from tests.system import ApiProcess, dev, eventually
 
@@ -41,11 +41,11 @@ def paths() -> list[tuple[str, str]]:
     """Method and path of every row of the route table, for the user with the id 1."""
     names = {"{id}": "1", "{n}": "3", "/assets/{name}": ASSET}
     found = []
-    for call in CALLS:
-        path = call.path
+    for route in ROUTES:
+        path = route.path
         for name, value in names.items():
             path = path.replace(name, value)
-        found.append((call.method, path))
+        found.append((route.method, path))
     return found
 
 
@@ -166,12 +166,12 @@ def test_the_lines_and_the_forms_of_the_docs_call_below_the_path(below: ApiProce
     html = below.client.get(f"{ROOT}/docs").text
     lines = re.findall(r"curl[^<]*'<span data-origin>[^<]+</span>([^<']*)", html)
     forms = re.findall(r'data-path="([^"]*)"', html)
-    assert len(lines) == len(forms) == len([call for call in CALLS if call.documented])
+    assert len(lines) == len(forms) == len([route for route in ROUTES if route.documented])
     assert all(path.startswith(f"{ROOT}/") for path in (*lines, *forms))
 
 
 def test_the_line_of_an_empty_board_creates_its_user_below_the_path() -> None:
-    html = Pages.load(origin="https://board.example", root_path=ROOT).board(Top([])).decode()
+    html = Pages.load(origin="https://board.example", root_path=ROOT).home(Top([])).decode()
     assert f"'<span data-origin>https://board.example</span>{ROOT}/users'" in html
 
 

@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from leaderboard.errors import LeaderboardError
-from leaderboard.http.call import AsgiApp, Message, Receive, Scope, Send
-from leaderboard.http.router import MethodNotAllowed, Router, below
+from leaderboard.http.asgi import AsgiApp, AsgiScope, Message, Receive, Send
+from leaderboard.http.router import MethodNotAllowed, Router, strip_root_path
 
 pytestmark = pytest.mark.anyio
 
@@ -15,9 +15,8 @@ PATHS = ("/", "/users", "/users/{id}", "/users/{id}/score", "/a.b/{one}/{two}")
 
 
 def app(name: str) -> AsgiApp:
-    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-        params = scope.get("path_params")
-        await send({"name": name, **(params.groupdict() if params else {})})
+    async def answer(scope: AsgiScope, _receive: Receive, send: Send) -> None:
+        await send({"name": name, **scope.get("path_params", {})})
 
     return answer
 
@@ -40,7 +39,7 @@ ROUTER = Router(
 )
 
 
-BELOW = below("/lb/x", ROUTER.serve)
+BELOW = strip_root_path("/lb/x", ROUTER.serve)
 
 
 async def asked(

@@ -1514,7 +1514,7 @@ SWITCHES: tuple[Switch, ...] = (
     Switch(
         "an idempotency key belongs to its caller",
         "two callers who choose the same key get each other's answers",
-        (Edit("http/routes.py", '(scope.get(_CALLER, ""), key)', '("", key)'),),
+        (Edit("http/handlers.py", '(scope.get(CALLER, ""), key)', '("", key)'),),
         (f"{_ONCE}test_two_callers_with_one_idempotency_key_do_not_meet",),
         by="KeyError",
     ),

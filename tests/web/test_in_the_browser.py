@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from leaderboard.http.page.pages import Pages
+from leaderboard.http import security
 from leaderboard.model import Context, Standing, Top
+from leaderboard.web.pages import Pages
 from tests.web.chromium import needs_chromium, shown
 
 pytestmark = needs_chromium
@@ -34,10 +35,10 @@ class Site:
         self.pages = Pages.load(root_path=root_path)
         self.address = ""
         self.answers: dict[str, Answer] = {
-            root_path + path: (200, {"Content-Type": kind}, content)
-            for path, (kind, content) in self.pages.assets.items()
+            root_path + path: (200, {"Content-Type": asset.content_type}, asset.content)
+            for path, asset in self.pages.assets.items()
         }
-        self.page(f"{root_path}/", self.pages.board(Top(USERS)))
+        self.page(f"{root_path}/", self.pages.home(Top(USERS)))
         self.page(f"{root_path}/docs", self.pages.docs(DOCUMENT))
         self.answers[f"{root_path}/leaderboard/top/100"] = api(Top(RISEN))
         context = Context(USERS[2], USERS[:2], USERS[3:8], len(USERS))
@@ -47,7 +48,7 @@ class Site:
         if script:
             html = html.replace(b"</head>", b'<script type="module" src="/test.js"></script></head>')
             self.answers["/test.js"] = (200, {"Content-Type": "text/javascript"}, script.encode())
-        headers = {"Content-Type": "text/html; charset=utf-8", **self.pages.headers}
+        headers = {"Content-Type": "text/html; charset=utf-8", **security.page(self.pages.policy)}
         self.answers[path] = (200, headers, html)
 
 
@@ -125,7 +126,7 @@ def test_a_refresh_that_fails_leaves_the_board_and_says_so(site: Site, look: Loo
 
 
 def test_an_empty_board_fills(site: Site, look: Look) -> None:
-    site.page("/", site.pages.board(Top([])))
+    site.page("/", site.pages.home(Top([])))
     html, console = look("/", 6000)
     assert console == []
     assert 'id="empty" hidden' in html
@@ -136,7 +137,7 @@ FIND = "const input = document.getElementById('find-id'); input.value = '{}'; in
 
 
 def test_a_user_is_found_by_id(site: Site, look: Look) -> None:
-    site.page("/", site.pages.board(Top(USERS)), FIND.format(97))
+    site.page("/", site.pages.home(Top(USERS)), FIND.format(97))
     html, console = look("/")
     assert console == []
     assert "<bdi>&lt;b&gt;Ada&lt;/b&gt; &amp; 'Co'</bdi> is number 3</h2>" in html
@@ -147,7 +148,7 @@ def test_a_user_is_found_by_id(site: Site, look: Look) -> None:
 
 def test_a_user_who_is_not_there_is_said_in_the_words_of_the_api(site: Site, look: Look) -> None:
     site.answers["/leaderboard/user/5/context"] = api({"detail": "no user has the id 5"}, 404)
-    site.page("/", site.pages.board(Top(USERS)), FIND.format(5))
+    site.page("/", site.pages.home(Top(USERS)), FIND.format(5))
     html, _ = look("/")
     assert 'id="find-answer" role="status">no user has the id 5</p>' in html
 
@@ -203,7 +204,7 @@ def test_below_a_path_the_board_refreshes_itself(site: Site, look: Look, root_pa
 
 @pytest.mark.parametrize("root_path", ["/games/lb"])
 def test_below_a_path_a_user_is_found_by_id(site: Site, look: Look, root_path: str) -> None:
-    site.page(f"{root_path}/", site.pages.board(Top(USERS)), FIND.format(97))
+    site.page(f"{root_path}/", site.pages.home(Top(USERS)), FIND.format(97))
     html, console = look(f"{root_path}/")
     assert console == []
     assert "is number 3</h2>" in html
@@ -228,6 +229,6 @@ def test_below_a_path_a_call_can_be_tried(site: Site, look: Look, root_path: str
     "markup", ["<p style='color: red'>", "<script>1</script>", "<img src='https://img.example.com/1'>"]
 )
 def test_a_breach_of_the_policy_would_be_seen(site: Site, look: Look, markup: str) -> None:
-    site.page("/", site.pages.board(Top(USERS)).replace(b"<main>", b"<main>" + markup.encode()))
+    site.page("/", site.pages.home(Top(USERS)).replace(b"<main>", b"<main>" + markup.encode()))
     _, console = look("/")
     assert any("Content Security Policy" in line for line in console)

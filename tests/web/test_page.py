@@ -9,9 +9,9 @@ from urllib.parse import parse_qsl, unquote
 
 import pytest
 
-from leaderboard.http.page.board import BOARD_SIZE
-from leaderboard.http.page.pages import Pages
 from leaderboard.model import INT32_MAX, INT32_MIN, Standing, Top
+from leaderboard.web.home_page import HOME_SIZE
+from leaderboard.web.pages import Pages
 
 DOCUMENT = json.loads((Path(__file__).with_name("openapi.json")).read_text("utf-8"))
 VOID = {"meta", "link", "img", "input", "br", "path", "rect"}
@@ -76,7 +76,7 @@ def user(rank: int = 1, name: str = "Ada", score: int = 1, image: str | None = N
 
 
 def board(pages: Pages, *users: Standing, age: int | None = None) -> Page:
-    return Page(pages.board(Top(list(users)), age_seconds=age))
+    return Page(pages.home(Top(list(users)), age_seconds=age))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -90,7 +90,7 @@ def test_a_name_is_only_ever_text(pages: Pages, name: str) -> None:
 
 def test_an_image_url_is_only_ever_an_address() -> None:
     url = "https://img.example.com/a?b=1&c=2\"onerror='alert(1)'><script>"
-    page = Page(Pages.load(image_sources=["https:"]).board(Top([user(image=url)])))
+    page = Page(Pages.load(image_sources=["https:"]).home(Top([user(image=url)])))
     (image,) = [attributes for tag, attributes in page.tags if tag == "img" and attributes["src"] == url]
     assert image["referrerpolicy"] == "no-referrer"
     assert image["loading"] == "lazy"
@@ -119,7 +119,7 @@ def test_images_come_from_where_the_operator_allows_and_by_default_from_nowhere(
     pages = Pages.load(image_sources=sources)
     page = board(pages, *(user(rank, image=url) for rank, url in enumerate(urls, 1)))
     assert set(page.with_attribute("src")) & set(urls) == shown
-    policy = pages.headers["Content-Security-Policy"].split("; ")
+    policy = pages.policy.split("; ")
     assert " ".join(["img-src 'self'", *sources]) in policy
 
 
@@ -175,17 +175,17 @@ def test_extreme_scores_and_ties_keep_the_given_order(pages: Pages) -> None:
     ],
 )
 def test_any_name_has_a_face_and_stands_apart_from_its_row(pages: Pages, name: str, initial: str) -> None:
-    html = pages.board(Top([user(name=name)])).decode()
+    html = pages.home(Top([user(name=name)])).decode()
     assert f'<bdi class="name">{name}</bdi>' in html
     assert f"<span>{initial}</span></span>" in html
 
 
 def test_a_full_board_is_a_table_that_can_be_listened_to(pages: Pages) -> None:
-    page = board(pages, *(user(rank) for rank in range(1, BOARD_SIZE + 1)))
+    page = board(pages, *(user(rank) for rank in range(1, HOME_SIZE + 1)))
     tags = [tag for tag, _ in page.tags]
     assert tags.count("caption") == tags.count("table")
-    assert page.with_attribute("scope").count("row") == BOARD_SIZE + 1
-    assert page.one("board")["data-source"] == f"/leaderboard/top/{BOARD_SIZE}"
+    assert page.with_attribute("scope").count("row") == HOME_SIZE + 1
+    assert page.one("board")["data-source"] == f"/leaderboard/top/{HOME_SIZE}"
     assert ("html", {"lang": "en"}) in page.tags
 
 
@@ -211,13 +211,13 @@ def test_everything_a_page_refers_to_is_shipped(pages: Pages) -> None:
 
 
 def test_no_asset_names_another_host(pages: Pages) -> None:
-    for path, (_, content) in pages.assets.items():
-        text = content.decode().replace('xmlns="http://www.w3.org/2000/svg"', "")
+    for path, asset in pages.assets.items():
+        text = asset.content.decode().replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.search(r"(https?|wss?):|@import|url\(|[\"']//", text), path
 
 
 def test_nothing_is_inline_so_the_policy_can_forbid_it(pages: Pages) -> None:
-    policy = pages.headers["Content-Security-Policy"]
+    policy = pages.policy
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; ")
     assert "unsafe" not in policy
     for page in both(pages):
@@ -229,11 +229,10 @@ def test_nothing_is_inline_so_the_policy_can_forbid_it(pages: Pages) -> None:
 def test_an_asset_changes_its_path_with_its_content(pages: Pages) -> None:
     assert Pages.load().assets == pages.assets
     assert all(re.fullmatch(r"/assets/[a-z]+\.[0-9a-f]{12}\.(css|js|svg)", path) for path in pages.assets)
-    assert "immutable" in pages.asset_headers["Cache-Control"]
 
 
 def test_the_script_draws_the_rows_that_the_server_draws(pages: Pages) -> None:
-    script = next(content.decode() for path, (_, content) in pages.assets.items() if "board" in path)
+    script = next(asset.content.decode() for path, asset in pages.assets.items() if "home" in path)
     page = board(pages, user())
     ids, classes = page.with_attribute("id"), " ".join(page.with_attribute("class")).split()
     assert set(re.findall(r'(?<!\.)get\("([\w-]+)"\)', script)) <= set(ids)
@@ -324,7 +323,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_can_be_read_on_its_ground(pages: Pages, scheme: int) -> None:
-    sheet = next(content.decode() for kind, content in pages.assets.values() if kind.startswith("text/css"))
+    sheet = next(asset.content.decode() for path, asset in pages.assets.items() if "style" in path)
     colours = dict(
         re.findall(r"--([\w-]+): (#[0-9a-f]{6});", re.findall(r":root {(.*?)}", sheet, re.DOTALL)[scheme])
     )

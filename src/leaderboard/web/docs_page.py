@@ -12,7 +12,7 @@ from html import escape
 from string import Template
 from urllib.parse import quote, urlencode
 
-from leaderboard.http.page.schema import Node, compact, example, first, has_example, kind, limits, resolve
+from leaderboard.web.schema import Node, compact, example, first, has_example, kind, limits, resolve
 
 _METHODS = ("get", "put", "post", "patch", "delete")
 _FIELD = ("Name", "Type", "Meaning")

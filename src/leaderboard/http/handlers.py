@@ -22,6 +22,7 @@ from leaderboard.web.pages import HOME_SIZE, Pages
 
 _JSON = security.encode_headers("application/json")
 _PROMETHEUS = security.encode_headers("text/plain; version=0.0.4; charset=utf-8")
+_HTML = "text/html; charset=utf-8"
 _VARY = (b"vary", b"accept")
 
 _encode = msgspec.json.Encoder().encode
@@ -135,8 +136,9 @@ class WebHandlers:
         """Without `has_home_page`, `/` shows the status to browsers too, as reads need a key."""
         self.has_home_page = has_home_page
         self._pages = pages
-        self._headers = security.encode_headers("text/html; charset=utf-8", security.page(pages.policy))
-        self.docs = Response(200, self._headers, pages.docs(openapi))
+        self._home_headers = security.encode_headers(_HTML, security.page(pages.home_policy))
+        docs_headers = security.encode_headers(_HTML, security.page(pages.docs_policy))
+        self.docs = Response(200, docs_headers, pages.docs(openapi))
         self._assets = {
             path: Response(200, security.encode_headers(asset.content_type, security.ASSET), asset.content)
             for path, asset in pages.assets.items()
@@ -147,7 +149,7 @@ class WebHandlers:
         if not isinstance(reply.answer, EncodedTop):
             raise TypeError(reply.answer)
         page = self._pages.home(reply.answer.decode(), age_seconds=_age(reply))
-        return Response(200, (*self._headers, _VARY, *_age_header(reply)), page)
+        return Response(200, (*self._home_headers, _VARY, *_age_header(reply)), page)
 
     def asset(self, name: str) -> Response:
         """Returns the file. Raises NoSuchPath."""

@@ -1,9 +1,10 @@
 """The web pages: their HTML, the files they load, and their Content-Security-Policy.
 
-All files are shipped with the program and served from the same origin, so the policy can forbid all other hosts.
+All files are installed with the program and served from the same origin, so the policy can forbid other hosts.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,7 +13,7 @@ from string import Template
 from typing import Any
 
 from leaderboard.model import Top
-from leaderboard.web.docs_page import render_docs
+from leaderboard.web.docs_page import render_docs, swagger_ui
 from leaderboard.web.home_page import HOME_SIZE, render_home
 
 __all__ = ["HOME_SIZE", "Asset", "Pages"]
@@ -22,7 +23,7 @@ _CONTENT_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_ASSETS = ("style.css", "home.js", "docs.js", "icon.svg")
+_STATIC = ("home.css", "home.js", "docs.css", "docs.js", "icon.svg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,12 @@ class Pages:
     """The pages.
 
     `assets` are by their paths, without the root path. A path contains a hash of the content, so that browsers may
-    cache the file for ever. `policy` is the Content-Security-Policy of the pages.
+    cache the file for ever. The policies are the Content-Security-Policy of each page.
     """
 
     assets: Mapping[str, Asset]
-    policy: str
+    home_policy: str
+    docs_policy: str
     _home: Template
     _docs: Template
     _names: Mapping[str, str]
@@ -63,16 +65,18 @@ class Pages:
         unchanged; `config` has checked them.
         """
         folder = resources.files(__package__) / "static"
+        files = {name: (folder / name).read_bytes() for name in _STATIC} | swagger_ui()
         assets: dict[str, Asset] = {}
         names = {"origin": origin, "root": root_path}
-        for file in map(PurePath, _ASSETS):
-            content = (folder / file.name).read_bytes()
-            path = f"/assets/{file.stem}.{hashlib.sha256(content).hexdigest()[:12]}{file.suffix}"
-            assets[path] = Asset(_CONTENT_TYPES[file.suffix], content)
-            names[file.name.replace(".", "_")] = root_path + path
+        for name, content in files.items():
+            stem, suffix = PurePath(name).stem, PurePath(name).suffix
+            path = f"/assets/{stem}.{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
+            assets[path] = Asset(_CONTENT_TYPES[suffix], content)
+            names[re.sub(r"\W", "_", name)] = root_path + path
         return cls(
             assets=assets,
-            policy=content_security_policy(image_sources),
+            home_policy=_home_policy(image_sources),
+            docs_policy=_docs_policy(),
             _home=Template((folder / "home.html").read_text("utf-8")),
             _docs=Template((folder / "docs.html").read_text("utf-8")),
             _names=names,
@@ -90,19 +94,30 @@ class Pages:
         return render_docs(self._docs, self._names, document)
 
 
-def content_security_policy(image_sources: Sequence[str] = ()) -> str:
-    """Returns the policy: only files and requests of the same origin, nothing inline, no frames."""
+def _home_policy(image_sources: Sequence[str]) -> str:
+    """Returns a policy that allows nothing inline and no HTML made from text."""
+    return _policy(
+        ("img-src 'self'", *image_sources), ("require-trusted-types-for 'script'", "trusted-types 'none'")
+    )
+
+
+def _docs_policy() -> str:
+    """Returns a policy that allows nothing inline. Swagger UI makes HTML from text, and has icons in its CSS."""
+    return _policy(("img-src 'self'", "data:"), ())
+
+
+def _policy(images: Sequence[str], more: Sequence[str]) -> str:
+    """Returns a policy that allows files and requests of the same origin only, and no frames."""
     return "; ".join(
         (
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
-            " ".join(("img-src 'self'", *image_sources)),
+            " ".join(images),
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",
-            "require-trusted-types-for 'script'",
-            "trusted-types 'none'",
+            *more,
         )
     )

@@ -1,4 +1,4 @@
-"""Keys: how they are written down, found again, and made; and users' tokens, which ones are believed."""
+"""API keys: parsing, look-up and creation. User tokens: which ones are valid."""
 
 import hashlib
 import hmac
@@ -20,7 +20,7 @@ FIRST, SECOND, THIRD = (f"{word}-and-long-enough" for word in ("first", "second"
 HASHED = "sha256:" + hashlib.sha256(THIRD.encode()).hexdigest()
 
 
-def test_entries_are_plain_or_hashed_and_named_or_not() -> None:
+def test_entries_may_be_hashed_and_named() -> None:
     keys = parse_keys(f" {FIRST},game:read+write:{SECOND}\n ops_1:admin:{HASHED},, ")
     assert [(key.name, sorted(key.scopes)) for key in keys] == [
         (f"sha256 {hashlib.sha256(FIRST.encode()).hexdigest()[:8]}", ["read", "write"]),
@@ -33,20 +33,20 @@ def test_entries_are_plain_or_hashed_and_named_or_not() -> None:
     assert bare.scopes == {"read", "write"}
 
 
-def test_the_hash_of_nothing_is_no_key() -> None:
-    """A script that hashes a variable that is not set would let everybody in who sends no key."""
+def test_the_hash_of_an_empty_text_is_refused() -> None:
+    """A script that hashes an unset variable would otherwise allow requests without a key."""
     with pytest.raises(BadEntry, match="empty"):
         parse_keys(f"ops:write:sha256:{hashlib.sha256(b'').hexdigest()}")
 
 
-def test_what_is_no_key_is_not_found() -> None:
+def test_an_unknown_key_is_not_found() -> None:
     ring = KeyRing(parse_keys(f"{FIRST},{HASHED}"))
     strange = (b"", FIRST[:-1].encode(), FIRST.upper().encode(), HASHED.encode(), HASHED[7:].encode(), b"\xff")
     assert [ring.find(each) for each in strange] == [None] * len(strange)
     assert KeyRing(()).find(b"") is None
 
 
-def test_every_key_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_credential_is_compared_with_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[int, int]] = []
     really = hmac.compare_digest
 
@@ -59,7 +59,7 @@ def test_every_key_is_compared_whichever_it_is(monkeypatch: pytest.MonkeyPatch) 
     for credential in (FIRST, SECOND, THIRD, "", "x", "x" * 5000):
         compared.clear()
         ring.find(credential.encode())
-        assert compared == [(32, 32)] * 3, "all of them, and never anything that depends on a length"
+        assert compared == [(32, 32)] * 3, "every key, and digests of one length"
 
 
 def test_a_new_key_fits_its_entry() -> None:
@@ -72,7 +72,7 @@ def test_a_new_key_fits_its_entry() -> None:
 
 # Users' tokens
 
-SECRET = "a secret that is shared with whoever issues the tokens, of 64 bytes"  # pragma: allowlist secret
+SECRET = "a secret of 64 bytes that is shared with the issuer of the tokens"  # pragma: allowlist secret
 
 
 RSA, RSA_SMALL = pem(rsa.generate_private_key(65537, 2048)), pem(rsa.generate_private_key(65537, 1024))
@@ -88,11 +88,11 @@ KEYS = {
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
-def test_a_good_token_names_its_user_for_each_algorithm(algorithm: str) -> None:
+def test_a_valid_token_names_its_user_with_each_algorithm(algorithm: str) -> None:
     private, public = KEYS[algorithm]
     tokens = UserTokens([algorithm], public)
     assert tokens.user_id(jwt.encode(claims(), private, algorithm).encode()) == "7"
-    # On one line, as an environment file may have it.
+    # On one line, as in an environment file.
     assert (
         UserTokens([algorithm], public.replace("\n", "\\n")).user_id(
             jwt.encode(claims(sub="2147483647"), private, algorithm).encode()
@@ -130,19 +130,19 @@ NOW = int(time.time())
         {"sub": "2147483648"},
         {"sub": "99999999999"},
         {"sub": "ada"},
-        {"aud": "somebody else's"},
+        {"aud": "another service"},
         {"exp": math.inf},
         {"exp": math.nan},
         {"padding": "x" * 5000},
     ],
 )
-def test_a_token_that_is_not_good_is_nobodys(changes: dict[str, Any]) -> None:
+def test_an_invalid_token_names_no_user(changes: dict[str, Any]) -> None:
     assert (
         UserTokens(["HS256"], SECRET).user_id(by_hand({"alg": "HS256"}, claims(**changes), hs256(SECRET))) is None
     )
 
 
-def test_clocks_may_differ_a_little() -> None:
+def test_small_clock_differences_are_tolerated() -> None:
     tokens = UserTokens(["HS256"], SECRET)
     now = int(time.time())
     late = claims(exp=now - LEEWAY_S + 5)
@@ -151,7 +151,7 @@ def test_clocks_may_differ_a_little() -> None:
         assert tokens.user_id(jwt.encode(each, SECRET, "HS256").encode()) == "7"
 
 
-def test_audience_and_issuer_are_asked_for_when_they_are_set() -> None:
+def test_audience_and_issuer_are_required_if_they_are_set() -> None:
     tokens = UserTokens(["HS256"], SECRET, "board", "https://issuer.example")
     good = claims(aud=["other", "board"], iss="https://issuer.example")
     assert tokens.user_id(jwt.encode(good, SECRET, "HS256").encode()) == "7"
@@ -162,24 +162,24 @@ def test_audience_and_issuer_are_asked_for_when_they_are_set() -> None:
 
 BOARD, ISSUER = "board", "https://issuer.example"
 NO_TEXT: tuple[Any, ...] = ("", [], [""], None, 0, False, {}, [[]], [None])
-"""What a claim may hold that is no name."""
+"""Values of a claim that are not a name."""
 
 
 def signed(**changes: Any) -> bytes:
-    """A token with exactly these claims beside the good ones; None stays, as null."""
+    """Returns a token with these claims added to the valid ones; None becomes null."""
     return by_hand({"alg": "HS256"}, claims() | changes, hs256(SECRET))
 
 
 @pytest.mark.parametrize("issuer", ["", ISSUER])
 @pytest.mark.parametrize("aud", ["other", "board ", ["other"], {"board": 1}, ["board", 7], [["board"]], *NO_TEXT])
-def test_a_token_with_an_audience_that_is_not_the_one_is_refused(aud: Any, issuer: str) -> None:
+def test_a_token_for_another_audience_is_refused(aud: Any, issuer: str) -> None:
     token = signed(aud=aud, iss=ISSUER)
     for audience in ("", BOARD):
         assert UserTokens(["HS256"], SECRET, audience, issuer).user_id(token) is None, audience
 
 
 @pytest.mark.parametrize("issuer", ["", ISSUER])
-def test_a_token_has_the_audience_that_is_set_or_none(issuer: str) -> None:
+def test_the_audience_of_a_token_is_the_one_that_is_set(issuer: str) -> None:
     closed, open_ = (UserTokens(["HS256"], SECRET, audience, issuer) for audience in (BOARD, ""))
     assert (closed.user_id(signed(iss=ISSUER)), open_.user_id(signed(iss=ISSUER))) == (None, "7")
     for aud in ("board", ["board"], ["other", "board"], ["", "board"]):
@@ -189,7 +189,7 @@ def test_a_token_has_the_audience_that_is_set_or_none(issuer: str) -> None:
 
 @pytest.mark.parametrize("audience", ["", BOARD])
 @pytest.mark.parametrize("iss", [ISSUER, ISSUER + "/", [ISSUER], [ISSUER, ""], {ISSUER: 1}, *NO_TEXT])
-def test_the_issuer_is_the_one_that_is_set(iss: Any, audience: str) -> None:
+def test_a_token_of_another_issuer_is_refused(iss: Any, audience: str) -> None:
     aud = {"aud": audience} if audience else {}
     token = signed(iss=iss, **aud)
     expected = "7" if iss == ISSUER else None
@@ -198,7 +198,7 @@ def test_the_issuer_is_the_one_that_is_set(iss: Any, audience: str) -> None:
     assert UserTokens(["HS256"], SECRET, audience, ISSUER).user_id(signed(**aud)) is None
 
 
-def test_no_token_says_itself_how_it_is_verified() -> None:
+def test_a_token_does_not_choose_its_algorithm_or_key() -> None:
     public = RSA[1]
     tokens = UserTokens(["RS256", "RS512"], public)
     good = jwt.encode(claims(), RSA[0], "RS512").encode()
@@ -207,7 +207,7 @@ def test_no_token_says_itself_how_it_is_verified() -> None:
     for forged in (
         *(by_hand({"alg": none}, claims(), lambda _: b"") for none in ("none", "None", "NONE", "", "nOnE")),
         by_hand({}, claims(), lambda _: b""),
-        # The public key taken for a secret, as a file and without its last line end.
+        # The public key as an HMAC secret, with and without its last line end.
         *(by_hand({"alg": "HS256"}, claims(), hs256(key)) for key in (public, public.strip(), "")),
         by_hand({"alg": ["RS256"]}, claims(), lambda _: b"x"),
         by_hand({"alg": "RS256", "jwk": {"kty": "oct", "k": ""}}, claims(), hs256("")),
@@ -219,7 +219,7 @@ def test_no_token_says_itself_how_it_is_verified() -> None:
         good[:-8] + b"AAAAAAAA",
     ):
         assert tokens.user_id(forged) is None, forged
-    # With HMAC, the same: nothing but the secret.
+    # The same with HMAC.
     tokens = UserTokens(["HS256"], SECRET)
     for forged in (
         by_hand({"alg": "none"}, claims(), lambda _: b""),
@@ -261,7 +261,7 @@ def test_no_token_is_an_error(token: bytes) -> None:
         ("EdDSA", EC[1]),
     ],
 )
-def test_a_key_that_does_not_suit_the_algorithms_is_refused_but_not_repeated(algorithms: str, key: str) -> None:
+def test_a_key_unfit_for_the_algorithms_is_refused_and_not_printed(algorithms: str, key: str) -> None:
     with pytest.raises(ValueError, match=r"a public key in PEM|a secret of at least") as refusal:
         UserTokens(algorithms.split(), key)
     assert key.strip().splitlines()[-1] not in str(refusal.value)

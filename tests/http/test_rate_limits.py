@@ -44,13 +44,13 @@ def test_never_more_than_the_limit_within_any_window(
             admitted[caller].append(clock.now)
             assert len(within) < amount
         else:
-            # Nor is anybody refused who has not used up what is allowed; times are whole milliseconds.
+            # A caller below its limit is not refused; times are whole milliseconds.
             assert len([at for at in admitted[caller] if clock.now - at < seconds + 0.002]) >= amount
             assert 0 < wait <= seconds * 1000 + 1
 
 
 @given(STEPS, st.integers(1, 5))
-def test_the_wait_is_true(steps: list[tuple[str, float]], amount: int) -> None:
+def test_a_request_is_allowed_after_the_wait_and_not_before(steps: list[tuple[str, float]], amount: int) -> None:
     clock = Clock()
     limiter = Limiter(amount, 1, clock)
     for caller, pause in steps:
@@ -60,9 +60,9 @@ def test_the_wait_is_true(steps: list[tuple[str, float]], amount: int) -> None:
             asked = clock.now
             # Times are whole milliseconds, so one may be lost to rounding.
             clock.now = asked + max(0, wait - 2) / 1000
-            assert limiter.hit(caller) > 0, "not before"
+            assert limiter.hit(caller) > 0, "too early"
             clock.now = asked + (wait + 1) / 1000
-            assert limiter.hit(caller) == 0, "and then it is"
+            assert limiter.hit(caller) == 0, "after the wait"
         assert RateLimited("key", wait).retry_after_s == max(1, math.ceil(wait / 1000))
 
 
@@ -77,7 +77,7 @@ def test_a_refused_request_does_not_prolong_the_wait() -> None:
     assert limiter.hit("a") == 0
 
 
-def test_no_double_burst_where_two_windows_meet() -> None:
+def test_no_double_burst_at_the_end_of_a_window() -> None:
     clock = Clock(0.99)
     limiter = Limiter(100, 1, clock)
     assert sum(limiter.hit("a") == 0 for _ in range(200)) == 100
@@ -125,7 +125,7 @@ def test_a_caller_that_keeps_calling_is_not_forgotten_for_those_that_call_once()
         assert number % 100 or limiter.hit("busy") > 0
 
 
-# Where from
+# The network of a client
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -157,16 +157,16 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 def test_the_nearest_hop_that_is_not_trusted_counts(client: str, forwarded: str, expected: str) -> None:
     values = [forwarded.encode()] if forwarded else []
     assert client_network(client, values, TRUSTED) == ip_address(expected).packed[:8]
-    # In several lines it is the same header.
+    # Several headers are the same as one.
     lines = [line.encode() for line in forwarded.split(",")] if forwarded else []
     assert client_network(client, lines, TRUSTED) == ip_address(expected).packed[:8]
 
 
-def test_nobody_is_believed_by_default() -> None:
+def test_without_trusted_proxies_forwarded_headers_are_ignored() -> None:
     assert client_network("10.0.0.1", [b"198.51.100.7"], ()) == ip_address("10.0.0.1").packed
     assert client_network("", [b"198.51.100.7"], ()) == b""
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5))
-def test_no_header_is_an_error(forwarded: list[bytes]) -> None:
+def test_any_forwarded_header_gives_a_network(forwarded: list[bytes]) -> None:
     assert len(client_network("10.0.0.1", forwarded, TRUSTED)) in {4, 8}

@@ -1556,14 +1556,14 @@ SWITCHES: tuple[Switch, ...] = (
         "what nobody waits for any more is not done",
         "a write that was refused for being too late is done after all",
         (Edit("batching.py", "if all(future.cancelled() for future in entry.futures):", "if False:"),),
-        (f"{_OVERLOAD}test_no_request_outlives_its_deadline_and_what_nobody_waits_for_is_not_done",),
+        (f"{_OVERLOAD}test_requests_end_at_their_deadline_and_cancelled_items_are_skipped",),
     ),
     # Stopping
     Switch(
         "deaf to a second signal to stop",
         "the process hangs until it is killed, and the answers under way are lost",
         (Edit("server.py", "if not told:\n            told = True", "if True:\n            told = True"),),
-        ("tests/http/test_stop.py::test_told_twice_in_the_midst_of_a_write_it_answers_and_stops",),
+        ("tests/http/test_stop.py::test_two_signals_during_a_write_still_answer_it",),
         by="RemoteProtocolError",
     ),
 )

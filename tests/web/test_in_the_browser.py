@@ -65,7 +65,7 @@ def api(answer: object, status: int = 200, **headers: str) -> Answer:
 
 @pytest.fixture
 def root_path() -> str:
-    """The path below which the site is; a test may name another by `parametrize`."""
+    """The root path of the site; a test may set another by `parametrize`."""
     return ""
 
 
@@ -119,7 +119,7 @@ def test_the_board_refreshes_itself_and_marks_what_changed(site: Site, look: Loo
     assert "img.example.com" not in html
 
 
-def test_a_stale_refresh_tells_its_age(site: Site, look: Look) -> None:
+def test_a_stale_refresh_shows_its_age(site: Site, look: Look) -> None:
     site.answers["/leaderboard/top/100"] = api(Top(USERS), Age="75")
     html, console = look("/", 6000)
     assert console == []
@@ -154,7 +154,7 @@ def test_a_user_is_found_by_id(site: Site, look: Look) -> None:
     assert found.count('aria-current="true"') == 1
 
 
-def test_a_user_who_is_not_there_is_said_in_the_words_of_the_api(site: Site, look: Look) -> None:
+def test_a_missing_user_shows_the_detail_of_the_api(site: Site, look: Look) -> None:
     site.answers["/leaderboard/user/5/context"] = api({"detail": "no user has the id 5"}, 404)
     site.page("/", site.pages.home(Top(USERS)), site.pages.home_policy, FIND.format(5))
     html, _ = look("/")
@@ -206,7 +206,7 @@ def test_a_call_can_be_tried_with_a_key(site: Site, look: Look, root_path: str) 
     assert "&lt;b&gt;Ada&lt;/b&gt; &amp; 'Co'" in html
 
 
-def test_the_docs_ask_no_other_host(site: Site, look: Look) -> None:
+def test_the_docs_send_no_request_to_another_host(site: Site, look: Look) -> None:
     """The browser would log an attempt, as the policy forbids it."""
     _, console = look("/docs", 5000)
     assert console == []
@@ -214,7 +214,7 @@ def test_the_docs_ask_no_other_host(site: Site, look: Look) -> None:
     assert "/openapi.json" in {path for path, _ in site.requests}
 
 
-# Below the path of a proxy: the site answers nowhere else
+# Below a root path; the site has no other paths
 
 
 @pytest.mark.parametrize("root_path", ["/games/lb"])
@@ -236,7 +236,9 @@ def test_below_a_path_a_user_is_found_by_id(site: Site, look: Look, root_path: s
     "markup", ["<p style='color: red'>", "<script>1</script>", "<img src='https://img.example.com/1'>"]
 )
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_violation_of_the_policy_would_be_seen(site: Site, look: Look, path: str, markup: str) -> None:
+def test_a_violation_of_the_policy_is_logged_by_the_browser(
+    site: Site, look: Look, path: str, markup: str
+) -> None:
     status, headers, html = site.answers[path]
     site.answers[path] = (status, headers, html.replace(b"<main>", b"<main>" + markup.encode()))
     _, console = look(path)

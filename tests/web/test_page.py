@@ -25,7 +25,7 @@ HOSTILE = [
 
 
 class Page(HTMLParser):
-    """One parsed page, all of whose tags are closed: tags with attributes, text by class, `<pre>` blocks."""
+    """A parsed page, all of whose tags are closed: tags with attributes, text by class, `<pre>` blocks."""
 
     def __init__(self, html: bytes) -> None:
         super().__init__(convert_charrefs=True)
@@ -80,7 +80,7 @@ def home(pages: Pages, *users: Standing, age: int | None = None) -> Page:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_is_only_ever_text(pages: Pages, name: str) -> None:
+def test_a_name_is_always_escaped(pages: Pages, name: str) -> None:
     ordinary = home(pages, user())
     page = home(pages, user(name=name))
     assert page.said("name")[0] == name
@@ -88,7 +88,7 @@ def test_a_name_is_only_ever_text(pages: Pages, name: str) -> None:
     assert [set(attributes) for _, attributes in page.tags] == [set(found) for _, found in ordinary.tags]
 
 
-def test_an_image_url_is_only_ever_an_address() -> None:
+def test_an_image_url_is_always_escaped() -> None:
     url = "https://img.example.com/a?b=1&c=2\"onerror='alert(1)'><script>"
     page = Page(Pages.load(image_sources=["https:"]).home(Top([user(image=url)])))
     (image,) = [attributes for tag, attributes in page.tags if tag == "img" and attributes["src"] == url]
@@ -107,9 +107,7 @@ def test_an_image_url_is_only_ever_an_address() -> None:
         (["http:"], {"http://10.0.0.1/reboot"}),
     ],
 )
-def test_images_come_from_where_the_operator_allows_and_by_default_from_nowhere(
-    sources: list[str], shown: set[str]
-) -> None:
+def test_images_are_loaded_only_from_the_sources_that_are_set(sources: list[str], shown: set[str]) -> None:
     urls = [
         "https://img.example.com/1",
         "https://img.example.com.evil.example/2",
@@ -123,7 +121,7 @@ def test_images_come_from_where_the_operator_allows_and_by_default_from_nowhere(
     assert " ".join(["img-src 'self'", *sources]) in policy
 
 
-def test_an_empty_board_says_how_to_create_the_first_user(pages: Pages) -> None:
+def test_an_empty_board_shows_how_to_create_a_user(pages: Pages) -> None:
     page = home(pages)
     assert "hidden" not in page.one("empty")
     assert "hidden" in page.one("board")
@@ -147,7 +145,7 @@ def test_a_board_with_users_hides_that_hint(pages: Pages) -> None:
         (86_400, ["These numbers are 86,400 seconds old: the database is unreachable."]),
     ],
 )
-def test_stale_numbers_tell_their_age(pages: Pages, age: int | None, notice: list[str]) -> None:
+def test_stale_numbers_show_their_age(pages: Pages, age: int | None, notice: list[str]) -> None:
     assert home(pages, user(), age=age).said("notice") == notice
 
 
@@ -156,7 +154,7 @@ def test_extreme_scores_and_ties_keep_the_given_order(pages: Pages) -> None:
     page = home(pages, *(user(rank, score=score) for rank, score in enumerate(scores, 1)))
     shown = [attributes["value"] for tag, attributes in page.tags if tag == "data"]
     assert shown[: len(scores)] == [str(score) for score in scores]
-    # What is read is grouped, with a true minus sign.
+    # The text has groups of digits and a real minus sign.
     text = "".join(text for _, text in page.texts)
     assert "2,147,483,647" in text
     assert "\N{MINUS SIGN}2,147,483,648" in text
@@ -174,13 +172,13 @@ def test_extreme_scores_and_ties_keep_the_given_order(pages: Pages) -> None:
         ("😀" * 128, "😀"),
     ],
 )
-def test_any_name_has_a_face_and_stands_apart_from_its_row(pages: Pages, name: str, initial: str) -> None:
+def test_any_name_has_an_initial_and_is_isolated_from_its_row(pages: Pages, name: str, initial: str) -> None:
     html = pages.home(Top([user(name=name)])).decode()
     assert f'<bdi class="name">{name}</bdi>' in html
     assert f"<span>{initial}</span></span>" in html
 
 
-def test_a_full_board_is_a_table_that_can_be_listened_to(pages: Pages) -> None:
+def test_a_full_board_is_an_accessible_table(pages: Pages) -> None:
     page = home(pages, *(user(rank) for rank in range(1, HOME_SIZE + 1)))
     tags = [tag for tag, _ in page.tags]
     assert tags.count("caption") == tags.count("table")
@@ -234,7 +232,7 @@ def test_an_asset_changes_its_path_with_its_content(pages: Pages) -> None:
     assert all(re.fullmatch(r"/assets/[a-z-]+\.[0-9a-f]{12}\.(css|js|svg)", path) for path in pages.assets)
 
 
-def test_the_script_draws_the_rows_that_the_server_draws(pages: Pages) -> None:
+def test_the_script_uses_the_ids_and_classes_of_the_page(pages: Pages) -> None:
     script = next(asset.content.decode() for path, asset in pages.assets.items() if "home" in path)
     page = home(pages, user())
     ids, classes = page.with_attribute("id"), " ".join(page.with_attribute("class")).split()
@@ -252,7 +250,7 @@ def test_the_docs_list_every_problem_code(pages: Pages) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_text_of_the_document_is_only_ever_text(pages: Pages, text: str) -> None:
+def test_text_of_the_document_is_always_escaped(pages: Pages, text: str) -> None:
     ordinary = document()
     hostile = ordinary | {
         "info": dict.fromkeys(ordinary["info"], text),
@@ -263,7 +261,7 @@ def test_text_of_the_document_is_only_ever_text(pages: Pages, text: str) -> None
     assert [tag for tag, _ in page.tags].count("script") == 2
 
 
-def test_the_docs_have_no_other_source_than_the_own_document() -> None:
+def test_the_docs_show_the_own_document() -> None:
     page = Page(Pages.load(root_path="/games/lb").docs(document()))
     assert page.with_attribute("data-source") == ["/games/lb/openapi.json"]
 

@@ -13,10 +13,10 @@ import typer
 from leaderboard import errors
 from leaderboard.cli import cli
 from leaderboard.config import BadSetting, Settings, allowed_values, load
-from leaderboard.http import access, hosts, problems, wire
-from leaderboard.http.call import Message
+from leaderboard.http import access, bodies, hosts, problems, requests
+from leaderboard.http.asgi import Message
 from leaderboard.http.router import MethodNotAllowed, NoSuchPath
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from leaderboard.metrics import Metrics, Tally
 from tests.system import setting_text
 
@@ -176,7 +176,7 @@ async def _endless_body() -> Message:
 
 
 async def _late_body() -> None:
-    reading = asyncio.create_task(wire.read_json([(b"content-type", b"application/json")], _endless_body))
+    reading = asyncio.create_task(requests.read_json([(b"content-type", b"application/json")], _endless_body))
     await asyncio.sleep(0)
     reading.cancel()
     await reading
@@ -187,29 +187,29 @@ def _example(kind: problems.Kind) -> Exception:
     try:
         match kind.code:
             case "malformed_json":
-                wire.set_score(b'{"score": NaN}')
+                bodies.set_score(b'{"score": NaN}')
             case "invalid_field":
-                wire.create_user(b'{"username": " ", "score": "5"}')
+                bodies.create_user(b'{"username": " ", "score": "5"}')
             case "invalid_parameter":
-                wire.positive("n", "0", 100_000)
+                requests.positive("n", "0", 100_000)
             case "body_too_large":
                 headers = [(b"content-type", b"application/json"), (b"content-length", b"20000")]
-                asyncio.run(wire.read_json(headers, _no_body))
+                asyncio.run(requests.read_json(headers, _no_body))
             case "request_timeout":
                 asyncio.run(_late_body())
             case "unsupported_media_type":
-                asyncio.run(wire.read_json([(b"content-type", b"text/plain")], _empty_body))
+                asyncio.run(requests.read_json([(b"content-type", b"text/plain")], _empty_body))
             case "unsupported_encoding":
                 headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
-                asyncio.run(wire.read_json(headers, _empty_body))
+                asyncio.run(requests.read_json(headers, _empty_body))
             case "client_gone":
-                asyncio.run(wire.read_json([(b"content-type", b"application/json")], _no_body))
+                asyncio.run(requests.read_json([(b"content-type", b"application/json")], _no_body))
     except errors.LeaderboardError as error:
         return error
     return {
         "invalid_host": hosts.InvalidHost(),
         "misdirected_request": access.MisdirectedRequest(b"evil.example"),
-        "unauthorized": access.Unauthorized("the header Authorization: Bearer is needed, and a key for write"),
+        "unauthorized": access.Unauthorized("the header Authorization: Bearer is required, with a key for write"),
         "forbidden": access.Forbidden("the key reader may not POST /users"),
         "cross_origin_write": access.CrossOriginWrite(),
         "rate_limited": access.RateLimited("address", 1500),
@@ -257,7 +257,7 @@ def test_the_example_of_a_problem_is_what_is_sent(kind: problems.Kind) -> None:
     assert heading == f"· {kind.status}"
     error = _example(kind)
     assert problems.kind_of(error) is kind
-    assert example == json.loads(problems.render(error)[2])
+    assert example == json.loads(problems.response(error).body)
 
 
 def test_every_error_of_the_domain_has_a_row() -> None:
@@ -280,7 +280,7 @@ def test_the_calls_of_the_readme_are_those_of_the_route_table() -> None:
                 continue
             method, path = text.split() if " " in text else (method, text)
             found.add((method, path))
-    assert found == {(call.method, call.path) for call in CALLS if call.documented}
+    assert found == {(route.method, route.path) for route in ROUTES if route.documented}
 
 
 def commands() -> dict[str, set[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from leaderboard import server
 from leaderboard.config import Settings, load
-from leaderboard.http.call import AsgiApp
+from leaderboard.http.asgi import AsgiApp
 
 
 def serve(worker: Callable[[Settings], AsgiApp]) -> None:

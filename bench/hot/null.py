@@ -10,7 +10,7 @@ import msgspec
 
 from bench.hot import fixture
 from leaderboard.config import Settings
-from leaderboard.http.call import Receive, Scope, Send
+from leaderboard.http.asgi import AsgiScope, Receive, Send
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Null:
         self._gets = [(path, _messages(answer)) for path, answer in answers.gets.items()]
         self._posts = [(path, _messages(answer)) for path, answer in answers.posts.items()]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await receive()
             await send({"type": "lifespan.startup.complete"})

@@ -24,10 +24,10 @@ from leaderboard.database.connector import Connector
 from leaderboard.database.database import Database
 from leaderboard.errors import CacheError
 from leaderboard.health import Health
-from leaderboard.http.access import Access
+from leaderboard.http.access import Access, RateLimits
+from leaderboard.http.application import HttpApplication
 from leaderboard.http.limits import Limiter
-from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import Api
+from leaderboard.http.status import ServiceStatus
 from leaderboard.http.watchdog import Watchdog
 from leaderboard.maintenance.audits import CacheAudits, RankIndexAudits
 from leaderboard.maintenance.change_log import LogPruner
@@ -42,6 +42,7 @@ from leaderboard.service.writes import Writes
 from leaderboard.setting_formats import host_names, networks, rate
 from leaderboard.sync import CacheSync
 from leaderboard.tuning import Tuning
+from leaderboard.web.pages import Pages
 
 _OTHER_CONNECTIONS = 7
 """Connections that reads leave: for scores, new users, idempotency keys, catching up, a rebuild, ranks, timers."""
@@ -119,9 +120,11 @@ def access(settings: Settings) -> Access:
         tokens,
         reads_need_key=settings.reads == "key",
         user_writes=settings.allow_user_writes,
-        per_key=Limiter(*per_key) if per_key else None,
-        per_address=Limiter(*per_address) if per_address else None,
-        trusted_proxies=networks(settings.trusted_proxies),
+        limits=RateLimits(
+            per_key=Limiter(*per_key) if per_key else None,
+            per_address=Limiter(*per_address) if per_address else None,
+            trusted_proxies=networks(settings.trusted_proxies),
+        ),
         hosts=frozenset(name.encode() for name in host_names(settings.allowed_hosts)),
     )
 
@@ -205,34 +208,37 @@ class App:
         await self.cache.close()
         await self.database.close()
 
-    def api(self) -> Api:
+    def http(self) -> HttpApplication:
         """Return the HTTP interface to this app."""
         settings = self.settings
-        return Api(
+        status = ServiceStatus(
+            self.health,
+            version("leaderboard"),
+            stale_reads=settings.stale_reads,
+            ready_without_writes_s=settings.ready_without_writes_s,
+        )
+        return HttpApplication(
             self.reads,
             self.writes,
-            self.health,
+            status,
             self.metrics,
-            pages=Pages.load(
+            access(settings),
+            Pages.load(
                 origin=f"http://localhost:{settings.port}",
                 root_path=settings.root_path,
                 image_sources=settings.page_images.split(),
             ),
-            version=version("leaderboard"),
             max_top_n=settings.max_top_n,
-            stale_reads=settings.stale_reads,
-            ready_without_writes_s=settings.ready_without_writes_s,
-            access=access(settings),
             deadline_s=settings.request_timeout_ms / 1000,
             root_path=settings.root_path,
         )
 
     @asynccontextmanager
-    async def serving(self, api: Api) -> AsyncIterator[None]:
+    async def serving(self, http: HttpApplication) -> AsyncIterator[None]:
         """As `running`, and watch the deadlines and the clients' connections."""
         watchdog = Watchdog(self.settings.port, self.settings.idle_timeout_ms / 1000)
         async with self.running():
-            watching = [asyncio.create_task(work) for work in (api.deadlines.watch(), watchdog.watch())]
+            watching = [asyncio.create_task(work) for work in (http.deadlines.watch(), watchdog.watch())]
             # The objects that exist now stay. Excluding them from garbage collection avoids long pauses.
             gc.collect()
             gc.freeze()

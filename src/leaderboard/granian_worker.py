@@ -27,8 +27,8 @@ from granian._granian import WorkerSignal
 
 from leaderboard.app import App
 from leaderboard.config import Settings
-from leaderboard.http.call import AsgiApp
-from leaderboard.http.routes import Api, build
+from leaderboard.http.application import HttpApplication
+from leaderboard.http.asgi import AsgiApp
 from leaderboard.logs import set_up_logs
 from leaderboard.tuning import Tuning
 
@@ -84,18 +84,18 @@ def load(settings: Settings, tuning: Tuning | None = None) -> AsgiApp:
     """Set up a worker process and return its application."""
     set_up_logs(settings.log_level, settings.log_format)
     app = App(settings, tuning)
-    api = app.api()
-    worker = Worker(app, api)
+    http = app.http()
+    worker = Worker(app, http)
     granian._signals.set_loop_signals = worker.set_loop_signals  # noqa: SLF001
-    return build(api, worker.lifespan)
+    return http.asgi(worker.lifespan)
 
 
 class Worker:
     """One worker process: stops it in order and once, and when its parent is gone."""
 
-    def __init__(self, app: App, api: Api) -> None:
+    def __init__(self, app: App, http: HttpApplication) -> None:
         self._app = app
-        self._api = api
+        self._http = http
         self._serving = False
         """Whether Granian serves, and reacts to the stop signal that `set_loop_signals` returned."""
         self._stopped = False
@@ -104,7 +104,7 @@ class Worker:
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Run the application from the server's start to its end."""
-        async with self._app.serving(self._api):
+        async with self._app.serving(self._http):
             self._ending.append(asyncio.create_task(_end_with_parent()))
             self._serving = True
             yield
@@ -137,8 +137,8 @@ class Worker:
 
     def _begin_to_stop(self) -> None:
         """Report the process as not ready, and close clients' connections after their next answer."""
-        if not self._api.stopping:
-            self._api.stopping = True
+        if not self._http.stopping:
+            self._http.begin_to_stop()
             _log.info("stopping", pid=os.getpid())
 
     def _stop(self, stop: WorkerSignal) -> None:
@@ -156,7 +156,7 @@ class Worker:
         quiet_since = time.monotonic()
         while time.monotonic() - quiet_since < _QUIET_S:
             await asyncio.sleep(0.02)
-            if len(self._api.deadlines):
+            if len(self._http.deadlines):
                 quiet_since = time.monotonic()
         await self._app.close()
         os._exit(0)

@@ -21,7 +21,7 @@ from granian.log import LogLevels
 
 from leaderboard import granian_worker
 from leaderboard.config import FEWEST_CONNECTIONS, Settings
-from leaderboard.http.call import AsgiApp
+from leaderboard.http.asgi import AsgiApp
 
 _CLOSE_S = 2
 """How long a process may take to close its stores after the last answer."""

@@ -6,7 +6,7 @@ import pytest
 
 from leaderboard import credentials, setting_formats
 from leaderboard.config import load
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from tests.cli.settings import PASSWORD, error_for
 
 pytestmark = pytest.mark.usefixtures("no_settings")
@@ -172,7 +172,7 @@ def test_a_root_path_that_clients_would_change_is_rejected(monkeypatch: pytest.M
     assert line.startswith(f"ROOT_PATH={path!r}: must be empty, or a path like /lb or /games/board")
 
 
-@pytest.mark.parametrize("first", sorted({call.path.split("/")[1] for call in CALLS} - {""}))
+@pytest.mark.parametrize("first", sorted({call.path.split("/")[1] for call in ROUTES} - {""}))
 def test_a_root_path_does_not_begin_like_our_paths(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
     """Behind a proxy that removes the prefix, `/users/7` would have two meanings."""
     for path in (f"/{first}", f"/{first}/lb"):

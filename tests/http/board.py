@@ -1,4 +1,4 @@
-"""The board as PostgreSQL has it, straight from the table, in the form in which answers are compared with it."""
+"""Reads the board from the table, in the form of the API's responses."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ Row = tuple[Any, ...]
 
 
 def flat(standing: dict[str, Any]) -> Row:
-    """A standing's values, having exactly the documented keys in their order."""
+    """Returns the values of a standing. Fails unless it has the documented keys in their order."""
     assert list(standing) == STANDING
     return tuple(standing.values())
 
 
 def true_board(settings: Settings) -> list[Row]:
-    """Every standing, best first."""
+    """Returns every standing, best first."""
     rows = sql(
         settings,
         "SELECT row_number() OVER (ORDER BY total_score DESC, user_id), user_id, user_name, image_url, total_score"

@@ -1,4 +1,4 @@
-"""One API process for all tests of a module: they look at single answers, and starting one takes a second."""
+"""One API process for all tests of a module, because starting one takes a second."""
 
 from collections.abc import Callable, Iterator
 
@@ -40,5 +40,5 @@ def caller(start: Callable[..., Caller]) -> Caller:
 
 @pytest.fixture(scope="module")
 def ledger(caller: Caller) -> Ledger:
-    """The account of what the module writes, with the module's API process."""
+    """Records what the module writes with its API process."""
     return Ledger(caller)

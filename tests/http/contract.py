@@ -18,7 +18,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from leaderboard.http import problems
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from tests.system import ApiProcess
 
 JSON = "application/json"
@@ -325,4 +325,4 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
 
 def documented_calls() -> list[tuple[str, str]]:
     """Method and path of every documented row of the route table."""
-    return [(call.method, call.path) for call in CALLS if call.documented]
+    return [(route.method, route.path) for route in ROUTES if route.documented]

@@ -1,4 +1,4 @@
-"""What an answer says of the state that it shows, as a demand that a board meets or does not."""
+"""What a response implies about the state it shows, as a condition on a board."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
@@ -13,22 +13,22 @@ BEST: Key = (-(2**32), 0)
 
 
 class Demand(NamedTuple):
-    """What an answer says of the state it shows."""
+    """A condition on the state of the board, implied by a response."""
 
     shown: Mapping[int, tuple[int | None, str | None]]
-    """By user: score and name."""
+    """Score and name by user; None for a user that does not exist."""
     first: Key | None
-    """From here to `last` stand the users that are shown, and no others; None: nothing is said about others."""
+    """The users from here to `last` are exactly those shown; None: nothing is implied about others."""
     last: Key
     above: int
-    """How many users stand before `first`."""
+    """How many users are before `first`."""
     below: bool
-    """Whether users may stand below the last one."""
+    """Whether users may be below the last one."""
     total: int | None = None
-    """How many users there are, if that is said."""
+    """How many users the board has, if the response has a total."""
 
     def in_the_way(self, board: Board) -> Iterator[int]:
-        """The users that are at a version that will not do."""
+        """Yields the users whose version contradicts the condition."""
         for user_id, version in self.shown.items():
             if board.current(user_id)[1:] != version:
                 yield user_id
@@ -40,17 +40,17 @@ class Demand(NamedTuple):
                     yield user_id
 
     def counts(self, board: Board) -> bool:
-        """Whether there are as many users as is said: in all, and before the first."""
+        """Returns True if the total and the number of users before the first are right."""
         if self.total is not None and len(board.keys) != self.total:
             return False
         return self.first is None or bisect_left(board.keys, self.first) == self.above
 
 
 def demand(answer: Operation) -> Demand | str:
-    """What the answer demands of a state, or why none at all can give it."""
+    """Returns the condition of a response, or why no state can satisfy it."""
     if answer.outcome == "missing":
         if answer.kind not in {"user", "context", "set"}:
-            return "there is always an answer to this"
+            return "this always has a result"
         return Demand({answer.target: (None, None)}, None, BEST, 0, True)
     places = answer.places
     keys = [(-place.score, place.user_id) for place in places]

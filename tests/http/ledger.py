@@ -1,4 +1,4 @@
-"""Keeps the account of what was acknowledged, so that a test can say that nothing else was written."""
+"""Records what was acknowledged, so that a test can check that nothing else was written."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ Row = tuple[str, str | None, int]
 
 
 class Ledger:
-    """Sends writes and keeps what was acknowledged: id → name, image, score."""
+    """Sends writes and records what was acknowledged: id → name, image, score."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
@@ -35,11 +35,11 @@ class Ledger:
         return answer
 
     def check_rows(self, settings: Settings) -> None:
-        """Fail unless the table is this account, row for row, and each row is as the rules allow."""
+        """Fails unless the table has exactly the recorded rows, all of them valid."""
         assert valid_rows(settings) == self.rows
 
     def check_process(self) -> None:
-        """Fail if the process has ever answered 5xx, has ended or been replaced, or is not well."""
+        """Fails if the process has answered 5xx, has been restarted, or is not ok."""
         assert self.caller.api.status() == "ok"
         counts = [line for line in self.caller.get("/metrics").body.decode().splitlines() if 'status="5' in line]
         # While it started it was not ready.
@@ -49,11 +49,11 @@ class Ledger:
             for line in self.caller.get("/metrics").body.decode().splitlines()
             if line.startswith("leaderboard_requests_total{")
         )
-        assert counted > len(self.rows), "it was started anew on the way"
+        assert counted > len(self.rows), "the process was restarted meanwhile"
 
 
 def valid_rows(settings: Settings) -> dict[int, Row]:
-    """All of the table; fails unless each row is as the rules allow."""
+    """Returns all rows of the table. Fails unless each of them is valid."""
     rows = sql(settings, "SELECT user_id, user_name, image_url, total_score FROM users")
     for _, name, url, score in rows:
         assert clean_username(name) == name
@@ -63,12 +63,12 @@ def valid_rows(settings: Settings) -> dict[int, Row]:
 
 
 def refused(answer: Answer, code: str, *fields: str) -> None:
-    """Fail unless the answer is that problem, and names exactly those fields if any."""
+    """Fails unless the response is that problem, with exactly those fields if any are given."""
     assert answer.code == code, answer
     if fields:
         assert set(answer.fields) == set(fields), answer
 
 
 def short(value: object) -> str:
-    """A value as the name of a test."""
+    """Returns a short text for a value, for the name of a test."""
     return ascii(value)[:40]

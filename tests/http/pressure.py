@@ -1,4 +1,4 @@
-"""What tests of overload, slow clients and stopping share: raw connections, a locked table, the process seen."""
+"""Shared by tests of overload, slow clients and stopping: raw connections, a locked table, process statistics."""
 
 import asyncio
 import resource
@@ -16,7 +16,7 @@ from tests.system import ApiProcess
 
 
 def connect(api: ApiProcess, data: bytes = b"", buffer: int | None = None) -> socket.socket:
-    """A connection that has sent `data`; with `buffer`, it takes hardly more bytes than that before it is read."""
+    """Opens a connection and sends `data`. With `buffer`, the kernel receives few more bytes than that."""
     connection = socket.socket()
     if buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -27,7 +27,7 @@ def connect(api: ApiProcess, data: bytes = b"", buffer: int | None = None) -> so
 
 
 def rest(connection: socket.socket) -> bytes:
-    """What still comes, until the server closes the connection."""
+    """Reads until the server closes the connection."""
     received = b""
     while data := connection.recv(65536):
         received += data
@@ -35,14 +35,14 @@ def rest(connection: socket.socket) -> bytes:
 
 
 def is_reset(connection: socket.socket) -> bool:
-    """Whether the server has ended the connection, although the client has not read all that was sent."""
+    """Returns True if the server has reset the connection, although the client has not read everything."""
     poll = select.poll()
     poll.register(connection, 0)
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def worker(api: ApiProcess) -> int:
-    """The process that answers; the one started is its parent."""
+    """Returns the id of the process that serves; the one started is its parent."""
     assert api.process is not None
     children = Path(f"/proc/{api.process.pid}/task/{api.process.pid}/children").read_text("ascii").split()
     return int(children[0])
@@ -65,7 +65,7 @@ def in_flight(api: ApiProcess) -> float:
 
 @contextmanager
 def locked(settings: Settings) -> Iterator[None]:
-    """Somebody holds the table of users, so that PostgreSQL answers nothing that needs it."""
+    """Locks the table of users, so that no statement that needs it can proceed."""
     done = threading.Event()
     held = threading.Event()
 

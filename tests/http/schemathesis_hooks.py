@@ -1,7 +1,7 @@
-"""What JSON Schema cannot say of our requests; Schemathesis takes whatever fits the document for acceptable.
+"""Hooks for Schemathesis, which expects every request that matches the document to be accepted.
 
-A refusal of such a body stands only if it names exactly the fields that the rules refuse, and a refusal of such a
-query string only for its cursor.
+JSON Schema cannot express all rules. A refusal of such a body is right only if it names exactly the fields that
+the rules refuse, and a refusal of such a query string only because of its cursor.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import schemathesis
 from schemathesis.openapi.checks import RejectedPositiveData
 
 from leaderboard.errors import InvalidParameter
-from leaderboard.http.wire import page_question
+from leaderboard.http.paging import page_query
 from leaderboard.rules import clean_image_url, clean_username
 
 _numbers = count()
@@ -28,34 +28,34 @@ def _refused(rule: Callable[[str], str], text: object) -> bool:
 
 
 def _unsayable(body: dict[str, Any]) -> set[str]:
-    """The fields that fit the document, and may be refused all the same."""
+    """Returns the fields that match the document, but may be refused."""
     fields = {
-        # To JSON Schema 5.0 is an integer; the contract has it that it is none.
+        # 5.0 is an integer for JSON Schema, but not for this API.
         "score": isinstance(body.get("score"), float),
-        # No pattern knows which characters Unicode has assigned, nor the length after normalisation.
+        # A pattern cannot express assigned characters, nor the length after normalisation.
         "username": _refused(clean_username, body.get("username")),
-        # The pattern that says it all, ports and IPv6 too, is one that nobody can read.
+        # A complete pattern, with ports and IPv6, would be unreadable.
         "imageUrl": _refused(clean_image_url, body.get("imageUrl")),
     }
     return {name for name, refused in fields.items() if refused}
 
 
 def _no_place(query: dict[str, Any]) -> bool:
-    """Whether there is an `after` that may be refused all the same."""
+    """Returns True if there is an `after` that may be refused."""
     if "after" not in query:
         return False
     try:
-        page_question(urlencode({"after": query["after"]}).encode())
+        page_query(urlencode({"after": query["after"]}).encode())
     except InvalidParameter:
-        # Only a page says what its `next` is.
+        # Only the `next` of a page is valid.
         return True
-    # No schema of one parameter knows of another.
+    # The schema of one parameter cannot mention another.
     return "around_rank" in query
 
 
 @schemathesis.hook
 def before_call(_context: object, case: Any, _kwargs: dict[str, Any]) -> None:
-    """Have most good requests be acceptable, and names new: else hardly any would do something."""
+    """Makes most valid requests acceptable, with new names: otherwise hardly any would succeed."""
     number = next(_numbers)
     if case.meta is None or not case.meta.generation.mode.is_positive or number % 4 == 0:
         return
@@ -70,11 +70,11 @@ def before_call(_context: object, case: Any, _kwargs: dict[str, Any]) -> None:
 
 @schemathesis.hook
 def filter_failure(_context: object, failure: Exception, case: Any, response: Any) -> bool:
-    """Whether a failure is one."""
+    """Returns False for a failure that is expected."""
     if not isinstance(failure, RejectedPositiveData) or response.status_code != 422:
         return True
     if response.json()["code"] == "idempotency_key_reused":
-        # It makes up few keys, and many bodies.
+        # It generates few keys and many bodies.
         return "Idempotency-Key" not in case.headers
     if case.query:
         return not _no_place(case.query)

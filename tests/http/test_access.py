@@ -1,6 +1,6 @@
-"""Who may call what: every route with every credential, under every setting that has a say, and rate limits.
+"""Access control and rate limits: every route with every credential, under every setting that matters.
 
-What is expected is written down here a second time, for each route of the table; a new route is missed here first.
+The expectations repeat the route table, so that a new route fails here until it has one.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
-from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from leaderboard.tokens import LEEWAY_S
+from leaderboard.web.pages import Pages
 from tests.http.contract import Answer, Caller
 from tests.system import ApiProcess, eventually, sql
 from tests.tokens import by_hand, claims, hs256, pem
@@ -70,7 +70,7 @@ def token(key: str = PRIVATE, algorithm: str = "RS256", **changes: Any) -> str:
 
 @dataclass(frozen=True)
 class Credential:
-    """What is sent, and what it is good for."""
+    """A credential, and what it allows."""
 
     header: str | None
     scopes: frozenset[str] = frozenset()
@@ -81,23 +81,23 @@ def key(value: str, *scopes: str) -> Credential:
     return Credential(f"Bearer {value}", frozenset(scopes))
 
 
-def nobody(header: str | None) -> Credential:
+def unknown(header: str | None) -> Credential:
     return Credential(header)
 
 
 def credentials() -> dict[str, Credential]:
-    """Made when they are used, as some of them expire."""
+    """Returns the credentials. Made when they are used, as some of them expire."""
     now = int(time.time())
     return {
-        "none": nobody(None),
-        "empty": nobody(""),
-        "scheme only": nobody("Bearer"),
-        "unknown key": nobody("Bearer one-that-nobody-has-ever-seen"),
-        "no scheme": nobody(BARE),
-        "another scheme": nobody(f"Basic {BARE}"),
-        "two keys": nobody(f"Bearer {BARE},{ALL}"),
-        "longer": nobody(f"Bearer {BARE}x"),
-        "hash for a key": nobody(f"Bearer {hashed(WRITER)}"),
+        "none": unknown(None),
+        "empty": unknown(""),
+        "scheme only": unknown("Bearer"),
+        "unknown key": unknown("Bearer a-key-that-does-not-exist"),
+        "no scheme": unknown(BARE),
+        "another scheme": unknown(f"Basic {BARE}"),
+        "two keys": unknown(f"Bearer {BARE},{ALL}"),
+        "longer": unknown(f"Bearer {BARE}x"),
+        "hash for a key": unknown(f"Bearer {hashed(WRITER)}"),
         "bare": key(BARE, "read", "write"),
         "scheme in small letters": Credential(f"bearer  {BARE} ", frozenset({"read", "write"})),
         "reader": key(READER, "read"),
@@ -106,25 +106,25 @@ def credentials() -> dict[str, Credential]:
         "all": key(ALL, "read", "write", "admin"),
         "this user": Credential(f"Bearer {token()}", frozenset({"read"}), USER),
         "another user": Credential(f"Bearer {token(sub=str(ANOTHER))}", frozenset({"read"}), ANOTHER),
-        "expired": nobody(f"Bearer {token(exp=now - LEEWAY_S - 5)}"),
-        "no exp": nobody(f"Bearer {token(exp=None)}"),
-        "not yet valid": nobody(f"Bearer {token(nbf=now + 300)}"),
-        "issued tomorrow": nobody(f"Bearer {token(iat=now + 86_400)}"),
-        "another audience": nobody(f"Bearer {token(aud='other')}"),
-        "empty audience": nobody(f"Bearer {token(aud='')}"),
-        "no sub": nobody(f"Bearer {token(sub=None)}"),
-        "bad sub": nobody(f"Bearer {token(sub='01')}"),
-        "wrong signature": nobody(f"Bearer {token(STRANGER)}"),
-        "wrong algorithm": nobody(f"Bearer {token(algorithm='RS384')}"),
-        "algorithm none": nobody("Bearer " + by_hand({"alg": "none"}, claims(sub="1"), lambda _: b"").decode()),
-        "public key as a secret": nobody(
+        "expired": unknown(f"Bearer {token(exp=now - LEEWAY_S - 5)}"),
+        "no exp": unknown(f"Bearer {token(exp=None)}"),
+        "not yet valid": unknown(f"Bearer {token(nbf=now + 300)}"),
+        "issued tomorrow": unknown(f"Bearer {token(iat=now + 86_400)}"),
+        "another audience": unknown(f"Bearer {token(aud='other')}"),
+        "empty audience": unknown(f"Bearer {token(aud='')}"),
+        "no sub": unknown(f"Bearer {token(sub=None)}"),
+        "bad sub": unknown(f"Bearer {token(sub='01')}"),
+        "wrong signature": unknown(f"Bearer {token(STRANGER)}"),
+        "wrong algorithm": unknown(f"Bearer {token(algorithm='RS384')}"),
+        "algorithm none": unknown("Bearer " + by_hand({"alg": "none"}, claims(sub="1"), lambda _: b"").decode()),
+        "public key as a secret": unknown(
             "Bearer " + by_hand({"alg": "HS256"}, claims(sub="1"), hs256(PUBLIC)).decode()
         ),
     }
 
 
 def expected(needs: str, credential: Credential, *, reads: str, user_writes: str, guarded: bool) -> str:
-    """The code of the refusal, "" where the call is answered. The user in the path is USER."""
+    """Returns the expected problem code, "" for success. The user in the path is USER."""
     if needs == "nothing" or not guarded or (needs == "read" and reads == "open"):
         return ""
     if not credential.scopes:
@@ -139,7 +139,7 @@ _names = count(1)
 
 @dataclass
 class Board:
-    """What the calls that were answered should have done."""
+    """The expected state of the board after the calls that succeeded."""
 
     settings: Settings
     start: Callable[..., Caller]
@@ -147,7 +147,7 @@ class Board:
     score: int = 0
 
     def call(self, caller: Caller, method: str, path: str, credential: Credential) -> Answer:
-        """Make the call as it is meant to be made, and take down what it should do if it is answered."""
+        """Makes a valid call, and records what it must do if it succeeds."""
         headers = [] if credential.header is None else [("Authorization", credential.header)]
         sent = ASSET if path == "/assets/{name}" else path.replace("{id}", str(USER)).replace("{n}", "3")
         if method != "POST":
@@ -163,7 +163,7 @@ class Board:
         return answer
 
     def check(self) -> None:
-        """Nothing was done but by those who may."""
+        """Fails if anything else was written."""
         assert {row[0] for row in sql(self.settings, "SELECT user_name FROM users")} == self.names
         assert sql(self.settings, "SELECT total_score FROM users WHERE user_id = $1", USER)[0][0] == self.score
 
@@ -174,23 +174,23 @@ def board(module_settings: Settings, start: Callable[..., Caller]) -> Board:
     return Board(module_settings, start, {"this", "another"})
 
 
-def test_each_route_has_its_needs_written_down_here() -> None:
-    assert set(NEEDS) == {(call.method, call.path) for call in CALLS}
-    for call in CALLS:
-        needs = NEEDS[call.method, call.path]
-        assert (call.needs or "nothing") == ("write" if needs == "own score" else needs)
-        assert call.own == (needs == "own score")
-        assert call.limited == (call.path not in UNLIMITED)
-        # The document says so as well.
-        assert {"unauthorized", "forbidden"} & set(call.problems) == (
+def test_this_table_has_every_route() -> None:
+    assert set(NEEDS) == {(route.method, route.path) for route in ROUTES}
+    for route in ROUTES:
+        needs = NEEDS[route.method, route.path]
+        assert (route.needs or "nothing") == ("write" if needs == "own score" else needs)
+        assert route.own_user_only == (needs == "own score")
+        assert route.limited == (route.path not in UNLIMITED)
+        # The document agrees.
+        assert {"unauthorized", "forbidden"} & set(route.problems) == (
             set() if needs == "nothing" else {"unauthorized", "forbidden"}
         )
-        assert ("rate_limited" in call.problems) == call.limited
+        assert ("rate_limited" in route.problems) == route.limited
 
 
 @pytest.mark.parametrize(
     ("reads", "user_writes", "guarded"),
-    # Without keys, reads that need one are refused at the start.
+    # Without keys, READS=key is an error at the start.
     [*product(("open", "key"), ("off", "on"), (True,)), *product(("open",), ("off", "on"), (False,))],
 )
 def test_every_route_with_every_credential(board: Board, reads: str, user_writes: str, guarded: bool) -> None:
@@ -205,24 +205,24 @@ def test_every_route_with_every_credential(board: Board, reads: str, user_writes
     caller = board.start(**settings)
     wrong = []
     asked = 0
-    for (name, credential), call in product(credentials().items(), CALLS):
-        for method in ("GET", "HEAD") if call.method == "GET" else (call.method,):
-            answer = board.call(caller, method, call.path, credential)
+    for (name, credential), route in product(credentials().items(), ROUTES):
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            answer = board.call(caller, method, route.path, credential)
             code = expected(
-                NEEDS[call.method, call.path], credential, reads=reads, user_writes=user_writes, guarded=guarded
+                NEEDS[route.method, route.path], credential, reads=reads, user_writes=user_writes, guarded=guarded
             )
-            status = {"": call.status, "unauthorized": 401, "forbidden": 403}[code]
+            status = {"": route.status, "unauthorized": 401, "forbidden": 403}[code]
             if answer.status != status or (method != "HEAD" and answer.code != code):
-                wrong.append((name, method, call.path, answer.status, answer.code, code))
+                wrong.append((name, method, route.path, answer.status, answer.code, code))
             asked += 1
     assert not wrong
-    assert asked == len(credentials()) * (len(CALLS) + sum(call.method == "GET" for call in CALLS))
+    assert asked == len(credentials()) * (len(ROUTES) + sum(route.method == "GET" for route in ROUTES))
     board.check()
     check_document(caller, reads=reads, user_writes=user_writes, guarded=guarded)
 
 
 def check_document(caller: Caller, *, reads: str, user_writes: str, guarded: bool) -> None:
-    """What OpenAPI says of each call agrees with what is done."""
+    """Fails unless the OpenAPI document describes each route like this."""
     assert set(caller.contract.document["components"]["securitySchemes"]) == {"key", "token"}
     for (method, path), needs in NEEDS.items():
         if path == "/assets/{name}":
@@ -238,10 +238,10 @@ def check_document(caller: Caller, *, reads: str, user_writes: str, guarded: boo
         assert security == ([{}, *ways] if open_to_all else ways)
 
 
-def test_without_keys_a_token_alone_guards_too(board: Board) -> None:
+def test_tokens_without_keys_protect_writes(board: Board) -> None:
     caller = board.start(jwt_algorithms="RS256", jwt_key=SecretStr(PUBLIC), allow_user_writes="on")
     for name, found in credentials().items():
-        credential = found if found.user else nobody(found.header)
+        credential = found if found.user else unknown(found.header)
         for method, path in (("POST", "/users"), ("POST", "/users/{id}/score"), ("GET", "/metrics")):
             answer = board.call(caller, method, path, credential)
             code = expected(NEEDS[method, path], credential, reads="open", user_writes="on", guarded=True)
@@ -249,29 +249,29 @@ def test_without_keys_a_token_alone_guards_too(board: Board) -> None:
     board.check()
 
 
-def test_two_credentials_are_none(board: Board) -> None:
+def test_a_request_with_two_credentials_is_unauthorized(board: Board) -> None:
     caller = board.start(api_keys=SecretStr(KEYS))
     both = [("Authorization", f"Bearer {BARE}"), ("Authorization", f"Bearer {ALL}")]
     assert caller.send("POST", "/users", b'{"username": "x"}', both).status == 401
 
 
-def test_a_refusal_comes_before_the_body_is_looked_at(board: Board) -> None:
+def test_access_is_checked_before_the_body_is_parsed(board: Board) -> None:
     caller = board.start(api_keys=SecretStr(KEYS))
     for body in (b"{", b"", b'{"username": 5}', b"x" * 16_000):
         assert caller.send("POST", "/users", body).code == "unauthorized"
         reader = [("Authorization", f"Bearer {READER}")]
         assert caller.send("POST", "/users", body, reader).code == "forbidden"
-    # One whose length says already that it is too large is not read.
+    # A body that is declared too large is not read.
     assert caller.api.client.post("/users", content=b"x" * 20_000).status_code == 401
 
 
-def test_a_refusal_does_not_overtake_the_body(board: Board) -> None:
+def test_the_body_is_read_before_access_is_denied(board: Board) -> None:
     caller = board.start(api_keys=SecretStr(KEYS))
     head = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\n"
     with socket.create_connection(("127.0.0.1", caller.api.settings.port), timeout=30) as connection:
         for _ in range(2):
             connection.sendall(head + b"12")
-            # The next answer is another request's: whatever would have overtaken it has been sent by then.
+            # This is answered by another request, after which an early response to the first would have arrived.
             assert caller.get("/livez").status == 200
             assert select.select([connection], [], [], 0.2)[0] == []
             connection.sendall(b"34")
@@ -281,7 +281,7 @@ def test_a_refusal_does_not_overtake_the_body(board: Board) -> None:
             response.read()
 
 
-def test_with_keys_for_reads_the_page_of_the_board_is_not_shown(board: Board) -> None:
+def test_the_home_page_is_not_shown_where_reads_need_a_key(board: Board) -> None:
     browser = {"Accept": "text/html"}
     caller = board.start(api_keys=SecretStr(KEYS), reads="key")
     for headers in (browser, browser | {"Authorization": f"Bearer {READER}"}):
@@ -300,7 +300,7 @@ def bearer(value: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {value}"}
 
 
-def test_too_many_from_one_address_are_refused_and_told_when(serve: Serve) -> None:
+def test_requests_above_the_limit_of_an_address_get_retry_after(serve: Serve) -> None:
     api = serve(rate_limit_per_address="3/hour")
     assert [api.client.get("/users/1").status_code for _ in range(4)] == [404, 404, 404, 429]
     refused = api.client.get("/leaderboard/top/3")
@@ -310,34 +310,34 @@ def test_too_many_from_one_address_are_refused_and_told_when(serve: Serve) -> No
         assert {api.client.get(path).status_code for _ in range(20)} == {200}
 
 
-def test_when_the_window_has_passed_a_call_is_answered_again(serve: Serve) -> None:
+def test_requests_are_allowed_again_after_the_window(serve: Serve) -> None:
     api = serve(rate_limit_per_address="1/second")
     for _ in range(2):
         eventually(lambda: api.client.get("/users/1").status_code == 404)
 
 
-def test_every_call_but_two_is_limited(serve: Serve) -> None:
+def test_all_routes_but_health_checks_are_rate_limited(serve: Serve) -> None:
     api = serve(rate_limit_per_address="1/hour")
     assert api.client.get("/users/1").status_code == 404
-    for call in CALLS:
-        path = call.path.replace("{id}", "1").replace("{n}", "3")
-        answer = api.client.request(call.method, path)
-        assert (answer.status_code == 429) == (call.path not in UNLIMITED), call.path
+    for route in ROUTES:
+        path = route.path.replace("{id}", "1").replace("{n}", "3")
+        answer = api.client.request(route.method, path)
+        assert (answer.status_code == 429) == (route.path not in UNLIMITED), route.path
         if answer.status_code == 429:
             assert 3000 < int(answer.headers["retry-after"]) <= 3600
 
 
-def test_a_key_counts_for_itself_wherever_it_comes_from(serve: Serve) -> None:
+def test_each_key_has_its_own_limit(serve: Serve) -> None:
     api = serve(api_keys=SecretStr(KEYS), rate_limit_per_key="2/hour", rate_limit_per_address="1/hour")
     assert api.client.get("/users/1").status_code == 404
     assert api.client.get("/users/1").status_code == 429
     for value in (BARE, ALL):
         assert [api.client.get("/users/1", headers=bearer(value)).status_code for _ in range(3)] == [404, 404, 429]
-    # What a key may not do counts as well.
+    # Denied requests of a key count too.
     assert [api.client.get("/metrics", headers=bearer(READER)).status_code for _ in range(3)] == [403, 403, 429]
 
 
-def test_a_credential_that_is_not_known_counts_for_its_address(serve: Serve) -> None:
+def test_an_unknown_credential_counts_for_its_address(serve: Serve) -> None:
     api = serve(
         api_keys=SecretStr(KEYS),
         jwt_algorithms="RS256",
@@ -349,28 +349,30 @@ def test_a_credential_that_is_not_known_counts_for_its_address(serve: Serve) -> 
         return api.client.post("/users", json={"username": "ada"}, headers=bearer(value)).status_code
 
     assert [create(f"guess-{number}") for number in range(4)] == [401, 401, 429, 429]
-    assert api.client.get("/users/1", headers=bearer(token())).status_code == 429, "a user counts for its address"
+    assert api.client.get("/users/1", headers=bearer(token())).status_code == 429, (
+        "a token is counted for its address first"
+    )
     assert create(BARE) == 201
 
 
-def test_each_user_counts_for_itself(serve: Serve) -> None:
+def test_each_user_has_its_own_limit(serve: Serve) -> None:
     api = serve(
         jwt_algorithms="RS256", jwt_key=SecretStr(PUBLIC), rate_limit_per_key="2/hour", api_keys=SecretStr(KEYS)
     )
     for user in ("1", "2"):
         found = [api.client.get("/users/9", headers=bearer(token(sub=user))).status_code for _ in range(3)]
         assert found == [404, 404, 429]
-    # Another token of the same user is the same user.
+    # Another token of the same user counts for that user.
     assert api.client.get("/users/9", headers=bearer(token(nonce=1))).status_code == 429
 
 
-def test_behind_a_trusted_proxy_the_address_is_the_clients(serve: Serve) -> None:
+def test_behind_a_trusted_proxy_the_clients_address_counts(serve: Serve) -> None:
     def ask(api: ApiProcess, forwarded: str) -> int:
         return api.client.get("/users/1", headers={"X-Forwarded-For": forwarded}).status_code
 
     api = serve(rate_limit_per_address="1/hour", trusted_proxies="127.0.0.0/8")
     assert [ask(api, f"198.51.100.{number}") for number in (1, 2, 1)] == [404, 404, 429]
     assert [ask(api, f"2001:db8::{number}") for number in (1, 2)] == [404, 429], "one /64"
-    assert ask(api, "203.0.113.1, 198.51.100.1") == 429, "what the client says itself is not believed"
+    assert ask(api, "203.0.113.1, 198.51.100.1") == 429, "the client's own entry is ignored"
     api = serve(rate_limit_per_address="1/hour")
     assert [ask(api, f"198.51.100.{number}") for number in (1, 2)] == [404, 429]

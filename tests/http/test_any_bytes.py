@@ -1,4 +1,4 @@
-"""Any bytes at all, sent to a process as if they were HTTP: it answers or hangs up, never with 5xx, and lives."""
+"""Arbitrary bytes as requests: the process answers or closes the connection, never with 5xx, and keeps running."""
 
 import re
 
@@ -59,7 +59,7 @@ NOISE = st.sampled_from([b"", b"\r", b"\n", b"\r\n", b" ", b"\t", b"\0", b":", b
 
 @st.composite
 def nearly_http(draw: st.DrawFn) -> bytes:
-    """Requests, whole and right but for a few bytes that are changed, doubled or missing."""
+    """Returns valid requests with a few bytes changed, doubled or missing."""
     sent = b""
     for _ in range(draw(st.integers(1, 3))):
         fields = draw(st.lists(FIELDS, max_size=4, unique=True))
@@ -86,6 +86,6 @@ def test_any_bytes_as_requests(caller: Caller, sent: bytes) -> None:
     assert answer.body == b'{"status":"alive"}'
 
 
-def test_what_chance_has_written_is_valid(ledger: Ledger, module_settings: Settings) -> None:
+def test_all_rows_written_are_valid(ledger: Ledger, module_settings: Settings) -> None:
     assert ledger.rows.items() <= valid_rows(module_settings).items()
     ledger.check_process()

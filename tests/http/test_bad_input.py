@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leaderboard.config import Settings
-from leaderboard.http.wire import MAX_BODY
+from leaderboard.http.requests import MAX_BODY_BYTES
 from leaderboard.model import INT32_MAX, INT32_MIN
 from leaderboard.rules import check_score, clean_image_url, clean_username
 from tests.http.contract import Answer, Caller, documented_calls
@@ -52,7 +52,7 @@ def test_a_body_that_is_not_json(ledger: Ledger, body: bytes) -> None:
 
 @pytest.mark.parametrize("body", TOO_DEEP, ids=short)
 def test_nested_too_deep(ledger: Ledger, body: bytes) -> None:
-    assert len(body) <= MAX_BODY
+    assert len(body) <= MAX_BODY_BYTES
     refused(ledger.create(body), "malformed_json")
     refused(ledger.set(body), "malformed_json")
 
@@ -319,7 +319,7 @@ def test_any_json_value_as_body(ledger: Ledger, value: object) -> None:
 
 
 @MANY
-@given(st.binary(max_size=200) | BROKEN | st.integers(MAX_BODY - 1, MAX_BODY + 2).map(bytes))
+@given(st.binary(max_size=200) | BROKEN | st.integers(MAX_BODY_BYTES - 1, MAX_BODY_BYTES + 2).map(bytes))
 def test_any_bytes_as_body(ledger: Ledger, body: bytes) -> None:
     check_write(ledger, body)
 

@@ -1,6 +1,6 @@
-"""What binds a browser is on every answer of every route: `check_browser_is_bound`, which `Caller` does to each.
+"""The headers that restrict a browser are on every response: `Caller` checks each one for them.
 
-The answers are made from the route table, so a new route is looked at as soon as it is there.
+The requests are made from the route table, so a new route is checked too.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr
 
 from leaderboard.http import problems
-from leaderboard.http.call import Call
-from leaderboard.http.routes import CALLS
+from leaderboard.http.route import Route
+from leaderboard.http.routes import ROUTES
 from tests.http.contract import Answer, Caller, check_browser_is_bound
 from tests.system import free_port
 
@@ -21,38 +21,38 @@ FOR_EVER = {"public", "max-age=31536000", "immutable"}
 KEY = "a-key-of-more-than-16-characters"
 
 
-def path_of(caller: Caller, call: Call, number: str) -> str:
-    path = call.path.replace("{id}", number).replace("{n}", number)
+def path_of(caller: Caller, route: Route, number: str) -> str:
+    path = route.path.replace("{id}", number).replace("{n}", number)
     if "{name}" not in path:
         return path
     page = caller.send("GET", "/docs", headers=PAGE).body.decode()
     return page.partition('href="')[2].partition('"')[0] if number == "1" else path.replace("{name}", number)
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.method} {call.path}")
-def test_every_route_in_every_way(caller: Caller, call: Call) -> None:
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_with_every_method_and_body(caller: Caller, route: Route) -> None:
     assert caller.post("/users", {"username": "the one with the id 1"}).status in (201, 409)
     seen: set[int] = set()
     for number in ("1", "0", "2147483647"):
-        path = path_of(caller, call, number)
+        path = path_of(caller, route, number)
         for method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS"):
             for body in (None, b"", b"{}", b'{"username":"ada","score":1}', b'{"score":1}', b" " * 20_000):
-                # Sending it is looking at it.
+                # `send` checks the response.
                 answer = caller.send(method, path, body, PAGE)
                 seen.add(answer.status)
                 kept = set(answer.headers["cache-control"].split(", "))
-                is_asset = answer.status == 200 and "{name}" in call.path
+                is_asset = answer.status == 200 and "{name}" in route.path
                 assert kept == (FOR_EVER if is_asset else NO_STORE), answer
-    assert {call.status, 405} <= seen
-    assert call.method != "POST" or {400, 413, 422} <= seen
+    assert {route.status, 405} <= seen
+    assert route.method != "POST" or {400, 413, 422} <= seen
 
 
-def test_what_is_no_route(caller: Caller) -> None:
+def test_paths_without_a_route(caller: Caller) -> None:
     for method in ("GET", "HEAD", "POST"):
         assert caller.send(method, "/nothing/here").status == 404
 
 
-def test_what_is_refused_for_other_reasons(start: Callable[..., Caller]) -> None:
+def test_responses_without_stores_or_access(start: Callable[..., Caller]) -> None:
     keyed = ("Authorization", f"Bearer {KEY}")
     alone = start(db_port=free_port(), wait_for="unavailable", api_keys=SecretStr(KEY))
     assert alone.get("/users/1").status == 503
@@ -61,8 +61,8 @@ def test_what_is_refused_for_other_reasons(start: Callable[..., Caller]) -> None
     assert alone.send("POST", "/users", b"{}", [("Content-Type", "text/plain"), keyed]).status == 415
 
 
-def test_even_a_bug_is_told_with_them() -> None:
-    status, headers, body = problems.render(Exception("a bug"))
-    assert status == 500
-    names = {name.decode(): value.decode() for name, value in headers}
-    check_browser_is_bound(Answer(status, {**names, "server": "granian"}, body))
+def test_the_response_to_an_unexpected_error() -> None:
+    response = problems.response(Exception("a bug"))
+    assert response.status == 500
+    headers = {name.decode(): value.decode() for name, value in response.headers}
+    check_browser_is_bound(Answer(response.status, {**headers, "server": "granian"}, response.body))

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from leaderboard.config import Settings
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from leaderboard.model import INT32_MAX, INT32_MIN
 from tests.http.board import USER, flat, true_board
 from tests.http.contract import CODES, JSON, KEYWORDS, PROBLEM, Answer, Caller, documented_calls
@@ -500,10 +500,10 @@ def schemas(node: Any, where: str = "") -> Iterator[dict[str, Any]]:
 
 
 def test_the_document_tells_every_status_of_each_call(caller: Caller) -> None:
-    for call in CALLS:
-        if call.documented:
-            responses = caller.contract.document["paths"][call.path][call.method.lower()]["responses"]
-            expected = {call.status, *call.also, *(CODES[code].status for code in call.problems)}
+    for route in ROUTES:
+        if route.documented:
+            responses = caller.contract.document["paths"][route.path][route.method.lower()]["responses"]
+            expected = {route.status, *route.other_responses, *(CODES[code].status for code in route.problems)}
             assert {int(status) for status in responses} == expected
 
 

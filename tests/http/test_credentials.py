@@ -20,7 +20,7 @@ FIRST, SECOND, THIRD = (f"{word}-and-long-enough" for word in ("first", "second"
 HASHED = "sha256:" + hashlib.sha256(THIRD.encode()).hexdigest()
 
 
-def test_entries_are_plain_or_hashed_and_named_or_not() -> None:
+def test_entries_may_be_hashed_and_named() -> None:
     keys = parse_keys(f" {FIRST},game:read+write:{SECOND}\n ops_1:admin:{HASHED},, ")
     assert [(key.name, sorted(key.scopes)) for key in keys] == [
         (f"sha256 {hashlib.sha256(FIRST.encode()).hexdigest()[:8]}", ["read", "write"]),
@@ -88,11 +88,11 @@ KEYS = {
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
-def test_a_good_token_names_its_user_for_each_algorithm(algorithm: str) -> None:
+def test_a_valid_token_names_its_user_with_each_algorithm(algorithm: str) -> None:
     private, public = KEYS[algorithm]
     tokens = UserTokens([algorithm], public)
     assert tokens.user_id(jwt.encode(claims(), private, algorithm).encode()) == "7"
-    # On one line, as an environment file may have it.
+    # On one line, as in an environment file.
     assert (
         UserTokens([algorithm], public.replace("\n", "\\n")).user_id(
             jwt.encode(claims(sub="2147483647"), private, algorithm).encode()
@@ -142,7 +142,7 @@ def test_bad_tokens_are_rejected(changes: dict[str, Any]) -> None:
     )
 
 
-def test_clocks_may_differ_a_little() -> None:
+def test_small_clock_differences_are_tolerated() -> None:
     tokens = UserTokens(["HS256"], SECRET)
     now = int(time.time())
     late = claims(exp=now - LEEWAY_S + 5)

@@ -1,7 +1,7 @@
-"""What is wrong with a request around its body, byte for byte: framing, request lines, headers.
+"""Invalid requests at the level of bytes: framing, request lines, headers.
 
-Granian reads HTTP for us. What matters is held here: where one request ends and the next begins is never in doubt,
-so that nothing can be smuggled past a proxy that reads otherwise.
+Granian parses HTTP. These tests check that the end of a request is never ambiguous, so that no request can be
+smuggled past a proxy that parses differently.
 """
 
 import socket
@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from leaderboard.config import Settings
-from leaderboard.http.wire import MAX_BODY
+from leaderboard.http.requests import MAX_BODY_BYTES
 from tests.http.contract import Answer, check_problem, conversation, exchange, talk
 from tests.http.ledger import Ledger, refused, short
 
@@ -28,7 +28,7 @@ def chunks(*parts: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (*parts, b""))
 
 
-# Bodies and what is said of their length
+# Bodies and their declared length
 
 
 def test_a_body_in_chunks(ledger: Ledger) -> None:
@@ -43,12 +43,12 @@ def test_a_body_in_chunks(ledger: Ledger) -> None:
     refused(send(), "malformed_json")
     refused(send(*[b" " * 1024] * 16), "malformed_json")
     refused(send(*[b" " * 1024] * 16, b" "), "body_too_large")
-    refused(send(b" " * MAX_BODY, body), "body_too_large")
-    assert send(body.replace(b"in", b"16 KiB of").ljust(MAX_BODY)).status == 201
+    refused(send(b" " * MAX_BODY_BYTES, body), "body_too_large")
+    assert send(body.replace(b"in", b"16 KiB of").ljust(MAX_BODY_BYTES)).status == 201
 
 
-@pytest.mark.parametrize("size", [MAX_BODY + 1, 10**9, 10**18])
-def test_a_body_that_says_it_is_too_large_is_not_waited_for(ledger: Ledger, size: int) -> None:
+@pytest.mark.parametrize("size", [MAX_BODY_BYTES + 1, 10**9, 10**18])
+def test_a_body_declared_too_large_is_refused_at_once(ledger: Ledger, size: int) -> None:
     for headers in ([], ["Expect: 100-continue"]):
         answer = exchange(ledger.caller.api, request(IS_JSON, f"Content-Length: {size}", *headers))
         assert answer is not None
@@ -76,7 +76,7 @@ def test_a_body_that_says_it_is_too_large_is_not_waited_for(ledger: Ledger, size
     ],
     ids=short,
 )
-def test_headers_that_do_not_fit_the_body(ledger: Ledger, headers: list[str], body: bytes, code: str) -> None:
+def test_headers_that_contradict_the_body(ledger: Ledger, headers: list[str], body: bytes, code: str) -> None:
     cut_short = code == "client_gone"
     answer = exchange(ledger.caller.api, request(*headers, body=body), more_to_come=not cut_short)
     assert answer is not None
@@ -133,9 +133,9 @@ def test_headers_that_do_not_fit_the_body(ledger: Ledger, headers: list[str], bo
     ],
     ids=short,
 )
-def test_what_is_not_http_is_refused_by_the_server(ledger: Ledger, sent: bytes) -> None:
+def test_malformed_http_is_refused_by_the_server(ledger: Ledger, sent: bytes) -> None:
     answer = exchange(ledger.caller.api, sent, more_to_come=False)
-    # It may hang up on us while we are still sending.
+    # The server may close the connection while the request is still being sent.
     if answer is not None:
         assert answer.status in {400, 414, 431}
         assert answer.body == b""
@@ -149,7 +149,7 @@ HIDDEN = request(IS_JSON, "Content-Length: 23", "Connection: close", body=WELL_F
 LENGTH = f"Content-Length: {len(HIDDEN) + 5}"
 
 
-def test_a_request_cannot_be_smuggled_behind_another(ledger: Ledger) -> None:
+def test_a_request_cannot_be_smuggled_in_a_body(ledger: Ledger) -> None:
     second = request(IS_JSON, "Content-Length: 23", body=WELL_FORMED)
     both = request(IS_JSON, CHUNKED, "Content-Length: 4", body=b"0\r\n\r\n" + second)
     answer = exchange(ledger.caller.api, both)
@@ -157,7 +157,7 @@ def test_a_request_cannot_be_smuggled_behind_another(ledger: Ledger) -> None:
     refused(answer, "malformed_json")
     assert answer.headers["connection"] == "close"
     # A refused body is not read as the next request.
-    large = b" " * MAX_BODY + second
+    large = b" " * MAX_BODY_BYTES + second
     answer = exchange(ledger.caller.api, request(IS_JSON, f"Content-Length: {len(large)}", body=large))
     assert answer is None or answer.code == "body_too_large"
 
@@ -197,7 +197,7 @@ def test_a_request_cannot_be_smuggled_behind_another(ledger: Ledger) -> None:
     ],
     ids=short,
 )
-def test_a_request_that_may_end_in_two_places_is_the_last(ledger: Ledger, headers: list[str]) -> None:
+def test_ambiguous_framing_closes_the_connection(ledger: Ledger, headers: list[str]) -> None:
     sent = request(IS_JSON, *headers, body=b"0\r\n\r\n" + HIDDEN)
     answers = conversation(ledger.caller.api, sent)
     assert len(answers) == 1, answers
@@ -215,7 +215,7 @@ def test_a_request_that_may_end_in_two_places_is_the_last(ledger: Ledger, header
     ],
     ids=short,
 )
-def test_a_chunk_that_is_none_is_the_last(ledger: Ledger, chunk: bytes) -> None:
+def test_an_invalid_chunk_closes_the_connection(ledger: Ledger, chunk: bytes) -> None:
     answers = conversation(ledger.caller.api, request(IS_JSON, CHUNKED, body=chunk + HIDDEN))
     assert [answer.code for answer in answers] == ["client_gone"], answers
 
@@ -225,7 +225,7 @@ def test_a_chunk_that_is_none_is_the_last(ledger: Ledger, chunk: bytes) -> None:
     [
         ([CHUNKED], b"0\r\n\r\n"),
         (["Transfer-Encoding:\tChunked \t"], b"0\r\n\r\n"),
-        # One coding named twice: still its last chunk is the end.
+        # One coding named twice: the last chunk still ends the body.
         (["Transfer-Encoding: chunked, chunked"], b"0\r\n\r\n"),
         ([CHUNKED], b'000;ext="a\r\n\r\n'),
         ([CHUNKED], b"0 \r\n\r\n"),
@@ -246,14 +246,14 @@ def test_a_request_ends_where_it_says(ledger: Ledger, method: str, headers: list
     assert second.body == b'{"status":"alive"}'
 
 
-def test_requests_that_come_at_once_are_answered_in_order(ledger: Ledger) -> None:
+def test_pipelined_requests_are_answered_in_order(ledger: Ledger) -> None:
     wanted = [f"/leaderboard/top/{n}" for n in (1, 0, 3)] * 20
     sent = "".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n" for path in wanted).encode()
     answers = conversation(ledger.caller.api, sent + LAST)
     assert [answer.status for answer in answers] == [200, 422, 200] * 20 + [200]
 
 
-def test_a_body_is_asked_for_before_it_is_sent(ledger: Ledger) -> None:
+def test_expect_100_continue_is_answered(ledger: Ledger) -> None:
     body = b'{"username":"asked for"}'
     headers = [IS_JSON, f"Content-Length: {len(body)}", "Expect: 100-continue", "Connection: close"]
     with socket.create_connection(("127.0.0.1", ledger.caller.api.settings.port), timeout=30) as connection:
@@ -263,9 +263,9 @@ def test_a_body_is_asked_for_before_it_is_sent(ledger: Ledger) -> None:
     assert ledger.note(answer).status == 201
 
 
-def test_no_other_version_of_http_is_spoken(ledger: Ledger) -> None:
+def test_other_versions_of_http_are_refused(ledger: Ledger) -> None:
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-    assert talk(ledger.caller.api, preface) == b"", "it hangs up"
+    assert talk(ledger.caller.api, preface) == b"", "the connection is closed"
     upgrade = "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"
     assert b"101 Switching" not in talk(ledger.caller.api, request(*upgrade) + LAST)
 
@@ -324,13 +324,13 @@ TWO_HOSTS = (
     "line", [b"GET /livez", b"POST /users", b"DELETE /users/1", b"GET /nowhere", b"OPTIONS *"]
 )
 @pytest.mark.parametrize("host", [b"", *(b"Host: " + host + b"\r\n" for host in NO_HOSTS), *TWO_HOSTS], ids=short)
-def test_a_request_names_one_host(ledger: Ledger, line: bytes, host: bytes) -> None:
+def test_a_request_must_have_exactly_one_host(ledger: Ledger, line: bytes, host: bytes) -> None:
     head = line + b" HTTP/1.1\r\n" + host + IS_JSON.encode() + b"\r\n"
     sent = head + b"Content-Length: %d\r\n\r\n" % len(WELL_FORMED) + WELL_FORMED
     first, second = conversation(ledger.caller.api, sent + LAST)
     refused(first, "invalid_host")
     check_problem(first)
-    # It is a request all the same, and ends where it says.
+    # The request is still framed correctly.
     assert second.body == b'{"status":"alive"}'
 
 
@@ -343,13 +343,13 @@ def test_the_target_of_a_request_does_not_decide_between_two_hosts(ledger: Ledge
 
 
 @pytest.mark.parametrize("host", [b"", b"Host:\r\n", b"Host: x\r\n"], ids=short)
-def test_before_http_11_there_was_no_host(ledger: Ledger, host: bytes) -> None:
+def test_http_10_needs_no_host(ledger: Ledger, host: bytes) -> None:
     answer = exchange(ledger.caller.api, b"GET /livez HTTP/1.0\r\n" + host + b"\r\n")
     assert answer is not None
     assert (answer.status, answer.body) == (200, b'{"status":"alive"}')
 
 
-# Odd, and all the same HTTP
+# Unusual but valid HTTP
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_before_http_11_there_was_no_host(ledger: Ledger, host: bytes) -> None:
         b"GET /livez HTTP/1.1\nHost: x\n\n",
         b"\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET http://elsewhere.example/livez HTTP/1.1\r\nHost: x\r\n\r\n",
-        # The host in the target counts, and the server hands it on as the header.
+        # The host in the target counts; the server passes it on as the header.
         b"GET http://elsewhere.example/livez HTTP/1.1\r\n\r\n",
         b"GET https://u:password@elsewhere:99/livez?x#y HTTP/1.1\r\nHost: x\r\n\r\n",  # pragma: allowlist secret
         b"GET /%6civez HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -376,7 +376,7 @@ def test_before_http_11_there_was_no_host(ledger: Ledger, host: bytes) -> None:
     ],
     ids=short,
 )
-def test_odd_but_http(ledger: Ledger, sent: bytes) -> None:
+def test_unusual_but_valid_http_is_accepted(ledger: Ledger, sent: bytes) -> None:
     answer = exchange(ledger.caller.api, sent)
     assert answer is not None
     assert (answer.status, answer.body) == (200, b'{"status":"alive"}')
@@ -395,9 +395,9 @@ def test_odd_but_http(ledger: Ledger, sent: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"CONNECT", b"M-SEARCH", b"!#$%&'*+-.^_`|~", b"A" * 5000])
-def test_a_target_that_is_no_path_of_ours(ledger: Ledger, method: bytes, target: bytes) -> None:
+def test_a_target_that_is_not_a_path(ledger: Ledger, method: bytes, target: bytes) -> None:
     answers = conversation(ledger.caller.api, method + b" " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n" + LAST)
-    # CONNECT is for authorities: without one it is no HTTP.
+    # CONNECT needs an authority: without one it is invalid.
     assert [(answer.status, answer.code) for answer in answers] in (
         [(404, "not_found"), (200, "")],
         [(400, "")],
@@ -406,7 +406,7 @@ def test_a_target_that_is_no_path_of_ours(ledger: Ledger, method: bytes, target:
 
 
 @pytest.mark.parametrize("method", [b"OPTIONS", b"CONNECT", b"M-SEARCH", b"!#$%&'*+-.^_`|~", b"A" * 5000, b"get"])
-def test_a_method_that_no_call_has(ledger: Ledger, method: bytes) -> None:
+def test_an_unknown_method_is_refused(ledger: Ledger, method: bytes) -> None:
     answers = conversation(ledger.caller.api, method + b" /livez HTTP/1.1\r\nHost: x\r\n\r\n" + LAST)
     assert [answer.code for answer in answers] == ["method_not_allowed", ""]
     assert set(answers[0].headers["allow"].split(", ")) == {"GET", "HEAD"}
@@ -424,12 +424,12 @@ def test_an_encoded_line_break_ends_no_header(ledger: Ledger) -> None:
         assert "set-cookie" not in answer.headers
 
 
-# Laws of all of the above
+# After all of the above
 
 
-def test_nothing_is_hidden_in_another_request(ledger: Ledger, module_settings: Settings) -> None:
+def test_no_smuggled_write_was_done(ledger: Ledger, module_settings: Settings) -> None:
     ledger.check_rows(module_settings)
 
 
-def test_nothing_went_wrong_on_our_side(ledger: Ledger) -> None:
+def test_there_was_no_server_error(ledger: Ledger) -> None:
     ledger.check_process()

@@ -1,4 +1,4 @@
-"""Which host is asked, and by which site's page: what a browser can be made to do by a page of somebody else's."""
+"""The headers Host and Origin: what a page of another site can make a browser do."""
 
 import http.client
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from tests.http.contract import Answer, Caller, check_problem, exchange
 from tests.system import dev, sql
 
@@ -23,7 +23,7 @@ _numbers = count(1)
 def send(
     caller: Caller, line: str, body: str = "", headers: Iterable[str] = (), host: str | None = "localhost"
 ) -> Answer:
-    """Send exactly these headers and a Host, unless it is None."""
+    """Sends exactly these headers, and a Host unless it is None."""
     lines = [f"{line} HTTP/1.{0 if host is None else 1}", *([] if host is None else [f"Host: {host}"]), *headers]
     lines += [*JSON_HEADERS, f"Content-Length: {len(body)}", "", body]
     answer = exchange(caller.api, "\r\n".join(lines).encode("latin-1"))
@@ -36,7 +36,7 @@ def send(
 def writes(
     caller: Caller, *origins: str, host: str | None = "localhost", headers: Iterable[str] = ()
 ) -> set[tuple[int, str]]:
-    """What both calls that write answer: statuses and codes."""
+    """Returns the statuses and codes of both routes that write."""
     sent = [*(f"Origin: {origin}" for origin in origins), *headers]
     number = next(_numbers)
     answers = (
@@ -68,7 +68,7 @@ def open_board(module_settings: Settings, caller: Caller) -> Caller:
         ("127.0.0.1:3000", "http://127.0.0.1:3000"),
         ("[::1]:3000", "http://[::1]:3000"),
         ("[::1]", "http://[::1]"),
-        # TLS is ended before us, and some proxies add the port.
+        # A proxy terminates TLS, and some proxies add the port.
         ("board.example", "https://board.example"),
         ("board.example:443", "https://board.example"),
         ("board.example", "https://board.example:443"),
@@ -76,11 +76,11 @@ def open_board(module_settings: Settings, caller: Caller) -> Caller:
         ("board.example:8443", "https://board.example:8443"),
     ],
 )
-def test_without_keys_our_own_page_may_write(open_board: Caller, host: str, origin: str) -> None:
+def test_without_keys_the_own_page_may_write(open_board: Caller, host: str, origin: str) -> None:
     assert writes(open_board, origin, host=host) == DONE
 
 
-def test_without_keys_a_client_that_is_no_browser_may_write(open_board: Caller) -> None:
+def test_without_keys_a_client_without_origin_may_write(open_board: Caller) -> None:
     assert writes(open_board) == DONE
     assert writes(open_board, host=None) == DONE, "HTTP/1.0"
 
@@ -127,7 +127,7 @@ def test_without_keys_the_page_of_another_site_may_not_write(
     assert sql(module_settings, "SELECT * FROM users ORDER BY user_id") == before
 
 
-def test_two_origins_are_another_sites(open_board: Caller) -> None:
+def test_two_origins_are_refused(open_board: Caller) -> None:
     assert writes(open_board, "http://localhost", "https://evil.example") == REFUSED
     assert writes(open_board, "http://localhost", "http://localhost") == REFUSED
 
@@ -141,17 +141,17 @@ def test_two_origins_are_another_sites(open_board: Caller) -> None:
         "X-Original-Host: e",
     ],
 )
-def test_no_other_header_says_which_host_is_asked(open_board: Caller, header: str) -> None:
+def test_no_other_header_replaces_host(open_board: Caller, header: str) -> None:
     assert writes(open_board, "https://evil.example", headers=[header]) == REFUSED
     assert writes(open_board, "http://localhost", headers=[header]) == DONE
 
 
-def test_reads_are_not_asked_where_they_come_from(open_board: Caller) -> None:
+def test_reads_may_have_any_origin(open_board: Caller) -> None:
     for path in ("/users/1", "/leaderboard/top/3", "/leaderboard", "/", "/metrics", "/livez"):
         assert send(open_board, f"GET {path}", headers=["Origin: https://evil.example"]).status == 200
 
 
-def test_a_refused_write_is_a_request_that_ends_where_it_says(open_board: Caller) -> None:
+def test_the_body_of_a_refused_write_is_read(open_board: Caller) -> None:
     origin = [("Origin", "null")]
     for body in (b"{", b"", b'{"username":5}', b"x" * 16_000):
         assert open_board.send("POST", "/users", body, origin).code == "cross_origin_write"
@@ -166,7 +166,7 @@ def test_a_refused_write_is_a_request_that_ends_where_it_says(open_board: Caller
     ],
     ids=["API_KEYS", "JWT_KEY"],
 )
-def test_with_keys_the_key_decides(
+def test_with_keys_the_origin_does_not_matter(
     start: Callable[..., Caller], open_board: Caller, guard: dict[str, object]
 ) -> None:
     caller = start(**guard)
@@ -176,13 +176,13 @@ def test_with_keys_the_key_decides(
             assert writes(caller, origin, headers=[f"Authorization: Bearer {KEY}"]) == DONE
 
 
-def test_limits_by_address_leave_the_check_in_place(start: Callable[..., Caller], open_board: Caller) -> None:
+def test_rate_limits_do_not_disable_the_origin_check(start: Callable[..., Caller], open_board: Caller) -> None:
     caller = start(rate_limit_per_address="1000/second")
     assert writes(caller, "null") == REFUSED
     assert writes(caller, "http://localhost") == DONE
 
 
-# Hosts that may be asked for
+# Allowed hosts
 
 HOSTS = "Board.Example 127.0.0.1 [::1]"
 MISDIRECTED = (421, "misdirected_request")
@@ -190,14 +190,15 @@ MISDIRECTED = (421, "misdirected_request")
 
 @pytest.fixture(scope="module")
 def named(start: Callable[..., Caller], open_board: Caller) -> Caller:
-    """A process without keys that answers for some hosts only."""
+    """A process without keys that serves some hosts only."""
     return start(allowed_hosts=HOSTS)
 
 
 def paths() -> list[tuple[str, str]]:
-    """Method and path of every row of the route table."""
+    """Returns method and path of every row of the route table."""
     return [
-        (call.method, call.path.replace("{id}", "1").replace("{n}", "3").replace("{name}", "x")) for call in CALLS
+        (route.method, route.path.replace("{id}", "1").replace("{n}", "3").replace("{name}", "x"))
+        for route in ROUTES
     ]
 
 
@@ -208,7 +209,7 @@ def paths() -> list[tuple[str, str]]:
 def test_a_request_for_another_host_is_refused(named: Caller, call: tuple[str, str], host: str | None) -> None:
     answer = send(named, " ".join(call), '{"username":"other"}', host=host)
     if call[1] in {"/livez", "/readyz"}:
-        # A health check has only the address.
+        # A health check uses the address as the host.
         assert answer.status == 200
     else:
         assert (answer.status, answer.code) == MISDIRECTED
@@ -222,14 +223,14 @@ def test_a_request_for_one_of_the_hosts_is_answered(named: Caller, host: str) ->
     assert writes(named, "http://evil.example", host=host) == REFUSED
 
 
-def test_a_page_that_has_taken_our_address_is_refused(named: Caller, open_board: Caller) -> None:
-    """Its origin is the host that it asks: only the name tells."""
+def test_dns_rebinding_is_refused(named: Caller, open_board: Caller) -> None:
+    """The page's origin equals its Host: only the name shows the attack."""
     host, origin = "evil.example:3000", "http://evil.example:3000"
     assert writes(named, origin, host=host) == {MISDIRECTED}
-    assert writes(open_board, origin, host=host) == DONE, "where any host may be asked for"
+    assert writes(open_board, origin, host=host) == DONE, "where all hosts are allowed"
 
 
-def test_the_host_comes_before_the_key(start: Callable[..., Caller], open_board: Caller) -> None:
+def test_the_host_is_checked_before_the_key(start: Callable[..., Caller], open_board: Caller) -> None:
     caller = start(allowed_hosts=HOSTS, api_keys=SecretStr(f"all:read+write+admin:{KEY}"), reads="key")
     key = [f"Authorization: Bearer {KEY}"]
     for headers in ([], key):
@@ -243,7 +244,7 @@ def test_the_host_comes_before_the_key(start: Callable[..., Caller], open_board:
 
 
 def status(port: int, host: str, path: str = "/leaderboard/top/3", address: str = "127.0.0.1") -> int:
-    """What a GET for that host is answered; 0 if there is no answer."""
+    """Returns the status of a GET for that host; 0 if there is no response."""
     connection = http.client.HTTPConnection(address, port, timeout=10)
     try:
         connection.request("GET", path, headers={"Host": host})
@@ -254,7 +255,7 @@ def status(port: int, host: str, path: str = "/leaderboard/top/3", address: str 
         connection.close()
 
 
-def test_dev_answers_on_this_machine_for_this_machine_only(data_dir: Path) -> None:
+def test_dev_serves_this_machine_only(data_dir: Path) -> None:
     with dev(data_dir) as (port, _):
         for host in ("localhost", "127.0.0.1", "[::1]"):
             assert status(port, f"{host}:{port}") == 200
@@ -274,7 +275,7 @@ def test_dev_answers_on_this_machine_for_this_machine_only(data_dir: Path) -> No
     ],
     ids=str,
 )
-def test_dev_answers_for_the_hosts_that_are_chosen(
+def test_dev_serves_the_hosts_that_are_set(
     data_dir: Path, variables: dict[str, str], answered: dict[str, int]
 ) -> None:
     with dev(data_dir, **variables) as (port, _):

@@ -1,4 +1,4 @@
-"""Logs: JSON lines, one a request only at debug, one for each change of state, and never a secret."""
+"""Logs: JSON lines, requests only at debug, one line for each change of state, and no secrets."""
 
 import json
 import time
@@ -20,11 +20,11 @@ Serve = Callable[..., ApiProcess]
 PASSWORD = "correct-horse-battery"  # pragma: allowlist secret
 OPEN = "API_KEYS is empty: anyone who can reach the port can write"
 A_FEW_TURNS_S = 1.5
-"""Several turns of every timer: whatever is said at each of them is then said more than once."""
+"""Several periods of every timer: a line logged in each of them would occur more than once."""
 
 
 class Log:
-    """What the processes started in a test have written, so far."""
+    """What the processes started in a test have logged so far."""
 
     def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
         self._capfd = capfd
@@ -56,7 +56,7 @@ def log(capfd: pytest.CaptureFixture[str]) -> Log:
 
 
 def some_calls(api: ApiProcess) -> None:
-    """Good ones and bad ones."""
+    """Sends valid and invalid requests."""
     assert api.create("ada", 5).status_code == 201
     assert api.set(1, 6).status_code == 200
     assert api.create("ada").status_code == 409
@@ -66,7 +66,7 @@ def some_calls(api: ApiProcess) -> None:
     api.top(3)
 
 
-def test_lines_are_json_and_tell_no_request(log: Log, serve: Serve) -> None:
+def test_lines_are_json_and_requests_are_not_logged(log: Log, serve: Serve) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     api = serve()
     some_calls(api)
@@ -107,10 +107,10 @@ def test_at_debug_each_request_is_one_line(log: Log, serve: Serve) -> None:
     assert requests[-1]["path"].startswith('/users/\n"{')
     assert {line["level"] for line in requests} == {"debug"}
     assert all(0 <= line["ms"] < 30_000 for line in requests)
-    assert log.text().isascii(), "nothing that a client sent reaches a terminal as it is"
+    assert log.text().isascii(), "text of a client is escaped"
 
 
-def test_at_debug_what_is_no_route_is_one_line_too(log: Log, serve: Serve) -> None:
+def test_at_debug_a_request_without_a_route_is_one_line(log: Log, serve: Serve) -> None:
     api = serve(log_level="debug")
     assert api.client.get("/nowhere").status_code == 404
     assert api.client.delete("/users").status_code == 405
@@ -118,7 +118,7 @@ def test_at_debug_what_is_no_route_is_one_line_too(log: Log, serve: Serve) -> No
     assert [(line["path"], line["status"]) for line in log.requests()] == [("/nowhere", 404), ("/users", 405)]
 
 
-def test_text_lines_are_one_an_event(log: Log, serve: Serve) -> None:
+def test_an_event_is_one_text_line(log: Log, serve: Serve) -> None:
     api = serve(log_level="debug", log_format="text")
     assert api.client.get("/users/%0A%1B[2J").status_code == 422
     api.stop()
@@ -129,7 +129,7 @@ def test_text_lines_are_one_an_event(log: Log, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("escaped", ["%1B[2J", "%C2%9B2J", "%7F%E2%80%AE2J", "%E2%80%A82J"])
-def test_text_lines_show_no_path_as_it_is(log: Log, serve: Serve, escaped: str) -> None:
+def test_text_lines_escape_paths(log: Log, serve: Serve, escaped: str) -> None:
     api = serve(log_level="debug", log_format="text")
     assert api.client.get(f"/users/{escaped}").status_code == 422
     api.stop()
@@ -138,7 +138,7 @@ def test_text_lines_show_no_path_as_it_is(log: Log, serve: Serve, escaped: str) 
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_a_bug_is_logged_without_what_the_request_said(
+def test_an_unexpected_error_is_logged_without_the_request(
     log: Log, settings: Settings, serve: Serve, log_format: str
 ) -> None:
     forged = "2026-01-01T00:00:00.000000Z [info     ] all is well"
@@ -170,21 +170,21 @@ def test_a_bug_is_logged_without_what_the_request_said(
         assert events == ["a request failed", "stopping"]
 
 
-def test_a_start_without_postgresql_is_a_line_of_the_log(log: Log, serve: Serve) -> None:
+def test_a_start_without_postgresql_is_logged(log: Log, serve: Serve) -> None:
     serve(db_port=free_port(), wait_for="unavailable").stop()
     (line,) = [line for line in log.lines() if line["event"] == "starting without PostgreSQL"]
     assert line["level"] == "warning"
     assert "PostgreSQL" in line["error"]
 
 
-def test_at_error_a_quiet_life_says_nothing(log: Log, serve: Serve) -> None:
+def test_at_error_normal_operation_logs_nothing(log: Log, serve: Serve) -> None:
     api = serve(log_level="error")
     some_calls(api)
     api.stop()
     assert log.text() == ""
 
 
-def test_secrets_are_not_told_even_when_nothing_works(log: Log, settings: Settings, serve: Serve) -> None:
+def test_secrets_are_not_logged_when_stores_are_unreachable(log: Log, settings: Settings, serve: Serve) -> None:
     api = serve(log_level="debug")
     some_calls(api)
     api.stop()
@@ -206,12 +206,12 @@ def test_secrets_are_not_told_even_when_nothing_works(log: Log, settings: Settin
     assert PASSWORD not in text
 
 
-def test_that_anyone_may_write_is_said_once_for_all_workers(log: Log, serve: Serve) -> None:
+def test_the_warning_about_open_writes_is_logged_once(log: Log, serve: Serve) -> None:
     serve(workers=2, wait_for="ok").stop()
     assert log.events()[OPEN] == 1
 
 
-def test_nor_are_keys_and_tokens_whatever_becomes_of_them(log: Log, serve: Serve) -> None:
+def test_keys_and_tokens_are_not_logged(log: Log, serve: Serve) -> None:
     secret = "what-users-tokens-are-signed-with"  # pragma: allowlist secret
     good, hashed = new_key()
     plain, _ = new_key()
@@ -226,7 +226,7 @@ def test_nor_are_keys_and_tokens_whatever_becomes_of_them(log: Log, serve: Serve
         rate_limit_per_address="9/hour",
         rate_limit_per_key="9/hour",
     )
-    credentials = [good, plain, *tokens, "a-key-that-nobody-knows", good[:-1]]
+    credentials = [good, plain, *tokens, "a-key-that-does-not-exist", good[:-1]]
     statuses = set()
     for credential in credentials * 4:
         headers = {"Authorization": f"Bearer {credential}"}
@@ -243,7 +243,7 @@ def test_nor_are_keys_and_tokens_whatever_becomes_of_them(log: Log, serve: Serve
         assert each not in text
 
 
-def test_a_wrong_redis_password_is_not_repeated(log: Log, serve: Serve, own_valkey: EmbeddedValkey) -> None:
+def test_a_wrong_redis_password_is_not_logged(log: Log, serve: Serve, own_valkey: EmbeddedValkey) -> None:
     api = serve(
         log_level="debug",
         redis_url=SecretStr(f"redis://:{PASSWORD}@127.0.0.1:{own_valkey.port}"),
@@ -256,14 +256,14 @@ def test_a_wrong_redis_password_is_not_repeated(log: Log, serve: Serve, own_valk
 
 
 def after_the_start(log: Log, api: ApiProcess) -> Counter[str]:
-    """All that is said once, and the user whom `load` writes."""
+    """Waits for what is logged once at the start; creates the user that `load` writes."""
     api.create("ada")
     eventually(lambda: {"cache rebuilt", "rank index built"} <= set(log.events()))
     return log.events()
 
 
 def load(api: ApiProcess, seconds: float) -> None:
-    """Reads and writes, one after the other, whatever comes of them."""
+    """Reads and writes, one after the other, and ignores the responses."""
     deadline = time.monotonic() + seconds
     number = 0
     while time.monotonic() < deadline:
@@ -272,7 +272,7 @@ def load(api: ApiProcess, seconds: float) -> None:
         api.client.get("/leaderboard/top/3")
 
 
-def test_redis_lost_and_back_is_one_line_each(log: Log, serve: Serve, own_valkey: EmbeddedValkey) -> None:
+def test_losing_and_finding_redis_is_one_line_each(log: Log, serve: Serve, own_valkey: EmbeddedValkey) -> None:
     api = serve(redis_url=SecretStr(own_valkey.url))
     before = after_the_start(log, api)
     own_valkey.stop()
@@ -297,7 +297,7 @@ def test_redis_lost_and_back_is_one_line_each(log: Log, serve: Serve, own_valkey
     assert "Redis" in lost["error"]
 
 
-def test_postgres_lost_and_back_is_one_line_each(
+def test_losing_and_finding_postgres_is_one_line_each(
     log: Log, settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
 ) -> None:
     own = {"db_port": own_postgres.port, "db_name": "leaderboard", "db_password": SecretStr(own_postgres.password)}
@@ -316,7 +316,7 @@ def test_postgres_lost_and_back_is_one_line_each(
     load(api, A_FEW_TURNS_S)
     api.stop()
     new = log.events() - before
-    # It is another life of the database, so the cache is loaded anew.
+    # The database was restarted, so its epoch is new and the cache is rebuilt.
     assert new == {
         "PostgreSQL cannot be used": 1,
         "PostgreSQL can be used again": 1,

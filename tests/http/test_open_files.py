@@ -1,4 +1,4 @@
-"""A low limit of open files: fewer clients are served at a time, the others wait, and no process runs hot."""
+"""A low limit of open files: fewer clients are served at a time, the others wait, and no process spins."""
 
 import subprocess
 import sys
@@ -18,19 +18,19 @@ LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
-def test_clients_never_take_the_last_file(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
-    """The server would try to accept the next one as fast as it can, and PostgreSQL could not be reached anew."""
+def test_clients_never_use_the_last_open_file(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    """Otherwise the server would retry accept in a loop, and could not open a connection to PostgreSQL."""
     api = serve(open_files=LIMIT)
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(api, LIVE)) for _ in range(240)]
         served, others = clients[:120], clients[120:]
         for client in served:
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
-        assert open_files(api) < LIMIT - 12, "as many connections as PostgreSQL may still be opened"
+        assert open_files(api) < LIMIT - 12, "files are left for connections to PostgreSQL"
         for client in served:
             client.close()
         for client in others:
-            assert client.recv(1000).startswith(b"HTTP/1.1 200 "), "those who waited have their turn"
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 "), "waiting clients are served"
         assert open_files(api) < LIMIT - 12
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "MAX_CONNECTIONS" in line]
     assert '"level": "warning"' in line
@@ -40,7 +40,7 @@ def test_clients_never_take_the_last_file(serve: Serve, capfd: pytest.CaptureFix
         assert rest(newcomer).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_limit_that_leaves_too_few_clients_stops_the_start(settings: Settings) -> None:
+def test_a_limit_too_low_for_clients_is_an_error_at_the_start(settings: Settings) -> None:
     done = subprocess.run(
         ["sh", "-c", 'ulimit -n 70 && exec "$@"', "sh", sys.executable, "-m", "leaderboard", "serve"],
         env=environment(settings),
@@ -56,23 +56,23 @@ def test_a_limit_that_leaves_too_few_clients_stops_the_start(settings: Settings)
     assert "ulimit -n" in line
 
 
-def test_a_limit_of_1024_leaves_most_files_to_clients(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_of_1024_files_serves_most_clients(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     serve(open_files=1024, max_connections=900)
     assert "MAX_CONNECTIONS" not in capfd.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many wait")
-def test_clients_that_wait_to_be_accepted_are_told_of(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports how many wait")
+def test_clients_waiting_to_be_accepted_are_logged(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     api = serve(max_connections=16, idle_timeout_ms=1000)
     said = ""
 
-    def told() -> bool:
+    def logged() -> bool:
         nonlocal said
         said += capfd.readouterr().err
         return "clients wait to be accepted" in said
 
     with ExitStack() as stack:
-        # Those that are closed as they are idle give way to others, which are idle as well.
+        # Idle connections that are closed are replaced by others, which are idle too.
         for _ in range(120):
             stack.enter_context(connect(api))
-        eventually(told, 30)
+        eventually(logged, 30)

@@ -1,7 +1,7 @@
-"""The board page by page: all of it, in order, nobody twice; and every way to ask for a page that there is not.
+"""Paging: the pages are the board, in order and without duplicates; invalid query strings are refused.
 
-A cursor is the place (score, id) of the last user that was shown, not a number of users to leave out: what others
-do meanwhile moves ranks, and never the place where the next page begins.
+A cursor is the place (score, id) of the last user shown, not an offset: concurrent writes change ranks, but not
+the place where the next page begins.
 """
 
 import random
@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from leaderboard.config import Settings
-from leaderboard.http.wire import MOST_A_PAGE
+from leaderboard.http.paging import MAX_PAGE_SIZE
 from leaderboard.model import INT32_MAX, INT32_MIN
 from tests.http.board import Row, flat, true_board
 from tests.http.contract import Answer, Caller, exchange
@@ -43,7 +43,7 @@ SCORES = [
     INT32_MIN,
     INT32_MIN,
 ]
-"""With ties as long as a page and longer; the extremes too."""
+"""Ties longer than a page, and the extremes."""
 
 
 @pytest.fixture
@@ -65,26 +65,26 @@ def board(module_settings: Settings) -> list[Row]:
 
 
 def page(caller: Caller, **asking: object) -> tuple[list[Row], int, str | None]:
-    """The standings, the total and the cursor of the page that is asked for."""
+    """Returns the standings, the total and the cursor of a page."""
     answer = caller.get("/leaderboard" + (f"?{urlencode(asking)}" if asking else ""))
     assert answer.status == 200, answer
     assert list(answer.json()) == ["users", "total", "next"]
     assert "age" not in answer.headers
     users, total, cursor = answer.json().values()
     standings = [flat(user) for user in users]
-    # Whatever else was asked for: a page is in order, and its ranks have no gaps.
+    # Every page is in order, and its ranks have no gaps.
     assert [place(standing) for standing in standings] == sorted(map(place, standings))
     assert len({rank - n for n, (rank, *_) in enumerate(standings)}) <= 1
     return standings, total, cursor
 
 
 def place(standing: Row) -> tuple[int, int]:
-    """Where the standing is in the order of the board, without its rank."""
+    """Returns the sort key of a standing."""
     return -standing[4], standing[1]
 
 
 def pages(caller: Caller, **asking: object) -> Iterator[tuple[list[Row], int]]:
-    """Page after page, from the one that is asked for to the last."""
+    """Yields page after page, from the given one to the last."""
     shown: set[object] = set()
     while True:
         standings, total, cursor = page(caller, **asking)
@@ -101,30 +101,28 @@ def pages(caller: Caller, **asking: object) -> Iterator[tuple[list[Row], int]]:
 
 
 @pytest.mark.parametrize(
-    "limit", [1, 2, 3, 4, 6, 7, 8, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MOST_A_PAGE, None]
+    "limit", [1, 2, 3, 4, 6, 7, 8, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MAX_PAGE_SIZE, None]
 )
 def test_the_pages_are_the_board(caller: Caller, board: list[Row], limit: int | None) -> None:
     found = list(pages(caller, **({} if limit is None else {"limit": limit})))
     assert [standing for standings, _ in found for standing in standings] == board
     assert {total for _, total in found} == {len(board)}
     size = limit or 100
-    # None is empty, at an exact multiple neither.
+    # No page is empty, also if the total is a multiple of the limit.
     assert [len(standings) for standings, _ in found] == [
         len(board[at : at + size]) for at in range(0, len(board), size)
     ]
 
 
 @pytest.mark.usefixtures("board")
-def test_a_page_has_a_hundred_users_unless_told_otherwise_and_a_thousand_at_most(
-    caller: Caller, module_settings: Settings
-) -> None:
+def test_a_page_has_100_users_by_default_and_1000_at_most(caller: Caller, module_settings: Settings) -> None:
     sql(
         module_settings,
         "INSERT INTO users (user_name, total_score) SELECT 'more ' || n, n % 7 FROM generate_series(1, 2500) AS n",
     )
     board = true_board(module_settings)
     assert page(caller)[0] == board[:100]
-    for limit, count in ((None, 26), (999, 3), (MOST_A_PAGE, 3)):
+    for limit, count in ((None, 26), (999, 3), (MAX_PAGE_SIZE, 3)):
         found = list(pages(caller, **({} if limit is None else {"limit": limit})))
         assert [standing for standings, _ in found for standing in standings] == board
         assert len(found) == count
@@ -145,7 +143,7 @@ def test_a_cursor_can_be_used_again_with_another_limit(caller: Caller, board: li
 
 
 def change(settings: Settings, how: str, shown: list[Row]) -> None:
-    """What somebody does after a page was shown."""
+    """A change made after a page was shown."""
     last = shown[-1][1]
     match how:
         case "the last that was shown rises":
@@ -189,7 +187,7 @@ def change(settings: Settings, how: str, shown: list[Row]) -> None:
 )
 @pytest.mark.parametrize("limit", [1, 4, 10, 16])
 @pytest.mark.usefixtures("board")
-def test_the_next_page_is_what_now_comes_after_the_last_that_was_shown(
+def test_the_next_page_begins_after_the_last_user_shown(
     caller: Caller, module_settings: Settings, how: str, limit: int
 ) -> None:
     shown, _, cursor = page(caller, limit=limit)
@@ -203,7 +201,7 @@ def test_the_next_page_is_what_now_comes_after_the_last_that_was_shown(
 
 
 @pytest.mark.usefixtures("board")
-def test_a_walk_meets_everybody_who_does_not_move_once_at_the_right_rank(
+def test_walking_the_pages_shows_each_unmoved_user_once_at_its_rank(
     caller: Caller, module_settings: Settings
 ) -> None:
     sql(
@@ -235,7 +233,7 @@ def test_a_walk_meets_everybody_who_does_not_move_once_at_the_right_rank(
     thread = threading.Thread(target=rise)
     thread.start()
     try:
-        for limit in (29, 97, 500, MOST_A_PAGE) * 100:
+        for limit in (29, 97, 500, MAX_PAGE_SIZE) * 100:
             met: list[int] = []
             walk = pages(caller, limit=limit)
             while True:
@@ -270,10 +268,10 @@ def test_a_page_shows_what_was_just_written(caller: Caller, board: list[Row]) ->
 # Around a rank
 
 
-@pytest.mark.parametrize("limit", [1, 2, 5, 6, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MOST_A_PAGE])
-def test_a_page_has_the_rank_in_its_middle(caller: Caller, board: list[Row], limit: int) -> None:
+@pytest.mark.parametrize("limit", [1, 2, 5, 6, len(SCORES) - 1, len(SCORES), len(SCORES) + 1, MAX_PAGE_SIZE])
+def test_a_page_around_a_rank_has_it_in_the_middle(caller: Caller, board: list[Row], limit: int) -> None:
     for rank in range(1, len(board) + 1):
-        # At either end of the board the page is as full as any other.
+        # At the ends of the board the page is full too.
         first = max(1, min(rank - limit // 2, len(board) - limit + 1))
         standings, total, _ = page(caller, around_rank=rank, limit=limit)
         assert (standings, total) == (board[first - 1 :][:limit], len(board))
@@ -281,30 +279,30 @@ def test_a_page_has_the_rank_in_its_middle(caller: Caller, board: list[Row], lim
 
 
 @pytest.mark.parametrize("rank", [len(SCORES) + 1, len(SCORES) + 500, INT32_MAX])
-@pytest.mark.parametrize("limit", [1, 5, len(SCORES), MOST_A_PAGE])
-def test_around_a_rank_that_nobody_has_is_the_last_page(
+@pytest.mark.parametrize("limit", [1, 5, len(SCORES), MAX_PAGE_SIZE])
+def test_around_a_rank_beyond_the_last_is_the_last_page(
     caller: Caller, board: list[Row], rank: int, limit: int
 ) -> None:
     assert page(caller, around_rank=rank, limit=limit) == (board[-limit:], len(board), None)
 
 
-def test_from_the_page_around_a_rank_one_can_go_on(caller: Caller, board: list[Row]) -> None:
+def test_the_page_around_a_rank_has_a_cursor(caller: Caller, board: list[Row]) -> None:
     found = [standing for standings, _ in pages(caller, around_rank=10, limit=5) for standing in standings]
     assert found == board[7:]
 
 
-# What is refused
+# Invalid query strings
 
 
 def ask(caller: Caller, query: str) -> Answer:
-    """Ask for a page with exactly this query string; HEAD is answered as GET is."""
+    """Requests a page with exactly this query string. Fails unless HEAD is answered like GET."""
     answer = caller.get(f"/leaderboard?{query}")
     head = caller.send("HEAD", f"/leaderboard?{query}")
     assert (head.status, head.headers["content-type"]) == (answer.status, answer.headers["content-type"])
     return answer
 
 
-LIMITS = f"limit is {{}}, must be an integer from 1 to {MOST_A_PAGE}"
+LIMITS = f"limit is {{}}, must be an integer from 1 to {MAX_PAGE_SIZE}"
 RANKS = f"around_rank is {{}}, must be an integer from 1 to {INT32_MAX}"
 NAMES = "a parameter is {}, must be one of limit, after, around_rank"
 
@@ -360,7 +358,7 @@ NAMES = "a parameter is {}, must be one of limit, after, around_rank"
     ],
     ids=short,
 )  # fmt: skip
-def test_a_question_that_is_none_is_refused_and_told_what_may_be(caller: Caller, query: str, detail: str) -> None:
+def test_an_invalid_query_string_is_refused_with_what_is_allowed(caller: Caller, query: str, detail: str) -> None:
     answer = ask(caller, query)
     refused(answer, "invalid_parameter")
     assert answer.status == 422
@@ -370,27 +368,27 @@ def test_a_question_that_is_none_is_refused_and_told_what_may_be(caller: Caller,
 @pytest.mark.parametrize(
     "query", ["", "&", "&&limit=5&&", "limit=%35", "lim%69t=5", "around%5Frank=3", "limit=5&after=%41QAAAAUAAAAB"]
 )
-def test_spellings_of_a_query_string_that_mean_the_same(caller: Caller, query: str) -> None:
+def test_equivalent_query_strings(caller: Caller, query: str) -> None:
     assert ask(caller, query).status == 200
 
 
 @pytest.mark.parametrize("name", ["limit", "around_rank", "after"])
-def test_what_is_no_number_in_a_path_is_none_in_a_query_string(caller: Caller, name: str) -> None:
+def test_numbers_are_checked_as_in_paths(caller: Caller, name: str) -> None:
     for text in BAD_NUMBERS:
-        # As a rank that is one.
+        # A valid rank.
         if (name, text) != ("around_rank", str(10**5)):
             refused(ask(caller, f"{name}={text}"), "invalid_parameter")
 
 
 @pytest.mark.parametrize("text", [*BAD_NAMES, *STRANGE_NAMES], ids=short)
-def test_no_text_is_a_parameter(caller: Caller, text: str) -> None:
+def test_other_texts_are_refused_as_parameters(caller: Caller, text: str) -> None:
     encoded = quote(text.encode("utf-8", "surrogatepass"), safe="")
     for query in (f"limit={encoded}", f"after={encoded}", f"around_rank={encoded}", f"{encoded}=1", f"{encoded}="):
         refused(ask(caller, query), "invalid_parameter")
 
 
 def cursor(version: int, score: int, user_id: int, encode: Callable[[bytes], bytes] = urlsafe_b64encode) -> str:
-    """A cursor, written down here a second time."""
+    """Returns a cursor, by an implementation of its own."""
     return encode(pack(">Bii", version, score, user_id)).decode()
 
 
@@ -402,7 +400,9 @@ def test_a_cursor_is_the_place_of_the_last_user(caller: Caller, board: list[Row]
 
 @pytest.mark.parametrize("score", [INT32_MIN, -1, 0, 5, 6, INT32_MAX])
 @pytest.mark.parametrize("user_id", [1, 13, 1_000_000, INT32_MAX])
-def test_a_place_need_not_be_anybodys(caller: Caller, board: list[Row], score: int, user_id: int) -> None:
+def test_a_cursor_need_not_be_the_place_of_a_user(
+    caller: Caller, board: list[Row], score: int, user_id: int
+) -> None:
     following = [standing for standing in board if place(standing) > (-score, user_id)]
     standings, total, further = page(caller, limit=4, after=cursor(1, score, user_id))
     assert (standings, total) == (following[:4], len(board))
@@ -451,7 +451,7 @@ BAD_CURSORS = [
 
 
 @pytest.mark.parametrize("text", BAD_CURSORS, ids=short)
-def test_a_cursor_that_is_none(caller: Caller, text: str) -> None:
+def test_an_invalid_cursor_is_refused(caller: Caller, text: str) -> None:
     encoded = quote(text.encode("utf-8", "surrogatepass"), safe="")
     answer = ask(caller, f"limit=2&after={encoded}")
     refused(answer, "invalid_parameter")
@@ -459,13 +459,13 @@ def test_a_cursor_that_is_none(caller: Caller, text: str) -> None:
     assert re.fullmatch(r"after is .{2,300}, must be the `next` of a page", answer.json()["detail"])
 
 
-def test_the_cursors_above_fail_for_the_reason_they_are_there_for(caller: Caller) -> None:
-    assert {"-", "_"} & set(ODD), "its alphabet shows"
+def test_the_cursors_that_the_invalid_ones_are_made_from_are_valid(caller: Caller) -> None:
+    assert {"-", "_"} & set(ODD), "it has characters of the URL-safe alphabet"
     for text in (GOOD, ODD):
         assert ask(caller, f"after={text}").status == 200
 
 
-# Any question at all
+# Random query strings
 
 MANY = settings(
     max_examples=200,
@@ -487,7 +487,7 @@ def test_any_query_string(caller: Caller, query: str) -> None:
 @MANY
 @given(st.binary(max_size=20))
 def test_any_bytes_in_a_query_string(caller: Caller, noise: bytes) -> None:
-    # What cannot stand in a request line, UTF-8 that is none is among it, is refused below us.
+    # The server refuses what is invalid in a request line, such as invalid UTF-8.
     line = b"GET /leaderboard?limit=5&after=" + noise
     answer = exchange(caller.api, line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert answer is not None
@@ -510,5 +510,5 @@ def test_any_bytes_as_a_cursor(caller: Caller, content: bytes) -> None:
     assert answer.status == (200 if good else 422)
 
 
-def test_nothing_went_wrong_on_our_side(ledger: Ledger) -> None:
+def test_there_was_no_server_error(ledger: Ledger) -> None:
     ledger.check_process()

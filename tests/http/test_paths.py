@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.http.page.pages import Pages
-from leaderboard.http.routes import CALLS
+from leaderboard.http.routes import ROUTES
 from leaderboard.model import Top
+from leaderboard.web.pages import Pages
 from tests.http.contract import Answer, Caller, exchange
 from tests.system import ApiProcess, dev, eventually
 
@@ -19,7 +19,7 @@ VOLATILE = {"date", "content-length"}
 
 
 def get(api: ApiProcess, path: str, method: str = "GET", **headers: str) -> Answer:
-    """The answer to exactly this path, which no client has tidied up."""
+    """Requests exactly this path, which no client has normalised."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
     lines += [*(f"{name}: {value}" for name, value in headers.items()), "", ""]
     answer = exchange(api, "\r\n".join(lines).encode())
@@ -28,7 +28,7 @@ def get(api: ApiProcess, path: str, method: str = "GET", **headers: str) -> Answ
 
 
 def same(one: Answer, other: Answer) -> bool:
-    """Whether two answers are equal but for what changes from one moment to the next."""
+    """Returns True if the responses are equal except for values that change all the time."""
     return (
         one.status == other.status
         and {name: value for name, value in one.headers.items() if name not in VOLATILE}
@@ -38,14 +38,14 @@ def same(one: Answer, other: Answer) -> bool:
 
 
 def paths() -> list[tuple[str, str]]:
-    """Method and path of every row of the route table, for the user with the id 1."""
+    """Returns method and path of every row of the route table, for the user with the id 1."""
     names = {"{id}": "1", "{n}": "3", "/assets/{name}": ASSET}
     found = []
-    for call in CALLS:
-        path = call.path
+    for route in ROUTES:
+        path = route.path
         for name, value in names.items():
             path = path.replace(name, value)
-        found.append((call.method, path))
+        found.append((route.method, path))
     return found
 
 
@@ -86,7 +86,7 @@ def test_a_slash_at_the_end_of_a_write_changes_nothing(caller: Caller, user: int
     assert caller.get("/users/0/").code == "invalid_parameter"
 
 
-def test_the_requests_of_both_spellings_are_counted_as_one_call(caller: Caller, user: int) -> None:
+def test_both_spellings_are_counted_as_one_route(caller: Caller, user: int) -> None:
     for path in ("/leaderboard/user/1/context", "/leaderboard/user/1/context/"):
         caller.get(path)
     routes = re.findall(r'route="([^"]+)"', caller.get("/metrics").body.decode())
@@ -98,14 +98,14 @@ def test_the_requests_of_both_spellings_are_counted_as_one_call(caller: Caller, 
 
 @pytest.mark.parametrize("path", GETS)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-def test_a_call_is_answered_with_the_prefix_and_without(below: ApiProcess, method: str, path: str) -> None:
+def test_a_route_is_served_with_the_prefix_and_without(below: ApiProcess, method: str, path: str) -> None:
     plain = get(below, path, method)
     assert plain.status == (405 if method == "DELETE" else 200)
     for spelling in (f"{ROOT}{path}", f"{ROOT}{path}" + ("" if path == "/" else "/")):
         assert same(get(below, spelling, method), plain), spelling
 
 
-def test_the_path_itself_is_the_board(below: ApiProcess) -> None:
+def test_the_root_path_alone_is_the_home_page(below: ApiProcess) -> None:
     assert same(get(below, ROOT, **HTML), get(below, "/", **HTML))
 
 
@@ -116,12 +116,12 @@ def test_the_path_itself_is_the_board(below: ApiProcess) -> None:
         *("/games", "/games/livez", "/games/LB/livez", f"{ROOT}%2Flivez", "/games%2Flb/livez", f"{ROOT}/../livez"),
     ],
 )
-def test_what_only_looks_like_the_prefix_is_nothing(below: ApiProcess, path: str) -> None:
+def test_a_path_that_only_resembles_the_prefix_is_not_found(below: ApiProcess, path: str) -> None:
     answer = get(below, path)
     assert (answer.status, answer.code) == (404, "not_found")
 
 
-def test_without_a_root_path_there_is_nothing_below_one(caller: Caller) -> None:
+def test_without_a_root_path_no_prefix_is_removed(caller: Caller) -> None:
     assert caller.get(f"{ROOT}/livez").code == "not_found"
     assert "servers" not in caller.contract.document
 
@@ -136,7 +136,7 @@ def test_the_location_of_a_new_user_is_below_the_path(below: ApiProcess, prefix:
 
 @pytest.mark.parametrize("prefix", [ROOT, ""])
 @pytest.mark.parametrize("path", ["/nowhere", "/users/0", "/users/2147483647"])
-def test_the_type_of_a_problem_is_a_place_in_the_docs(below: ApiProcess, prefix: str, path: str) -> None:
+def test_the_type_of_a_problem_is_an_anchor_in_the_docs(below: ApiProcess, prefix: str, path: str) -> None:
     problem = below.client.get(prefix + path).json()
     page, _, anchor = problem["type"].partition("#")
     assert (page, anchor) == (f"{ROOT}/docs", problem["code"])
@@ -156,26 +156,23 @@ def test_what_a_page_refers_to_is_below_the_path(below: ApiProcess, page: str) -
         assert below.client.get(address.removeprefix(ROOT)).status_code == 200, address
 
 
-def test_the_document_says_where_its_calls_are(below: ApiProcess) -> None:
+def test_the_document_names_the_root_path(below: ApiProcess) -> None:
     document = below.client.get(f"{ROOT}/openapi.json").json()
     assert document["servers"] == [{"url": ROOT}]
     assert "/leaderboard/top/{n}" in document["paths"]
 
 
-def test_the_lines_and_the_forms_of_the_docs_call_below_the_path(below: ApiProcess) -> None:
+def test_the_docs_show_the_document_below_the_path(below: ApiProcess) -> None:
     html = below.client.get(f"{ROOT}/docs").text
-    lines = re.findall(r"curl[^<]*'<span data-origin>[^<]+</span>([^<']*)", html)
-    forms = re.findall(r'data-path="([^"]*)"', html)
-    assert len(lines) == len(forms) == len([call for call in CALLS if call.documented])
-    assert all(path.startswith(f"{ROOT}/") for path in (*lines, *forms))
+    assert re.findall(r'data-source="([^"]*)"', html) == [f"{ROOT}/openapi.json"]
 
 
-def test_the_line_of_an_empty_board_creates_its_user_below_the_path() -> None:
-    html = Pages.load(origin="https://board.example", root_path=ROOT).board(Top([])).decode()
+def test_the_curl_line_of_an_empty_board_has_the_root_path() -> None:
+    html = Pages.load(origin="https://board.example", root_path=ROOT).home(Top([])).decode()
     assert f"'<span data-origin>https://board.example</span>{ROOT}/users'" in html
 
 
-def test_dev_prints_where_the_board_is(data_dir: Path) -> None:
+def test_dev_prints_addresses_with_the_root_path(data_dir: Path) -> None:
     with dev(data_dir, ROOT_PATH=ROOT) as (port, printed):
         text = eventually(lambda: re.search(r"runs at (\S+) .* at (\S+)/docs\)", printed.read_text()), 20)
         assert text is not None

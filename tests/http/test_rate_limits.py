@@ -1,4 +1,4 @@
-"""The laws of the rate limiter, on a clock of the test's own, and where a request is held to come from."""
+"""The rate limiter, on a clock that the test moves, and the network of a client."""
 
 import math
 import tracemalloc
@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leaderboard.http import limits
 from leaderboard.http.access import RateLimited
-from leaderboard.http.limits import Limiter, origin
+from leaderboard.http.limits import Limiter, LimiterMemory, client_network
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """A clock that the test moves."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -45,13 +44,13 @@ def test_never_more_than_the_limit_within_any_window(
             admitted[caller].append(clock.now)
             assert len(within) < amount
         else:
-            # Nor is anybody refused who has not used up what is allowed; times are whole milliseconds.
+            # A caller below its limit is not refused; times are whole milliseconds.
             assert len([at for at in admitted[caller] if clock.now - at < seconds + 0.002]) >= amount
             assert 0 < wait <= seconds * 1000 + 1
 
 
 @given(STEPS, st.integers(1, 5))
-def test_the_wait_is_true(steps: list[tuple[str, float]], amount: int) -> None:
+def test_a_request_is_allowed_after_the_wait_and_not_before(steps: list[tuple[str, float]], amount: int) -> None:
     clock = Clock()
     limiter = Limiter(amount, 1, clock)
     for caller, pause in steps:
@@ -61,9 +60,9 @@ def test_the_wait_is_true(steps: list[tuple[str, float]], amount: int) -> None:
             asked = clock.now
             # Times are whole milliseconds, so one may be lost to rounding.
             clock.now = asked + max(0, wait - 2) / 1000
-            assert limiter.hit(caller) > 0, "not before"
+            assert limiter.hit(caller) > 0, "too early"
             clock.now = asked + (wait + 1) / 1000
-            assert limiter.hit(caller) == 0, "and then it is"
+            assert limiter.hit(caller) == 0, "after the wait"
         assert RateLimited("key", wait).retry_after_s == max(1, math.ceil(wait / 1000))
 
 
@@ -78,7 +77,7 @@ def test_a_refused_request_does_not_prolong_the_wait() -> None:
     assert limiter.hit("a") == 0
 
 
-def test_no_double_burst_where_two_windows_meet() -> None:
+def test_no_double_burst_at_the_end_of_a_window() -> None:
     clock = Clock(0.99)
     limiter = Limiter(100, 1, clock)
     assert sum(limiter.hit("a") == 0 for _ in range(200)) == 100
@@ -87,46 +86,46 @@ def test_no_double_burst_where_two_windows_meet() -> None:
         assert sum(limiter.hit("a") == 0 for _ in range(200)) == 0
 
 
-def test_not_all_addresses_are_remembered() -> None:
+def test_the_number_of_callers_kept_is_limited() -> None:
     clock = Clock()
-    limiter = Limiter(100, 3600, clock)
+    memory = LimiterMemory()
+    limiter = Limiter(100, 3600, clock, memory)
     tracemalloc.start()
     try:
-        for number in range(3 * limits.CALLERS_REMEMBERED):
+        for number in range(3 * memory.callers):
             clock.now += 0.001
             assert limiter.hit(ip_address(number).packed) == 0
-        assert limiter.remembered() == (limits.CALLERS_REMEMBERED, limits.CALLERS_REMEMBERED)
+        assert limiter.size() == (memory.callers, memory.callers)
         assert tracemalloc.get_traced_memory()[0] < 20_000_000
     finally:
         tracemalloc.stop()
 
 
-def test_nor_are_all_requests_of_those_who_send_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of them, as all of them take ten times as long."""
-    most = limits.REQUESTS_REMEMBERED // 10
-    monkeypatch.setattr(limits, "REQUESTS_REMEMBERED", most)
-    limiter = Limiter(10_000, 3600, Clock())
+def test_the_number_of_requests_kept_is_limited() -> None:
+    """With a tenth of the real limit, which would take ten times as long."""
+    memory = LimiterMemory(requests=LimiterMemory().requests // 10)
+    limiter = Limiter(10_000, 3600, Clock(), memory)
     tracemalloc.start()
     try:
-        for number in range(2 * most):
+        for number in range(2 * memory.requests):
             assert limiter.hit(number % 50) == 0
-        callers, requests = limiter.remembered()
+        callers, requests = limiter.size()
         assert callers <= 50
-        assert requests <= most
+        assert requests <= memory.requests
         assert tracemalloc.get_traced_memory()[0] < 8_000_000
     finally:
         tracemalloc.stop()
 
 
-def test_who_keeps_calling_is_not_forgotten_for_those_who_call_once() -> None:
+def test_a_caller_that_keeps_calling_is_not_forgotten_for_those_that_call_once() -> None:
     limiter = Limiter(1, 3600, Clock())
     assert limiter.hit("busy") == 0
-    for number in range(limits.CALLERS_REMEMBERED * 3):
+    for number in range(3 * LimiterMemory().callers):
         limiter.hit(number)
         assert number % 100 or limiter.hit("busy") > 0
 
 
-# Where from
+# The network of a client
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -157,17 +156,17 @@ TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 )
 def test_the_nearest_hop_that_is_not_trusted_counts(client: str, forwarded: str, expected: str) -> None:
     values = [forwarded.encode()] if forwarded else []
-    assert origin(client, values, TRUSTED) == ip_address(expected).packed[:8]
-    # In several lines it is the same header.
+    assert client_network(client, values, TRUSTED) == ip_address(expected).packed[:8]
+    # Several headers are the same as one.
     lines = [line.encode() for line in forwarded.split(",")] if forwarded else []
-    assert origin(client, lines, TRUSTED) == ip_address(expected).packed[:8]
+    assert client_network(client, lines, TRUSTED) == ip_address(expected).packed[:8]
 
 
-def test_nobody_is_believed_by_default() -> None:
-    assert origin("10.0.0.1", [b"198.51.100.7"], ()) == ip_address("10.0.0.1").packed
-    assert origin("", [b"198.51.100.7"], ()) == b""
+def test_without_trusted_proxies_forwarded_headers_are_ignored() -> None:
+    assert client_network("10.0.0.1", [b"198.51.100.7"], ()) == ip_address("10.0.0.1").packed
+    assert client_network("", [b"198.51.100.7"], ()) == b""
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5))
-def test_no_header_is_an_error(forwarded: list[bytes]) -> None:
-    assert len(origin("10.0.0.1", forwarded, TRUSTED)) in {4, 8}
+def test_any_forwarded_header_gives_a_network(forwarded: list[bytes]) -> None:
+    assert len(client_network("10.0.0.1", forwarded, TRUSTED)) in {4, 8}

@@ -1,4 +1,4 @@
-"""Which application answers a request, and what a server is told of the start and the end."""
+"""The router: which application answers a request, and the lifespan messages."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from leaderboard.errors import LeaderboardError
-from leaderboard.http.call import AsgiApp, Message, Receive, Scope, Send
-from leaderboard.http.router import MethodNotAllowed, Router, below
+from leaderboard.http.asgi import AsgiApp, AsgiScope, Message, Receive, Send
+from leaderboard.http.router import MethodNotAllowed, Router, strip_root_path
 
 pytestmark = pytest.mark.anyio
 
@@ -15,9 +15,8 @@ PATHS = ("/", "/users", "/users/{id}", "/users/{id}/score", "/a.b/{one}/{two}")
 
 
 def app(name: str) -> AsgiApp:
-    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-        params = scope.get("path_params")
-        await send({"name": name, **(params.groupdict() if params else {})})
+    async def answer(scope: AsgiScope, _receive: Receive, send: Send) -> None:
+        await send({"name": name, **scope.get("path_params", {})})
 
     return answer
 
@@ -40,7 +39,7 @@ ROUTER = Router(
 )
 
 
-BELOW = below("/lb/x", ROUTER.serve)
+BELOW = strip_root_path("/lb/x", ROUTER.serve)
 
 
 async def asked(
@@ -79,7 +78,7 @@ async def asked(
         ("PUT", "/users/7", {"name": "GET, HEAD", "id": "7"}),
     ],
 )
-async def test_a_request_is_answered_by_its_row(method: str, path: str, expected: Message) -> None:
+async def test_a_request_is_routed_to_its_application(method: str, path: str, expected: Message) -> None:
     assert await asked(method, path) == expected
 
 
@@ -87,11 +86,11 @@ async def test_a_request_is_answered_by_its_row(method: str, path: str, expected
     "path",
     ["", "//", "///", "//users", "/users//", "/users//7", "/users/7//", "/users//score", "/users\n", "/axb/x/y"],
 )
-async def test_there_is_nothing_beside_the_rows(path: str) -> None:
+async def test_other_paths_are_not_found(path: str) -> None:
     assert await asked("GET", path) == {"name": "none"}
 
 
-async def test_a_slash_that_is_written_otherwise_ends_no_part() -> None:
+async def test_a_path_with_an_encoded_slash_is_not_found() -> None:
     assert await asked("GET", "/users/7", "/users%2f7") == {"name": "none"}
     assert await asked("GET", "/users/7", "/users%2F7") == {"name": "none"}
     assert await asked("GET", "/users/", "/users%2F") == {"name": "none"}
@@ -101,14 +100,14 @@ async def test_a_slash_that_is_written_otherwise_ends_no_part() -> None:
     "path", ["/", "/users", "/users/7", "/users/7/score", "/users/", "/lb", "/x", "//", "/users//"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_below_a_path_a_request_is_answered_as_without_it(method: str, path: str) -> None:
+async def test_the_root_path_is_removed(method: str, path: str) -> None:
     expected = await asked(method, path)
     assert await asked(method, path, router=BELOW) == expected
     assert await asked(method, f"/lb/x{path}", router=BELOW) == expected
 
 
 @pytest.mark.parametrize("path", ["/lb/x", "/lb/x/"])
-async def test_the_path_itself_is_the_root(path: str) -> None:
+async def test_the_root_path_alone_is_the_root(path: str) -> None:
     assert await asked("GET", path, router=BELOW) == {"name": "/"}
 
 
@@ -119,17 +118,17 @@ async def test_the_path_itself_is_the_root(path: str) -> None:
         *("/LB/x/users", "/lb//x/users", "/lb/x\n", "/lb/", "/l"),
     ],
 )
-async def test_what_only_looks_like_the_path_is_nothing(path: str) -> None:
+async def test_a_path_that_only_resembles_the_root_path_is_not_found(path: str) -> None:
     assert await asked("GET", path, router=BELOW) == {"name": "none"}
 
 
-async def test_a_slash_in_the_path_is_not_written_otherwise() -> None:
+async def test_the_root_path_has_no_encoded_slash() -> None:
     for raw_path in ("/lb/x%2Fusers", "/lb%2Fx/users"):
         assert await asked("GET", "/lb/x/users", raw_path, router=BELOW) == {"name": "none"}
 
 
 @pytest.mark.parametrize("fails", ["startup", "shutdown", None])
-async def test_the_server_is_told_of_the_start_and_the_end(fails: str | None) -> None:
+async def test_the_lifespan_messages(fails: str | None) -> None:
     sent: list[str] = []
 
     @asynccontextmanager

@@ -1,6 +1,6 @@
-"""The served document against the service: Schemathesis makes requests of it, good and bad, and judges answers.
+"""Schemathesis: generates valid and invalid requests from the served document, and checks the responses.
 
-`THOROUGH=20` has it try twenty times as many, with another seed each time.
+`THOROUGH=20` generates twenty times as many, with a new seed each time.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.system import THOROUGH
 HERE = Path(__file__).parent
 
 
-def test_the_service_does_what_its_document_says(caller: Caller, tmp_path: Path) -> None:
+def test_the_service_conforms_to_its_document(caller: Caller, tmp_path: Path) -> None:
     seed = 1 if THOROUGH == 1 else random.randrange(10**9)
     done = subprocess.run(
         [
@@ -34,7 +34,7 @@ def test_the_service_does_what_its_document_says(caller: Caller, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    # It has done what it is here for: every call but the one that gives the document, and every link.
+    # It has covered every operation but the one that serves the document, and every link.
     count = len(documented_calls()) - 1
     assert f"{count} selected / {count} total" in done.stdout, done.stdout
     covered = re.search(r"API Links: +(\d+) covered / (\d+) selected / (\d+) total", done.stdout)
@@ -42,6 +42,6 @@ def test_the_service_does_what_its_document_says(caller: Caller, tmp_path: Path)
     assert set(covered.groups()) == {"3"}, done.stdout
 
 
-def test_what_it_has_written_is_valid(ledger: Ledger, module_settings: Settings) -> None:
+def test_all_rows_written_by_schemathesis_are_valid(ledger: Ledger, module_settings: Settings) -> None:
     assert ledger.rows.items() <= valid_rows(module_settings).items()
     ledger.check_process()

@@ -1,4 +1,4 @@
-"""Clients that dribble, stall, never read or never end: they are cut off, and nobody else notices them."""
+"""Clients that send slowly, stall or never read: they are disconnected, and others are not affected."""
 
 import json
 import resource
@@ -18,7 +18,7 @@ from tests.system import ApiProcess, eventually, sql
 Serve = Callable[..., ApiProcess]
 
 LIMIT_S = 1.0
-"""The deadlines of these tests. Who is not cut off then is waited for much longer, and found to be so by that."""
+"""The time limits in these tests, in seconds. A client that is not disconnected makes a test wait much longer."""
 POST = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 NAME = b'{"username": "slow"}'
 
@@ -30,7 +30,7 @@ def api(serve: Serve) -> ApiProcess:
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    """This process may hold as many connections as the tests want."""
+    """Raises the limit of open files of this process, for many connections."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, before[1]), before[1]))
     yield
@@ -52,7 +52,7 @@ def others_are_answered(api: ApiProcess, requests: int = 200) -> None:
     ],
     ids=["length", "chunked", "nothing", "no such path"],
 )
-def test_a_body_that_does_not_end_is_cut_off(api: ApiProcess, begun: bytes, path: bytes) -> None:
+def test_a_body_that_does_not_end_gets_408(api: ApiProcess, begun: bytes, path: bytes) -> None:
     started = time.monotonic()
     with connect(api, POST.replace(b"/users", path) + begun) as connection:
         answer = rest(connection)
@@ -66,7 +66,7 @@ def test_a_body_that_does_not_end_is_cut_off(api: ApiProcess, begun: bytes, path
 
 
 def is_cut_off(connection: socket.socket, data: bytes) -> bool:
-    """Send it again and again, with pauses; whether the server will have no more at some time."""
+    """Sends `data` repeatedly, with pauses. Returns True if the server closes the connection."""
     started = time.monotonic()
     try:
         while time.monotonic() - started < 30 * LIMIT_S:
@@ -77,12 +77,12 @@ def is_cut_off(connection: socket.socket, data: bytes) -> bool:
     return False
 
 
-def test_a_body_that_dribbles_has_no_more_time_than_another(api: ApiProcess) -> None:
+def test_a_body_sent_byte_by_byte_gets_no_more_time(api: ApiProcess) -> None:
     with connect(api, POST + b"Content-Length: 1000\r\n\r\n") as connection:
         assert is_cut_off(connection, b" ")
 
 
-def test_a_body_that_was_asked_for_and_is_never_sent_is_cut_off(api: ApiProcess) -> None:
+def test_a_body_that_does_not_follow_100_continue_gets_408(api: ApiProcess) -> None:
     with connect(api, POST + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n") as connection:
         answers = rest(connection)
     assert answers.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 408 ")
@@ -94,7 +94,7 @@ def test_a_body_that_was_asked_for_and_is_never_sent_is_cut_off(api: ApiProcess)
     [b"Content-Length: 100\r\n\r\n", b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"],
     ids=["length", "expect"],
 )
-def test_a_body_that_no_call_reads_is_not_waited_for(api: ApiProcess, body: bytes) -> None:
+def test_a_get_does_not_wait_for_a_body(api: ApiProcess, body: bytes) -> None:
     with connect(api, b"GET /livez HTTP/1.1\r\nHost: x\r\n" + body) as connection:
         answer = rest(connection)
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -107,17 +107,17 @@ def test_a_body_that_no_call_reads_is_not_waited_for(api: ApiProcess, body: byte
 )
 def test_a_connection_without_a_request_is_closed(api: ApiProcess, sent: bytes) -> None:
     with connect(api, sent) as connection:
-        # It raises if that takes for ever.
+        # Raises if the connection stays open.
         rest(connection)
 
 
-def test_headers_that_dribble_are_cut_off(api: ApiProcess) -> None:
+def test_headers_sent_byte_by_byte_are_cut_off(api: ApiProcess) -> None:
     with connect(api, b"GET /livez HTTP/1.1\r\n") as connection:
         assert is_cut_off(connection, b"X-More: y\r\n")
 
 
 @pytest.mark.usefixtures("many_files")
-def test_a_thousand_connections_that_do_nothing_cost_nobody_anything(serve: Serve) -> None:
+def test_a_thousand_idle_connections_do_not_affect_others(serve: Serve) -> None:
     api = serve(workers=1)
     others_are_answered(api)
     before = memory_mb(api)
@@ -126,15 +126,15 @@ def test_a_thousand_connections_that_do_nothing_cost_nobody_anything(serve: Serv
             head = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
             stack.enter_context(connect(api, [b"", head, head + b"\r\n"][number % 3]))
         others_are_answered(api)
-        # Another one is answered, too: these are not all there may be.
+        # A further connection is served too, so this is not the maximum.
         with connect(api, b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as newcomer:
             assert rest(newcomer).startswith(b"HTTP/1.1 200 ")
         assert memory_mb(api) - before < 60
 
 
-def test_clients_that_never_read_are_cut_off_and_hold_little(settings: Settings, serve: Serve) -> None:
+def test_clients_that_never_read_are_disconnected_and_use_little_memory(settings: Settings, serve: Serve) -> None:
     sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 60000) AS i")
-    # Time enough for all of them to be under way at once.
+    # Long enough for all of them to be active at once.
     api = serve(request_timeout_ms=3000, queue_limit=1000)
     others_are_answered(api)
     assert len(api.client.get("/leaderboard/top/60000").content) > 4_000_000
@@ -151,16 +151,16 @@ def test_clients_that_never_read_are_cut_off_and_hold_little(settings: Settings,
             return in_flight(api) == 1
 
         eventually(are_given_up, what="each is given up after its deadline")
-        # Each answer is of 4 to 5 MB, and no two are the same.
+        # Each response has 4 to 5 MB, and no two are the same.
         assert peak - before < 150
 
 
 TOP = b"GET /leaderboard/top/%d HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a client has taken")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports what a client has acknowledged")
 @pytest.mark.parametrize(("n", "requests"), [(300, 300), (8000, 3)], ids=["pipelined", "large"])
-def test_a_connection_whose_client_never_reads_is_ended(
+def test_a_connection_whose_client_never_reads_is_reset(
     settings: Settings, api: ApiProcess, n: int, requests: int
 ) -> None:
     sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 8000) AS i")
@@ -172,14 +172,14 @@ def test_a_connection_whose_client_never_reads_is_ended(
 
 
 def unsent(api: ApiProcess) -> int:
-    """The most bytes that the kernel holds for one client."""
+    """Returns the maximum of the bytes that the kernel buffers for one client."""
     port = f":{api.settings.port:04X}"
     lines = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
     return max(int(line[4].partition(":")[0], 16) for line in lines if line[1].endswith(port))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/net/tcp")
-def test_the_kernel_holds_little_for_a_client_that_never_reads(settings: Settings, serve: Serve) -> None:
+def test_the_kernel_buffers_little_for_a_client_that_never_reads(settings: Settings, serve: Serve) -> None:
     api = serve()
     sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 300) AS i")
     eventually(lambda: len(api.top(300)) == 300)
@@ -195,7 +195,7 @@ def test_the_kernel_holds_little_for_a_client_that_never_reads(settings: Setting
 
 
 def test_a_client_that_reads_slowly_but_steadily_gets_everything(settings: Settings, serve: Serve) -> None:
-    """It takes about three times as long as it may take nothing."""
+    """It reads for about three times as long as a client may read nothing."""
     limit_s = 3
     api = serve(idle_timeout_ms=1000 * limit_s)
     sql(settings, "INSERT INTO users (user_name) SELECT 'player ' || i FROM generate_series(1, 8000) AS i")
@@ -206,7 +206,7 @@ def test_a_client_that_reads_slowly_but_steadily_gets_everything(settings: Setti
     with connect(api, TOP % 300 * 20 + TOP % 8000 + TOP % 300 * 19 + last, buffer=4096) as client:
         while data := client.recv(8192):
             received += data
-            # Not for a condition: this is how fast it reads.
+            # Not to wait for a condition: this is the speed of the client.
             time.sleep(0.05)
     assert time.monotonic() - started > 2 * limit_s
     assert received.count(b"HTTP/1.1 200 ") == 41
@@ -216,7 +216,7 @@ def test_a_client_that_reads_slowly_but_steadily_gets_everything(settings: Setti
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_a_body_of_a_gigabyte_is_refused_and_not_kept(api: ApiProcess, chunked: bool) -> None:
+def test_a_body_of_a_gigabyte_is_refused_and_not_buffered(api: ApiProcess, chunked: bool) -> None:
     before = memory_mb(api)
     mebibyte = b" " * 2**20
     head = POST + (b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: 1073741824\r\n\r\n")
@@ -229,7 +229,7 @@ def test_a_body_of_a_gigabyte_is_refused_and_not_kept(api: ApiProcess, chunked: 
                 sent += 1
         except OSError:
             pass
-        assert sent < 20, "nobody reads on"
+        assert sent < 20, "the body is not read on"
     assert memory_mb(api) - before < 30
     with connect(api, head + (b"100000\r\n" if chunked else b"") + b" " * 20_000) as connection:
         assert b'"code":"body_too_large"' in rest(connection)

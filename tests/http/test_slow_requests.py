@@ -1,18 +1,17 @@
-"""The deadline of requests, and the room for large answers."""
+"""The deadline of requests, and the limits on large responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from types import SimpleNamespace
-from typing import TypeVar, cast
+from contextlib import ExitStack
+from typing import TypeVar
 
 import pytest
 
 from leaderboard.errors import Overloaded
-from leaderboard.http import deadline, routes
-from leaderboard.http.call import Message, Out, Receive, Scope
-from leaderboard.http.deadline import Deadlines
-from leaderboard.http.outbox import PIECE, Outbox
-from leaderboard.http.routes import Api, Endpoint
+from leaderboard.http.asgi import Message
+from leaderboard.http.deadlines import Deadlines
+from leaderboard.http.large_responses import CHUNK_BYTES, LargeResponseLimits, LargeResponses
+from leaderboard.http.response import Response
 from tests.system import PATIENCE_S
 
 T = TypeVar("T")
@@ -21,37 +20,40 @@ LIMIT_S = 0.1
 
 
 class Clock:
-    """The time, as the deadlines see it, goes on when it is told to."""
+    """A clock that the test moves."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-async def deadlines() -> AsyncIterator[Deadlines]:
-    watched = Deadlines(LIMIT_S)
+async def deadlines(clock: Clock) -> AsyncIterator[Deadlines]:
+    watched = Deadlines(LIMIT_S, clock)
     watching = asyncio.create_task(watched.watch())
     yield watched
     watching.cancel()
 
 
 async def request(deadlines: Deadlines, done: asyncio.Event) -> str:
-    """What becomes of a request that waits for `done`."""
+    """Returns how a request that waits for `done` ends."""
     task = deadlines.begin()
     try:
         await done.wait()
     except asyncio.CancelledError:
-        outcome = "late" if deadlines.made_late(task) else "cancelled"
+        outcome = "late" if deadlines.take_timeout(task) else "cancelled"
         assert task.cancelling() == (outcome == "cancelled")
         return outcome
     finally:
         deadlines.end(task)
+        assert not deadlines.take_timeout(task)
     return "done"
 
 
@@ -59,89 +61,102 @@ async def in_time(outcome: Awaitable[T]) -> T:
     return await asyncio.wait_for(outcome, PATIENCE_S)
 
 
-async def several_looks() -> None:
-    """The clock has been looked at a few times meanwhile: whatever is late has been found."""
+async def several_checks() -> None:
+    """Waits until the clock has been read a few times, so that whatever is late has been cancelled."""
     await asyncio.sleep(LIMIT_S / 5)
 
 
 @pytest.mark.anyio
-async def test_what_is_late_is_cancelled_and_knows_why(deadlines: Deadlines, clock: Clock) -> None:
+async def test_a_late_request_is_cancelled_and_can_see_why(deadlines: Deadlines, clock: Clock) -> None:
     done, never = asyncio.Event(), asyncio.Event()
     early = [asyncio.create_task(request(deadlines, event)) for event in (done, never, never)]
     await asyncio.sleep(0)
     clock.now += 0.6 * LIMIT_S
     later = asyncio.create_task(request(deadlines, never))
-    await several_looks()
+    await several_checks()
     assert len(deadlines) == 4
     done.set()
     early[1].cancel()
     assert await in_time(asyncio.gather(*early[:2])) == ["done", "cancelled"]
     clock.now += 0.6 * LIMIT_S
     assert await in_time(early[2]) == "late"
-    await several_looks()
+    await several_checks()
     assert not later.done()
     clock.now += 0.6 * LIMIT_S
     assert await in_time(later) == "late"
     assert len(deadlines) == 0
-    assert not deadlines._late
 
 
 @pytest.mark.anyio
-async def test_who_gets_more_time_does_not_stand_before_the_others(deadlines: Deadlines, clock: Clock) -> None:
+async def test_an_extended_deadline_does_not_delay_the_others(deadlines: Deadlines, clock: Clock) -> None:
     never = asyncio.Event()
-    renewed, late = (asyncio.create_task(request(deadlines, never)) for _ in range(2))
+    extended, late = (asyncio.create_task(request(deadlines, never)) for _ in range(2))
     await asyncio.sleep(0)
     clock.now += 0.6 * LIMIT_S
-    deadlines.begin_again(renewed)
+    deadlines.extend(extended)
     clock.now += 0.6 * LIMIT_S
     assert await in_time(late) == "late"
-    assert not renewed.done()
+    assert not extended.done()
     clock.now += 0.6 * LIMIT_S
-    assert await in_time(renewed) == "late"
+    assert await in_time(extended) == "late"
 
 
-def test_one_large_answer_may_be_sent_however_large_it_is() -> None:
-    outbox = Outbox(most=100)
-    with outbox.holding(b"x" * 1000), pytest.raises(Overloaded), outbox.holding(b"y"):
+@pytest.mark.anyio
+async def test_no_deadline_is_extended_while_the_process_stops(deadlines: Deadlines, clock: Clock) -> None:
+    task = asyncio.create_task(request(deadlines, asyncio.Event()))
+    await asyncio.sleep(0)
+    clock.now += 0.6 * LIMIT_S
+    deadlines.may_extend = False
+    deadlines.extend(task)
+    clock.now += 0.6 * LIMIT_S
+    assert await in_time(task) == "late"
+
+
+def large_responses(max_bytes: int) -> LargeResponses:
+    return LargeResponses(Deadlines(LIMIT_S), LargeResponseLimits(max_bytes))
+
+
+def test_a_single_large_response_may_have_any_size() -> None:
+    large = large_responses(max_bytes=100)
+    with large.reserve(b"x" * 1000), pytest.raises(Overloaded), large.reserve(b"y"):
         pass
 
 
-def test_large_answers_have_so_much_room_and_one_that_is_shared_counts_once() -> None:
-    outbox = Outbox(most=100)
+def test_large_responses_have_a_total_limit_and_a_shared_one_counts_once() -> None:
+    large = large_responses(max_bytes=100)
     body, another = b"x" * 60, b"y" * 60
-    with outbox.holding(body), outbox.holding(body):
-        with pytest.raises(Overloaded), outbox.holding(another):
+    with large.reserve(body), large.reserve(body):
+        assert large.bytes_in_use == 60
+        with pytest.raises(Overloaded), large.reserve(another):
             pass
-        with outbox.holding(b"z" * 40):
-            pass
-    with outbox.holding(another):
-        pass
-    assert outbox._held == 0
-    assert not outbox._readers
+        with large.reserve(b"z" * 40):
+            assert large.bytes_in_use == 100
+    with large.reserve(another):
+        assert large.bytes_in_use == 60
+    assert large.bytes_in_use == 0
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("crowded", [False, True])
-async def test_a_slow_client_of_a_large_answer_is_cut_only_where_others_want_the_room(
-    monkeypatch: pytest.MonkeyPatch, crowded: bool
+async def test_a_slow_client_of_a_large_response_is_disconnected_only_if_others_need_the_room(
+    clock: Clock, crowded: bool
 ) -> None:
-    monkeypatch.setattr(routes, "SLOWEST", 1000 * PIECE)
-    body = b"x" * (20 * PIECE)
-    outbox = Outbox(most=len(body) if crowded else 3 * len(body))
-    # Nothing watches these deadlines: what is held against them here is the time of the whole.
-    api = SimpleNamespace(deadlines=Deadlines(0.01), outbox=outbox, stopping=False, note=lambda *_: None)
+    bytes_per_second = 10 * CHUNK_BYTES
+    response = Response(200, (), b"x" * (20 * CHUNK_BYTES))
+    deadlines = Deadlines(LIMIT_S, clock)
+    large = LargeResponses(deadlines, LargeResponseLimits(3 * len(response.body), bytes_per_second), clock)
     sent = 0
-
-    async def answer(_api: object, _scope: Scope, _receive: Receive) -> Out:
-        return Out(200, (), body)
-
-    async def receive() -> Message:
-        return {}
 
     async def send(message: Message) -> None:
         nonlocal sent
         sent += len(message.get("body", b""))
-        await asyncio.sleep(0.005)
+        # Half as fast as it has to be.
+        clock.now += 2 * len(message.get("body", b"")) / bytes_per_second
 
-    await Endpoint(cast("Api", api), "/", answer).serve({"method": "GET", "path": "/"}, receive, send)
-    assert (sent < len(body)) == crowded
+    with ExitStack() as others:
+        if crowded:
+            others.enter_context(large.reserve(b"y" * len(response.body)))
+        await large.send(response, send, deadlines.begin(), "/")
+    assert (sent < len(response.body)) == crowded
+    assert large.bytes_in_use == 0
+    assert len(deadlines) == 0

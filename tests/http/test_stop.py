@@ -1,4 +1,4 @@
-"""Being told to stop: in order, at once, once or twice, alone or with the terminal's whole process group."""
+"""Stopping: by one signal or two, to the main process or the whole process group."""
 
 import os
 import signal
@@ -20,11 +20,11 @@ from tests.system import PATIENCE_S, ApiProcess, eventually, sql
 Serve = Callable[..., ApiProcess]
 
 LONG_S = 60.0
-"""As long as a request, or the delay of a stop, may take at most; a worker that hangs is killed after that."""
+"""The request timeout and the stop delay, in seconds; a worker that hangs is killed after that."""
 
 
 def ends(api: ApiProcess) -> bool:
-    """Whether it ends by itself, within half of the time after which it would be killed or its delay be over."""
+    """Returns True if it ends within half the time after which it would be killed or its delay would be over."""
     assert api.process is not None
     try:
         status = api.process.wait(LONG_S / 2)
@@ -36,7 +36,7 @@ def ends(api: ApiProcess) -> bool:
 
 @pytest.mark.parametrize("how", ["ctrl-c", "group", "process"])
 def test_it_stops_at_once(serve: Callable[..., ApiProcess], how: str) -> None:
-    """Granian's worker hung until it was killed when it was told twice: 1 time in 20 by Ctrl-C."""
+    """With two signals Granian's worker hung until it was killed: by Ctrl-C 1 time in 20."""
     for number in range(3):
         api = serve(workers=2, request_timeout_ms=int(1000 * LONG_S))
         assert api.create(f"user {number}").status_code == 201
@@ -50,22 +50,22 @@ def test_it_stops_at_once(serve: Callable[..., ApiProcess], how: str) -> None:
             case "process":
                 api.process.terminate()
         assert ends(api)
-        eventually(lambda group=group: not alive(group), what="none of its processes is left")  # type: ignore[misc]
+        eventually(lambda group=group: not alive(group), what="all of its processes have ended")  # type: ignore[misc]
 
 
-def test_told_twice_in_the_midst_of_a_write_it_answers_and_stops(settings: Settings, serve: Serve) -> None:
-    """As by an impatient Ctrl-C. The write waits until both have arrived."""
-    # A worker that hangs is killed 42 s later: beyond what `ends` waits for, and before the client gives up.
+def test_two_signals_during_a_write_still_answer_it(settings: Settings, serve: Serve) -> None:
+    """As with Ctrl-C pressed twice. The write waits until both signals have arrived."""
+    # A worker that hangs is killed after 42 s: longer than `ends` waits, and shorter than the client does.
     api = serve(request_timeout_ms=40_000)
     assert api.create("ada").status_code == 201
     assert api.process is not None
     with ThreadPoolExecutor(1) as pool:
         with locked(settings):
             write = pool.submit(api.set, 1, 5)
-            eventually(lambda: in_flight(api) == 2, what="the write is under way")
+            eventually(lambda: in_flight(api) == 2, what="the write is active")
             for _ in range(2):
                 os.killpg(api.process.pid, signal.SIGINT)
-                # Not for a condition: two signals at once are one.
+                # Not to wait for a condition: two signals at once would be one.
                 time.sleep(0.1)
         assert write.result().status_code == 200
         assert ends(api)
@@ -80,13 +80,13 @@ def alive(group: int) -> bool:
 
 
 def fresh(api: ApiProcess, method: str, path: str, **more: object) -> httpx.Response:
-    """Asked on a connection of its own."""
+    """Sends a request on a new connection."""
     with httpx.Client(base_url=api.url, timeout=PATIENCE_S) as client:
         return client.request(method, path, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_on_sigterm_it_says_so_goes_on_for_a_while_and_ends_in_order(serve: Serve, workers: int) -> None:
+def test_sigterm_reports_not_ready_then_serves_for_the_delay_then_stops(serve: Serve, workers: int) -> None:
     delay_s = 3.0
     api = serve(stop_delay_ms=int(1000 * delay_s), workers=workers)
     assert api.client.get("/livez").headers.get("connection") is None
@@ -103,7 +103,7 @@ def test_on_sigterm_it_says_so_goes_on_for_a_while_and_ends_in_order(serve: Serv
         created = fresh(api, "POST", "/users", json={"username": f"late {number}"})
         assert (created.status_code, created.headers["connection"]) == (201, "close")
         assert fresh(api, "GET", "/leaderboard/top/10").status_code == 200
-    # One that was open before is told as well.
+    # A connection that was open before is closed too.
     assert api.client.get("/leaderboard/top/10").headers["connection"] == "close"
     assert ends(api)
     assert time.monotonic() - started >= delay_s
@@ -118,17 +118,17 @@ def test_sigint_to_the_main_process_alone_has_no_delay(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_while_workers_are_starting_it_stops(serve: Serve, number: signal.Signals) -> None:
-    """A worker that had just been forked took no notice, and was killed after all that it might have needed."""
+def test_a_signal_while_workers_start_stops_them(serve: Serve, number: signal.Signals) -> None:
+    """A worker that had just been forked ignored the signal, and was killed after the whole timeout."""
     for _ in range(2):
-        # One of them is ready, the others are perhaps not.
+        # One of them is ready, the others may not be.
         api = serve(stop_delay_ms=0, request_timeout_ms=int(1000 * LONG_S), workers=6)
         assert api.process is not None
         api.process.send_signal(number)
         assert ends(api)
 
 
-def test_what_is_under_way_is_finished(settings: Settings, serve: Serve) -> None:
+def test_active_requests_are_finished(settings: Settings, serve: Serve) -> None:
     api = serve()
     user_id = int(api.create("ada").json()["userId"])
     assert api.process is not None
@@ -150,8 +150,8 @@ def accepts(api: ApiProcess) -> bool:
         return False
 
 
-def test_a_client_that_stalls_does_not_hold_up_the_end(serve: Serve) -> None:
-    # With that delay, which SIGINT skips, it would be killed only long after the deadline of its requests.
+def test_a_stalled_client_does_not_delay_the_stop(serve: Serve) -> None:
+    # With this delay, which SIGINT skips, it would be killed long after the deadline of its requests.
     api = serve(request_timeout_ms=1000, stop_delay_ms=int(1000 * LONG_S))
     assert api.process is not None
     head = b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
@@ -164,12 +164,12 @@ def test_a_client_that_stalls_does_not_hold_up_the_end(serve: Serve) -> None:
 
 @dataclass
 class Balancer:
-    """Sends requests to whichever process says that it is ready, as seen every 50 ms."""
+    """Sends requests to a process that reports ready; checks all of them every 50 ms."""
 
     backends: list[ApiProcess]
     ready: list[ApiProcess] = field(default_factory=list)
     acknowledged: dict[int, int] = field(default_factory=dict)
-    """By user: the score that was acknowledged last."""
+    """The last acknowledged score by user."""
     done: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
@@ -183,14 +183,14 @@ class Balancer:
                 self.ready = ready
 
     def send(self, user_id: int) -> int:
-        """Set scores and read until the end; how many requests failed."""
+        """Sets scores and reads until the end. Returns how many requests failed."""
         failed = score = 0
         with httpx.Client(timeout=PATIENCE_S) as client:
             while not self.done.is_set():
                 api = self.ready[score % len(self.ready)]
                 try:
                     answer = client.post(f"{api.url}/users/{user_id}/score", json={"score": score + 1})
-                    # The one before was acknowledged, perhaps by the other process.
+                    # The score before was acknowledged, perhaps by the other process.
                     assert answer.json()["previousScore"] == score, answer.text
                     assert client.get(f"{api.url}/users/{user_id}").json()["score"] == score + 1
                 except (httpx.TransportError, KeyError):
@@ -200,14 +200,14 @@ class Balancer:
         return failed
 
     def notice(self, api: ApiProcess) -> None:
-        """Return when nothing is sent any more to a process that is not ready."""
+        """Waits until nothing is sent to a process that is not ready."""
         eventually(lambda: api not in self.ready, what="it is not sent to")
         before = dict(self.acknowledged)
-        # Whoever had chosen it before has had its answer, and has chosen again.
+        # Threads that had chosen it before have got their response, and have chosen again.
         eventually(lambda: all(self.acknowledged[user_id] > before[user_id] + 1 for user_id in before))
 
 
-def test_processes_that_are_rolled_fail_no_request_and_lose_no_write(settings: Settings, serve: Serve) -> None:
+def test_a_rolling_restart_fails_no_request_and_loses_no_write(settings: Settings, serve: Serve) -> None:
     backends = [serve(stop_delay_ms=int(1000 * LONG_S)) for _ in range(2)]
     users = [int(backends[0].create(f"user {number}").json()["userId"]) for number in range(4)]
     balancer = Balancer(backends, list(backends), dict.fromkeys(users, 0))
@@ -220,7 +220,7 @@ def test_processes_that_are_rolled_fail_no_request_and_lose_no_write(settings: S
                     assert api.process is not None
                     api.process.terminate()
                     balancer.notice(api)
-                    # Its delay has been long enough.
+                    # Its delay was long enough.
                     api.process.send_signal(signal.SIGINT)
                     assert ends(api)
                     api.start()

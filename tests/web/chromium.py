@@ -1,4 +1,4 @@
-"""A real browser, to look at one page with."""
+"""Opens one page in a real browser."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: ap
 
 
 def shown(address: str, profile: Path, milliseconds: int = 2000, *more_flags: str) -> tuple[str, list[str]]:
-    """The page as it is after that time on the browser's clock, and what its console said."""
+    """Returns the page after that time on the browser's clock, and the lines of its console."""
     assert CHROMIUM is not None
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"

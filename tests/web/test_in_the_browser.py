@@ -1,7 +1,8 @@
-"""The pages in a real browser: what the scripts do, and that nothing breaks the policy."""
+"""The pages in a real browser: what their scripts do, and that nothing violates the policy."""
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from leaderboard.http.page.pages import Pages
+from leaderboard.http import security
+from leaderboard.http.routes import ROUTES
 from leaderboard.model import Context, Standing, Top
+from leaderboard.web.pages import Pages
 from tests.web.chromium import needs_chromium, shown
+from tests.web.document import KEY, document
 
 pytestmark = needs_chromium
 
@@ -20,7 +24,6 @@ USERS = [
     Standing(rank, 100 - rank, NAME if rank == 3 else f"user {rank}", None, 5000 - rank) for rank in range(1, 12)
 ]
 RISEN = [Standing(1, 7, "riser", "https://img.example.com/7", 2_000_000), *USERS[1:]]
-DOCUMENT = json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers and body."""
 Look = Callable[..., tuple[str, list[str]]]
@@ -28,26 +31,31 @@ Look = Callable[..., tuple[str, list[str]]]
 
 
 class Site:
-    """What the server answers, by path; a test changes it, and puts a script of its own into a page."""
+    """What the server answers by path, and the requests it got: paths and credentials.
+
+    A test may change an answer, and add a script to a page.
+    """
 
     def __init__(self, root_path: str = "") -> None:
         self.pages = Pages.load(root_path=root_path)
         self.address = ""
         self.answers: dict[str, Answer] = {
-            root_path + path: (200, {"Content-Type": kind}, content)
-            for path, (kind, content) in self.pages.assets.items()
+            root_path + path: (200, {"Content-Type": asset.content_type}, asset.content)
+            for path, asset in self.pages.assets.items()
         }
-        self.page(f"{root_path}/", self.pages.board(Top(USERS)))
-        self.page(f"{root_path}/docs", self.pages.docs(DOCUMENT))
+        self.requests: list[tuple[str, str | None]] = []
+        self.page(f"{root_path}/", self.pages.home(Top(USERS)), self.pages.home_policy)
+        self.page(f"{root_path}/docs", self.pages.docs(document(root_path)), self.pages.docs_policy)
+        self.answers[f"{root_path}/openapi.json"] = api(document(root_path))
         self.answers[f"{root_path}/leaderboard/top/100"] = api(Top(RISEN))
         context = Context(USERS[2], USERS[:2], USERS[3:8], len(USERS))
         self.answers[f"{root_path}/leaderboard/user/97/context"] = api(context)
 
-    def page(self, path: str, html: bytes, script: str = "") -> None:
+    def page(self, path: str, html: bytes, policy: str, script: str = "") -> None:
         if script:
             html = html.replace(b"</head>", b'<script type="module" src="/test.js"></script></head>')
             self.answers["/test.js"] = (200, {"Content-Type": "text/javascript"}, script.encode())
-        headers = {"Content-Type": "text/html; charset=utf-8", **self.pages.headers}
+        headers = {"Content-Type": "text/html; charset=utf-8", **security.page(policy)}
         self.answers[path] = (200, headers, html)
 
 
@@ -57,7 +65,7 @@ def api(answer: object, status: int = 200, **headers: str) -> Answer:
 
 @pytest.fixture
 def root_path() -> str:
-    """The path below which the site is; a test may name another by `parametrize`."""
+    """The root path of the site; a test may set another by `parametrize`."""
     return ""
 
 
@@ -67,6 +75,7 @@ def site(root_path: str) -> Iterator[Site]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            site.requests.append((self.path, self.headers["Authorization"]))
             status, headers, body = site.answers.get(self.path, (404, {}, b""))
             self.send_response(status)
             for name, value in headers.items():
@@ -110,7 +119,7 @@ def test_the_board_refreshes_itself_and_marks_what_changed(site: Site, look: Loo
     assert "img.example.com" not in html
 
 
-def test_a_stale_refresh_tells_its_age(site: Site, look: Look) -> None:
+def test_a_stale_refresh_shows_its_age(site: Site, look: Look) -> None:
     site.answers["/leaderboard/top/100"] = api(Top(USERS), Age="75")
     html, console = look("/", 6000)
     assert console == []
@@ -125,7 +134,7 @@ def test_a_refresh_that_fails_leaves_the_board_and_says_so(site: Site, look: Loo
 
 
 def test_an_empty_board_fills(site: Site, look: Look) -> None:
-    site.page("/", site.pages.board(Top([])))
+    site.page("/", site.pages.home(Top([])), site.pages.home_policy)
     html, console = look("/", 6000)
     assert console == []
     assert 'id="empty" hidden' in html
@@ -136,7 +145,7 @@ FIND = "const input = document.getElementById('find-id'); input.value = '{}'; in
 
 
 def test_a_user_is_found_by_id(site: Site, look: Look) -> None:
-    site.page("/", site.pages.board(Top(USERS)), FIND.format(97))
+    site.page("/", site.pages.home(Top(USERS)), site.pages.home_policy, FIND.format(97))
     html, console = look("/")
     assert console == []
     assert "<bdi>&lt;b&gt;Ada&lt;/b&gt; &amp; 'Co'</bdi> is number 3</h2>" in html
@@ -145,53 +154,67 @@ def test_a_user_is_found_by_id(site: Site, look: Look) -> None:
     assert found.count('aria-current="true"') == 1
 
 
-def test_a_user_who_is_not_there_is_said_in_the_words_of_the_api(site: Site, look: Look) -> None:
+def test_a_missing_user_shows_the_detail_of_the_api(site: Site, look: Look) -> None:
     site.answers["/leaderboard/user/5/context"] = api({"detail": "no user has the id 5"}, 404)
-    site.page("/", site.pages.board(Top(USERS)), FIND.format(5))
+    site.page("/", site.pages.home(Top(USERS)), site.pages.home_policy, FIND.format(5))
     html, _ = look("/")
     assert 'id="find-answer" role="status">no user has the id 5</p>' in html
 
 
-def test_a_call_can_be_tried_and_its_line_follows(site: Site, look: Look) -> None:
-    site.answers["/users/4%202"] = api({"userId": 42, "username": NAME})
-    script = """
-        const form = document.querySelector("#get-users-id form");
-        const input = form.querySelector("input");
-        input.value = "4 2";
-        input.dispatchEvent(new Event("input"));
-        form.requestSubmit();
-        const body = document.querySelector("#post-users textarea");
-        body.value = `{"username": "O'Brien"}`;
-        body.dispatchEvent(new Event("input"));
-    """
-    site.page("/docs", site.pages.docs(DOCUMENT), script)
-    html, console = look("/docs")
-    assert console == []
-    assert f'<span data-origin="">{site.address}</span>/users/<span data-for="id">4%202</span>' in html
-    assert "200 OK ·" in html
-    assert '"userId": 42' in html
-    assert """<span data-for="body">{"username": "O'\\''Brien"}</span>""" in html
-
-
-def test_the_line_of_a_call_has_the_parameters_that_are_filled_in(site: Site, look: Look) -> None:
-    site.answers["/leaderboard?limit=2&after=a%27b"] = api({"users": [], "total": 7, "next": None})
-    script = """
-        const form = document.querySelector("#get-leaderboard form");
-        for (const [name, value] of [["limit", "2"], ["after", "a'b"]]) {
-            const input = form.querySelector(`[name="${name}"]`);
-            input.value = value;
-            input.dispatchEvent(new Event("input"));
+TRY = """
+    async function found(selector) {
+        for (;;) {
+            const element = document.querySelector(selector);
+            if (element) return element;
+            await new Promise((done) => setTimeout(done, 20));
         }
-        form.requestSubmit();
-    """
-    site.page("/docs", site.pages.docs(DOCUMENT), script)
-    html, console = look("/docs")
+    }
+    async function click(selector) { (await found(selector)).click(); }
+    async function type(selector, text) {
+        const input = await found(selector);
+        Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, text);
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    const call = "#operations-default-get_user";
+    await click(".btn.authorize");
+    await type("#auth-bearer-value", KEY);
+    await click(".auth-btn-wrapper .authorize");
+    await click(".btn-done");
+    await click(`${call} .opblock-summary-control`);
+    await click(`${call} .try-out__btn`);
+    await click(`${call} .execute`);
+    await found(`${call} .live-responses-table .response`);
+"""
+
+
+def test_the_docs_show_every_call(site: Site, look: Look) -> None:
+    html, console = look("/docs", 5000)
     assert console == []
-    assert '/leaderboard<span data-query="">?limit=2&amp;after=a%27b</span>' in html
-    assert '"total": 7' in html
+    shown = set(re.findall(r'id="operations-default-(\w+)"', html))
+    assert shown == {route.name for route in ROUTES if route.documented}
+    assert all(f">{schema}<" in html for schema in document()["components"]["schemas"])
 
 
-# Below the path of a proxy: the site answers nowhere else
+@pytest.mark.parametrize("root_path", ["", "/games/lb"])
+def test_a_call_can_be_tried_with_a_key(site: Site, look: Look, root_path: str) -> None:
+    site.answers[f"{root_path}/users/1"] = api({"userId": 1, "username": NAME})
+    script = f"const KEY = {json.dumps(KEY)};{TRY}"
+    site.page(f"{root_path}/docs", site.pages.docs(document(root_path)), site.pages.docs_policy, script)
+    html, console = look(f"{root_path}/docs", 10_000)
+    assert console == []
+    assert (f"{root_path}/users/1", f"Bearer {KEY}") in site.requests
+    assert "&lt;b&gt;Ada&lt;/b&gt; &amp; 'Co'" in html
+
+
+def test_the_docs_send_no_request_to_another_host(site: Site, look: Look) -> None:
+    """The browser would log an attempt, as the policy forbids it."""
+    _, console = look("/docs", 5000)
+    assert console == []
+    assert {path for path, _ in site.requests} <= {"/docs", "/openapi.json", *site.pages.assets}
+    assert "/openapi.json" in {path for path, _ in site.requests}
+
+
+# Below a root path; the site has no other paths
 
 
 @pytest.mark.parametrize("root_path", ["/games/lb"])
@@ -203,31 +226,20 @@ def test_below_a_path_the_board_refreshes_itself(site: Site, look: Look, root_pa
 
 @pytest.mark.parametrize("root_path", ["/games/lb"])
 def test_below_a_path_a_user_is_found_by_id(site: Site, look: Look, root_path: str) -> None:
-    site.page(f"{root_path}/", site.pages.board(Top(USERS)), FIND.format(97))
+    site.page(f"{root_path}/", site.pages.home(Top(USERS)), site.pages.home_policy, FIND.format(97))
     html, console = look(f"{root_path}/")
     assert console == []
     assert "is number 3</h2>" in html
 
 
-@pytest.mark.parametrize("root_path", ["/games/lb"])
-def test_below_a_path_a_call_can_be_tried(site: Site, look: Look, root_path: str) -> None:
-    site.answers[f"{root_path}/users/42"] = api({"userId": 42, "username": NAME})
-    script = """
-        const form = document.querySelector("#get-users-id form");
-        form.querySelector("input").value = "42";
-        form.requestSubmit();
-    """
-    site.page(f"{root_path}/docs", site.pages.docs(DOCUMENT), script)
-    html, console = look(f"{root_path}/docs")
-    assert console == []
-    assert f'<span data-origin="">{site.address}</span>{root_path}/users/' in html
-    assert '"userId": 42' in html
-
-
 @pytest.mark.parametrize(
     "markup", ["<p style='color: red'>", "<script>1</script>", "<img src='https://img.example.com/1'>"]
 )
-def test_a_breach_of_the_policy_would_be_seen(site: Site, look: Look, markup: str) -> None:
-    site.page("/", site.pages.board(Top(USERS)).replace(b"<main>", b"<main>" + markup.encode()))
-    _, console = look("/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_a_violation_of_the_policy_is_logged_by_the_browser(
+    site: Site, look: Look, path: str, markup: str
+) -> None:
+    status, headers, html = site.answers[path]
+    site.answers[path] = (status, headers, html.replace(b"<main>", b"<main>" + markup.encode()))
+    _, console = look(path)
     assert any("Content Security Policy" in line for line in console)

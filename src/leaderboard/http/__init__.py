@@ -1,1 +1,1 @@
-"""The HTTP contract: routes, wire formats, problems and pages. Knows nothing of PostgreSQL or Redis."""
+"""The HTTP API: routes, requests, responses and errors. Does not know PostgreSQL or Redis."""

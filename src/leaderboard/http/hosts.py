@@ -1,48 +1,62 @@
-"""The headers Host and Origin: by which name a client calls this service, and which site's page has it call.
+"""The headers Host and Origin.
 
-Two Hosts are read differently by a proxy and by us, and one that is no name means nothing to either; so both are
-refused (RFC 9112, section 3.2). Origin is what a browser says, and no page can change it; other clients send none.
+A proxy and this service may each choose another one of two Hosts, or read an invalid one differently. So both are
+refused (RFC 9112, section 3.2). Browsers set Origin, and no page can change it; other clients send none.
 """
 
 import re
 from types import MappingProxyType
 
 from leaderboard.errors import LeaderboardError
-from leaderboard.http.call import Scope
+from leaderboard.http.asgi import AsgiScope
 
-# A comma may stand in a host by the grammar. Here it is what became of two headers that a proxy has joined.
+# The grammar allows a comma in a host. Here a comma means that a proxy has joined two headers.
 _HOST = re.compile(rb"([\w.~%-]+|\[[\w.:~%-]+\])(?::\d*)?")
-_fits = _HOST.fullmatch
+_match = _HOST.fullmatch
 _DEFAULT_PORTS = MappingProxyType({b"http": b":80", b"https": b":443"})
 
 
 class InvalidHost(LeaderboardError):
-    """The request has no Host, more than one, or one that is no host."""
+    """The request has no Host, more than one, or an invalid one."""
 
     def __init__(self) -> None:
         super().__init__("the header Host must be given once: a name or an address, with a port or without")
 
 
-def has_one_host(scope: Scope) -> bool:
-    """Whether the request names exactly one host; one of HTTP/1.0 may name none.
+class HostCheck:
+    """Checks the header Host. Nearly all requests have the same one, so the last valid one is remembered."""
 
-    HTTP/1.0 did not know the header, and some health checks still speak it.
-    """
-    host: bytes | None = None
-    for name, value in scope["headers"]:
-        if name == b"host":
-            if host is not None:
+    __slots__ = ("_last_valid",)
+
+    def __init__(self) -> None:
+        self._last_valid = b""
+
+    def has_one(self, scope: AsgiScope) -> bool:
+        """Returns True if the request has exactly one valid Host; with HTTP/1.0 it may have none.
+
+        HTTP/1.0 has no such header, and some health checks still use that version.
+        """
+        host: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                if host is not None:
+                    return False
+                host = value
+        if not host:
+            # The server adds an empty Host where there is none.
+            return bool(scope["http_version"] != "1.1")
+        if host != self._last_valid:
+            if not _match(host):
                 return False
-            host = value
-    # The server puts an empty one where there is none.
-    return _fits(host) is not None if host else scope["http_version"] != "1.1"
+            self._last_valid = host
+        return True
 
 
-def from_own_page(scope: Scope) -> bool:
-    """False for a request that another site's page sends: Origin is there, and is not the host that is asked.
+def from_own_page(scope: AsgiScope) -> bool:
+    """Returns False for a request from a page of another site: Origin is present and differs from Host.
 
-    The scheme is not compared, as a proxy before us may have ended TLS. `null`, which a sandboxed frame or a local
-    file sends, is no host.
+    The scheme is not compared, as a proxy may terminate TLS. The Origin `null`, which a sandboxed frame or a local
+    file sends, matches no host.
     """
     origins: list[bytes] = [value for name, value in scope["headers"] if name == b"origin"]
     if not origins:
@@ -54,12 +68,12 @@ def from_own_page(scope: Scope) -> bool:
     return site.removesuffix(port) == host.removesuffix(port)
 
 
-def host_name(scope: Scope) -> bytes:
-    """The Host without its port, in small letters; empty if there is none."""
-    match = _fits(_host(scope))
+def host_name(scope: AsgiScope) -> bytes:
+    """Returns the Host without its port, in lower case; empty if there is none."""
+    match = _match(_host(scope))
     return b"" if match is None else match[1]
 
 
-def _host(scope: Scope) -> bytes:
-    """The Host in small letters; empty if there is none."""
+def _host(scope: AsgiScope) -> bytes:
+    """Returns the Host in lower case; empty if there is none."""
     return next((bytes(value).lower() for name, value in scope["headers"] if name == b"host"), b"")

@@ -1,31 +1,30 @@
-"""The OpenAPI 3.1 document, made from the route table, the structs that are sent and the table of problems."""
+"""Builds the OpenAPI 3.1 document from the route table, the structs of bodies, and the table of problems."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from leaderboard.http import problems
 from leaderboard.http.access import Access
-from leaderboard.http.call import Call
-from leaderboard.model import INT32_MAX
+from leaderboard.http.route import Parameter, Route
 
-_PARAMETER = re.compile(r"\{(\w+)\}")
 _AGE = {
     "description": "Seconds. Present only while PostgreSQL is unreachable: the answer may be as old as that.",
     "schema": {"type": "integer", "minimum": 1},
 }
+_RETRY_AFTER = {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+_LOCATION = {"description": "Path of the new user", "schema": {"type": "string"}}
 
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "A name for this request, such as a random UUID. Sent again with the same body within 24 hours,"
-    " it is not done again and gets the first answer.",
+    " the request is not done again and gets the first answer.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 
-_SCHEMES = {
+_SECURITY_SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "One of the keys in `API_KEYS`, with that scope."},
     "token": {
         "type": "http",
@@ -37,133 +36,152 @@ _SCHEMES = {
 
 
 def document(
-    calls: Iterable[Call], version: str, max_top_n: int, access: Access, root_path: str = ""
+    routes: Iterable[Route],
+    version: str,
+    access: Access,
+    *,
+    settings: Mapping[str, int],
+    root_path: str = "",
 ) -> dict[str, Any]:
-    """The document as plain data, of a process with this policy that is reached below `root_path`."""
-    calls = [call for call in calls if call.documented]
-    structs: list[Any] = [problems.Problem]
-    for call in calls:
-        structs += [type_ for type_ in (call.answer, call.body) if isinstance(type_, type)]
-    schemas, components = msgspec.json.schema_components(
-        list(dict.fromkeys(structs)), ref_template="#/components/schemas/{name}"
-    )
-    references = dict(zip(dict.fromkeys(structs), schemas, strict=True))
-    kinds = {kind.code: kind for kind in problems.KINDS}
+    """Returns the document of a process with this access policy, reached below `root_path`.
 
+    `settings` are those that parameters name as their maximum.
+    """
+    routes = [route for route in routes if route.documented]
+    references, components = _schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
-    for call in calls:
-        operation: dict[str, Any] = {"summary": call.summary, "operationId": _operation_id(call)}
-        limits = {"n": max_top_n, "id": INT32_MAX}
-        parameters: list[dict[str, Any]] = [
-            {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "schema": {"type": "integer", "minimum": 1, "maximum": limits[name]},
-                "example": {"n": 10, "id": 1}[name],
-            }
-            for name in _PARAMETER.findall(call.path)
-        ]
-        if call.query is not None:
-            parameters += _query(call.query)
-        if call.body is not None:
-            parameters.append(_IDEMPOTENCY_KEY)
-        if parameters:
-            operation["parameters"] = parameters
-        if call.body is not None:
-            operation["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": references[call.body]}},
-            }
-        operation["security"] = _security(call, access)
-        operation["responses"] = _responses(call, references, kinds)
-        if call.status == 201:
-            operation["responses"]["201"]["links"] = _links(calls)
-        paths.setdefault(call.path, {})[call.method.lower()] = operation
+    for route in routes:
+        operation = _operation(route, access, settings, references)
+        if route.status == 201:
+            operation["responses"]["201"]["links"] = _links(routes)
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Leaderboard",
             "version": version,
-            "description": "Ranks are exact; an answer reflects every write acknowledged before it was asked for.",
+            "description": "Ranks are exact. An answer reflects every write acknowledged before the request.",
         },
         **({"servers": [{"url": root_path}]} if root_path else {}),
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": _SCHEMES},
+        "components": {"schemas": components, "securitySchemes": _SECURITY_SCHEMES},
         "x-problems": {kind.code: {"status": kind.status, "title": kind.title} for kind in problems.KINDS},
     }
 
 
-def _query(struct: type) -> list[dict[str, Any]]:
-    """The parameters of a query string; one that may be left out has no null, which cannot be written there."""
+def _schemas(routes: Iterable[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Returns a reference to the schema of each struct that is sent or received, and the named schemas."""
+    structs: dict[Any, None] = {problems.Problem: None}
+    for route in routes:
+        structs.update({type_: None for type_ in (route.answer, route.body) if isinstance(type_, type)})
+    schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    return dict(zip(structs, schemas, strict=True)), components
+
+
+def _operation(
+    route: Route, access: Access, settings: Mapping[str, int], references: Mapping[Any, Any]
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": route.summary, "operationId": route.name}
+    parameters = [_path_parameter(parameter, settings) for parameter in route.parameters]
+    if route.query is not None:
+        parameters += _query_parameters(route.query)
+    if route.body is not None:
+        parameters.append(_IDEMPOTENCY_KEY)
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": references[route.body]}},
+        }
+    operation["security"] = _security(route, access)
+    operation["responses"] = {**_responses(route, references), **_problem_responses(route, references)}
+    return operation
+
+
+def _path_parameter(parameter: Parameter, settings: Mapping[str, int]) -> dict[str, Any]:
+    maximum = parameter.maximum
+    if parameter.maximum_setting is not None:
+        maximum = settings[parameter.maximum_setting]
+    return {
+        "name": parameter.name,
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1, "maximum": maximum},
+        "example": parameter.example,
+    }
+
+
+def _query_parameters(struct: type) -> list[dict[str, Any]]:
+    """Returns the parameters of a query string. An optional one has no null: a query string cannot hold it."""
     (_, components) = msgspec.json.schema_components([struct])
     parameters = []
     for name, schema in components[struct.__name__]["properties"].items():
-        given = next((way for way in schema.get("anyOf", ()) if way != {"type": "null"}), schema)
-        described = {key: value for key, value in given.items() if key != "description"}
+        not_null = next((choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}), schema)
+        described = {key: value for key, value in not_null.items() if key != "description"}
         if schema.get("default") is None:
             described.pop("default", None)
-        parameters.append({"name": name, "in": "query", "description": given["description"], "schema": described})
+        parameters.append(
+            {"name": name, "in": "query", "description": not_null["description"], "schema": described}
+        )
     return parameters
 
 
-def _responses(
-    call: Call, references: dict[Any, Any], kinds: dict[str, problems.Kind]
-) -> dict[str, dict[str, Any]]:
-    responses: dict[str, dict[str, Any]] = {}
-    if isinstance(call.answer, str):
-        content = {call.answer: {"schema": {"type": "object" if call.answer == "application/json" else "string"}}}
+def _responses(route: Route, references: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the responses that are not problems, by status."""
+    if isinstance(route.answer, str):
+        schema = {"type": "object" if route.answer == "application/json" else "string"}
+        content = {route.answer: {"schema": schema}}
     else:
-        content = {"application/json": {"schema": references[call.answer]}}
-    responses[str(call.status)] = {"description": call.summary, "content": content}
-    if call.path == "/":
-        responses["200"]["content"] = content | {"text/html": {"schema": {"type": "string"}}}
-    if call.status == 201:
-        responses["201"]["headers"] = {
-            "Location": {"description": "Path of the new user", "schema": {"type": "string"}}
-        }
-    elif call.aged:
-        responses["200"]["headers"] = {"Age": _AGE}
-    for status, type_ in call.also.items():
-        responses[str(status)] = {
+        content = {"application/json": {"schema": references[route.answer]}}
+    content |= {media_type: {"schema": {"type": "string"}} for media_type in route.media_types}
+    success: dict[str, Any] = {"description": route.summary, "content": content}
+    if route.status == 201:
+        success["headers"] = {"Location": _LOCATION}
+    elif route.may_be_stale:
+        success["headers"] = {"Age": _AGE}
+    others = {
+        str(status): {
             "description": "Not now",
-            "content": {"application/json": {"schema": references[type_]}},
+            "content": {"application/json": {"schema": references[struct]}},
         }
+        for status, struct in route.other_responses.items()
+    }
+    return {str(route.status): success, **others}
+
+
+def _problem_responses(route: Route, references: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the responses that are problems, by status: several problems may have the same one."""
+    by_code = {kind.code: kind for kind in problems.KINDS}
     by_status: dict[int, list[problems.Kind]] = {}
-    for code in call.problems:
-        by_status.setdefault(kinds[code].status, []).append(kinds[code])
-    for status, found in sorted(by_status.items()):
+    for code in route.problems:
+        by_status.setdefault(by_code[code].status, []).append(by_code[code])
+    responses: dict[str, dict[str, Any]] = {}
+    for status, kinds in sorted(by_status.items()):
         response: dict[str, Any] = {
-            "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in found),
+            "description": "; ".join(f"{kind.title} (`{kind.code}`)" for kind in kinds),
             "content": {"application/problem+json": {"schema": references[problems.Problem]}},
         }
-        names = {name for kind in found for name, _ in kind.headers}
-        if b"retry-after" in names:
-            response["headers"] = {
-                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
-            }
+        if any(name == b"retry-after" for kind in kinds for name, _ in kind.headers):
+            response["headers"] = {"Retry-After": _RETRY_AFTER}
         responses[str(status)] = response
     return responses
 
 
-def _links(calls: Iterable[Call]) -> dict[str, dict[str, Any]]:
-    """What can be done with the user that was created."""
+def _links(routes: Iterable[Route]) -> dict[str, dict[str, Any]]:
+    """Returns what can be done with the user that was created."""
     return {
-        _operation_id(call): {"operationId": _operation_id(call), "parameters": {"id": "$response.body#/userId"}}
-        for call in calls
-        if "{id}" in call.path
+        route.name: {"operationId": route.name, "parameters": {"id": "$response.body#/userId"}}
+        for route in routes
+        if any(parameter.name == "id" for parameter in route.parameters)
     }
 
 
-def _security(call: Call, access: Access) -> list[dict[str, list[str]]]:
-    """The credentials that do, any one of them; an empty one stands for none."""
-    if call.needs is None:
+def _security(route: Route, access: Access) -> list[dict[str, list[str]]]:
+    """Returns the credentials of which any one is enough; an empty one stands for none."""
+    if route.needs is None:
         return []
-    ways: list[dict[str, list[str]]] = [{"key": [call.needs]}]
-    if access.users_may(call):
-        ways.append({"token": []})
-    return ways if access.needs(call) else [{}, *ways]
-
-
-def _operation_id(call: Call) -> str:
-    return call.handler.__name__.lstrip("_")
+    choices: list[dict[str, list[str]]] = [{"key": [route.needs]}]
+    if access.accepts_user_tokens(route):
+        choices.append({"token": []})
+    return choices if access.needs(route) else [{}, *choices]

@@ -1,21 +1,21 @@
-"""The one table from what can go wrong to how HTTP says it, as problem details (RFC 9457)."""
+"""The table that maps each error to its HTTP response: problem details (RFC 9457)."""
 
 from dataclasses import dataclass
 
 import msgspec
 
 from leaderboard import errors
-from leaderboard.http import access, hosts, router, security, wire
-from leaderboard.http.call import Headers
+from leaderboard.http import access, hosts, requests, router, security
+from leaderboard.http.response import Headers, Response
+from leaderboard.http.strict_json import MalformedJson
 
-RETRY_AFTER_S = 1
-_KEYS_RETRY_AFTER_S = 60
-"""Idempotency keys are forgotten once a minute."""
+_MAX_TEXT = 500
+"""Characters of a text that may quote the request; a longer one is cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of problem. `code` never changes; programs may rely on it."""
+    """A kind of problem. `code` never changes; programs may rely on it."""
 
     code: str
     status: int
@@ -23,61 +23,65 @@ class Kind:
     headers: Headers = ()
 
 
-_ALWAYS = security.wire("application/problem+json")
-_LATER: Headers = ((b"retry-after", str(RETRY_AFTER_S).encode()),)
-_WHEN_FORGOTTEN: Headers = ((b"retry-after", str(_KEYS_RETRY_AFTER_S).encode()),)
+_PROBLEM_HEADERS = security.encode_headers("application/problem+json")
+_RETRY_1_S: Headers = ((b"retry-after", b"1"),)
+# Idempotency keys are deleted once a minute.
+_RETRY_60_S: Headers = ((b"retry-after", b"60"),)
 
-INTERNAL = Kind("internal_error", 500, "Something went wrong on our side")
+INTERNAL = Kind("internal_error", 500, "Internal error")
 
-# The first row that an error is an instance of is its kind.
+# The kind of an error is the first row whose type it is an instance of.
 TABLE: tuple[tuple[type[Exception], Kind], ...] = (
-    (wire.MalformedJson, Kind("malformed_json", 400, "The body is not valid JSON")),
-    (wire.ClientGone, Kind("client_gone", 400, "The request was cut short")),
+    (MalformedJson, Kind("malformed_json", 400, "The body is not valid JSON")),
+    (requests.ClientGone, Kind("client_gone", 400, "The request is incomplete")),
     (hosts.InvalidHost, Kind("invalid_host", 400, "The header Host is missing, repeated or invalid")),
     # Not 400: the request is as it must be. It was for another host (RFC 9110, section 15.5.20).
-    (access.MisdirectedRequest, Kind("misdirected_request", 421, "This service does not answer for that host")),
-    (errors.InvalidField, Kind("invalid_field", 422, "A field is not acceptable")),
-    (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is not acceptable")),
+    (access.MisdirectedRequest, Kind("misdirected_request", 421, "This service does not serve that host")),
+    (errors.InvalidField, Kind("invalid_field", 422, "A field is invalid")),
+    (errors.InvalidParameter, Kind("invalid_parameter", 422, "A parameter is invalid")),
     (
         access.Unauthorized,
-        Kind("unauthorized", 401, "A key is needed", ((b"www-authenticate", b"Bearer"),)),
+        Kind("unauthorized", 401, "A key is required", ((b"www-authenticate", b"Bearer"),)),
     ),
-    (access.Forbidden, Kind("forbidden", 403, "This key is not good for that")),
-    (access.CrossOriginWrite, Kind("cross_origin_write", 403, "Another site's page may not write here")),
-    (access.RateLimited, Kind("rate_limited", 429, "Too many requests from this caller", _LATER)),
-    (errors.UserNotFound, Kind("user_not_found", 404, "There is no such user")),
+    (access.Forbidden, Kind("forbidden", 403, "This key does not allow the request")),
+    (access.CrossOriginWrite, Kind("cross_origin_write", 403, "Pages of other sites may not write")),
+    (access.RateLimited, Kind("rate_limited", 429, "Too many requests from this caller", _RETRY_1_S)),
+    (errors.UserNotFound, Kind("user_not_found", 404, "The user does not exist")),
     (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),
     (
         errors.IdempotencyKeyReused,
-        Kind("idempotency_key_reused", 422, "The idempotency key belongs to another request"),
+        Kind("idempotency_key_reused", 422, "The idempotency key was used for another request"),
     ),
     (
         errors.IdempotencyKeyInUse,
-        Kind("idempotency_key_in_use", 409, "A request with this idempotency key is under way"),
+        Kind("idempotency_key_in_use", 409, "A request with this idempotency key is in progress"),
     ),
     (
         errors.TooManyIdempotencyKeys,
-        Kind("too_many_idempotency_keys", 429, "This caller has too many idempotency keys", _WHEN_FORGOTTEN),
+        Kind("too_many_idempotency_keys", 429, "This caller has too many idempotency keys", _RETRY_60_S),
     ),
     (
         errors.IdempotencyKeysFull,
-        Kind("idempotency_keys_full", 503, "There are too many idempotency keys", _WHEN_FORGOTTEN),
+        Kind("idempotency_keys_full", 503, "Too many idempotency keys are stored", _RETRY_60_S),
     ),
     (
-        wire.BodyTooSlow,
+        requests.BodyTooSlow,
         Kind("request_timeout", 408, "The body did not arrive in time", ((b"connection", b"close"),)),
     ),
-    (wire.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),
-    (wire.UnsupportedMediaType, Kind("unsupported_media_type", 415, "The body must be JSON")),
+    (requests.BodyTooLarge, Kind("body_too_large", 413, "The body is too large")),
+    (requests.UnsupportedMediaType, Kind("unsupported_media_type", 415, "The body must be JSON")),
     (
-        wire.UnsupportedEncoding,
+        requests.UnsupportedEncoding,
         Kind("unsupported_encoding", 415, "The body must not be compressed", ((b"accept-encoding", b"identity"),)),
     ),
-    (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _LATER)),
-    (errors.OutcomeUnknown, Kind("outcome_unknown", 503, "The write may or may not have been done", _LATER)),
-    (errors.DatabaseUnavailable, Kind("unavailable", 503, "The database cannot be reached", _LATER)),
-    (router.NoSuchPath, Kind("not_found", 404, "There is nothing here")),
-    (router.MethodNotAllowed, Kind("method_not_allowed", 405, "This method is not allowed here")),
+    (errors.Overloaded, Kind("overloaded", 503, "Too many requests are waiting", _RETRY_1_S)),
+    (
+        errors.OutcomeUnknown,
+        Kind("outcome_unknown", 503, "The write may or may not have been done", _RETRY_1_S),
+    ),
+    (errors.DatabaseUnavailable, Kind("unavailable", 503, "The database cannot be reached", _RETRY_1_S)),
+    (router.NoSuchPath, Kind("not_found", 404, "There is no such path")),
+    (router.MethodNotAllowed, Kind("method_not_allowed", 405, "The path does not allow this method")),
 )
 
 KINDS = (*(kind for _, kind in TABLE), INTERNAL)
@@ -91,7 +95,7 @@ class FieldProblem(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of every refusal."""
+    """The body of every error response."""
 
     type: str
     title: str
@@ -102,39 +106,47 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def kind_of(error: Exception) -> Kind:
-    """The row of the table for `error`; INTERNAL for what is in none, which is a bug."""
+    """Returns the kind of `error` in the table; INTERNAL if it is not there, which is a bug."""
     return next((kind for type_, kind in TABLE if isinstance(error, type_)), INTERNAL)
 
 
-def render(error: Exception, root_path: str = "") -> tuple[int, Headers, bytes]:
-    """Status, headers and body for `error`, whose addresses begin with `root_path`.
-
-    The details of an internal error are left out.
-    """
+def response(error: Exception, root_path: str = "") -> Response:
+    """Returns the response for `error`. Paths in it begin with `root_path`."""
     kind = kind_of(error)
-    headers = (*_ALWAYS, *kind.headers)
-    if isinstance(error, access.RateLimited):
-        headers = (*_ALWAYS, (b"retry-after", str(error.retry_after_s).encode()))
-    elif isinstance(error, router.MethodNotAllowed):
-        headers = (*_ALWAYS, (b"allow", error.allowed.encode()))
-    detail = str(error)
-    if kind is INTERNAL:
-        detail = "the server's log says what"
-    elif isinstance(error, errors.DatabaseUnavailable):
-        # The log says which host and why; that is nobody else's business.
-        detail = "PostgreSQL cannot be asked just now; nothing was changed"
-    elif isinstance(error, router.NoSuchPath):
-        detail = f"no call has this path; {root_path}/docs shows those there are"
     fields = None
     if isinstance(error, errors.InvalidField):
         fields = [FieldProblem(_printable(field), _printable(text)) for field, text in error.errors.items()]
     problem = Problem(
-        f"{root_path}/docs#{kind.code}", kind.title, kind.status, kind.code, _printable(detail), fields
+        type=f"{root_path}/docs#{kind.code}",
+        title=kind.title,
+        status=kind.status,
+        code=kind.code,
+        detail=_printable(_detail(error, kind, root_path)),
+        errors=fields,
     )
-    return kind.status, headers, msgspec.json.encode(problem)
+    return Response(kind.status, (*_PROBLEM_HEADERS, *_headers(error, kind)), msgspec.json.encode(problem))
+
+
+def _headers(error: Exception, kind: Kind) -> Headers:
+    if isinstance(error, access.RateLimited):
+        return ((b"retry-after", str(error.retry_after_s).encode()),)
+    if isinstance(error, router.MethodNotAllowed):
+        return ((b"allow", error.allowed.encode()),)
+    return kind.headers
+
+
+def _detail(error: Exception, kind: Kind, root_path: str) -> str:
+    if kind is INTERNAL:
+        return "the cause is in the server's log"
+    if isinstance(error, errors.DatabaseUnavailable):
+        # The error names the host and the cause. They are in the log, and not for clients.
+        return "PostgreSQL cannot be reached; nothing was changed"
+    if isinstance(error, router.NoSuchPath):
+        return f"no route has this path; {root_path}/docs lists the routes"
+    return str(error)
 
 
 def _printable(text: str) -> str:
-    """`text` without what UTF-8 cannot carry, and not without end: it may quote what a client sent."""
-    shown = text if len(text) <= 500 else text[:500] + "…"
+    """Cuts a long text, and escapes what UTF-8 cannot encode: it may quote the request."""
+    shown = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
     return shown.encode("utf-8", "backslashreplace").decode()

@@ -1,46 +1,42 @@
 """Routes requests to endpoints, and handles the ASGI lifespan.
 
-It is part of every call, so it does no more than the table of calls needs: paths of literal parts and of
-parameters that are one part each, and the methods of each path. A request that does not name exactly one host is
-refused here, because that applies to every path, unknown ones too.
+A request that does not name exactly one host is answered with an error here, because that applies to every path,
+also to those that do not exist.
 """
 
-import re
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 
 from leaderboard.errors import LeaderboardError
-from leaderboard.http.call import AsgiApp, Receive, Scope, Send
-from leaderboard.http.hosts import InvalidHost, has_one_host
-
-_PARAMETER = re.compile(r"\{(\w+)\}")
+from leaderboard.http.asgi import AsgiApp, AsgiScope, Receive, Send
+from leaderboard.http.hosts import HostCheck, InvalidHost
 
 
 class NoSuchPath(LeaderboardError):
-    """Nothing is served at this path."""
+    """No route has this path."""
 
 
 class MethodNotAllowed(LeaderboardError):
-    """Something is served at this path, by other methods; `allowed` has them, as the header Allow does."""
+    """The path exists, but not with this method; `allowed` is the value of the header Allow."""
 
     def __init__(self, allowed: str) -> None:
         self.allowed = allowed
         super().__init__(f"allow: {allowed}")
 
 
-def below(root_path: str, app: AsgiApp) -> AsgiApp:
-    """`app` for requests whose path begins with `root_path`, and for those from which a proxy has removed it.
+def strip_root_path(root_path: str, app: AsgiApp) -> AsgiApp:
+    """Returns `app` behind `root_path`, which is removed from the path of each request that begins with it.
 
-    It changes the path of the request; `app` never sees `root_path`.
+    A proxy may have removed it already, so a request without it is served too.
     """
-    start = f"{root_path}/"
+    prefix = f"{root_path}/"
     length = len(root_path)
 
-    def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def serve(scope: AsgiScope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             path = scope["path"]
-            if path.startswith(start):
+            if path.startswith(prefix):
                 scope["path"] = path[length:]
             elif path == root_path:
                 scope["path"] = "/"
@@ -49,55 +45,98 @@ def below(root_path: str, app: AsgiApp) -> AsgiApp:
     return serve
 
 
+class _Node:
+    """One segment of the paths: the segments that may follow it, and the applications of a path ending here."""
+
+    __slots__ = ("apps", "literals", "parameter", "parameter_name")
+
+    def __init__(self) -> None:
+        self.literals: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.parameter_name = ""
+        self.apps: dict[str, AsgiApp] = {}
+        """By method."""
+
+    def child(self, segment: str) -> "_Node":
+        """Returns the node of a segment that follows, as a route writes it. Creates it if necessary."""
+        if not segment.startswith("{"):
+            return self.literals.setdefault(segment, _Node())
+        name = segment[1:-1]
+        if self.parameter is None:
+            self.parameter, self.parameter_name = _Node(), name
+        if self.parameter_name != name:
+            raise ValueError(f"the parameters {self.parameter_name!r} and {name!r} are at the same place")
+        return self.parameter
+
+
 class Router:
-    """Several applications as one, each for a method and a path; where there is none, what `refuse` returns."""
+    """Several applications as one, each for a method and a path.
+
+    The paths are a tree of segments, so a look-up takes as long as the path has segments, however many routes
+    there are. A literal segment is preferred to a parameter.
+    """
 
     def __init__(
         self,
         routes: Iterable[tuple[str, str, AsgiApp]],
-        refuse: Callable[[LeaderboardError], AsgiApp],
+        error_app: Callable[[LeaderboardError], AsgiApp],
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """`routes` are methods, paths with parameters in braces, and who answers; GET answers HEAD as well.
+        """`routes` are methods, paths with parameters in braces, and applications. GET serves HEAD as well.
 
-        A path with a slash at the end is answered as the one without.
+        A path with a slash at the end is the same as the one without.
 
-        `lifespan` is entered when the server starts and left when it stops.
+        `error_app` returns the application that answers with an error. `lifespan` is entered when the server
+        starts and left when it stops.
         """
-        by_path: dict[str, dict[str, AsgiApp]] = {}
-        for method, path, app in routes:
-            apps = by_path.setdefault(path, {})
-            apps.update(dict.fromkeys(("GET", "HEAD") if method == "GET" else (method,), app))
-        self._routes = [(_pattern(path).fullmatch, apps) for path, apps in by_path.items()]
-        self._refuse = refuse
+        self._root = _Node()
+        self._hosts = HostCheck()
+        self._error_app = error_app
         self._lifespan = lifespan
+        for method, path, app in routes:
+            node = self._root
+            for segment in path.split("/"):
+                node = node.child(segment)
+            node.apps.update(dict.fromkeys(("GET", "HEAD") if method == "GET" else (method,), app))
+            if path != "/":
+                node.child("").apps = node.apps
 
-    def serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answer a request, by the application that is there for it; or be told of the start and the end.
+    def serve(self, scope: AsgiScope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers a request by the application of its route, or handles the lifespan.
 
-        The scope gets `path_params`, from which that application takes its parameters by their names.
+        Sets `path_params` in the scope of a request: the parameters of the path by their names.
         """
         if scope["type"] == "lifespan":
-            return self._live(receive, send)
-        return self._find(scope)(scope, receive, send)
-
-    def _find(self, scope: Scope) -> AsgiApp:
-        if not has_one_host(scope):
-            return self._refuse(InvalidHost())
-        # The path is decoded already: an encoded slash would be one in it, and a path have many spellings, of
-        # which a proxy before us may know one.
+            return self._serve_lifespan(receive, send)
+        # The server has decoded the path. An encoded slash would separate segments here, but perhaps not for a
+        # proxy in front of us, so such a path is never found.
         raw_path = scope.get("raw_path", b"")
-        if b"%" in raw_path and b"%2f" in raw_path.lower():
-            return self._refuse(NoSuchPath())
-        path = scope["path"]
-        for matches, apps in self._routes:
-            if match := matches(path):
-                scope["path_params"] = match
-                app = apps.get(scope["method"])
-                return app or self._refuse(MethodNotAllowed(", ".join(apps)))
-        return self._refuse(NoSuchPath())
+        if not self._hosts.has_one(scope):
+            app = self._error_app(InvalidHost())
+        elif b"%" in raw_path and b"%2f" in raw_path.lower():
+            app = self._error_app(NoSuchPath())
+        else:
+            app = self._find(scope)
+        return app(scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    def _find(self, scope: AsgiScope) -> AsgiApp:
+        node = self._root
+        parameters: dict[str, str] = {}
+        for segment in scope["path"].split("/"):
+            child = node.literals.get(segment)
+            if child is None:
+                child = node.parameter
+                if child is None or not segment:
+                    return self._error_app(NoSuchPath())
+                parameters[node.parameter_name] = segment
+            node = child
+        scope["path_params"] = parameters
+        app = node.apps.get(scope["method"])
+        if app is not None:
+            return app
+        return self._error_app(MethodNotAllowed(", ".join(node.apps)) if node.apps else NoSuchPath())
+
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         phase = "startup"
         try:
             await receive()
@@ -109,11 +148,3 @@ class Router:
             await send({"type": f"lifespan.{phase}.failed", "message": traceback.format_exc()})
             raise
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    """Matches the path, and all but `/` with a slash at the end as well."""
-    literals = _PARAMETER.split(path)
-    literals[::2] = map(re.escape, literals[::2])
-    literals[1::2] = [f"(?P<{name}>[^/]+)" for name in literals[1::2]]
-    return re.compile("".join(literals) + ("" if path == "/" else "/?"))

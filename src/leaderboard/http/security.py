@@ -1,34 +1,38 @@
-"""What every answer tells a browser to refrain from: the one place, joined to other headers once, at the start.
+"""The headers that tell a browser what a response must not do. Encoded once, at the start.
 
-Strict-Transport-Security is not here: we speak plain HTTP, where it means nothing. It belongs to whoever
-terminates TLS, who alone knows that there is TLS for good (docs/deploy.md).
+Strict-Transport-Security is not here: over plain HTTP, which this service speaks, it has no effect. The proxy that
+terminates TLS sets it (docs/deploy.md).
 """
 
 from collections.abc import Mapping
 
-from leaderboard.http.call import Headers
+from leaderboard.http.response import Headers
 
-EVERYWHERE: Mapping[str, str] = {
-    # Names are strangers' text: whatever they look like, the answer is what its Content-Type says.
+_ALWAYS: Mapping[str, str] = {
+    # Responses contain names that users chose. They must not be taken for another content type.
     "X-Content-Type-Options": "nosniff",
-    # Another site can read nothing of ours through an <img> or <script> of its own.
+    # Other sites cannot load a response through <img> or <script>.
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Viewers of JSON make links of image URLs: their hosts need not learn from where they were followed.
+    # JSON viewers make links of image URLs. The hosts of those do not learn where the link was.
     "Referrer-Policy": "no-referrer",
 }
-_INERT = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
-"""Opened as a document, in a frame or not, the answer loads nothing and runs nothing."""
+_NOT_A_PAGE = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
+"""Opened as a document, in a frame or not, the response loads nothing and runs nothing."""
 
-DATA: Mapping[str, str] = {**EVERYWHERE, **_INERT, "Cache-Control": "no-store"}
-"""For what is no page: nobody may keep it, since an answer that was kept is an older board."""
-ASSET: Mapping[str, str] = {**EVERYWHERE, **_INERT, "Cache-Control": "public, max-age=31536000, immutable"}
-"""For what never changes under its path."""
+DATA: Mapping[str, str] = {**_ALWAYS, **_NOT_A_PAGE, "Cache-Control": "no-store"}
+"""For what is not a page. Not cached, as a cached response shows an older board."""
+ASSET: Mapping[str, str] = {
+    **_ALWAYS,
+    **_NOT_A_PAGE,
+    "Cache-Control": "public, max-age=31536000, immutable",
+}
+"""For a file whose path changes with its content."""
 
 
 def page(content_security_policy: str) -> Mapping[str, str]:
-    """For a page, which says itself what it needs."""
+    """Returns the headers of a page with this policy."""
     return {
-        **EVERYWHERE,
+        **_ALWAYS,
         "Content-Security-Policy": content_security_policy,
         "Cache-Control": "no-store",
         # For browsers that do not know `frame-ancestors`.
@@ -36,7 +40,7 @@ def page(content_security_policy: str) -> Mapping[str, str]:
     }
 
 
-def wire(content_type: str, headers: Mapping[str, str] = DATA) -> Headers:
-    """The headers as they are sent, with the content's type."""
+def encode_headers(content_type: str, headers: Mapping[str, str] = DATA) -> Headers:
+    """Returns the headers as ASGI sends them, with the content type."""
     pairs = {"Content-Type": content_type, **headers}.items()
     return tuple((name.lower().encode(), value.encode()) for name, value in pairs)

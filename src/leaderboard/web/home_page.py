@@ -1,8 +1,8 @@
-"""The board page: the top users as a table that is complete without JavaScript.
+"""The home page: the top users as a table that is complete without JavaScript.
 
-Names and image URLs are strangers' text: each is escaped here, where it enters the HTML, and a name stands in
-`<bdi>` so that one written right to left cannot turn its row around. The script fills copies of the row made
-here, so a row's markup exists once.
+Users choose names and image URLs, so both are escaped here, where they enter the HTML. A name is put into `<bdi>`,
+so that one written right to left does not reverse its row. The script fills copies of the row made here, so the
+markup of a row exists once.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from string import Template
 
 from leaderboard.model import Standing, Top
 
-BOARD_SIZE = 100
-"""How many users the page shows, and asks the API for when it refreshes itself."""
+HOME_SIZE = 100
+"""How many users the page shows, and requests when it refreshes itself."""
 
 _HUES = 8
-_BLANK = Standing(1, 1, "?", None, 0)
+_BLANK_USER = Standing(1, 1, "?", None, 0)
 
 
-def render_board(
+def render_home(
     template: Template,
     names: Mapping[str, str],
     top: Top,
@@ -26,16 +26,16 @@ def render_board(
     age_seconds: int | None,
     image_sources: tuple[str, ...] = (),
 ) -> bytes:
-    """`top` as a page; `names` are the addresses that the skeleton refers to."""
+    """Returns the page that shows `top`; `names` are the values of `template` that do not depend on it."""
     page = template.substitute(
         names,
-        size=BOARD_SIZE,
+        size=HOME_SIZE,
         image_sources=escape(" ".join(image_sources)),
         notice="" if age_seconds is None else _notice(age_seconds),
         board_hidden="" if top.users else "hidden",
         empty_hidden="hidden" if top.users else "",
         rows="\n".join(_row(user, image_sources) for user in top.users),
-        blank_row=_row(_BLANK, ()),
+        blank_row=_row(_BLANK_USER, ()),
     )
     return page.encode()
 
@@ -47,7 +47,7 @@ def _notice(age_seconds: int) -> str:
 
 def _row(user: Standing, image_sources: tuple[str, ...]) -> str:
     image = ""
-    # The prefix test only spares the browser a refusal: what may load is up to the Content-Security-Policy.
+    # The Content-Security-Policy decides what may load. This only avoids errors in the browser's console.
     if user.image_url and user.image_url.startswith(image_sources):
         image = (
             f'<img src="{escape(user.image_url)}" alt="" loading="lazy" decoding="async"'
@@ -68,5 +68,5 @@ def _initial(name: str) -> str:
 
 
 def _number(value: int) -> str:
-    # A hyphen is narrower than a digit and sits too low beside tabular figures.
+    # A hyphen is narrower than a digit, and too low beside one.
     return f"{value:,}".replace("-", "\N{MINUS SIGN}")

@@ -65,7 +65,7 @@ async function refresh() {
 async function find(id) {
   watched = id;
   const { answer } = await ask(`${board.dataset.root}/leaderboard/user/${encodeURIComponent(id)}/context`);
-  // Closed, or another one was asked for, while this was under way.
+  // Closed, or another user was requested meanwhile.
   if (watched !== id) return;
   const rows = [...answer.above, answer.user, ...answer.below].map((user) => row(user, false));
   rows[answer.above.length].setAttribute("aria-current", "true");

@@ -1,0 +1,92 @@
+"""The HTTP application of one process: the routes, wired to the service and to each other."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+import msgspec
+
+from leaderboard.errors import LeaderboardError
+from leaderboard.http import openapi
+from leaderboard.http.access import Access
+from leaderboard.http.asgi import AsgiApp
+from leaderboard.http.deadlines import Deadlines
+from leaderboard.http.endpoint import Endpoint, EndpointContext, RequestLog, error_handler
+from leaderboard.http.handlers import Handlers, WebHandlers
+from leaderboard.http.large_responses import LargeResponses
+from leaderboard.http.route import Route
+from leaderboard.http.router import Router, strip_root_path
+from leaderboard.http.routes import ROUTES
+from leaderboard.http.status import ServiceStatus
+from leaderboard.metrics import Metrics
+from leaderboard.service.reads import Reads
+from leaderboard.service.writes import Writes
+from leaderboard.web.pages import Pages
+
+
+class HttpApplication:
+    """The leaderboard behind HTTP."""
+
+    def __init__(
+        self,
+        reads: Reads,
+        writes: Writes,
+        status: ServiceStatus,
+        metrics: Metrics,
+        access: Access,
+        pages: Pages,
+        *,
+        max_top_n: int,
+        deadline_s: float,
+        root_path: str = "",
+    ) -> None:
+        """`deadline_s` is the time limit of a request, in seconds; responses name paths below `root_path`."""
+        self.deadlines = Deadlines(deadline_s)
+        self._access = access
+        self._root_path = root_path
+        self._context = EndpointContext(
+            status, self.deadlines, LargeResponses(self.deadlines), RequestLog(metrics), root_path
+        )
+        document = openapi.document(
+            ROUTES, status.version, access, settings={"max_top_n": max_top_n}, root_path=root_path
+        )
+        self._handlers = Handlers(
+            reads,
+            writes,
+            status,
+            metrics,
+            self.deadlines,
+            # A browser sends no key, so where reads need one it cannot see the home page.
+            WebHandlers(pages, document, has_home_page=not access.reads_need_key),
+            openapi=msgspec.json.encode(document),
+            max_top_n=max_top_n,
+            root_path=root_path,
+        )
+
+    def asgi(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> AsgiApp:
+        """Returns the ASGI application; `lifespan` is entered when the server starts, left when it stops."""
+        routes = [(route.method, route.path, self._endpoint(route)) for route in ROUTES]
+        app = Router(routes, self._error_app, lifespan).serve
+        return strip_root_path(self._root_path, app) if self._root_path else app
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `begin_to_stop` was called."""
+        return self._context.status.stopping
+
+    def begin_to_stop(self) -> None:
+        """From now on: reports not ready, closes connections after each response, extends no deadline."""
+        self._context.status.stopping = True
+        self.deadlines.may_extend = False
+
+    def _endpoint(self, route: Route) -> AsgiApp:
+        return Endpoint(
+            self._context,
+            route.path,
+            partial(route.handler, self._handlers),
+            writes=route.body is not None,
+            access_check=self._access.check_for(route),
+        ).serve
+
+    def _error_app(self, error: LeaderboardError) -> AsgiApp:
+        return Endpoint(self._context, "none", error_handler(error)).serve

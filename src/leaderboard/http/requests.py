@@ -1,0 +1,100 @@
+"""Reads requests: the body, the header Idempotency-Key, and integers in paths and query strings."""
+
+import asyncio
+import re
+
+from leaderboard.errors import InvalidParameter, LeaderboardError
+from leaderboard.http.asgi import Receive
+from leaderboard.model import INT32_MAX
+
+MAX_BODY_BYTES = 16 * 1024
+
+_CONTENT_HEADERS = frozenset({b"content-type", b"content-encoding"})
+_JSON = [(b"content-type", b"application/json")]
+_POSITIVE = re.compile(r"[1-9][0-9]{0,9}")
+_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+
+RequestHeaders = list[tuple[bytes, bytes]]
+
+
+class BodyTooLarge(LeaderboardError):
+    """The body is longer than MAX_BODY_BYTES."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the body has more than {MAX_BODY_BYTES} bytes")
+
+
+class UnsupportedMediaType(LeaderboardError):
+    """Content-Type is missing or is not JSON."""
+
+
+class UnsupportedEncoding(LeaderboardError):
+    """Content-Encoding says that the body is compressed, or encoded otherwise."""
+
+
+class BodyTooSlow(LeaderboardError):
+    """The time limit of the request was over before its body had arrived."""
+
+
+class ClientGone(LeaderboardError):
+    """The client closed the connection before it had sent the whole body."""
+
+
+async def read_json(headers: RequestHeaders, receive: Receive) -> bytes:
+    """Returns the body of a request that declares it as JSON. Does not parse it.
+
+    Raises UnsupportedMediaType, UnsupportedEncoding, and what `read_body` raises. The body is read in any case: a
+    response sent before the body has arrived would cost the client its connection.
+    """
+    body = await read_body(headers, receive)
+    if [header for header in headers if header[0] in _CONTENT_HEADERS] == _JSON:
+        return body
+    media_type = _header(headers, b"content-type").partition(";")[0].strip(" \t").lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaType(f"Content-Type is {media_type or 'missing'!r}, must be application/json")
+    coding = _header(headers, b"content-encoding").strip(" \t").lower()
+    if coding not in {"", "identity"}:
+        raise UnsupportedEncoding(f"Content-Encoding is {coding!r}, must be identity or missing")
+    return body
+
+
+async def read_body(headers: RequestHeaders, receive: Receive) -> bytes:
+    """Returns the body. Raises BodyTooLarge and ClientGone, and BodyTooSlow if it is cancelled."""
+    length = dict(headers).get(b"content-length", b"").lstrip(b"0")
+    if length.isdigit() and (len(length) > len(str(MAX_BODY_BYTES)) or int(length) > MAX_BODY_BYTES):
+        raise BodyTooLarge
+    body: bytes = b""
+    while True:
+        try:
+            message = await receive()
+        except asyncio.CancelledError:
+            raise BodyTooSlow("the body did not arrive in time") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client closed the connection")
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge
+        if not message.get("more_body", False):
+            return body
+
+
+def idempotency_key(headers: RequestHeaders) -> str | None:
+    """Returns the header Idempotency-Key, None if it is missing. Raises InvalidParameter."""
+    values = [value.decode("latin-1").strip() for name, value in headers if name == b"idempotency-key"]
+    if not values:
+        return None
+    if len(values) > 1 or not _IDEMPOTENCY_KEY.fullmatch(values[0]):
+        raise InvalidParameter("Idempotency-Key", ", ".join(values), "1 to 255 visible ASCII characters, once")
+    return values[0]
+
+
+def positive(name: str, text: str, maximum: int = INT32_MAX) -> int:
+    """Returns the parameter `name` as an integer from 1 to `maximum`. Raises InvalidParameter."""
+    if _POSITIVE.fullmatch(text) and (value := int(text)) <= maximum:
+        return value
+    raise InvalidParameter(name, text, f"an integer from 1 to {maximum}")
+
+
+def _header(headers: RequestHeaders, name: bytes) -> str:
+    # Repeated headers are joined, so that a duplicate is refused rather than one of them chosen.
+    return b", ".join(value for each, value in headers if each == name).decode("latin-1")

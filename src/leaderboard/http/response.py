@@ -1,0 +1,25 @@
+"""A response, and the ASGI messages that send it."""
+
+from typing import TypeAlias
+
+from leaderboard.http.asgi import RESPONSE_BODY, RESPONSE_START, Message
+
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+
+class Response:
+    """A response. Immutable: one response may be sent to many clients, by its messages `start` and `end`."""
+
+    __slots__ = ("body", "end", "headers", "start", "status")
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        length = (b"content-length", b"%d" % len(body))
+        self.start: Message = {"type": RESPONSE_START, "status": status, "headers": [*headers, length]}
+        self.end: Message = {"type": RESPONSE_BODY, "body": body}
+
+    def with_header(self, name: bytes, value: bytes) -> "Response":
+        """Returns the same response with one more header."""
+        return Response(self.status, (*self.headers, (name, value)), self.body)

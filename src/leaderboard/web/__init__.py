@@ -1,0 +1,1 @@
+"""The pages for people: the home page at `/` and the API reference at `/docs`. `pages.Pages` loads them."""

@@ -50,8 +50,8 @@ def place_for_root(folder: Path, open_folders: Sequence[Path]) -> Place:
         account = Account(owner.st_uid, owner.st_gid)
     else:
         # initdb refuses an account without a name; `nobody` exists on nearly every machine.
-        nobody = pwd.getpwnam("nobody")
-        account = Account(nobody.pw_uid, nobody.pw_gid)
+        entry = pwd.getpwnam("nobody")
+        account = Account(entry.pw_uid, entry.pw_gid)
         if elsewhere.is_symlink() and elsewhere.lstat().st_uid != 0:
             # Root would make a cluster in the folder that the link names, and `remove` would delete that folder.
             raise EmbeddedError(f"{elsewhere} was not made by root: remove it, or use another data folder")

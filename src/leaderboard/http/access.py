@@ -74,7 +74,7 @@ class RateLimits:
 
 
 class Access:
-    """Access policy. Without keys or tokens all routes are public; without limits they are not rate-limited.
+    """Access policy. Without keys or tokens all routes are public; without limits none is limited.
 
     A write that a page of another site sends is denied even then.
     """

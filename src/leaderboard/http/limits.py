@@ -74,7 +74,7 @@ class Limiter:
 
 
 def client_network(client: str, forwarded: Sequence[bytes], trusted: Sequence[Network]) -> bytes:
-    """Returns the network a request came from: 4 bytes of IPv4, or 8 bytes of an IPv6 /64; empty if unknown.
+    """Returns the network of a client: 4 bytes of IPv4, 8 bytes of an IPv6 /64, or none if unknown.
 
     `client` is the address of the connection, `forwarded` the values of `X-Forwarded-For`. The nearest hop that is
     not in `trusted` counts, as any client can write the entries to its left.

@@ -1,4 +1,4 @@
-"""Builds the OpenAPI 3.1 document from the route table, the structs of bodies, and the table of problems."""
+"""Builds the OpenAPI 3.1 document from the routes, the structs of bodies and the problems."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -113,7 +113,7 @@ def _path_parameter(parameter: Parameter, settings: Mapping[str, int]) -> dict[s
 
 
 def _query_parameters(struct: type) -> list[dict[str, Any]]:
-    """Returns the parameters of a query string. An optional one has no null: a query string cannot hold it."""
+    """Returns the parameters of a query string, where an optional one cannot be null."""
     (_, components) = msgspec.json.schema_components([struct])
     parameters = []
     for name, schema in components[struct.__name__]["properties"].items():

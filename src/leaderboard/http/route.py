@@ -1,4 +1,4 @@
-"""A row of the route table: a method and a path, its handler, and what the OpenAPI document says about it."""
+"""A row of the route table: method, path, handler, and what the OpenAPI document says about it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field

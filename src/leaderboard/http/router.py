@@ -26,7 +26,7 @@ class MethodNotAllowed(LeaderboardError):
 
 
 def strip_root_path(root_path: str, app: AsgiApp) -> AsgiApp:
-    """Returns `app` behind `root_path`, which is removed from the path of each request that begins with it.
+    """Returns `app` behind `root_path`, which is removed from the paths that begin with it.
 
     A proxy may have removed it already, so a request without it is served too.
     """
@@ -46,7 +46,7 @@ def strip_root_path(root_path: str, app: AsgiApp) -> AsgiApp:
 
 
 class _Node:
-    """One segment of the paths: the segments that may follow it, and the applications of a path ending here."""
+    """One segment of the paths: the next segments, and the applications of a path that ends here."""
 
     __slots__ = ("apps", "literals", "parameter", "parameter_name")
 

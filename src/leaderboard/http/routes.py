@@ -1,4 +1,4 @@
-"""The route table: every path that is served, what it takes and returns, and the problems it may answer with.
+"""The route table: every path, what it takes and returns, and the problems it may answer with.
 
 The router, the OpenAPI document and the tests are made from it.
 """

@@ -99,7 +99,7 @@ class Watchdog:
 
 
 def _unacknowledged(file: int) -> int | None:
-    """Returns the bytes a peer has yet to acknowledge; None for a listening socket, 0 for what is no socket."""
+    """Returns the bytes that a peer has yet to acknowledge; None for a listener, 0 for no socket."""
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(file, termios.TIOCOUTQ, b"\0\0\0\0"))
     except OSError as error:
@@ -109,7 +109,7 @@ def _unacknowledged(file: int) -> int | None:
 
 @contextmanager
 def _client_socket(file: int, port: int) -> Iterator[socket.socket]:
-    """Opens a copy of the file as a socket on `port`. Raises OSError if it is something else, or is closed.
+    """Opens a copy of the file as a socket on `port`. Raises OSError if it is none, or closed.
 
     It must be a copy: the server's threads may close the file at any moment and open another of the same number.
     """

@@ -1,1 +1,1 @@
-"""The pages for people: the home page at `/` and the API reference at `/docs`. `pages.Pages` loads them."""
+"""The pages for people: the home page at `/` and the API reference at `/docs`."""

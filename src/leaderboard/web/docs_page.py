@@ -1,4 +1,4 @@
-"""The API reference at `/docs`: Swagger UI, which shows the OpenAPI document, and a table of the problem codes.
+"""The API reference at `/docs`: Swagger UI, and a table of the problem codes.
 
 The table is what the `type` of a problem points to. It is complete without JavaScript.
 """

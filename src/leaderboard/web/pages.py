@@ -102,7 +102,7 @@ def _home_policy(image_sources: Sequence[str]) -> str:
 
 
 def _docs_policy() -> str:
-    """Returns a policy that allows nothing inline. Swagger UI makes HTML from text, and has icons in its CSS."""
+    """Returns a policy without inline scripts. Swagger UI makes HTML, and has icons in its CSS."""
     return _policy(("img-src 'self'", "data:"), ())
 
 

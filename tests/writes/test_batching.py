@@ -118,6 +118,8 @@ async def test_an_item_does_not_share_the_result_of_a_batch_that_has_started() -
     await others_had_their_turn()
     handler.finish(0)
     assert await asyncio.gather(*early) == ["a of 0"]
+    await others_had_their_turn()
+    assert not any(task.done() for task in late)
     await handler.started(["a"], ["a"])
     handler.finish(1)
     assert await asyncio.gather(*late) == ["a of 1", "a of 1"]

@@ -362,13 +362,13 @@ def put_back_an_old_rank_index(injection: Injection) -> None:
     rig = injection.rig
     injection.times = injection.number(20, 4)
     for number in range(injection.times):
-        copies = rig.query("SELECT snapshot::text, fences, counts, total FROM rank_index")
+        copies = rig.query("SELECT snapshot::text, checkpoints, counts, total FROM rank_index")
         injection.wait(injection.chance.uniform(0.3, 1.0))
         for copy in copies:
             written_by = "pg_current_xact_id()" if number % 2 == 0 else "written_by"
             rig.query(
                 f"UPDATE rank_index SET written_by = {written_by}, snapshot = $1::text::pg_snapshot,"
-                " fences = $2, counts = $3, total = $4",
+                " checkpoints = $2, counts = $3, total = $4",
                 *copy,
             )
         injection.wait(injection.chance.uniform(0.1, 0.5))

@@ -61,7 +61,7 @@ THE_WHEELS = Servers()
 class IndexWork(NamedTuple):
     """How often a process has updated the rank index from the change log, and how often it has built it."""
 
-    folds: float
+    updates: float
     builds: float
 
 
@@ -118,7 +118,7 @@ class Api:
 
     def index_work(self) -> IndexWork:
         """Returns the counts since the process started."""
-        return IndexWork(*(self._metric(f"leaderboard_rank_index_{name}_total") for name in ("folds", "builds")))
+        return IndexWork(*(self._metric(f"leaderboard_rank_index_{name}_total") for name in ("updates", "builds")))
 
     def _answers(self) -> float:
         return self._metric('leaderboard_answers_total{source="cache"}')

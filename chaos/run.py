@@ -24,7 +24,7 @@ class Result:
     times: int = 0
     healed_s: float = 0.0
     slowest_s: float = 0.0
-    folds: int = 0
+    updates: int = 0
     builds: int = 0
     """Of the rank index, counted by the processes that were not killed."""
     verdict: Verdict = field(default_factory=Verdict)
@@ -82,7 +82,7 @@ class Run:
             verdict.wrong["not healed"].append(not_healed)
         self._add(fault, injection.times, healed_s, record.slowest_s, verdict)
         result = self.results[fault.name]
-        result.folds += sum(int(after[pid].folds - before.get(pid, NONE).folds) for pid in after)
+        result.updates += sum(int(after[pid].updates - before.get(pid, NONE).updates) for pid in after)
         result.builds += sum(int(after[pid].builds - before.get(pid, NONE).builds) for pid in after)
         return verdict
 
@@ -115,13 +115,13 @@ class Run:
 def table(results: Mapping[str, Result]) -> str:
     """Returns the results as a Markdown table."""
     kinds = list(Verdict().wrong)
-    seen = ["reads", "writes", "unknown", "503", "with `Age`", "folds", "builds", "slowest", "healed in"]
+    seen = ["reads", "writes", "unknown", "503", "with `Age`", "updates", "builds", "slowest", "healed in"]
     heads = ["fault", "times", *seen, *kinds]
     lines = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
     for name, result in results.items():
         verdict = result.verdict
         counts = [result.times, verdict.reads, verdict.writes, verdict.unknown, verdict.refused, verdict.stale]
-        counts += [result.folds, result.builds]
+        counts += [result.updates, result.builds]
         lines.append(
             [
                 name,

@@ -34,7 +34,7 @@ from leaderboard.maintenance.change_log import LogPruner
 from leaderboard.maintenance.idempotency_keys import KeyLimiter, KeyLimits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
 from leaderboard.metrics import Metrics
-from leaderboard.periodic import Service, Services
+from leaderboard.periodic import Job, Jobs
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.service.idempotency import Idempotency
 from leaderboard.service.reads import Reads
@@ -174,16 +174,16 @@ class App:
             limits,
             tuning.writes,
         )
-        services: list[Service] = [
+        jobs: list[Job] = [
             self.sync.synchronizer,
             LogPruner(self.database.change_log, tuning.log),
             RankIndexMaintainer(self.database.rank_index, self.metrics, interval_s),
             limiter,
         ]
         if audit_s := settings.audit_interval_s:
-            services.append(CacheAudits(self.sync, self.metrics, audit_s))
-            services.append(RankIndexAudits(self.database.rank_index, self.metrics, audit_s))
-        self.services = Services(services)
+            jobs.append(CacheAudits(self.sync, self.metrics, audit_s))
+            jobs.append(RankIndexAudits(self.database.rank_index, self.metrics, audit_s))
+        self.jobs = Jobs(jobs)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -191,7 +191,7 @@ class App:
         await self.database.open()
         with contextlib.suppress(CacheError):
             await self.reader.open()
-        self.services.start()
+        self.jobs.start()
         try:
             yield
         finally:
@@ -201,7 +201,7 @@ class App:
         """Finish what was begun, and close the stores."""
         await self.reads.close()
         await self.writes.close()
-        await self.services.stop()
+        await self.jobs.stop()
         await self.sync.visibility.close()
         await self.sync.synchronizer.close()
         await self.reader.close()

@@ -12,23 +12,23 @@ from leaderboard.errors import CacheError, Unavailable
 _log = structlog.get_logger(__name__)
 
 
-class Service(Protocol):
+class Job(Protocol):
     """Background work of a process, such as `every` does it."""
 
     async def run(self) -> None:
         """Work until cancelled."""
 
 
-class Services:
+class Jobs:
     """The background work of a process, started and stopped together."""
 
-    def __init__(self, services: Iterable[Service]) -> None:
-        self._services = tuple(services)
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._jobs = tuple(jobs)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Start all of it."""
-        self._tasks = [asyncio.create_task(service.run()) for service in self._services]
+        self._tasks = [asyncio.create_task(service.run()) for service in self._jobs]
 
     async def stop(self) -> None:
         """Cancel all of it, and wait for that."""

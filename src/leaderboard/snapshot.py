@@ -1,6 +1,7 @@
 """Snapshots of PostgreSQL, positions in its history, and how they compare.
 
-Every view remembers the snapshot that it shows. Every promise about freshness is a comparison made here.
+Every view of the users (the cache, the rank index) remembers the snapshot that it shows. Every promise about
+freshness is a comparison made here.
 """
 
 from dataclasses import dataclass

@@ -4,8 +4,8 @@ A server that was restarted, resumed from a dump or promoted may have lost what 
 shows which server answered. So this wraps single connections of the driver, not its pool.
 
 Every call has a deadline. Connecting takes longer than a call, so it goes on in the background when the call that
-began it has ended. After a timeout the circuit opens: later calls fail at once until the server has answered
-again.
+began it has ended. When a server has not answered for some time, the circuit opens: calls fail at once until the
+server answers again.
 """
 
 import asyncio

@@ -48,7 +48,7 @@ class CacheReader:
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
-        """Connect now, so that the state found then is not trusted. Raises CacheError."""
+        """Connect before the first request, and do not trust the state that is found then. Raises CacheError."""
         await self.read((), None)
 
     async def close(self) -> None:
@@ -119,6 +119,9 @@ class CacheReader:
         return True
 
     async def _note_token(self, run: Callable[[Call], Awaitable[Any]]) -> None:
-        """Do not trust the state that a new connection finds: it may be a server that is behind."""
+        """Do not trust the state that a new connection finds, until its token changes.
+
+        The server may be one that is behind. Another token shows that a process has caught up on it.
+        """
         reply = await run(self._scripts.poll(nonce="", lease_ms=0))
         self._untrusted_token = reply[3] if len(reply) > 1 else None

@@ -37,8 +37,9 @@ class Floor:
 class CacheState:
     """The state of the cache at the last look. Times are Redis's own, in microseconds.
 
-    `leased`: this process has the lease. `consistent`: the keys have as many members as `count` says.
-    `incarnation` is the number of the connection it was read on.
+    `token` changes with every change of the cache and with every invalidation. `asof` is the time of the poll before
+    the snapshot was taken. `leased`: this process has the lease. `consistent`: the keys have as many members as
+    `count` says. `incarnation` is the number of the connection it was read on.
     """
 
     now: int
@@ -55,7 +56,7 @@ class CacheState:
 
     @property
     def age_s(self) -> float:
-        """Seconds since the snapshot was taken, at least."""
+        """The greatest possible age of the snapshot in seconds: it was taken after the poll at `asof`."""
         return (self.now - self.asof) / 1e6
 
     @classmethod

@@ -62,7 +62,7 @@ class IdempotencyKeys:
                 self._queries["first_writes"], [key.key for key in keys], [key.fingerprint for key in keys]
             )
             position = position_of(rows[0])
-        found = {row["position"]: _first_write(row) for row in rows if row["position"] is not None}
+        found = {row["number"]: _first_write(row) for row in rows if row["number"] is not None}
         return AtSnapshot([found.get(number) for number in range(1, len(keys) + 1)], position)
 
     async def delete_old(self, kept_h: int, batch: int) -> int:

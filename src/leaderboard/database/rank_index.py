@@ -2,9 +2,9 @@
 
 Counting all better users takes a second at two million users. The rank index stores how many users stand before
 each of some thousand *checkpoints* as of one snapshot. A rank is the count at the last checkpoint before the user,
-plus what the change log says has come and gone before it since, plus the users in between, counted in the table.
-One statement reads all of it, so the rank is exact while others write. docs/architecture.md explains how the index
-is kept up to date: apply the log, rebalance, build.
+plus what came and went before that checkpoint since (from the change log), plus the users between the checkpoint
+and the user, counted in the table. One statement reads all of it, so the rank is exact while others write.
+docs/architecture.md explains how the index is kept up to date: apply the log, rebalance, build.
 """
 
 import asyncio

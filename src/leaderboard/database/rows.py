@@ -49,7 +49,11 @@ def position_of(row: asyncpg.Record) -> SnapshotPosition:
 
 
 def committed_position(rows: Sequence[asyncpg.Record]) -> Position:
-    """Return the position of a writing statement: its transaction, or its snapshot if it wrote nothing."""
+    """Return the position of a writing statement: its transaction, or its snapshot if it wrote nothing.
+
+    Rows for items that were not written may have no transaction id, if PostgreSQL evaluated them before the first
+    write.
+    """
     position = position_of(rows[0])
     xid = next((row["xid"] for row in rows if row["xid"] is not None), None)
     return position if xid is None else CommitPosition(position.epoch, int(xid))

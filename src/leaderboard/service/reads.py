@@ -43,7 +43,7 @@ _LARGE = 1000
 
 @dataclass(slots=True)
 class Reply(Generic[R]):
-    """A result, shared by everybody who asked for it in one batch.
+    """A result. The callers of equal queries in one batch of cache reads share it.
 
     `age_s` is set only while PostgreSQL is unreachable: the result may be as old as that. `response` is the
     encoded response, kept by the first request that sends it.

@@ -1,8 +1,8 @@
 """Creates users and sets scores. A batch is committed, then published, while the next batch commits.
 
-The path of a score: `set_score` queues it, `_write_scores` commits the batch by one statement and publishes it,
-and publishing waits for `Visibility.wait_until_visible`. That has the cache caught up (`sync/catch_up.py`), by the
-script `apply.lua`, which writes the sorted set.
+The path of a score: `set_score` queues it. `_write_scores` commits the batch by one statement, then publishes it:
+`Visibility.wait_until_visible` starts the Synchronizer, whose CatchUp moves the cache by the script `apply.lua`. That
+script writes the sorted set.
 """
 
 import asyncio

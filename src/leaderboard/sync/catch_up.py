@@ -108,12 +108,15 @@ class CatchUp:
             await health.ask_postgres()
         await health.ask_whether_writable()
         if state is not None and state.valid and state.consistent and 0 <= state.age_s < max_age_s:
-            self._note_state(state)
+            self._advance(state)
             return True
         return False
 
     async def run(self) -> RebuildNeeded | None:
-        """Catch up once, unless another process has the lease. Raises CacheError and DatabaseUnavailable."""
+        """Catch up once, unless another process has the lease or is faster.
+
+        Returns why a rebuild is needed, otherwise None. Raises CacheError and DatabaseUnavailable.
+        """
         # Callers that come while Redis is being asked may have committed after its answer.
         waiting = self._waiters.positions()
         state = self.own_state.take()
@@ -126,7 +129,7 @@ class CatchUp:
             return RebuildNeeded("there was none", invalidate=False)
         if not state.consistent:
             return RebuildNeeded("its keys disagreed")
-        self._note_state(state)
+        self._advance(state)
         return await self._catch_up(state) if state.leased else None
 
     async def _catch_up(self, state: CacheState) -> RebuildNeeded | None:
@@ -152,12 +155,13 @@ class CatchUp:
             return None
         self.own_state.keep(applied)
         self._metrics.changes_applied.inc(len(changes.changed) + len(changes.deleted))
-        self._note_state(applied)
+        self._advance(applied)
         if state.floor is not None and applied.count < self._cache.size:
             return RebuildNeeded("too few were left", invalidate=False, lost=False)
         return None
 
-    def _note_state(self, state: CacheState) -> None:
+    def _advance(self, state: CacheState) -> None:
+        """Remember the newest state, and let the callers go on whose position it shows."""
         self.state = state
         self._metrics.cached_users.set(state.count)
         if state.valid:

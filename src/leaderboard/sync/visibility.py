@@ -1,6 +1,7 @@
 """Waits until a commit is visible: until every later read, on any process, shows it.
 
-A caller may be answered as soon as one of these holds:
+There is one exception: while this process cannot reach Redis, other processes may read an older state, for 0.8 s
+at most. A caller may be answered as soon as one of these holds:
 
   1. the stored snapshot of the cache sees the commit: every read from now on shows it;
   2. there is no cache: a later one is caught up after this, and so shows it;

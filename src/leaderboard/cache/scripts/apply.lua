@@ -4,6 +4,7 @@
 -- script that fails half-way keeps what it has written.
 -- KEYS: scores, metadata, state, lease, deltas
 -- ARGV: nonce, expected_token, new_token, epoch, snapshot, asof, total, keep, delta, deletions, ...
+-- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
 -- `keep`: the most members to keep. `delta`: what this call does, for replicas, '' if that is too long. The rest:
 -- `deletions` members to delete, then member, score and metadata of each user to set.
 -- Returns the time in microseconds, the count and the floor of the new state; nil if the token is another one; -1 if

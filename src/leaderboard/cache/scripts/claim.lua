@@ -2,6 +2,7 @@
 -- Claims the rebuild for one process at a time.
 -- KEYS: claim
 -- ARGV: nonce, claim_ms, max_claim_ms
+-- `cache/scripts.py` makes locals of these names.
 -- Returns the time in microseconds, or nil if another process has the claim.
 -- Every claim expires within max_claim_ms. One that does not was written by another program, and is overwritten.
 local left = redis.call('PTTL', claim)

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Reads the whole cache and its state at one instant, for audits and replicas.
 -- KEYS: scores, metadata, state
+-- `cache/scripts.py` makes locals of these names.
 -- Returns token, epoch, snapshot, floor, total and valid, then the members with their scores, then the metadata by
 -- member; nil if there is no state.
 local current = redis.call('HMGET', state, 'token', 'epoch', 'snapshot', 'floor', 'total', 'valid')

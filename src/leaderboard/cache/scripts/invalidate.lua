@@ -3,6 +3,7 @@
 -- fail that is under way.
 -- KEYS: state, deltas
 -- ARGV: new_token
+-- `cache/scripts.py` makes locals of these names.
 -- Returns 1, or 0 if there was no cache.
 if redis.call('EXISTS', state) == 0 then
     return 0

@@ -2,6 +2,7 @@
 -- Loads a part of a rebuild beside the cache, and extends the claim by claim_ms.
 -- KEYS: loading_scores, loading_metadata, claim
 -- ARGV: nonce, claim_ms, ...
+-- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
 -- The rest: member, score and metadata of each user.
 -- Returns 1, or nil if another process has the claim.
 if redis.call('GET', claim) ~= nonce then

@@ -3,6 +3,7 @@
 -- It lacks the flag no-writes on purpose: a replica of Redis and a demoted primary must refuse it.
 -- KEYS: scores, metadata, state, lease
 -- ARGV: nonce, lease_ms
+-- `cache/scripts.py` makes locals of these names.
 -- `lease_ms` 0: do not try for the lease.
 -- Returns the time in microseconds, leased 0 or 1, consistent 0 or 1, and the fields of the state; the time only if
 -- there is no state.

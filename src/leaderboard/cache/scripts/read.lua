@@ -4,6 +4,7 @@
 -- be behind, refuse it.
 -- KEYS: scores, metadata, state, deltas
 -- ARGV: max_age_us, replica_token
+-- `cache/scripts.py` makes locals of these names.
 -- `max_age_us`: the greatest age of the state in microseconds; -1 accepts any age and an invalid state.
 -- Returns the time in microseconds, token, epoch and asof, and nothing more if the state must not be read. Then total,
 -- floor and count; 1 and the deltas from the replica's state to this one, oldest first, or 0 if they are not all kept.

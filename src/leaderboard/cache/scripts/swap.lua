@@ -4,6 +4,7 @@
 -- The claim is checked, or a slow rebuild would replace a newer state.
 -- KEYS: scores, metadata, state, deltas, loading_scores, loading_metadata, claim
 -- ARGV: nonce, count, new_token, epoch, snapshot, asof, floor, total
+-- `cache/scripts.py` makes locals of these names.
 -- Returns 1; nil if another process has the claim, or not everything that was loaded is still there.
 count = tonumber(count)
 if redis.call('GET', claim) ~= nonce

@@ -1,14 +1,14 @@
 -- The writes that came with an idempotency key. `users.sql` and `scores.sql` insert them.
 
 -- name: first_writes
--- $1: keys, $2: their fingerprints. Returns a row for each key that exists, and at least one row. `position`, from 1,
+-- $1: keys, $2: their fingerprints. Returns a row for each key that exists, and at least one row. `number`, from 1,
 -- is the key's place in $1; `same`: the fingerprint is the same; `user_name` is NULL when the user is deleted.
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
-       i.position, i.same, i.user_id, i.previous_score, i.user_name, i.image_url
+       i.number, i.same, i.user_id, i.previous_score, i.user_name, i.image_url
 FROM (SELECT) AS always
 LEFT JOIN (
-    SELECT w.position, i.fingerprint = w.fingerprint AS same, i.user_id, i.previous_score, u.user_name, u.image_url
-    FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (key, fingerprint, position)
+    SELECT w.number, i.fingerprint = w.fingerprint AS same, i.user_id, i.previous_score, u.user_name, u.image_url
+    FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (key, fingerprint, number)
     JOIN idempotent_writes AS i ON i.key = w.key
     LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE user_id = i.user_id LIMIT 1) AS u ON true
 ) AS i ON true

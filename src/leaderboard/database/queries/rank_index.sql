@@ -2,6 +2,8 @@
 -- so from one snapshot: the index, the pending log rows, the users counted, the users shown and the total.
 -- Users are looked up one by one (LATERAL … LIMIT 1). The planner does not know how few they are, and would read all of
 -- a board of a hundred thousand users for them.
+-- `width_bucket(place, checkpoints)` is the number of the last checkpoint at `place` or before it. In the same way,
+-- `width_bucket(checkpoint - 1, pending_places)` is how many pending places come before a checkpoint.
 
 -- name: standings
 -- $1: user ids; $2: for each, how many neighbours to show on each side; $3: the most pending log rows to read; $4:

@@ -37,9 +37,9 @@ class Floor:
 class CacheState:
     """The state of the cache at the last look. Times are Redis's own, in microseconds.
 
-    `token` changes with every change of the cache and with every invalidation. `asof` is the time of the poll before
-    the snapshot was taken. `leased`: this process has the lease. `consistent`: the keys have as many members as
-    `count` says. `incarnation` is the number of the connection it was read on.
+    `token` changes with every change of the cache and with every invalidation. `asof` is the time of the poll
+    before the snapshot was taken. `leased`: this process has the lease. `consistent`: the keys have as many
+    members as `count` says. `incarnation` is the number of the connection it was read on.
     """
 
     now: int

@@ -1,8 +1,8 @@
 """Creates users and sets scores. A batch is committed, then published, while the next batch commits.
 
 The path of a score: `set_score` queues it. `_write_scores` commits the batch by one statement, then publishes it:
-`Visibility.wait_until_visible` starts the Synchronizer, whose CatchUp moves the cache by the script `apply.lua`. That
-script writes the sorted set.
+`Visibility.wait_until_visible` starts the Synchronizer, whose CatchUp moves the cache by the script `apply.lua`.
+That script writes the sorted set.
 """
 
 import asyncio

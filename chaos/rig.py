@@ -214,11 +214,14 @@ class Rig:
                 for statement in statements:
                     await connection.execute(statement)
                 xid = int(await connection.fetchval("SELECT pg_current_xact_id()::text"))
-            now = time.monotonic()
-            self._by_hand[xid] = now
-            return now
+            return self.note_by_hand(xid)
 
         return self._do(self._connected(run))
+
+    def note_by_hand(self, xid: int) -> float:
+        """Notes a change by hand that has just committed, and returns the time."""
+        self._by_hand[xid] = now = time.monotonic()
+        return now
 
     def query(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         return sql(self.settings, statement, *arguments)
@@ -376,7 +379,7 @@ class OpenTransaction:
         """Commits, and notes the transaction as a change by hand."""
         xid = int(self._runner.run(self._connection.fetchval("SELECT pg_current_xact_id()::text")))
         self.run("COMMIT")
-        self._rig._by_hand[xid] = time.monotonic()
+        self._rig.note_by_hand(xid)
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):

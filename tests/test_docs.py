@@ -3,12 +3,13 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from prometheus_client import Counter, Gauge, Histogram
 
 from leaderboard import errors
 from leaderboard.cli import cli
@@ -317,14 +318,13 @@ def test_every_metric_is_documented_as_it_is() -> None:
     metrics = Metrics()
     for metric in vars(metrics).values():
         if isinstance(metric, Tally):
-            (family,) = metric.collect()
-            names, kind, documentation = metric.labels, family.type, family.documentation
-            name = family.name
-        elif hasattr(metric, "_labelnames"):
-            names, kind, documentation = metric._labelnames, metric._type, metric._documentation
-            name = metric._name
+            names: Sequence[str] = metric.labels
+        elif isinstance(metric, Counter | Gauge | Histogram):
+            names = metric._labelnames  # noqa: SLF001 - the library has no public name for them
         else:
             continue
+        (family,) = metric.collect()
+        name, kind, documentation = family.name, family.type, family.documentation
         labels = " ".join(f"`{label}`" for label in names)
         expected.append([f"`{name}{'_total' if kind == 'counter' else ''}`", kind, labels, documentation])
     assert len(expected) > 5

@@ -324,7 +324,7 @@ class Machine(RuleBasedStateMachine):
     def start_anew(self, how: Literal["stop", "kill"], changes: dict[int, int], after_ms: int) -> None:
         """End it in the midst of writes. What it acknowledged is there; what it did not may be."""
         self.starts += 1
-        self._count_answers()
+        self.count_answers()
         wanted = {self._user(who): score for who, score in changes.items()}
         wanted.pop(NOBODY, None)
         with httpx.Client(base_url=self.api.url, timeout=PATIENCE_S) as client, ThreadPoolExecutor(8) as pool:
@@ -396,7 +396,7 @@ class Machine(RuleBasedStateMachine):
         users = sorted(self.model.users)
         return users[who % len(users)] if users and who < 95 else NOBODY
 
-    def _count_answers(self) -> None:
+    def count_answers(self) -> None:
         for line in self.api.client.get("/metrics").text.splitlines():
             match line.split():
                 case ['leaderboard_answers_total{source="cache"}', count]:
@@ -425,7 +425,7 @@ def test_every_read_is_the_models(serve: Callable[..., ApiProcess]) -> None:
             phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
         ),
     )
-    Here()._count_answers()
+    Here().count_answers()
     assert Machine.from_cache > 0, "the cache has to be among what was tested"
     assert Machine.from_truth > 0, "and so has PostgreSQL"
     assert Machine.folds > 0, "and so has the rank index"

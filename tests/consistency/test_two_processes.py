@@ -80,14 +80,14 @@ class Clients:
 
     def __init__(self, processes: Processes, seed: int) -> None:
         self.chance = random.Random(seed)
-        self._clients = [httpx.Client(base_url=process.url, timeout=PATIENCE_S) for process in processes]
+        self.clients = [httpx.Client(base_url=process.url, timeout=PATIENCE_S) for process in processes]
 
     def one_and_other(self) -> tuple[httpx.Client, httpx.Client]:
-        one, other = self.chance.sample(self._clients, 2)
+        one, other = self.chance.sample(self.clients, 2)
         return one, other
 
     def close(self) -> None:
-        for client in self._clients:
+        for client in self.clients:
             client.close()
 
 
@@ -369,7 +369,7 @@ def test_a_name_that_both_create_at_once_is_one_users(processes: Processes) -> N
 
     def create(number: int, clients: Clients) -> None:
         group = number % 2
-        process, other = clients._clients if number % 4 < 2 else clients._clients[::-1]
+        process, other = clients.clients if number % 4 < 2 else clients.clients[::-1]
         for i in range(rounds):
             name, score = f"new {group} {i}", 1000 + i
             barriers[group].wait()

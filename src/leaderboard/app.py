@@ -198,7 +198,14 @@ class App:
             await self.close()
 
     async def close(self) -> None:
-        """Finish what was begun, and close the stores."""
+        """Finish what was begun, and close the stores; gives up after as long as a request may take."""
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_ms / 1000):
+                await self._close()
+        except TimeoutError:
+            _log.warning("closing took too long and was given up")
+
+    async def _close(self) -> None:
         await self.reads.close()
         await self.writes.close()
         await self.jobs.stop()

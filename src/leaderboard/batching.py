@@ -51,7 +51,8 @@ class QueueLimits:
 class BatchLimits:
     """How many items a batch may have, and how many batches may run at the same time.
 
-    An item that costs more than `large_cost` runs alone, one at a time, and smaller items overtake it.
+    An item that costs more than `large_cost` runs alone, one at a time, and smaller items overtake it. The limits
+    of the queue apply to small and to large items separately.
     """
 
     max_items: int
@@ -94,43 +95,65 @@ class _Entry(Generic[Item, Result]):
         self.begun = False
 
 
+class _Line(Generic[Item, Result]):
+    """The items of one kind that wait, in order, and how long their batches take."""
+
+    __slots__ = ("batch_s", "callers", "entries")
+
+    def __init__(self) -> None:
+        self.entries: deque[_Entry[Item, Result]] = deque()
+        self.callers = 0
+        """How many callers wait, those that were cancelled included: a line that stands still must not grow."""
+        self.batch_s = 0.0
+        """The moving average of the durations of the batches."""
+
+    def note_batch(self, duration_s: float) -> None:
+        """Note how long a batch took."""
+        self.batch_s += _WEIGHT_OF_LAST * (duration_s - self.batch_s)
+
+    def expected_wait_s(self, at_once: int) -> float:
+        """Return how long a new item would wait, if so many items can be taken at once; 0 if it fits."""
+        batches_before = len(self.entries) // at_once
+        if not batches_before:
+            return 0.0
+        # The moving average says nothing while a batch hangs; how long the first item has waited does.
+        return max(batches_before * self.batch_s, time.monotonic() - self.entries[0].since)
+
+
 class _Queue(Generic[Item, Result]):
-    """The items that wait, in order; large ones apart."""
+    """The items that wait: a line of small ones, and a line of large ones."""
 
     def __init__(self, *, deduplicate: bool) -> None:
-        self._small: deque[_Entry[Item, Result]] = deque()
-        self._large: deque[_Entry[Item, Result]] = deque()
+        self.small: _Line[Item, Result] = _Line()
+        self.large: _Line[Item, Result] = _Line()
         self._by_item: dict[Item, _Entry[Item, Result]] | None = {} if deduplicate else None
         self._large_was_last = False
         self.large_runs = False
         """Whether a batch with a large item runs. While it does, no other large item is taken."""
-        self.callers = 0
-        """How many callers wait, those that were cancelled included: a queue that stands still must not grow."""
 
     def __bool__(self) -> bool:
-        return bool(self._small or self._large)
+        return bool(self.small.entries or self.large.entries)
 
     def find(self, item: Item) -> _Entry[Item, Result] | None:
         """Return the entry of an equal item that waits."""
         return None if self._by_item is None else self._by_item.get(item)
 
+    def line(self, *, large: bool) -> _Line[Item, Result]:
+        """Return the line of small or of large items."""
+        return self.large if large else self.small
+
     def add(self, entry: _Entry[Item, Result]) -> None:
-        """Add an item at the end."""
-        (self._large if entry.large else self._small).append(entry)
+        """Add an item at the end of its line."""
+        self.line(large=entry.large).entries.append(entry)
         if self._by_item is not None:
             self._by_item[entry.item] = entry
-
-    def before(self, *, large: bool) -> tuple[int, float]:
-        """Return how many items wait before a new one, and for how many seconds the first of them has waited."""
-        line = self._large if large else self._small
-        return len(line), time.monotonic() - line[0].since if line else 0.0
 
     def take(self, max_items: int) -> list[_Entry[Item, Result]]:
         """Remove and return the next batch, empty if none can start; small and large items take turns."""
         batch: list[_Entry[Item, Result]] = []
         for large in (False, True) if self._large_was_last else (True, False):
-            line, most = (self._large, 1) if large else (self._small, max_items)
-            while line and len(batch) < most and not (large and self.large_runs):
+            line, most = (self.large, 1) if large else (self.small, max_items)
+            while line.entries and len(batch) < most and not (large and self.large_runs):
                 entry = self._remove_first(line)
                 if not all(future.cancelled() for future in entry.futures):
                     entry.begun = True
@@ -141,9 +164,9 @@ class _Queue(Generic[Item, Result]):
                 break
         return batch
 
-    def _remove_first(self, line: deque[_Entry[Item, Result]]) -> _Entry[Item, Result]:
-        entry = line.popleft()
-        self.callers -= len(entry.futures)
+    def _remove_first(self, line: _Line[Item, Result]) -> _Entry[Item, Result]:
+        entry = line.entries.popleft()
+        line.callers -= len(entry.futures)
         if self._by_item is not None:
             del self._by_item[entry.item]
         return entry
@@ -175,7 +198,6 @@ class Batcher(Generic[Item, Result]):
         self._cost = cost
         self._queue: _Queue[Item, Result] = _Queue(deduplicate=deduplicate)
         self._idle = batch_limits.concurrency
-        self._batch_s = 0.0
         self._running: set[asyncio.Task[None]] = set()
         # Kept, because asking for it is a system call before Python 3.12.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -183,7 +205,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def depth(self) -> int:
         """How many callers wait for a batch to start."""
-        return self._queue.callers
+        return self._queue.small.callers + self._queue.large.callers
 
     @property
     def running(self) -> int:
@@ -213,34 +235,30 @@ class Batcher(Generic[Item, Result]):
             await asyncio.wait(self._running)
 
     def _join(self, item: Item) -> tuple[_Entry[Item, Result], asyncio.Future[Result]]:
-        if self._queue.callers >= self._queue_limits.max_waiting:
+        entry = self._queue.find(item)
+        large = entry.large if entry is not None else self._is_large(item)
+        line = self._queue.line(large=large)
+        if line.callers >= self._queue_limits.max_waiting:
             raise Overloaded(
                 f"{self._queue_limits.max_waiting} requests are waiting in the queue for {self.name} already"
             )
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = self._loop.create_future()
-        entry = self._queue.find(item)
         if entry is not None:
             entry.futures.append(future)
         else:
-            large = self._cost is not None and self._cost(item) > self._batch_limits.large_cost
-            self._check_wait(large=large)
+            at_once = 1 if large else self._batch_limits.max_items * self._batch_limits.concurrency
+            if line.expected_wait_s(at_once) > self._queue_limits.max_wait_s:
+                raise Overloaded(f"the queue for {self.name} is longer than {self._queue_limits.max_wait_s:g} s")
             entry = _Entry(item, future, large=large)
             self._queue.add(entry)
-        self._queue.callers += 1
+        line.callers += 1
         self._start_worker()
         return entry, future
 
-    def _check_wait(self, *, large: bool) -> None:
-        waiting, first_waits_s = self._queue.before(large=large)
-        at_once = 1 if large else self._batch_limits.max_items * self._batch_limits.concurrency
-        batches_before = waiting // at_once
-        if not batches_before:
-            return
-        # The moving average says nothing while a batch hangs; how long the first item has waited does.
-        if max(batches_before * self._batch_s, first_waits_s) > self._queue_limits.max_wait_s:
-            raise Overloaded(f"the queue for {self.name} is longer than {self._queue_limits.max_wait_s:g} s")
+    def _is_large(self, item: Item) -> bool:
+        return self._cost is not None and self._cost(item) > self._batch_limits.large_cost
 
     def _start_worker(self) -> None:
         if self._idle:
@@ -262,9 +280,10 @@ class Batcher(Generic[Item, Result]):
         handed_over = False
 
         def end_turn() -> None:
-            if entries[0].large:
+            large = entries[0].large
+            if large:
                 self._queue.large_runs = False
-            self._batch_s += _WEIGHT_OF_LAST * (time.monotonic() - started - self._batch_s)
+            self._queue.line(large=large).note_batch(time.monotonic() - started)
 
         def hand_over() -> None:
             nonlocal handed_over
@@ -281,10 +300,21 @@ class Batcher(Generic[Item, Result]):
                 raise RuntimeError(f"{self.name}: {len(results)} results for {len(entries)} items")
         except Exception as error:  # noqa: BLE001 - every caller of the batch gets it
             results = [error] * len(entries)
+        except BaseException:
+            _cancel(entries)
+            if not handed_over:
+                hand_over()
+            raise
         if not handed_over:
             end_turn()
         _resolve(entries, results)
         return not handed_over
+
+
+def _cancel(entries: Sequence[_Entry[Item, Result]]) -> None:
+    for entry in entries:
+        for future in entry.futures:
+            future.cancel()
 
 
 def _resolve(entries: Sequence[_Entry[Item, Result]], results: Sequence[Result | Exception]) -> None:

@@ -99,17 +99,18 @@ class Worker:
         self._serving = False
         """Whether Granian serves, and reacts to the stop signal that `set_loop_signals` returned."""
         self._stopped = False
-        self._ending: list[asyncio.Task[None]] = []
+        self._ending: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Run the application from the server's start to its end."""
+        watching = asyncio.create_task(_end_with_parent())
         async with self._app.serving(self._http):
-            self._ending.append(asyncio.create_task(_end_with_parent()))
             self._serving = True
             yield
-            for task in self._ending:
-                task.cancel()
+            if self._ending is not None:
+                self._ending.cancel()
+        watching.cancel()
 
     def set_loop_signals(self, loop: asyncio.AbstractEventLoop) -> WorkerSignal:
         """Set the worker's signal handlers; return the signal that stops Granian. Replaces Granian's function.
@@ -120,8 +121,8 @@ class Worker:
         stop = WorkerSignal()
 
         def begin(delay_s: float) -> None:
-            self._begin_to_stop()
             loop.call_later(delay_s, self._stop, stop)
+            self._begin_to_stop()
 
         def take(number: int, _frame: object) -> None:
             if not self._serving:
@@ -145,7 +146,7 @@ class Worker:
         if not self._stopped:
             self._stopped = True
             stop.set()
-            self._ending.append(asyncio.create_task(self._end_when_quiet()))
+            self._ending = asyncio.create_task(self._end_when_quiet())
 
     async def _end_when_quiet(self) -> None:
         """End the process when it has had no active requests for a moment, unless Granian ends it earlier.
@@ -158,8 +159,10 @@ class Worker:
             await asyncio.sleep(0.02)
             if len(self._http.deadlines):
                 quiet_since = time.monotonic()
-        await self._app.close()
-        os._exit(0)
+        try:
+            await self._app.close()
+        finally:
+            os._exit(0)
 
 
 async def _end_with_parent() -> None:

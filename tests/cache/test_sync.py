@@ -322,6 +322,50 @@ async def test_invalidating_is_tried_again_while_redis_hangs(
     stuck.let_go()
 
 
+@use_tuning([SyncTuning()])
+async def test_invalidating_ends_when_no_state_from_before_the_commit_is_fresh(
+    one: App, other: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis does everything, but answers each call too late."""
+    await in_use(one)
+    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+
+    async def hangs() -> None:
+        await asyncio.sleep(0.01)
+        raise CacheHangs("Redis did not answer")
+
+    monkeypatch.setattr(one.cache, "invalidate", hangs)
+    await writes_once_no_old_state_is_read(one, other)
+    stuck.let_go()
+
+
+@use_tuning([SyncTuning()])
+async def test_an_unexpected_error_lets_no_writer_go_too_early(
+    one: App, other: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_use(one)
+    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+
+    async def fails() -> None:
+        raise ValueError("unexpected")
+
+    monkeypatch.setattr(one.cache, "invalidate", fails)
+    await writes_once_no_old_state_is_read(one, other)
+    stuck.let_go()
+
+
+async def writes_once_no_old_state_is_read(one: App, other: App) -> None:
+    """Set a score, and read from the other process when that is answered; two writers wait one after the other."""
+    first = asyncio.create_task(one.writes.set_score(7, 5000))
+    await until(waiting(one, 1), "the first has committed")
+    second = asyncio.create_task(one.writes.set_score(8, 6000))
+    done, _ = await asyncio.wait({first, second}, timeout=PATIENCE_S)
+    assert first in done
+    assert (7, 5000) in await top(other, 2)
+    await asyncio.wait_for(second, PATIENCE_S)
+    assert await top(other, 1) == [(8, 6000)]
+
+
 async def test_invalidating_does_not_depend_on_the_connection_that_hangs(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:

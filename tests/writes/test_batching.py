@@ -395,6 +395,50 @@ async def test_a_large_item_that_lets_the_next_batch_start_lets_a_large_one_star
 # Isolating failures
 
 
+async def test_the_expected_wait_of_small_items_does_not_count_large_ones() -> None:
+    async def handle(batch: Batch[str]) -> Sequence[str]:
+        await asyncio.sleep(0.2 if len(batch.items[0]) > 5 else 0)
+        return batch.items
+
+    limits = BatchLimits(1, concurrency=2, large_cost=5)
+    batcher = Batcher("test", handle, QueueLimits(100, 0.1), limits, cost=len)
+    for _ in range(3):
+        await batcher.submit("a large one")
+    assert await asyncio.gather(*submitted(batcher, *"abcdefghijkl")) == list("abcdefghijkl")
+    with pytest.raises(Overloaded):
+        await asyncio.gather(*submitted(batcher, *(f"the large one {n}" for n in range(4))))
+    await batcher.close()
+
+
+async def test_callers_of_large_items_leave_room_for_small_ones() -> None:
+    handler = Handler()
+    batcher = Batcher("test", handler, QueueLimits(2, 60), BatchLimits(10, 2, large_cost=5), cost=len)
+    large = submitted(batcher, "the large one")
+    await handler.reached(1)
+    large += submitted(batcher, "another large one", "a third large one")
+    await others_had_their_turn()
+    with pytest.raises(Overloaded):
+        await batcher.submit("a fourth large one")
+    small = submitted(batcher, "a")
+    await handler.reached(2)
+    for batch in range(4):
+        await handler.reached(batch + 1)
+        handler.finish(batch)
+    await asyncio.gather(*large, *small)
+
+
+async def test_a_cancelled_batch_does_not_stop_the_queue() -> None:
+    async def handle(batch: Batch[str]) -> Sequence[str]:
+        if batch.items == ["cancelled"]:
+            raise asyncio.CancelledError
+        return batch.items
+
+    batcher = Batcher("test", handle, QueueLimits(100, 60), BatchLimits(10))
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(batcher.submit("cancelled"), PATIENCE_S)
+    assert await asyncio.wait_for(batcher.submit("a"), PATIENCE_S) == "a"
+
+
 class AtFault(Exception):
     """Raised for a batch that has an item at fault."""
 

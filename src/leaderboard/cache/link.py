@@ -109,7 +109,7 @@ class _Connecting:
         except BaseException as error:
             if connection is not None:
                 await connection.disconnect(nowait=True)
-            if not isinstance(error, (RedisError, OSError, CacheError)):
+            if not isinstance(error, Exception):
                 raise
             if not isinstance(error, ResponseError):
                 self._paused_until = _now() + _PAUSE_AFTER_FAILURE_S
@@ -171,10 +171,11 @@ class Link:
                 self._circuit.note_timeout(sent, timeout_s)
                 raised = CacheUnavailable if self._circuit.is_open else CacheHangs
                 raise raised(f"Redis did not answer within {timeout_s * 1000:.0f} ms") from error
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, RuntimeError) as error:
+                # uvloop raises RuntimeError for a connection that the server has reset.
                 await self._drop()
                 raise self._translated(error, call) from error
-            except asyncio.CancelledError:
+            except BaseException:
                 # The reply may still arrive. The next call must not take it for its own.
                 await self._drop()
                 raise

@@ -43,8 +43,9 @@ class RankIndexMaintainer:
                 self._failing = True
                 _log.warning("the rank index cannot be repaired, ranks are counted", error=str(error))
         except Exception:
+            # Not raised, because a repair that failed is not tried again at once either.
             self._metrics.rank_index_up.set(False)
-            raise
+            _log.exception("maintaining the rank index failed")
         return time.monotonic() - started if repairing else None
 
     async def _apply_log(self) -> bool:

@@ -52,5 +52,5 @@ class CacheSync:
         synchronizer = Synchronizer(
             catch_up, rebuilder, invalidator, waiters, health, interval_s, tuning.cut_off_pause_s
         )
-        visibility = Visibility(catch_up, synchronizer, invalidator, waiters, metrics, tuning.patience_s)
+        visibility = Visibility(catch_up, synchronizer, invalidator, waiters, metrics, tuning)
         return cls(visibility, synchronizer, CacheAuditor(database.change_log, cache, reader, metrics))

@@ -33,10 +33,12 @@ class Invalidator:
     async def invalidate(self, reason: str) -> None:
         """Make the cache invalid, and release the callers that wait now.
 
-        While Redis hangs, tries again: Redis may go on at any moment with the state that it has. When Redis is
-        unreachable, this process is cut off, and other processes read an old state for `fresh_s` at most.
+        While Redis hangs, tries again: Redis may go on at any moment with the state that it has. After `fresh_s`,
+        no state from before the callers' commits is read any more. When Redis is unreachable, this process is cut
+        off, and other processes read an old state for `fresh_s` at most.
         """
         waiting = self._waiters.positions()
+        began = time.monotonic()
         while True:
             try:
                 if not await self._cache.invalidate():
@@ -44,8 +46,10 @@ class Invalidator:
                 self._metrics.invalidations.inc()
                 _log.debug("cache invalidated", reason=reason)
                 break
-            except CacheHangs:
-                continue
+            except CacheHangs as error:
+                if time.monotonic() - began > self._fresh_s:
+                    self._health.note_redis_down(error)
+                    break
             except CacheError as error:
                 self._health.note_redis_down(error)
                 waiting = self.answerable_without_cache(waiting)

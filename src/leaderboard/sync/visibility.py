@@ -24,6 +24,7 @@ from leaderboard.sync.catch_up import CatchUp
 from leaderboard.sync.invalidation import Invalidator
 from leaderboard.sync.synchronizer import Synchronizer
 from leaderboard.sync.waiters import Waiters
+from leaderboard.tuning import SyncTuning
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ _log = structlog.get_logger(__name__)
 class Visibility:
     """Makes callers wait until their position is visible.
 
-    After `patience_s` it invalidates the cache rather than wait longer.
+    After `SyncTuning.patience_s` it invalidates the cache rather than wait longer.
     """
 
     def __init__(
@@ -41,14 +42,15 @@ class Visibility:
         invalidator: Invalidator,
         waiters: Waiters,
         metrics: Metrics,
-        patience_s: float,
+        tuning: SyncTuning,
     ) -> None:
         self._catch_up = catch_up
         self._synchronizer = synchronizer
         self._invalidator = invalidator
         self._waiters = waiters
         self._metrics = metrics
-        self._patience_s = patience_s
+        self._patience_s = tuning.patience_s
+        self._fresh_s = tuning.fresh_s
         self._invalidating: asyncio.Task[None] | None = None
 
     @property
@@ -83,12 +85,15 @@ class Visibility:
 
         A caller that comes while an invalidation is on its way needs another one: its commit may be later.
         """
-        try:
-            while self._waiters.take_overdue():
+        while self._waiters.take_overdue():
+            waiting = self._waiters.positions()
+            try:
                 await self._invalidator.invalidate("catching up took too long")
-        except Exception:
-            _log.exception("invalidating the cache failed")
-            self._waiters.release(self._waiters.positions())
+            except Exception:
+                _log.exception("invalidating the cache failed")
+                # After that, no state from before their commits is read any more.
+                await asyncio.sleep(self._fresh_s)
+                self._waiters.release(waiting)
 
     async def close(self) -> None:
         """Cancel what is under way."""

@@ -125,7 +125,8 @@ def main() -> int:
         console.print(listed(chosen))
         return 0
     started = time.monotonic()
-    tests = dict.fromkeys(test for mutant in chosen for test in (WORKS, *mutant.tests))
+    # Sorted, so that the fixtures of a module are set up once.
+    tests = sorted({test for mutant in chosen for test in (WORKS, *mutant.tests)})
     with copy_of_source() as root:
         outcomes, output = run(tests, root, options)
     wrong = {test: verdict for test, each in outcomes.items() if (verdict := each.verdict()) != "passed"}

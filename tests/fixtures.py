@@ -26,15 +26,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 PATIENT = {"request_timeout_ms": 60_000, "db_timeout_ms": 60_000, "redis_timeout_ms": 5000}
-"""The longest deadlines that the settings allow, so that none passes on a busy machine.
+"""The longest timeouts that the settings allow, so that a busy machine causes none.
 
-A test of a deadline sets its own.
+A test of a timeout sets its own.
 """
 
 REDIS_DATABASES = range(16, 80)
-"""The databases of the shared Valkey that tests get, each the one that has been unused for longest.
+"""The databases of the shared Valkey for tests. A test gets the least recently used one.
 
-Smaller numbers are for what chooses a number itself, as the benchmarks do.
+Smaller numbers are for programs that choose a number themselves, as the benchmarks do.
 """
 
 SLOW = (
@@ -54,7 +54,7 @@ SLOW = (
 """Folders and files whose tests get the marker `slow`. So does a test that starts its own servers."""
 
 PERMANENT_KEYS = {keys.SCORES.encode(), keys.METADATA.encode(), keys.STATE.encode(), keys.DELTAS.encode()}
-"""The keys of the cache that do not expire. All others have a TTL, so that unused ones go away."""
+"""The keys of the cache that do not expire. All others have a TTL."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,10 +64,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the slow tests, which `make test` leaves out."""
+    """Marks the slow tests, which `make test` leaves out."""
     slow = tuple(str(config.rootpath / path) for path in SLOW)
     for item in items:
-        # Every server of one test has its data in this fixture's folder.
+        # A test with servers of its own uses this fixture for their data.
         if str(item.path).startswith(slow) or "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
 
@@ -116,7 +116,7 @@ def valkey(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[Emb
 
 @pytest.fixture(scope="session")
 def template(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Settings:
-    """The settings for a migrated, empty database that tests get copies of."""
+    """The settings for a migrated, empty database, the template of the databases of the tests."""
     name = "leaderboard_template"
     postgres.create_database(name)
     settings = load(env_file=None, stop_delay_ms=0, **PATIENT, **vars(Endpoints.of(postgres, valkey, name)))
@@ -139,14 +139,14 @@ def settings(template: Settings, redis_databases: deque[int]) -> Iterator[Settin
 
 @pytest.fixture(scope="module")
 def module_settings(template: Settings, redis_databases: deque[int]) -> Iterator[Settings]:
-    """As `settings`, but the databases are shared by a module's tests."""
+    """As `settings`, but the tests of a module share the databases."""
     with fresh_databases(template, redis_databases) as fresh:
         yield fresh
 
 
 @contextmanager
 def fresh_databases(template: Settings, redis_databases: deque[int]) -> Iterator[Settings]:
-    """Settings for a new copy of the template and an empty Redis database; both are emptied at the end.
+    """Settings for a new database from the template and an empty Redis database. Both are removed at the end.
 
     Fails if a key is left in Redis that does not expire and is not one of `PERMANENT_KEYS`.
     """
@@ -169,7 +169,7 @@ def fresh_databases(template: Settings, redis_databases: deque[int]) -> Iterator
 
 @pytest.fixture
 async def db(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's PostgreSQL database, for SQL by hand."""
+    """A connection to the PostgreSQL database of the test."""
     connection = await connect(settings)
     yield connection
     await connection.close()
@@ -202,7 +202,7 @@ async def leaderboard(settings: Settings) -> AsyncIterator[app.App]:
 
 @pytest.fixture
 def serve(settings: Settings) -> Iterator[Callable[..., ApiProcess]]:
-    """Starts API processes; overrides of settings are keyword arguments."""
+    """Starts API processes. Keyword arguments override settings."""
     started: list[ApiProcess] = []
 
     def start(

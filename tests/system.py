@@ -1,4 +1,4 @@
-"""The system from outside: starts and kills API processes, changes PostgreSQL and Redis by hand."""
+"""Starts and kills API processes, reads from them, and changes PostgreSQL and Redis directly."""
 
 import asyncio
 import os
@@ -27,15 +27,15 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
 QUICK_REBUILDS = "tests.quick_rebuilds"
-"""The program without the pause between two rebuilds of the cache."""
+"""The module that runs the program without a pause between two rebuilds of the cache."""
 SMALL_BUCKETS = "tests.small_buckets"
-"""The program with a rank index that has many checkpoints even on a small board."""
+"""The module that runs the program with many checkpoints even on a small board."""
 
 THOROUGH = int(os.environ.get("THOROUGH", "1"))
-"""The factor by which tests with random requests or random interleavings try more than usual."""
+"""The factor for the number of random requests and random interleavings in tests."""
 
 PATIENCE_S = 60.0
-"""After this a test takes something for hung. Far longer than any machine needs, however busy."""
+"""A test fails after waiting this long. It is far longer than a busy machine needs."""
 
 
 def eventually(condition: Callable[[], T], seconds: float = PATIENCE_S, what: str = "") -> T:
@@ -51,7 +51,7 @@ def eventually(condition: Callable[[], T], seconds: float = PATIENCE_S, what: st
 
 
 async def until(condition: Callable[[], Awaitable[T]], what: str = "") -> T:
-    """Does what `eventually` does, for an async condition."""
+    """Polls an async `condition` as `eventually` does."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         value = await condition()
@@ -63,27 +63,27 @@ async def until(condition: Callable[[], Awaitable[T]], what: str = "") -> T:
 
 
 BY_HAND_S = 1.0
-"""A read that starts this long after a change by hand must show it. An earlier read may."""
+"""A read that starts this long after a change by SQL must show it. An earlier read may."""
 
 
 def comes_to_show(shows: Callable[[], bool], what: str = "") -> None:
-    """Reads until a change that was just made by hand is shown.
+    """Reads until a change that was just made by SQL is shown.
 
     Raises AssertionError if a read that started `BY_HAND_S` after the change does not show it.
     """
     made = time.monotonic()
     while True:
-        asked = time.monotonic()
+        started = time.monotonic()
         if shows():
             return
-        assert asked - made < BY_HAND_S, f"asked {asked - made:.3f} s after the change: not {what or shows}"
+        assert started - made < BY_HAND_S, f"a read {started - made:.3f} s after the change: not {what or shows}"
         time.sleep(0.005)
 
 
 def own_ports() -> Sequence[int]:
-    """Return the ports that only this process of the tests gives to its servers.
+    """Returns the ports that only this test process uses for its servers.
 
-    A server that is stopped finds its port free when it starts again.
+    So the port of a stopped server is still free when the server starts again.
     """
     worker, count = (os.environ.get(f"PYTEST_XDIST_WORKER{suffix}", "") for suffix in ("", "_COUNT"))
     return PORTS[int(worker.removeprefix("gw")) :: int(count)] if worker else PORTS
@@ -109,7 +109,7 @@ def free_port() -> int:
 
 
 def setting_text(value: object) -> str:
-    """Return a setting's value as the environment has it."""
+    """Returns the value of a setting as a text for an environment variable."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(getattr(value, "get_secret_value", lambda: value)())
@@ -174,7 +174,7 @@ class ApiProcess:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kills all its processes with SIGKILL, as a loss of power would."""
+        """Kills all its processes with SIGKILL, as a power failure does."""
         self._end(signal.SIGKILL)
 
     @contextmanager
@@ -198,7 +198,7 @@ class ApiProcess:
         self.client.close()
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
-    # The calls
+    # Calls of the HTTP API
 
     def create(self, name: str, score: int = 0) -> httpx.Response:
         return self.client.post("/users", json={"username": name, "score": score})
@@ -232,7 +232,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Shown:
-    """The content of an answer: the users, best first, their total and the cursor of the next page."""
+    """The content of a response: users, best first, the total and the cursor of the next page."""
 
     places: list[Place]
     total: int | None = None
@@ -267,7 +267,7 @@ class Question:
                 return f"/leaderboard?limit={self.limit}{f'&after={self.after.text}' if self.after else ''}"
 
     def ask(self, client: httpx.Client) -> Shown | None:
-        """Returns the answer, or None if there is no such user."""
+        """Returns the content of the response, or None if the user does not exist."""
         response = client.get(self.path)
         if response.status_code == 404 and self.kind in {"user", "context"}:
             return None
@@ -291,7 +291,7 @@ class Question:
                 return Shown(places, answer["total"], cursor)
 
     def places(self, client: httpx.Client) -> list[Place] | None:
-        """Returns the users in the answer, best first, or None if there is no such user."""
+        """Returns the users of the response, best first, or None if the user does not exist."""
         shown = self.ask(client)
         return None if shown is None else shown.places
 
@@ -313,7 +313,7 @@ class SlowNetwork:
 
     def __exit__(self, *_: object) -> None:
         for end in self._open:
-            # Wakes the thread that waits for it, which close() does not.
+            # shutdown() wakes the thread that reads from it, and close() does not.
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:

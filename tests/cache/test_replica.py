@@ -1,4 +1,4 @@
-"""A replica that follows the deltas of the cache answers as the board does."""
+"""A replica that applies the deltas of the cache gives the same results as a simple model."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,12 +17,12 @@ deltas = st.builds(Delta, st.sampled_from([5, 12, 40]), st.lists(ids, max_size=4
 @given(
     st.lists(users, max_size=30, unique_by=lambda user: user.user_id), st.lists(deltas, max_size=8), st.booleans()
 )
-def test_after_any_deltas_it_answers_as_the_board_does(
-    first: list[User], done: list[Delta], complete: bool
+def test_a_replica_gives_the_results_of_the_model_after_any_deltas(
+    first: list[User], applied: list[Delta], complete: bool
 ) -> None:
     replica = Replica(b"token", first)
     model = {user.user_id: user for user in first}
-    for delta in done:
+    for delta in applied:
         replica.top(3)
         replica.apply(delta)
         for user_id in delta.deleted:

@@ -1,4 +1,4 @@
-"""The methods of `Scripts` give each script the arguments that its file declares, in that order."""
+"""The methods of `Scripts` pass to each script the arguments that its file declares, in that order."""
 
 import inspect
 import re
@@ -21,21 +21,21 @@ ROWS = ("a member", "a score", "its metadata")
 
 
 def declared(name: str, what: str) -> list[str]:
-    """The names in the line `-- KEYS:` or `-- ARGV:` of a script's file."""
+    """Returns the names in the line `-- KEYS:` or `-- ARGV:` of a script's file."""
     lines = re.findall(rf"^-- {what}: (.*)$", FILES[name], re.MULTILINE)
     assert len(lines) <= 1
     return lines[0].split(", ") if lines else []
 
 
 def values(name: str) -> dict[str, Any]:
-    """A value for each parameter of a script's method; the values of two parameters differ."""
+    """Returns a different value for each parameter of a script's method."""
     parameters = inspect.signature(getattr(Scripts, name)).parameters.keys() - {"self"}
     lists: dict[str, Any] = {"deleted": DELETED, "rows": ROWS}
     return {parameter: lists.get(parameter, parameter) for parameter in parameters}
 
 
 def script(name: str) -> tuple[Script, dict[str, Any]]:
-    """A script, and the other keys that it needs."""
+    """Returns a script and the keys of a rebuild, which some scripts need."""
     return Script.load(name), keys.loading("nonce")
 
 
@@ -44,7 +44,7 @@ def test_a_script_gets_the_arguments_that_its_file_declares(name: str) -> None:
     given = values(name)
     call = getattr(Scripts(), name)(**given)
     assert list(call.keys) == [KEYS[key] for key in declared(name, "KEYS")]
-    # The number of deletions stands for the list of them, which comes after all that is named.
+    # The script gets the number of deletions by name. The list of them follows the named arguments.
     deleted, rows = given.pop("deleted", []), given.pop("rows", ())
     by_name = {**given, "deletions": len(deleted)} if deleted else given
     arguments = declared(name, "ARGV")

@@ -1,4 +1,4 @@
-"""Certificates of private authorities are verified alike by every Python, as libpq does it."""
+"""A certificate of a private authority is verified the same way by every Python version, as by libpq."""
 
 import ssl
 from pathlib import Path
@@ -12,8 +12,8 @@ HOST = "db.example"
 
 
 @pytest.fixture(autouse=True)
-def as_newer_pythons_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Contexts are as Python makes them from 3.13 on."""
+def strict_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes strict contexts, as Python does from 3.13 on."""
     create = ssl.create_default_context
 
     def strict(*, cafile: str | None = None) -> ssl.SSLContext:
@@ -25,7 +25,7 @@ def as_newer_pythons_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shake_hands(client: ssl.SSLContext, authority: Authority) -> None:
-    """Connect to a server with a certificate of this authority, in memory. Raises ssl.SSLError."""
+    """Connects, in memory, to a server with a certificate of this authority. Raises ssl.SSLError."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(*authority.issue("server", HOST))
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -42,12 +42,12 @@ def shake_hands(client: ssl.SSLContext, authority: Authority) -> None:
             sides.remove(side)
 
 
-def test_a_certificate_without_the_fields_that_libpq_does_not_ask_for_will_do(tmp_path: Path) -> None:
+def test_a_certificate_is_accepted_without_the_fields_that_libpq_does_not_need(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     shake_hands(tls.client_context(authorities=str(authority.file)), authority)
 
 
-def test_another_authoritys_certificate_will_not(tmp_path: Path) -> None:
+def test_a_certificate_of_another_authority_is_rejected(tmp_path: Path) -> None:
     context = tls.client_context(authorities=str(Authority(tmp_path / "ours").file))
     with pytest.raises(ssl.SSLCertVerificationError):
         shake_hands(context, Authority(tmp_path / "another"))

@@ -1,4 +1,4 @@
-"""Encoded tops take a bounded number of bytes; the one that was asked for longest ago goes first."""
+"""Encoded tops take a bounded number of bytes. The least recently used top is dropped first."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +10,11 @@ SIZES = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 60), st.booleans()
 
 
 @given(SIZES)
-def test_they_never_take_more_than_they_may(asked: list[tuple[int, int, bool]]) -> None:
+def test_encoded_tops_never_take_more_than_their_limit(requests: list[tuple[int, int, bool]]) -> None:
     tops = EncodedTops(100)
     kept: dict[int, EncodedTop] = {}
-    for n, size, moved in asked:
-        if moved:
+    for n, size, changed in requests:
+        if changed:
             tops.clear()
             kept.clear()
         top = tops.get(n)
@@ -27,7 +27,7 @@ def test_they_never_take_more_than_they_may(asked: list[tuple[int, int, bool]]) 
             del kept[next(iter(kept))]
 
 
-def test_one_that_is_larger_than_all_may_be_is_not_kept() -> None:
+def test_a_top_larger_than_the_limit_is_not_kept() -> None:
     tops = EncodedTops(100)
     tops.put(1, EncodedTop(b"x" * 100))
     tops.put(2, EncodedTop(b"x" * 101))

@@ -1,4 +1,4 @@
-"""The laws of snapshots: every promise about freshness is a question to `covers`, `sees` and `reflects`."""
+"""The laws of `covers`, `sees` and `reflects`, on which every promise about freshness rests."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,26 +8,26 @@ from leaderboard.snapshot import CommitPosition, Snapshot, SnapshotPosition
 from tests.system import sql
 
 XIDS = range(3, 30)
-"""Small, so that everything that a snapshot says can be asked of it one by one."""
+"""Few, so that a test can call `sees` for each of them."""
 
 Row = tuple[Snapshot, int]
 
 
 @st.composite
 def snapshots(draw: st.DrawFn, largest: int = XIDS.stop, *, real: bool = False) -> Snapshot:
-    """Any well-formed one. A `real` one ends with a transaction that has ended, as all of PostgreSQL's do."""
+    """A well-formed snapshot. A `real` one ends with an ended transaction, as all snapshots of PostgreSQL do."""
     xmax = draw(st.integers(XIDS.start, largest))
     running = draw(st.frozensets(st.integers(max(XIDS.start, xmax - 30), xmax), max_size=8))
     xip = frozenset(xid for xid in running if xid < (xmax - 1 if real else xmax))
     return Snapshot(min(xip, default=xmax), xmax, xip)
 
 
-def seen(snapshot: Snapshot) -> set[int]:
+def visible_xids(snapshot: Snapshot) -> set[int]:
     return {xid for xid in XIDS if snapshot.sees(xid)}
 
 
 @given(snapshots(largest=2**62))
-def test_parse_undoes_str(snapshot: Snapshot) -> None:
+def test_parse_is_the_inverse_of_str(snapshot: Snapshot) -> None:
     assert Snapshot.parse(str(snapshot)) == snapshot
 
 
@@ -43,23 +43,23 @@ def test_covers_is_transitive(a: Snapshot, b: Snapshot, c: Snapshot) -> None:
 
 
 @given(snapshots(), snapshots())
-def test_what_covers_sees_as_much(a: Snapshot, b: Snapshot) -> None:
+def test_a_snapshot_sees_all_that_a_covered_one_sees(a: Snapshot, b: Snapshot) -> None:
     if a.covers(b):
-        assert seen(a) >= seen(b)
+        assert visible_xids(a) >= visible_xids(b)
 
 
 @settings(max_examples=500)
 @given(snapshots(real=True), snapshots(real=True))
-def test_of_real_snapshots_covers_says_exactly_who_sees_as_much(a: Snapshot, b: Snapshot) -> None:
-    assert a.covers(b) == (seen(a) >= seen(b))
+def test_a_real_snapshot_covers_exactly_those_that_see_no_more(a: Snapshot, b: Snapshot) -> None:
+    assert a.covers(b) == (visible_xids(a) >= visible_xids(b))
 
 
-@given(st.lists(st.tuples(st.sampled_from(["begin", "end", "look"]), st.integers(0, 100)), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from(["begin", "end", "take"]), st.integers(0, 100)), max_size=60))
 def test_later_snapshots_cover_earlier_ones(history: list[tuple[str, int]]) -> None:
     running: list[int] = []
     next_xid = XIDS.start
     completed = XIDS.start - 1
-    looks: list[tuple[Snapshot, set[int]]] = []
+    taken: list[tuple[Snapshot, set[int]]] = []
     ended: set[int] = set()
     for event, chance in history:
         if event == "begin":
@@ -69,31 +69,33 @@ def test_later_snapshots_cover_earlier_ones(history: list[tuple[str, int]]) -> N
             xid = running.pop(chance % len(running))
             ended.add(xid)
             completed = max(completed, xid)
-        elif event == "look":
+        elif event == "take":
             xip = frozenset(xid for xid in running if xid <= completed)
-            looks.append((Snapshot(min(xip, default=completed + 1), completed + 1, xip), set(ended)))
-    for index, (later, ended_then) in enumerate(looks):
+            taken.append((Snapshot(min(xip, default=completed + 1), completed + 1, xip), set(ended)))
+    for index, (later, ended_then) in enumerate(taken):
         assert {xid for xid in range(XIDS.start, next_xid) if later.sees(xid)} == ended_then
-        for earlier, ended_before in looks[: index + 1]:
+        for earlier, ended_before in taken[: index + 1]:
             assert later.covers(earlier)
             assert earlier.covers(later) == (ended_before == ended_then)
 
 
 @given(snapshots(), snapshots(), st.sampled_from(XIDS), st.booleans())
-def test_a_moment_reflects_only_its_own_epoch(a: Snapshot, b: Snapshot, xid: int, same_epoch: bool) -> None:
-    view = SnapshotPosition("this life", a)
-    epoch = "this life" if same_epoch else "another"
+def test_a_position_reflects_only_positions_of_its_epoch(
+    a: Snapshot, b: Snapshot, xid: int, same_epoch: bool
+) -> None:
+    view = SnapshotPosition("this epoch", a)
+    epoch = "this epoch" if same_epoch else "another"
     assert view.reflects(SnapshotPosition(epoch, b)) == (same_epoch and a.covers(b))
     assert view.reflects(CommitPosition(epoch, xid)) == (same_epoch and a.sees(xid))
 
 
 @settings(max_examples=10, deadline=None)
 @given(rows=st.lists(st.tuples(snapshots(), st.sampled_from(XIDS)), min_size=50, max_size=400))
-def test_postgres_agrees(template: Settings, rows: list[Row]) -> None:
-    answers = sql(
+def test_snapshots_agree_with_postgres(template: Settings, rows: list[Row]) -> None:
+    rows_of_postgres = sql(
         template.model_copy(update={"db_name": "postgres"}),
         "SELECT snapshot::text, xmin, xmax, xip, pg_visible_in_snapshot(xid::text::xid8, snapshot) AS visible"
-        " FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS asked (text, xid, place),"
+        " FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS given (text, xid, place),"
         " LATERAL (SELECT text::pg_snapshot AS snapshot) AS parsed,"
         " LATERAL (SELECT pg_snapshot_xmin(snapshot)::text AS xmin, pg_snapshot_xmax(snapshot)::text AS xmax,"
         "          ARRAY(SELECT pg_snapshot_xip(snapshot)::text) AS xip) AS parts"
@@ -101,9 +103,9 @@ def test_postgres_agrees(template: Settings, rows: list[Row]) -> None:
         [str(snapshot) for snapshot, _ in rows],
         [xid for _, xid in rows],
     )
-    assert len(answers) == len(rows)
-    for answer, (snapshot, xid) in zip(answers, rows, strict=True):
-        assert answer["snapshot"] == str(snapshot)
-        assert (int(answer["xmin"]), int(answer["xmax"])) == (snapshot.xmin, snapshot.xmax)
-        assert {int(running) for running in answer["xip"]} == snapshot.xip
-        assert answer["visible"] == snapshot.sees(xid)
+    assert len(rows_of_postgres) == len(rows)
+    for found, (snapshot, xid) in zip(rows_of_postgres, rows, strict=True):
+        assert found["snapshot"] == str(snapshot)
+        assert (int(found["xmin"]), int(found["xmax"])) == (snapshot.xmin, snapshot.xmax)
+        assert {int(running) for running in found["xip"]} == snapshot.xip
+        assert found["visible"] == snapshot.sees(xid)

@@ -1,14 +1,12 @@
-"""Every state that PostgreSQL can have been in, from what its transactions saw, and the board in any one of
-them.
+"""All states that PostgreSQL can have been in, by the snapshots of its transactions, and the board in each state.
 
-A state is the set of transactions that have committed, held as the bits of an int. Snapshots are taken and
-transactions end one at a time, so of any two snapshots one sees all that the other sees, and a state that really
-was is comparable with every one of them: it has all that the snapshot sees, or nothing else. Sorted, the
-snapshots are therefore *cuts* through the history of which we know that they were, in this order. Between two
-cuts lies a *bucket*, mostly of one transaction. A state is a cut and some of the bucket above it; which of them
-came first, nobody saw. Only who overwrote the other's version of a row came after it, and brings it along.
+A state is the set of committed transactions, as the bits of an int. Snapshots are taken and transactions end one
+at a time. So of any two snapshots one sees all that the other sees, and each real state contains, or is contained
+in, what a snapshot sees. Sorted, the snapshots are *cuts* through the history, in a known order. Between two cuts
+is a *bucket*, mostly of one transaction. A state is a cut and a part of the next bucket. The order within a bucket
+is unknown, except that a transaction which overwrites another one's version of a row comes after it.
 
-Such states are closed under union and intersection, so with any set of transactions comes a least state that has
+The union and the intersection of two states are states. So any set of transactions has a least state that contains
 them: the union of their closures.
 """
 
@@ -20,11 +18,11 @@ from typing import NamedTuple
 from chaos.history import Change, Transaction
 
 Key = tuple[int, int]
-"""Where a user stands: (score negated, id), the best first."""
+"""The sort key of a user: (negated score, id). The best is first."""
 
 
 class Version(NamedTuple):
-    """What a user is after `transaction` (an index; -1: from the beginning). Absent if score and name are None."""
+    """A user after `transaction` (an index; -1: the initial state). Score and name are None if it is absent."""
 
     transaction: int
     score: int | None
@@ -35,7 +33,7 @@ ABSENT = (None, None)
 
 
 def bits(mask: int) -> Iterator[int]:
-    """The places of the ones, ascending."""
+    """Yields the positions of the one bits, ascending."""
     while mask:
         lowest = mask & -mask
         yield lowest.bit_length() - 1
@@ -43,9 +41,9 @@ def bits(mask: int) -> Iterator[int]:
 
 
 class Committed:
-    """The transactions in an order in which they can have committed, and how much of it is certain.
+    """The transactions in a possible order of their commits, and how much of the order is certain.
 
-    Raises ValueError for a record that no PostgreSQL can have made.
+    Raises ValueError for a history that is impossible in PostgreSQL.
     """
 
     def __init__(self, initial: Mapping[int, tuple[str, int]], transactions: Sequence[Transaction]) -> None:
@@ -59,9 +57,9 @@ class Committed:
         }
         """By user, score and name: the transaction of the first such version."""
         self.closures: list[int] = []
-        """By transaction: the least state that has it."""
+        """By transaction: the least state that contains it."""
         self._buckets: list[int] = []
-        """By transaction: all that lies in its bucket."""
+        """By transaction: all transactions of its bucket."""
         for size in sizes:
             start = len(self.closures)
             for index in range(start, start + size):
@@ -87,7 +85,7 @@ class Committed:
         self.first.setdefault((change.user_id, change.new, change.name), index)
 
     def concurrent(self, state: int) -> Iterator[int]:
-        """The transactions of which any one can have been the next after `state`, or come along with it."""
+        """Yields the transactions that can have committed next after `state`, or at the same time."""
         missing = self.all & ~state
         if missing:
             first = (missing & -missing).bit_length() - 1
@@ -95,7 +93,7 @@ class Committed:
 
 
 def _in_buckets(transactions: Sequence[Transaction]) -> tuple[list[Transaction], list[int]]:
-    """The transactions in the order of their buckets, within one in that of their rows; the buckets' sizes."""
+    """Returns the transactions, by bucket and then by their rows, and the sizes of the buckets."""
     by_xid = sorted(transactions, key=lambda transaction: transaction.xid)
     xids = [transaction.xid for transaction in by_xid]
     place = {xid: number for number, xid in enumerate(xids)}
@@ -103,11 +101,11 @@ def _in_buckets(transactions: Sequence[Transaction]) -> tuple[list[Transaction],
         raise ValueError("two transactions have the same id")
     cuts = {0, (1 << len(xids)) - 1}
     for number, transaction in enumerate(by_xid):
-        unseen = 1 << number  # a snapshot says nothing about the transaction that takes it: it is in progress
+        not_visible = 1 << number  # the transaction that takes a snapshot is in progress
         for xid in transaction.seen.xip:
             if xid in place:
-                unseen |= 1 << place[xid]
-        cuts.add((1 << bisect_left(xids, transaction.seen.xmax)) - 1 & ~unseen)
+                not_visible |= 1 << place[xid]
+        cuts.add((1 << bisect_left(xids, transaction.seen.xmax)) - 1 & ~not_visible)
     order: list[Transaction] = []
     sizes: list[int] = []
     for lower, upper in pairwise(sorted(cuts, key=int.bit_count)):
@@ -122,7 +120,7 @@ def _in_buckets(transactions: Sequence[Transaction]) -> tuple[list[Transaction],
 
 
 class Board:
-    """The standings in one state, which can be moved to any other; the nearer, the cheaper."""
+    """The standings in one state. Changing to a near state is cheap."""
 
     def __init__(self, committed: Committed) -> None:
         self._committed = committed
@@ -136,14 +134,14 @@ class Board:
         )
 
     def move(self, state: int) -> None:
-        """Show the standings in `state`."""
-        moved = {
+        """Changes the standings to those in `state`."""
+        changed = {
             change.user_id
             for index in bits(state ^ self._state)
             for change in self._committed.transactions[index].changes
         }
         self._state = state
-        for user_id in moved:
+        for user_id in changed:
             versions, at = self._committed.versions[user_id], self._at[user_id]
             before = versions[at].score
             while at + 1 < len(versions) and state >> versions[at + 1].transaction & 1:
@@ -159,18 +157,18 @@ class Board:
                     insort(self.keys, (-after, user_id))
 
     def current(self, user_id: int) -> Version:
-        """The user's version now; absent for one that nobody knows."""
+        """Returns the current version of the user. It is absent for an unknown id."""
         at = self._at.get(user_id)
         return Version(-1, None, None) if at is None else self._committed.versions[user_id][at]
 
     def following(self, user_id: int) -> Version | None:
-        """The user's version after the current one."""
+        """Returns the version of the user after the current one, or None."""
         versions = self._committed.versions.get(user_id, [])
         at = self._at.get(user_id, 0) + 1
         return versions[at] if at < len(versions) else None
 
     def rows(self, start: int, count: int) -> list[tuple[int, int, str | None, int]]:
-        """(rank, id, name, score) of `count` users from the place `start`, counted from 0."""
+        """Returns (rank, id, name, score) of `count` users from the index `start`."""
         return [
             (rank, user_id, self.current(user_id).name, -negated)
             for rank, (negated, user_id) in enumerate(self.keys[start : start + count], start + 1)

@@ -1,6 +1,6 @@
-"""The whole system against a model of ten lines: whatever is done to it, through any door, every read is its.
+"""Compares every read with a small model of the board, after any sequence of changes of any kind.
 
-Hypothesis makes up the story and shortens the one that fails. One API process lives through all of them.
+Hypothesis generates the sequences of steps and shortens one that fails. All run on one API process.
 """
 
 import csv
@@ -50,14 +50,14 @@ from tests.system import (
 
 SIZE = 10
 KEPT = 20
-"""How many users a cache of that size holds at the most."""
+"""The maximum number of users in a cache of that size."""
 WHOLE_BOARD = Question("top", 5000)
-NOBODY = INT32_MAX
+UNKNOWN = INT32_MAX
 
 # Few different scores, so that most users are tied with others, and both ends of int32.
 scores = st.integers(-3, 3) | st.sampled_from([INT32_MIN, INT32_MIN + 1, INT32_MAX - 1, INT32_MAX])
 names = st.integers(0, 79).map("name {}".format)
-who = st.integers(0, 99)
+numbers = st.integers(0, 99)
 limits = st.integers(1, 2 * KEPT)
 questions = (
     st.none()
@@ -66,11 +66,11 @@ questions = (
     | st.builds(Question, st.just("around"), st.integers(1, 3 * KEPT), limits)
     | st.builds(Question, st.just("page"), limit=limits)
 )
-"""What to look at until a change made by hand is seen; None: do not look, but have the API refuse something."""
+"""The read that is repeated until it shows a change made by SQL. None: send a write that fails instead."""
 
 
 class Model:
-    """What the board must be."""
+    """The expected board."""
 
     def __init__(self) -> None:
         self.users: dict[int, tuple[str, int]] = {}
@@ -79,18 +79,18 @@ class Model:
         order = sorted((-score, user_id, name) for user_id, (name, score) in self.users.items())
         return [(rank, user_id, name, -minus) for rank, (minus, user_id, name) in enumerate(order, 1)]
 
-    def answer(self, question: Question) -> Shown | None:
+    def result(self, question: Question) -> Shown | None:
         board, number = self.board(), question.number
         if question.kind == "top":
             return Shown(board[:number])
         if question.kind in {"page", "around"}:
             return self.page(board, question)
-        mine = next((i for i, place in enumerate(board) if place[1] == number), None)
-        if mine is None:
+        index = next((i for i, place in enumerate(board) if place[1] == number), None)
+        if index is None:
             return None
         if question.kind == "user":
-            return Shown([board[mine]])
-        return Shown(board[max(0, mine - 5) : mine + 6], len(board))
+            return Shown([board[index]])
+        return Shown(board[max(0, index - 5) : index + 6], len(board))
 
     def page(self, board: list[Place], question: Question) -> Shown:
         start = 0
@@ -105,27 +105,27 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    """One story. The subclass that runs says on which system."""
+    """One sequence of steps. A subclass sets the process and its settings."""
 
     api: ClassVar[ApiProcess]
     settings: ClassVar[Settings]
     from_cache: ClassVar[float] = 0
-    from_truth: ClassVar[float] = 0
-    folds: ClassVar[float] = 0
+    from_database: ClassVar[float] = 0
+    index_updates: ClassVar[float] = 0
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
         self.redis = redis(self.settings)
         self.steps = 0
-        self.harmed_at = 0
+        self.damaged_at = 0
         self.starts = 0
         self.cursor: Cursor | None = None
 
     def teardown(self) -> None:
         self.redis.close()
 
-    # Through the API: acknowledged means shown
+    # Through the API: every later read shows an acknowledged write
 
     @rule(wanted=st.lists(st.tuples(names, scores), min_size=1, max_size=4))
     def create(self, wanted: list[tuple[str, int]]) -> None:
@@ -142,15 +142,15 @@ class Machine(RuleBasedStateMachine):
             assert (user["username"], user["score"]) == (name, score)
             self.model.users[user["userId"]] = name, score
 
-    @rule(changes=st.lists(st.tuples(who, scores), min_size=1, max_size=6))
+    @rule(changes=st.lists(st.tuples(numbers, scores), min_size=1, max_size=6))
     def set_scores(self, changes: list[tuple[int, int]]) -> None:
-        for who, score in changes:
-            self._set_score(self._user(who), score)
-            self._ask([Question("top", SIZE)])
+        for number, score in changes:
+            self._set_score(self._user(number), score)
+            self._check([Question("top", SIZE)])
 
-    @rule(changes=st.dictionaries(who, scores, min_size=2, max_size=12))
+    @rule(changes=st.dictionaries(numbers, scores, min_size=2, max_size=12))
     def set_scores_at_once(self, changes: dict[int, int]) -> None:
-        wanted = {self._user(who): score for who, score in changes.items()}
+        wanted = {self._user(number): score for number, score in changes.items()}
         with ThreadPoolExecutor(4) as pool:
             for done in [pool.submit(self._set_score, user_id, score) for user_id, score in wanted.items()]:
                 done.result()
@@ -166,14 +166,14 @@ class Machine(RuleBasedStateMachine):
         assert (answer["username"], answer["score"], answer["previousScore"]) == (name, score, previous)
         self.model.users[user_id] = name, score
 
-    # Behind its back: shown soon and, once shown, for good
+    # By SQL and import: reads show the change soon, and no later read shows the state before it
 
     @initialize(count=st.sampled_from([0, 10, 20, 21, 25, 45]), seed=st.integers(0, 9), question=questions)
     def begin(self, count: int, seed: int, question: Question | None) -> None:
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         sql(self.settings, "TRUNCATE users RESTART IDENTITY")
         comes_to_show(lambda: WHOLE_BOARD.places(self.api.client) == [], "the board is empty")
-        self._insert([("first", chance.randint(-3, 3)) for _ in range(count)], question)
+        self._insert([("first", rng.randint(-3, 3)) for _ in range(count)], question)
 
     @rule(several=st.lists(scores, min_size=1, max_size=12), question=questions)
     def insert_by_sql(self, several: list[int], question: Question | None) -> None:
@@ -188,7 +188,7 @@ class Machine(RuleBasedStateMachine):
             [name for name, _ in made],
             [score for _, score in made],
         )
-        self._see(question, lambda users: users.update({row[0]: (row[1], row[2]) for row in rows}))
+        self._change(question, lambda users: users.update({row[0]: (row[1], row[2]) for row in rows}))
 
     @rule(
         rows=st.lists(st.tuples(names, scores), max_size=8),
@@ -218,22 +218,22 @@ class Machine(RuleBasedStateMachine):
         )
         assert len(found) == len(written)
         assert all(ids.get(name, user_id) == user_id for name, user_id in found)
-        self._see(question, lambda users: users.update({row[1]: (row[0], first[row[0]]) for row in found}))
+        self._change(question, lambda users: users.update({row[1]: (row[0], first[row[0]]) for row in found}))
 
     async def _import(self, path: str, on_conflict: OnConflict) -> importing.ImportReport:
         async with app.database_from(self.settings).importing() as importer:
             return await importing.import_file(path, importer, on_conflict, lambda _progress: None)
 
-    @rule(who=who, score=scores, question=questions)
-    def update_score_by_sql(self, who: int, score: int, question: Question | None) -> None:
-        user_id = self._user(who)
+    @rule(number=numbers, score=scores, question=questions)
+    def update_score_by_sql(self, number: int, score: int, question: Question | None) -> None:
+        user_id = self._user(number)
         sql(self.settings, "UPDATE users SET total_score = $2 WHERE user_id = $1", user_id, score)
         if user_id in self.model.users:
-            self._see(question, lambda users: users.update({user_id: (users[user_id][0], score)}))
+            self._change(question, lambda users: users.update({user_id: (users[user_id][0], score)}))
 
-    @rule(what=st.sampled_from(["user_id", "user_name"]), who=who, question=questions)
-    def change_id_or_name_by_sql(self, what: str, who: int, question: Question | None) -> None:
-        user_id = self._user(who)
+    @rule(what=st.sampled_from(["user_id", "user_name"]), number=numbers, question=questions)
+    def change_id_or_name_by_sql(self, what: str, number: int, question: Question | None) -> None:
+        user_id = self._user(number)
         other: int | str = (
             f"changed {self.steps}" if what == "user_name" else max(self.model.users, default=0) + 1000
         )
@@ -241,65 +241,67 @@ class Machine(RuleBasedStateMachine):
         if user_id not in self.model.users:
             return
         if isinstance(other, str):
-            self._see(question, lambda users: users.update({user_id: (other, users[user_id][1])}))
+            self._change(question, lambda users: users.update({user_id: (other, users[user_id][1])}))
         else:
-            self._see(question, lambda users: users.update({other: users.pop(user_id)}))
+            self._change(question, lambda users: users.update({other: users.pop(user_id)}))
 
-    @rule(how=st.sampled_from(["one", "one", "one", "many", "all"]), who=who, score=scores, question=questions)
-    def delete_by_sql(self, how: str, who: int, score: int, question: Question | None) -> None:
+    @rule(
+        how=st.sampled_from(["one", "one", "one", "many", "all"]), number=numbers, score=scores, question=questions
+    )
+    def delete_by_sql(self, how: str, number: int, score: int, question: Question | None) -> None:
         users = self.model.users
         match how:
             case "one":
-                gone = {self._user(who)} & users.keys()
-                sql(self.settings, "DELETE FROM users WHERE user_id = ANY ($1)", list(gone))
+                deleted = {self._user(number)} & users.keys()
+                sql(self.settings, "DELETE FROM users WHERE user_id = ANY ($1)", list(deleted))
             case "many":
-                gone = {user_id for user_id, (_, its_score) in users.items() if its_score >= score}
+                deleted = {user_id for user_id, (_, its_score) in users.items() if its_score >= score}
                 sql(self.settings, "DELETE FROM users WHERE total_score >= $1", score)
             case _:
-                gone = set(users)
-                sql(self.settings, "TRUNCATE users" if who % 2 else "DELETE FROM users")
-        self._see(question, lambda users: [users.pop(user_id) for user_id in gone])
+                deleted = set(users)
+                sql(self.settings, "TRUNCATE users" if number % 2 else "DELETE FROM users")
+        self._change(question, lambda users: [users.pop(user_id) for user_id in deleted])
 
-    def _see(self, question: Question | None, change: Callable[[dict[int, tuple[str, int]]], object]) -> None:
-        """Change the model, and wait until the API shows it; until then it shows what was before, nothing else."""
+    def _change(self, question: Question | None, change: Callable[[dict[int, tuple[str, int]]], object]) -> None:
+        """Changes the model and waits until a read shows it. Until then each read shows the state before."""
         before = Model()
         before.users = dict(self.model.users)
         change(self.model.users)
         if question is None:
-            # Refused as of a moment after the change, which from then on every read has to show.
-            self._set_score(NOBODY, 0)
+            # This write fails at a snapshot after the change, so every later read must show the change.
+            self._set_score(UNKNOWN, 0)
             return
-        if before.answer(question) == self.model.answer(question):
+        if before.result(question) == self.model.result(question):
             question = WHOLE_BOARD
-        old, new = before.answer(question), self.model.answer(question)
+        old, new = before.result(question), self.model.result(question)
 
-        def seen() -> bool:
-            answer = question.ask(self.api.client)
-            assert answer in (old, new), f"{question} was answered {answer}; before: {old}, now: {new}"
-            return answer == new
+        def is_shown() -> bool:
+            result = question.ask(self.api.client)
+            assert result in (old, new), f"{question} returned {result}; before: {old}, now: {new}"
+            return result == new
 
-        comes_to_show(seen, f"{question} shows {new}")
+        comes_to_show(is_shown, f"{question} shows {new}")
 
-    # In PostgreSQL's own affairs, and in Redis, by hand: nobody notices
+    # Damage to the rank index and to the cache: no read changes
 
-    @precondition(lambda self: self.steps > self.harmed_at + 2)
+    @precondition(lambda self: self.steps > self.damaged_at + 2)
     @rule(how=st.sampled_from(["no index", "a barrier"]))
-    def harm_the_rank_index(self, how: str) -> None:
-        self.harmed_at = self.steps
+    def damage_the_rank_index(self, how: str) -> None:
+        self.damaged_at = self.steps
         if how == "no index":
             sql(self.settings, "DELETE FROM rank_index")
         else:
             sql(self.settings, "INSERT INTO user_changes (user_id) VALUES (NULL)")
 
-    @precondition(lambda self: self.steps > self.harmed_at + 2)
+    @precondition(lambda self: self.steps > self.damaged_at + 2)
     @rule(
-        harm=st.sampled_from(["flush", "lose a key", "lose a member", "lose connections"]),
+        damage=st.sampled_from(["flush", "lose a key", "lose a member", "lose connections"]),
         key=st.sampled_from([keys.SCORES, keys.METADATA, keys.STATE]),
         rank=st.integers(0, KEPT - 1),
     )
-    def harm_the_cache(self, harm: str, key: str, rank: int) -> None:
-        self.harmed_at = self.steps
-        match harm:
+    def damage_the_cache(self, damage: str, key: str, rank: int) -> None:
+        self.damaged_at = self.steps
+        match damage:
             case "flush":
                 self.redis.flushall()
             case "lose a key":
@@ -318,15 +320,15 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.starts < 1)
     @rule(
         how=st.sampled_from(["stop", "kill"]),
-        changes=st.dictionaries(who, scores, max_size=8),
+        changes=st.dictionaries(numbers, scores, max_size=8),
         after_ms=st.integers(0, 20),
     )
-    def start_anew(self, how: Literal["stop", "kill"], changes: dict[int, int], after_ms: int) -> None:
-        """End it in the midst of writes. What it acknowledged is there; what it did not may be."""
+    def restart(self, how: Literal["stop", "kill"], changes: dict[int, int], after_ms: int) -> None:
+        """Ends the process during writes. Acknowledged writes exist afterwards, others may."""
         self.starts += 1
-        self.count_answers()
-        wanted = {self._user(who): score for who, score in changes.items()}
-        wanted.pop(NOBODY, None)
+        self.count_results()
+        wanted = {self._user(number): score for number, score in changes.items()}
+        wanted.pop(UNKNOWN, None)
         with httpx.Client(base_url=self.api.url, timeout=PATIENCE_S) as client, ThreadPoolExecutor(8) as pool:
 
             def write(user_id: int, score: int) -> bool:
@@ -340,7 +342,7 @@ class Machine(RuleBasedStateMachine):
             time.sleep(after_ms / 1000)
             getattr(self.api, how)()
             acknowledged = {user_id for user_id, done in writes.items() if done.result()}
-        eventually(self._writes_have_ended, what="PostgreSQL has ended what the process began")
+        eventually(self._writes_have_ended, what="PostgreSQL has ended all transactions of the process")
         for row in sql(
             self.settings, "SELECT user_id, total_score FROM users WHERE user_id = ANY ($1)", list(wanted)
         ):
@@ -359,63 +361,63 @@ class Machine(RuleBasedStateMachine):
     # After every step
 
     @invariant()
-    def every_read_is_the_models(self) -> None:
+    def every_read_equals_the_model(self) -> None:
         self.steps += 1
-        chance = random.Random(self.steps)
+        rng = random.Random(self.steps)
         board = self.model.board()
-        ranks = {1, SIZE, KEPT, KEPT + 1, len(board), chance.randint(1, KEPT)}
+        ranks = {1, SIZE, KEPT, KEPT + 1, len(board), rng.randint(1, KEPT)}
         around = [board[rank - 1][1] for rank in sorted(ranks) if 0 < rank <= len(board)]
-        asked = [Question("top", n) for n in (SIZE, KEPT, chance.randint(1, 2 * KEPT))]
-        asked += [Question("context", user_id) for user_id in around]
-        asked += [Question("user", user_id) for user_id in around[-3:]]
-        asked += [Question(chance.choice(["user", "context"]), NOBODY), WHOLE_BOARD]
-        asked += [Question("around", chance.randint(1, len(board) + 3), chance.randint(1, KEPT)) for _ in range(2)]
-        # The cursor of a board that has changed since, and of users who may be gone.
-        asked += [Question("page", limit=chance.randint(1, KEPT), after=after) for after in (None, self.cursor)]
-        # In any order, so that it is not always the same question that meets the system first.
-        self._ask(chance.sample(asked, len(asked)))
-        if not self._cache_in_use() and self.steps > self.harmed_at + 1:
-            # Most stories would be told by PostgreSQL alone otherwise.
-            eventually(self._cache_in_use, what="the cache is in use")
-            self._ask(asked)
+        reads = [Question("top", n) for n in (SIZE, KEPT, rng.randint(1, 2 * KEPT))]
+        reads += [Question("context", user_id) for user_id in around]
+        reads += [Question("user", user_id) for user_id in around[-3:]]
+        reads += [Question(rng.choice(["user", "context"]), UNKNOWN), WHOLE_BOARD]
+        reads += [Question("around", rng.randint(1, len(board) + 3), rng.randint(1, KEPT)) for _ in range(2)]
+        # The board may have changed since the cursor, and its user may have been deleted.
+        reads += [Question("page", limit=rng.randint(1, KEPT), after=after) for after in (None, self.cursor)]
+        # In a random order, so that the first read after a step is not always the same.
+        self._check(rng.sample(reads, len(reads)))
+        if not self._cache_is_valid() and self.steps > self.damaged_at + 1:
+            # Otherwise PostgreSQL alone would answer most reads.
+            eventually(self._cache_is_valid, what="the cache is valid")
+            self._check(reads)
 
-    def _ask(self, questions: list[Question]) -> None:
+    def _check(self, questions: list[Question]) -> None:
         for question in questions:
-            answer, expected = question.ask(self.api.client), self.model.answer(question)
-            assert answer == expected, f"{question} was answered {answer}, and is {expected}"
-            if question.kind in {"page", "around"} and answer is not None:
-                self.cursor = answer.next or self.cursor
+            result, expected = question.ask(self.api.client), self.model.result(question)
+            assert result == expected, f"{question} returned {result}, not {expected}"
+            if question.kind in {"page", "around"} and result is not None:
+                self.cursor = result.next or self.cursor
 
-    def _cache_in_use(self) -> bool:
+    def _cache_is_valid(self) -> bool:
         return self.redis.hget(keys.STATE, "valid") == b"1"
 
     # Helpers
 
-    def _user(self, who: int) -> int:
-        """Nearly always one that exists."""
+    def _user(self, number: int) -> int:
+        """Returns a user id, mostly of a user that exists."""
         users = sorted(self.model.users)
-        return users[who % len(users)] if users and who < 95 else NOBODY
+        return users[number % len(users)] if users and number < 95 else UNKNOWN
 
-    def count_answers(self) -> None:
+    def count_results(self) -> None:
         for line in self.api.client.get("/metrics").text.splitlines():
             match line.split():
                 case ['leaderboard_answers_total{source="cache"}', count]:
                     Machine.from_cache += float(count)
                 case ['leaderboard_answers_total{source="postgres"}', count]:
-                    Machine.from_truth += float(count)
+                    Machine.from_database += float(count)
                 case ["leaderboard_rank_index_updates_total", count]:
-                    Machine.folds += float(count)
+                    Machine.index_updates += float(count)
 
 
-def test_every_read_is_the_models(serve: Callable[..., ApiProcess]) -> None:
-    class Here(Machine):
-        # What is changed by hand shows the sooner, and is folded the sooner.
+def test_every_read_equals_the_model(serve: Callable[..., ApiProcess]) -> None:
+    class Steps(Machine):
+        # A short interval, so that changes by SQL are shown and applied to the index soon.
         api = serve(program=SMALL_BUCKETS, cache_size=SIZE, log_level="error", sync_interval_ms=50)
         settings = api.settings
 
-    # A failure prints the story, and a blob: decorate Here with @reproduce_failure(...) to see it again.
+    # A failure prints the steps and a blob. Decorate the class with @reproduce_failure(...) to repeat it.
     run_state_machine_as_test(
-        Here,
+        Steps,
         settings=bounds(
             max_examples=10 * THOROUGH,
             stateful_step_count=25,
@@ -425,7 +427,7 @@ def test_every_read_is_the_models(serve: Callable[..., ApiProcess]) -> None:
             phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
         ),
     )
-    Here().count_answers()
-    assert Machine.from_cache > 0, "the cache has to be among what was tested"
-    assert Machine.from_truth > 0, "and so has PostgreSQL"
-    assert Machine.folds > 0, "and so has the rank index"
+    Steps().count_results()
+    assert Machine.from_cache > 0, "some results must come from the cache"
+    assert Machine.from_database > 0, "some results must come from PostgreSQL"
+    assert Machine.index_updates > 0, "the rank index must have been updated"

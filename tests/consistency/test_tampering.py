@@ -1,4 +1,4 @@
-"""Somebody writes nonsense into Redis: no call fails for it, and what can be noticed is dropped and rebuilt."""
+"""Invalid data is written to the cache: no call fails, and the cache is rebuilt."""
 
 import json
 import secrets
@@ -23,9 +23,9 @@ FAR_AHEAD = 10**9
 
 @dataclass(frozen=True)
 class Tampering:
-    """Something to do to the cache, with a client of its server.
+    """A change of the cache's keys by a client of its server.
 
-    `renew`: also give the cache another token, so that every process reads it again.
+    With `renew` the cache also gets another token, so that every process reads it again.
     """
 
     what: str
@@ -34,7 +34,7 @@ class Tampering:
 
 
 def _replace_member(member: bytes | str) -> Callable[[Any], None]:
-    """Another member in the place of user 2, in both keys, so that the counts still fit."""
+    """Replaces user 2 by another member in both keys, so that the counts stay right."""
 
     def do(server: Any) -> None:
         score, metadata = server.zscore(keys.SCORES, SECOND), server.hget(keys.METADATA, SECOND)
@@ -72,18 +72,18 @@ def _another_type(key: str) -> Callable[[Any], Any]:
     def do(server: Any) -> None:
         was_string = server.type(key) == b"string"
         server.delete(key)
-        server.lpush(key, "what is this") if was_string else server.set(key, "what is this")
+        server.lpush(key, "invalid") if was_string else server.set(key, "invalid")
 
     return do
 
 
-def _moves(move: bytes) -> Callable[[Any], Any]:
-    """A move that leads from the present state to another one."""
+def _delta(delta: bytes) -> Callable[[Any], Any]:
+    """Adds a delta that leads from the present state to another one."""
 
     def do(server: Any) -> None:
         token, new = server.hget(keys.STATE, "token"), secrets.token_hex(8).encode()
         assert token is not None
-        server.rpush(keys.DELTAS, token + new + move)
+        server.rpush(keys.DELTAS, token + new + delta)
         server.hset(keys.STATE, "token", new)
 
     return do
@@ -100,7 +100,7 @@ EVERY_KEY = (keys.SCORES, keys.METADATA, keys.STATE, keys.LEASE, keys.CLAIM, key
 TAMPERINGS = [
     *(Tampering(f"{key} deleted", _delete(key)) for key in EVERY_KEY),
     *(Tampering(f"{key} of another type", _another_type(key)) for key in EVERY_KEY),
-    Tampering("a member that is no number", _replace_member("nobody"), renew=True),
+    Tampering("a member that is no number", _replace_member("a text"), renew=True),
     Tampering("a member without zeros", _replace_member("2"), renew=True),
     Tampering("a member with a sign", _replace_member("-000000002"), renew=True),
     Tampering("a member beyond all ids", _replace_member("9999999999"), renew=True),
@@ -117,8 +117,8 @@ TAMPERINGS = [
     Tampering("metadata that are an array", _metadata(b"[]"), renew=True),
     Tampering("metadata without an image", _metadata(b'{"username":"two"}'), renew=True),
     Tampering("a name that is a number", _metadata(b'{"username":2,"imageUrl":null}'), renew=True),
-    Tampering("another name", _metadata(b'{"username":"somebody else","imageUrl":null}'), renew=True),
-    Tampering("a user lost, and counted as such", _lose_user, renew=True),
+    Tampering("another name", _metadata(b'{"username":"another","imageUrl":null}'), renew=True),
+    Tampering("a lost user with a fitting count", _lose_user, renew=True),
     *(
         Tampering(f"state: {field} is {value!r}", _state(field, value), renew=True)
         for field in ("epoch", "snapshot", "floor", "count", "total", "asof", "valid")
@@ -130,12 +130,12 @@ TAMPERINGS = [
     ),
     Tampering("state: a snapshot of the future", _state("snapshot", f"{FAR_AHEAD}:{FAR_AHEAD}:"), renew=True),
     Tampering("state: as of the future", _state("asof", 4 * 10**15), renew=True),
-    Tampering("state: more users in all", _state("total", USERS + 1), renew=True),
+    Tampering("state: a larger total", _state("total", USERS + 1), renew=True),
     Tampering("state: a lower floor", _state("floor", "-1000,1"), renew=True),
     Tampering("state: a higher floor", _state("floor", f"{10**6},1"), renew=True),
-    Tampering("moves that are garbage", _moves(b"\xc1")),
-    Tampering("a move with a name that is not UTF-8", _moves(b"\x93\x14\x90\x91\x94\x02\xa2\xff\xff\xc0\x01")),
-    Tampering("a move that is untrue", _moves(b"\x93\x14\x90\x91\x94\x02\xa3two\xc0\x01")),
+    Tampering("a malformed delta", _delta(b"\xc1")),
+    Tampering("a delta with a name that is not UTF-8", _delta(b"\x93\x14\x90\x91\x94\x02\xa2\xff\xff\xc0\x01")),
+    Tampering("a delta with a wrong score", _delta(b"\x93\x14\x90\x91\x94\x02\xa3two\xc0\x01")),
     Tampering("a lease that does not expire", lambda server: server.set(keys.LEASE, "x")),
     Tampering(
         "a claim that does not expire, and no cache",
@@ -154,9 +154,9 @@ TAMPERINGS = [
 READS = ("/leaderboard/top/3", f"/leaderboard/top/{CACHE_SIZE}", "/users/2", "/leaderboard/user/2/context")
 
 
-@pytest.fixture(params=[CACHE_SIZE, 100], ids=["the best", "everybody"])
+@pytest.fixture(params=[CACHE_SIZE, 100], ids=["the best", "all users"])
 def api(request: pytest.FixtureRequest, settings: Settings, serve: Serve) -> ApiProcess:
-    """A process that holds the best users, or everybody, and audits the cache all the time."""
+    """A process that caches the best users or all users, and audits the cache continuously."""
     sql(
         settings,
         "INSERT INTO users (user_name, total_score) SELECT 'user ' || i, 1000 - i FROM generate_series(1, $1) i",
@@ -165,8 +165,8 @@ def api(request: pytest.FixtureRequest, settings: Settings, serve: Serve) -> Api
     return serve(program=QUICK_REBUILDS, cache_size=request.param, audit_interval_s=0.1, sync_interval_ms=50)
 
 
-def true_answers(settings: Settings) -> tuple[list[Any], dict[bytes, float]]:
-    """What the cache has to hold: all users best first, as answers show them, and the sorted set."""
+def expected_users(settings: Settings) -> tuple[list[Any], dict[bytes, float]]:
+    """Returns the expected users, best first, as in responses, and the expected sorted set."""
     rows = sql(
         settings, "SELECT user_id, user_name, total_score FROM users ORDER BY total_score DESC, user_id ASC"
     )
@@ -177,15 +177,15 @@ def true_answers(settings: Settings) -> tuple[list[Any], dict[bytes, float]]:
     return ranked, {member(row[0]).encode(): -float(row[2]) for row in rows}
 
 
-def healed(settings: Settings, server: Any) -> bool:
-    """Whether the cache is in use and holds what it should."""
+def is_right(settings: Settings, server: Any) -> bool:
+    """Returns whether the cache is valid and has the right users."""
     types = {keys.SCORES: b"zset", keys.METADATA: b"hash", keys.STATE: b"hash"}
     if any(server.type(key) != kind for key, kind in types.items()):
         return False
-    usable, count, floor, total = server.hmget(keys.STATE, "valid", "count", "floor", "total")
-    if usable != b"1" or not count or not count.isdigit() or floor is None or total != str(USERS).encode():
+    valid, count, floor, total = server.hmget(keys.STATE, "valid", "count", "floor", "total")
+    if valid != b"1" or not count or not count.isdigit() or floor is None or total != str(USERS).encode():
         return False
-    ranked, scores = true_answers(settings)
+    ranked, scores = expected_users(settings)
     if floor:
         lowest, last = map(int, floor.split(b","))
         above = [user for user in ranked if (-user["score"], user["userId"]) <= (-lowest, last)]
@@ -202,12 +202,14 @@ def healed(settings: Settings, server: Any) -> bool:
     )
 
 
-def test_no_call_fails_and_the_cache_heals(api: ApiProcess, settings: Settings, subtests: pytest.Subtests) -> None:
+def test_no_call_fails_and_the_cache_is_rebuilt(
+    api: ApiProcess, settings: Settings, subtests: pytest.Subtests
+) -> None:
     server = redis(settings)
     score = 2000
     for tampering in TAMPERINGS:
         with subtests.test(tampering.what):
-            eventually(lambda: healed(settings, server), 20, "the cache is as it should be")
+            eventually(lambda: is_right(settings, server), 20, "the cache is right")
             score += 1
             tampering.do(server)
             if tampering.renew:
@@ -216,14 +218,14 @@ def test_no_call_fails_and_the_cache_heals(api: ApiProcess, settings: Settings, 
             def no_call_fails() -> bool:
                 for path in READS:
                     answer = api.client.get(path)
-                    # 404: until the audit, a lie that is well-formed is believed.
+                    # 404: wrong but well-formed data is used until the next audit.
                     assert answer.status_code in {200, 404}, f"{path}: {answer.status_code} {answer.text}"
-                return healed(settings, server)
+                return is_right(settings, server)
 
             eventually(no_call_fails, 20, "the cache heals")
             assert api.set(2, score).status_code == 200
             eventually(no_call_fails, 20, "the cache heals")
-            ranked, _ = true_answers(settings)
+            ranked, _ = expected_users(settings)
             assert api.client.get(READS[0]).json()["users"] == ranked[:3]
             assert api.client.get(READS[1]).json()["users"] == ranked[:CACHE_SIZE]
             assert api.client.get(READS[2]).json() == ranked[0]

@@ -1,9 +1,8 @@
-"""Which transaction did which write, and which acknowledged write none did.
+"""Finds the transaction of each write, and the acknowledged writes that have none.
 
-They are matched by user (a create: by name) and score, so the load has to give each write a score of its own;
-where one occurs twice, this errs on the side of the system. Sets of one user that travel together become one
-update: the transaction shows only the last of them, and the others are links between the score before and the
-score after.
+A write is matched by user (a create: by name) and score, so the load must give each write a score of its own. If a
+score occurs twice, a lost write may be missed. Several sets of one user in one batch become one update. The
+transaction then has only the last score, and the other sets are steps from the score before to the score after.
 """
 
 import math
@@ -22,7 +21,7 @@ class Writes:
 
     def __init__(self, committed: Committed, operations: Iterable[Operation]) -> None:
         self.lost: list[str] = []
-        """Acknowledged and not done, or not on top of what they say."""
+        """The acknowledged writes without a transaction, or with another previous score than they returned."""
         self._committed = committed
         self._sets: dict[int, list[Operation]] = defaultdict(list)
         starts: dict[tuple[int | str, Score], float] = defaultdict(lambda: math.inf)
@@ -33,7 +32,7 @@ class Writes:
                 written = (operation.target if operation.kind == "set" else operation.name, operation.score)
                 starts[written] = min(starts[written], operation.start)
         self.started = [-math.inf] * len(committed.transactions)
-        """By transaction: when the last of its operations had begun, so that it cannot have committed before."""
+        """By transaction: the start of its last operation. It cannot have committed earlier."""
         self._made: dict[tuple[int, Score], list[tuple[Version, Version]]] = defaultdict(list)
         for user_id, versions in committed.versions.items():
             for before, version in pairwise(versions):
@@ -46,7 +45,7 @@ class Writes:
                     self.started[number] = max(self.started[number], start)
 
     def transaction(self, write: Operation) -> int | None:
-        """The index of the transaction that did this acknowledged write; None and a finding if none did."""
+        """Returns the index of the transaction of an acknowledged write, or records a lost write."""
         if write.kind == "create":
             for before, version in self._made[write.user_id or 0, write.score]:
                 if before.score is None and version.name == write.name:
@@ -58,7 +57,7 @@ class Writes:
             if before.score == write.previous:
                 return version.transaction
         if write.score == write.previous:
-            return None  # nothing to do, so nothing was done; that it had this score, `linearizability` checks
+            return None  # the write changed nothing, so that there is no transaction
         linked = self._linked(write)
         if linked is not None:
             return linked
@@ -70,7 +69,7 @@ class Writes:
         return None
 
     def _linked(self, write: Operation) -> int | None:
-        """The transaction of an update in which this set was one of several."""
+        """Returns the transaction of an update in which this set was one of several."""
         together = [
             other
             for other in self._sets[write.target]
@@ -84,7 +83,7 @@ class Writes:
 
 
 def _leads(before: Score, after: Score, sets: Sequence[Operation]) -> bool:
-    """Whether some of the sets, one after another, make `after` of `before`."""
+    """Returns whether some of the sets, one after another, lead from `before` to `after`."""
     reached = {before}
     grows = True
     while grows and after not in reached:

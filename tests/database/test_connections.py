@@ -1,4 +1,4 @@
-"""The connections to PostgreSQL: kept for whoever is next, for no longer than they are good, and shared fairly."""
+"""The pool of connections to PostgreSQL reuses connections that work, and closes all others."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ from tests.system import PATIENCE_S, eventually, sql
 pytestmark = pytest.mark.anyio
 
 SIZE = 2
-OURS = """SELECT FROM pg_stat_activity
+CONNECTIONS = """SELECT FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'leaderboard'"""
 PID = "SELECT pg_backend_pid()"
 RUNNING = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
@@ -29,7 +29,7 @@ RUNNING = "SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_bac
 
 @pytest.fixture
 def tuning() -> ConnectionTuning:
-    """How the pool treats connections; a test may use another one by `use_tuning`."""
+    """The constants of the pool. A test sets others with `use_tuning`."""
     return ConnectionTuning()
 
 
@@ -63,8 +63,8 @@ async def backend(connections: Connections, statement: str = PID) -> int:
         return pid
 
 
-async def read_so_far(connections: Connections) -> int:
-    """How many entries of the indexes of `users`, and rows of it, have been read."""
+async def entries_read(connections: Connections) -> int:
+    """Returns how many index entries and rows of `users` PostgreSQL has read."""
     for _ in range(2):
         await backend(connections, "SELECT 1 FROM pg_stat_force_next_flush()")
     return await backend(
@@ -74,18 +74,18 @@ async def read_so_far(connections: Connections) -> int:
     )
 
 
-async def test_the_next_statement_goes_by_the_same_connection(connections: Connections) -> None:
+async def test_the_next_statement_uses_the_same_connection(connections: Connections) -> None:
     assert len({await backend(connections) for _ in range(5)}) == 1
 
 
-async def test_no_more_than_the_size_and_everybody_gets_one(connections: Connections) -> None:
-    await backend(connections)  # so that one is kept
+async def test_the_pool_opens_no_more_connections_than_its_size(connections: Connections) -> None:
+    await backend(connections)  # opens a connection, which is kept
     slowly = "SELECT pg_backend_pid() FROM pg_sleep(0.01)"
     pids = await asyncio.gather(*(backend(connections, slowly) for _ in range(30)))
     assert len(set(pids)) == SIZE
 
 
-async def test_a_connection_that_has_failed_is_not_kept_in_the_midst_of_something(
+async def test_a_connection_with_a_running_statement_is_not_kept(
     connections: Connections, settings: Settings
 ) -> None:
     with pytest.raises(DatabaseUnavailable):
@@ -105,7 +105,7 @@ async def test_a_connection_that_the_server_has_closed_is_not_used(
     pid = await backend(connections)
     sql(settings, "SELECT pg_terminate_backend($1)", pid)
 
-    # Not before its end has arrived: until then the next statement is the one that is lost.
+    # Until the end of the connection has arrived, the next statement fails.
     async def another() -> bool:
         try:
             return await backend(connections) != pid
@@ -123,11 +123,14 @@ async def test_a_connection_that_was_idle_for_long_is_not_used(
 ) -> None:
     pid = await backend(connections)
     assert await backend(connections) != pid
-    eventually(lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = $1", pid), what="it is closed")
+    eventually(
+        lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = $1", pid),
+        what="the old connection is closed",
+    )
 
 
 async def two_idle(connections: Connections) -> set[int]:
-    """Have two connections, both idle."""
+    """Opens two connections and returns their process ids. Both are idle."""
     slowly = "SELECT pg_backend_pid() FROM pg_sleep(0.05)"
     pids = set(await asyncio.gather(backend(connections, slowly), backend(connections, slowly)))
     assert len(pids) == SIZE
@@ -135,24 +138,22 @@ async def two_idle(connections: Connections) -> set[int]:
 
 
 @use_tuning([ConnectionTuning(silent_s=0.1)])
-async def test_a_server_that_takes_no_writes_costs_every_older_connection(
-    connections: Connections, settings: Settings
-) -> None:
+async def test_a_read_only_server_leads_to_new_connections(connections: Connections, settings: Settings) -> None:
     before = await two_idle(connections)
     await asyncio.sleep(0.11)  # older than connections that change nothing
     with pytest.raises(DatabaseReadOnly):
         async with connections.acquire():
-            # As the answer of a standby that a pooler has switched to.
+            # As after a pooler has switched to a standby.
             raise DatabaseReadOnly("a standby")
     assert not before & await two_idle(connections)
     eventually(
         lambda: not sql(settings, "SELECT FROM pg_stat_activity WHERE pid = ANY ($1)", list(before)),
         5,
-        "they are closed",
+        "the old connections are closed",
     )
 
 
-async def test_a_read_only_primary_is_not_connected_to_again_and_again(
+async def test_a_read_only_primary_does_not_lead_to_new_connections_each_time(
     connections: Connections, settings: Settings
 ) -> None:
     before = await two_idle(connections)
@@ -163,23 +164,23 @@ async def test_a_read_only_primary_is_not_connected_to_again_and_again(
     assert await two_idle(connections) == before
 
 
-async def test_a_connection_that_was_silent_is_checked_before_it_is_used(settings: Settings) -> None:
+async def test_a_silent_connection_is_checked_before_use(settings: Settings) -> None:
     with Loop() as loop:
         proxy = Proxy(loop, settings.db_port)
         connections = pool(settings, ConnectionTuning(silent_s=0.1), db_port=proxy.port, db_timeout_ms=10_000)
         await connections.open()
         before = await two_idle(connections)
         proxy.freeze()
-        await asyncio.sleep(0.11)  # so that they were silent for long enough
-        # The second one is not even checked: it has not answered since the first one was checked.
+        await asyncio.sleep(0.11)  # longer than `silent_s`
+        # The second connection is closed without a check, because the check of the first one failed.
         assert await backend(connections) not in before
         assert await backend(connections) not in before
         await connections.close()
 
 
-async def test_a_connection_that_was_silent_and_answers_is_used(connections: Connections) -> None:
+async def test_a_silent_connection_that_answers_is_used(connections: Connections) -> None:
     pid = await backend(connections)
-    await asyncio.sleep(1.1)  # so that it is checked
+    await asyncio.sleep(1.1)  # longer than `silent_s`, so that the connection is checked
     assert await backend(connections) == pid
 
 
@@ -196,18 +197,18 @@ async def test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile(
         await connections.close()
 
 
-async def test_a_caller_that_is_cancelled_while_connecting_leaves_nothing_behind(settings: Settings) -> None:
+async def test_a_caller_cancelled_while_connecting_leaves_no_error(settings: Settings) -> None:
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
     connections = pool(settings, ConnectionTuning())
     await connections.open()
     try:
-        for steps in range(40):  # how far connecting has come when it is cancelled
-            asking = asyncio.create_task(backend(connections, "SELECT pg_terminate_backend(pg_backend_pid())"))
+        for steps in range(40):  # how many steps of the event loop run before the cancellation
+            query = asyncio.create_task(backend(connections, "SELECT pg_terminate_backend(pg_backend_pid())"))
             for _ in range(steps):
                 await asyncio.sleep(0)
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            query.cancel()
+            await asyncio.gather(query, return_exceptions=True)
         assert await backend(connections)
     finally:
         await connections.close()
@@ -216,35 +217,35 @@ async def test_a_caller_that_is_cancelled_while_connecting_leaves_nothing_behind
     assert not errors
 
 
-async def test_what_is_under_way_when_it_is_closed_is_not_kept(
+async def test_a_connection_in_use_when_the_pool_closes_is_closed(
     connections: Connections, settings: Settings
 ) -> None:
     last = asyncio.create_task(backend(connections, "SELECT pg_backend_pid() FROM pg_sleep(0.4)"))
     await until(lambda: bool(sql(settings, f"{RUNNING} AND query LIKE '%pg_sleep(0.4)'")))
     await asyncio.gather(last, connections.close(), return_exceptions=True)
-    eventually(lambda: not sql(settings, OURS), what="no connection is left")
+    eventually(lambda: not sql(settings, CONNECTIONS), what="no connection is left")
     with pytest.raises(DatabaseUnavailable):
         await backend(connections)
 
 
-async def test_a_plan_made_on_a_small_board_is_not_kept_when_it_has_grown(
+async def test_a_plan_made_for_a_small_board_is_replaced_after_the_board_has_grown(
     settings: Settings, db: asyncpg.Connection
 ) -> None:
     tuning = Tuning(connections=ConnectionTuning(plan_lifetime_s=0.2))
-    store = database_from(settings.model_copy(update={"db_pool_size": SIZE}), tuning)
-    await store.open()
+    database = database_from(settings.model_copy(update={"db_pool_size": SIZE}), tuning)
+    await database.open()
     await db.execute("INSERT INTO users (user_name) VALUES ('the first')")
     await db.execute("ANALYZE users")
-    await store.scores.set([NewScore(1, 5)])
-    await store.change_log.catch_up((await store.now()).snapshot, None, 20_000)
+    await database.scores.set([NewScore(1, 5)])
+    await database.change_log.catch_up((await database.now()).snapshot, None, 20_000)
     await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 30000) AS g")
     await asyncio.sleep(0.25)
-    since = (await store.now()).snapshot
+    since = (await database.now()).snapshot
     scores = [NewScore(user_id, 7) for user_id in range(100, 20_000, 100)]
-    before = await read_so_far(store.connections)
-    await store.scores.set(scores)
-    await store.scores.set([NewScore(10**6, 7)])
-    changes = await store.change_log.catch_up(since, None, 20_000)
+    before = await entries_read(database.connections)
+    await database.scores.set(scores)
+    await database.scores.set([NewScore(10**6, 7)])
+    changes = await database.change_log.catch_up(since, None, 20_000)
     assert len(changes.changed) == len(scores)
-    assert await read_so_far(store.connections) - before < 10 * len(scores)
-    await store.close()
+    assert await entries_read(database.connections) - before < 10 * len(scores)
+    await database.close()

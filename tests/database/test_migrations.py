@@ -1,4 +1,4 @@
-"""The schema: built from nothing, interrupted, built by two at once and by a role without privileges."""
+"""Migrations: from an empty database, interrupted, concurrent, and by a role without privileges."""
 
 import asyncio
 import re
@@ -48,7 +48,7 @@ CREATE INDEX CONCURRENTLY idx_users_score_desc ON users (total_score DESC, user_
 
 @pytest.fixture
 def empty(template: Settings) -> Iterator[Settings]:
-    """The settings for a database with nothing in it."""
+    """The settings for an empty database."""
     admin = template.model_copy(update={"db_name": "postgres"})
     fresh = template.model_copy(update={"db_name": f"test_{uuid.uuid4().hex[:12]}"})
     sql(admin, f"CREATE DATABASE {fresh.db_name}")
@@ -81,18 +81,18 @@ async def recorded(db: asyncpg.Connection) -> list[tuple[int, int]]:
 ALL_STEPS = [(step.version, step.step) for step in load_steps()]
 
 
-async def test_from_nothing_and_again(empty: Settings, db: asyncpg.Connection) -> None:
+async def test_a_second_migration_changes_nothing(empty: Settings, db: asyncpg.Connection) -> None:
     lines: list[str] = []
-    store = database_from(empty)
-    assert await store.migrate(lines.append) == len(ALL_STEPS)
+    database = database_from(empty)
+    assert await database.migrate(lines.append) == len(ALL_STEPS)
     assert len(lines) == len(ALL_STEPS)
-    await store.check_schema()
+    await database.check_schema()
     assert await recorded(db) == ALL_STEPS
     assert await index_is_valid(db)
     schema = await db.fetch("SELECT oid, relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
 
     lines.clear()
-    assert await store.migrate(lines.append) == 0
+    assert await database.migrate(lines.append) == 0
     assert lines == []
     assert await recorded(db) == ALL_STEPS
     assert schema == await db.fetch(
@@ -100,7 +100,7 @@ async def test_from_nothing_and_again(empty: Settings, db: asyncpg.Connection) -
     )
 
 
-async def test_any_number_of_migrators_at_once(empty: Settings, db: asyncpg.Connection) -> None:
+async def test_concurrent_migrators_apply_each_step_once(empty: Settings, db: asyncpg.Connection) -> None:
     command = [sys.executable, "-m", "leaderboard", "migrate"]
     processes = [
         await asyncio.create_subprocess_exec(*command, env=environment(empty), stdout=subprocess.DEVNULL)
@@ -108,12 +108,12 @@ async def test_any_number_of_migrators_at_once(empty: Settings, db: asyncpg.Conn
     ]
     applied = await asyncio.gather(*(migrating(empty) for _ in range(3)))
     assert await asyncio.gather(*(process.wait() for process in processes)) == [0, 0]
-    assert sum(applied) in {0, len(ALL_STEPS)}  # one of the five has done it all
+    assert sum(applied) in {0, len(ALL_STEPS)}  # one of the five has applied all steps
     assert await recorded(db) == ALL_STEPS
     await database_from(empty).check_schema()
 
 
-async def test_a_migrator_that_waits_does_not_deadlock_with_the_one_that_builds_an_index(
+async def test_a_waiting_migrator_does_not_deadlock_with_a_build_of_an_index(
     empty: Settings, db: asyncpg.Connection
 ) -> None:
     await db.execute(load_queries("schema")["create_record"])
@@ -121,18 +121,17 @@ async def test_a_migrator_that_waits_does_not_deadlock_with_the_one_that_builds_
     writer = await connect(empty)
     await writer.execute("BEGIN; INSERT INTO users (user_name) VALUES ('a')")
     first = migrating(empty)
-    await until(lambda: in_phase(db, "waiting for writers before build"), "the first builds the index")
+    await until(lambda: in_phase(db, "waiting for writers before build"), "the first migrator builds the index")
     second = migrating(empty)
-    await until(lambda: is_waiting_its_turn(db), "the second waits")
-    # Before the index is done, it waits for every transaction that is as old as this one: also the second's,
-    # had it one.
+    await until(lambda: is_waiting(db), "the second migrator waits")
+    # The build of the index waits for all older transactions. So the second migrator must not have one.
     await writer.close()
     assert (await first, await second) == (len(ALL_STEPS) - 1, 0)
     assert await index_is_valid(db)
 
 
-class holding_up_indexes:  # noqa: N801 - used as `async with`
-    """A transaction as old as it takes to hold up every `CREATE INDEX CONCURRENTLY` of its database."""
+class old_transaction:  # noqa: N801 - used as `async with`
+    """A transaction that every `CREATE INDEX CONCURRENTLY` of its database waits for."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -153,20 +152,20 @@ async def is_building(db: asyncpg.Connection) -> bool:
     return await index_is_valid(db) is False and await in_phase(db, "waiting for old snapshots")
 
 
-async def is_waiting_its_turn(db: asyncpg.Connection) -> bool:
-    """Whether a second migrator asks for the lock that a first one has."""
-    asking: int = await db.fetchval(
+async def is_waiting(db: asyncpg.Connection) -> bool:
+    """Returns whether a second migrator waits for the lock of the first one."""
+    waiting: int = await db.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND query LIKE 'SELECT WHERE pg_try_advisory_xact_lock(%'"
     )
-    return asking == 2
+    return waiting == 2
 
 
 @pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])
-async def test_an_interrupted_index_is_built_anew(empty: Settings, db: asyncpg.Connection, end: str) -> None:
-    async with holding_up_indexes(empty):
+async def test_an_interrupted_index_is_built_again(empty: Settings, db: asyncpg.Connection, end: str) -> None:
+    async with old_transaction(empty):
         first = migrating(empty)
-        await until(lambda: is_building(db), "the index is being built")
+        await until(lambda: is_building(db), "the build of the index has started")
         await db.execute(f"SELECT {end}(pid) FROM pg_stat_progress_create_index")
         with pytest.raises(DatabaseUnavailable):
             await first
@@ -180,7 +179,7 @@ async def test_an_interrupted_index_is_built_anew(empty: Settings, db: asyncpg.C
     assert await db.fetchval("SELECT count(*) FROM pg_index WHERE indrelid = 'users'::regclass") == 3
 
 
-async def test_an_index_that_was_built_and_not_recorded_is_kept(empty: Settings, db: asyncpg.Connection) -> None:
+async def test_an_index_that_was_built_but_not_recorded_is_kept(empty: Settings, db: asyncpg.Connection) -> None:
     await database_from(empty).migrate(lambda _line: None)
     built = await db.fetchval("SELECT 'idx_users_score_desc'::regclass::oid")
     await db.execute("DELETE FROM schema_migrations WHERE (version, step) = (1, 2)")
@@ -188,8 +187,8 @@ async def test_an_index_that_was_built_and_not_recorded_is_kept(empty: Settings,
     assert await db.fetchval("SELECT 'idx_users_score_desc'::regclass::oid") == built
 
 
-async def test_a_step_is_done_and_recorded_wholly_or_not_at_all(empty: Settings, db: asyncpg.Connection) -> None:
-    await db.execute("CREATE TABLE log_state (in_the_way int)")
+async def test_a_step_is_applied_and_recorded_in_one_transaction(empty: Settings, db: asyncpg.Connection) -> None:
+    await db.execute("CREATE TABLE log_state (id int)")
     with pytest.raises(Exception, match="log_state"):
         await database_from(empty).migrate(lambda _line: None)
     assert await db.fetchval("SELECT to_regclass('user_changes')") is None
@@ -199,7 +198,7 @@ async def test_a_step_is_done_and_recorded_wholly_or_not_at_all(empty: Settings,
     await database_from(empty).check_schema()
 
 
-async def test_every_older_schema_is_refused_and_a_newer_one_is_welcome(
+async def test_an_older_schema_is_rejected_and_a_newer_one_is_accepted(
     empty: Settings, db: asyncpg.Connection
 ) -> None:
     with pytest.raises(SchemaOutdated, match=r"0001_users; run `leaderboard migrate`"):
@@ -211,12 +210,12 @@ async def test_every_older_schema_is_refused_and_a_newer_one_is_welcome(
             await schema.check(db)
         await schema.apply(db, step, queries)
     await schema.check(db)
-    await db.execute("INSERT INTO schema_migrations (version, step, name) VALUES (9999, 1, 'of the future')")
+    await db.execute("INSERT INTO schema_migrations (version, step, name) VALUES (9999, 1, 'newer')")
     await schema.check(db)
     assert await database_from(empty).migrate(lambda _line: None) == 0
 
 
-async def test_every_query_is_used_and_is_understood_by_the_server(settings: Settings) -> None:
+async def test_every_query_is_used_and_valid(settings: Settings) -> None:
     folder = resources.files("leaderboard") / "database"
     code = "".join(file.read_text() for file in folder.iterdir() if file.name.endswith(".py"))
     used = set(re.findall(r'"(\w+)"', code))
@@ -229,45 +228,45 @@ async def test_every_query_is_used_and_is_understood_by_the_server(settings: Set
                 assert name in used, f"{file}.sql: {name} is not used"
                 await connection.prepare(statement)
                 if "CREATE TEMP" in statement:
-                    await connection.execute(statement)  # the queries after it are about this table
+                    await connection.execute(statement)  # later queries use this table
     finally:
         await connection.close()
 
 
-def test_the_originals_statements_are_unchanged() -> None:
+def test_the_first_migration_has_the_original_statements() -> None:
     first = (resources.files("leaderboard") / "database" / "migrations" / "0001_users.sql").read_text()
     for statement in ORIGINAL:
         assert statement in first
 
 
-async def test_the_owner_of_a_database_needs_no_privileges(empty: Settings) -> None:
+async def test_the_owner_of_a_database_needs_no_other_privileges(empty: Settings) -> None:
     admin = empty.model_copy(update={"db_name": "postgres"})
     role = f"owner_{uuid.uuid4().hex[:12]}"
     sql(admin, f"CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD 'secret'")
     try:
         sql(admin, f"ALTER DATABASE {empty.db_name} OWNER TO {role}")
-        store = database_from(empty.model_copy(update={"db_user": role, "db_password": SecretStr("secret")}))
-        assert await store.migrate(lambda _line: None) == len(ALL_STEPS)
-        await store.check_schema()
-        await store.open()
+        database = database_from(empty.model_copy(update={"db_user": role, "db_password": SecretStr("secret")}))
+        assert await database.migrate(lambda _line: None) == len(ALL_STEPS)
+        await database.check_schema()
+        await database.open()
         try:
-            before = await store.now()
-            created = await store.users.create([NewUser("Ann", None, 5), NewUser("Ann", None, 6)])
+            before = await database.now()
+            created = await database.users.create([NewUser("Ann", None, 5), NewUser("Ann", None, 6)])
             assert created.results[1] is WriteConflict.NAME_TAKEN
-            changes = await store.change_log.catch_up(before.snapshot, None, 100)
+            changes = await database.change_log.catch_up(before.snapshot, None, 100)
             assert (changes.reaches, changes.log_valid, len(changes.changed)) == (True, True, 1)
             user_id = changes.changed[0].user_id
-            ranks = store.rank_index
+            ranks = database.rank_index
             assert await ranks.repair() == "built"
             assert (await ranks.maintain()) is not None
-            seen = await ranks.standings([StandingQuery(user_id), ContextQuery(user_id)], count=False)
-            assert [type(answer) for answer in seen.value] == [Standing, Context]
-            assert await store.change_log.prune(LogTuning(keep_s=0)) is not None
-            assert not await store.change_log.reset()
-            async with store.importing():
+            result = await ranks.standings([StandingQuery(user_id), ContextQuery(user_id)], count=False)
+            assert [type(standing) for standing in result.value] == [Standing, Context]
+            assert await database.change_log.prune(LogTuning(keep_s=0)) is not None
+            assert not await database.change_log.reset()
+            async with database.importing():
                 pass
         finally:
-            await store.close()
+            await database.close()
         is_superuser = sql(admin, "SELECT rolsuper FROM pg_roles WHERE rolname = $1", role)
         assert not is_superuser[0]["rolsuper"]
     finally:

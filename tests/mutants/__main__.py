@@ -25,7 +25,7 @@ from tests.mutants.mutant import ROOT, BadPatch, Mutant, copy_of_source, mutants
 TIMEOUT_S = 180
 """For one test. A mutant may make it hang."""
 
-WORKS = "tests/cache/test_sync.py::test_the_service_works"
+WORKS = "tests/cache/test_visibility.py::test_the_service_works"
 """This test must pass with every mutant: a patch removes one guarantee, not the service."""
 
 

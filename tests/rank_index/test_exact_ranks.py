@@ -1,7 +1,7 @@
-"""Compares ranks with a window function over all users, in one snapshot, while others write.
+"""Compares ranks with a window function over all users, in one snapshot, during writes.
 
 The index has checkpoints a few users apart. The log is applied after every change, and the index is built and the
-log pruned in between. In every state, a rank, a context, a page and a total must be those of that snapshot.
+log pruned in between. Each rank, context, page and total must be that of the snapshot.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ pytestmark = pytest.mark.anyio
 
 USERS = 1500
 SAMPLES = 1700
-"""Compared answers for each kind of board."""
-AT_ONCE = 40
-EVERYTHING = ("pending", "applied", "rebalanced", "built", "pruned")
-"""What must have happened besides, before the test ends."""
+"""Compared results for each kind of board."""
+USERS_PER_COMPARISON = 40
+EVENTS = ("pending", "applied", "rebalanced", "built", "pruned")
+"""What must have happened before the test ends."""
 TUNING = RankIndexTuning(width=8, apply_from=1)
 
 Board = list[Standing]
 
 BOARDS: dict[str, Callable[[random.Random, int], int]] = {
     "all tied": lambda _rng, _n: 0,
-    "ever better": lambda _rng, n: n,
-    "ever worse": lambda _rng, n: -n,
+    "rising": lambda _rng, n: n,
+    "falling": lambda _rng, n: -n,
     "two clusters": lambda rng, _n: rng.choice((-1_000_000, 1_000_000)) + rng.randint(-3, 3),
     "all of int32": lambda rng, _n: rng.choice((INT32_MIN, INT32_MAX, rng.randint(INT32_MIN, INT32_MAX))),
     "few high, most low": lambda rng, _n: int(min(10_000, rng.paretovariate(0.7))),
@@ -57,32 +57,32 @@ async def test_every_result_is_that_of_a_window_function_in_its_snapshot(setting
     app = App(settings, Tuning(ranks=TUNING))
     await app.database.open()
     reader, *writers = [await connect(settings) for _ in range(4)]
-    seen: Counter[str] = Counter()
+    events: Counter[str] = Counter()
     try:
-        # As in the service's sessions: where PostgreSQL can, it would compile each statement anew.
+        # As in the sessions of the service. Otherwise PostgreSQL may compile each statement again.
         await reader.execute("SET jit = off")
         await add(reader, [score() for _ in range(USERS)])
-        work = [maintain(app, rng, seen), *(write(writer, rng, score) for writer in writers)]
-        moving = asyncio.gather(*work)
+        work = [maintain(app, rng, events), *(write(writer, rng, score) for writer in writers)]
+        changing = asyncio.gather(*work)
         try:
             deadline = time.monotonic() + 60
-            while seen["compared"] < SAMPLES or not all(seen[what] for what in EVERYTHING):
-                assert time.monotonic() < deadline, seen
-                await compare(reader, rng, seen)
-                if moving.done():
-                    await moving
+            while events["compared"] < SAMPLES or not all(events[what] for what in EVENTS):
+                assert time.monotonic() < deadline, events
+                await compare(reader, rng, events)
+                if changing.done():
+                    await changing
         finally:
-            moving.cancel()
-            await asyncio.gather(moving, return_exceptions=True)
+            changing.cancel()
+            await asyncio.gather(changing, return_exceptions=True)
     finally:
         for connection in (reader, *writers):
             await connection.close()
         await app.database.close()
-    assert seen["by the index"] > SAMPLES / 2, seen
+    assert events["by the index"] > SAMPLES / 2, events
 
 
 async def write(connection: asyncpg.Connection, rng: random.Random, score: Callable[[], int]) -> None:
-    """Change users as the service and as people with psql do, until cancelled; some of it is rolled back."""
+    """Changes users, as the service and as SQL does, until it is cancelled. Rolls some changes back."""
     while True:
         transaction = connection.transaction()
         await transaction.start()
@@ -118,26 +118,26 @@ async def change(connection: asyncpg.Connection, rng: random.Random, score: Call
                 )
 
 
-async def maintain(app: App, rng: random.Random, seen: Counter[str]) -> None:
-    """Maintain and discard the index, and prune the log, until cancelled."""
+async def maintain(app: App, rng: random.Random, events: Counter[str]) -> None:
+    """Maintains and discards the index, and prunes the log, until it is cancelled."""
     while True:
         before = await checkpoints(app)
         state = await app.database.rank_index.maintain()
         applied = state is not None and state.applied
-        seen["applied"] += applied
-        seen["rebalanced"] += applied and before != await checkpoints(app)
+        events["applied"] += applied
+        events["rebalanced"] += applied and before != await checkpoints(app)
         if state is not None and state.needs_repair:
-            seen[await app.database.rank_index.repair()] += 1
+            events[await app.database.rank_index.repair()] += 1
         if rng.random() < 0.03:
             await app.database.rank_index.discard()
         if rng.random() < 0.03:
             async with app.database.connections.acquire() as connection:
                 await connection.execute("INSERT INTO user_changes (user_id) VALUES (NULL)")
-        seen["pruned"] += await app.database.change_log.prune(LogTuning(keep_s=0)) or 0
+        events["pruned"] += await app.database.change_log.prune(LogTuning(keep_s=0)) or 0
         await asyncio.sleep(rng.choice((0, 0, 0.01)))
 
 
-async def compare(reader: asyncpg.Connection, rng: random.Random, seen: Counter[str]) -> None:
+async def compare(reader: asyncpg.Connection, rng: random.Random, events: Counter[str]) -> None:
     ranks = RankIndex(cast("Any", OneConnection(reader)), TUNING)
     async with reader.transaction(isolation="repeatable_read", readonly=True):
         board = [
@@ -146,22 +146,22 @@ async def compare(reader: asyncpg.Connection, rng: random.Random, seen: Counter[
                 "SELECT row_number() OVER (ORDER BY total_score DESC, user_id ASC), * FROM users ORDER BY 1"
             )
         ]
-        where = {standing.user_id: index for index, standing in enumerate(board)}
-        ids = [*rng.sample(sorted(where), min(len(board), AT_ONCE)), INT32_MAX]
+        index_of = {standing.user_id: index for index, standing in enumerate(board)}
+        ids = [*rng.sample(sorted(index_of), min(len(board), USERS_PER_COMPARISON)), INT32_MAX]
         queries = [rng.choice((StandingQuery, ContextQuery))(user_id) for user_id in ids]
         index = await reader.fetchrow("SELECT valid, pending FROM rank_index_now(50000)")
         assert index is not None
         valid, pending = index
-        answers = await ranks.standings(queries, count=not valid)
-        for query, answer in zip(queries, answers.value, strict=True):
-            assert answer == expected(query, board, where.get(query.user_id)), query
+        results = await ranks.standings(queries, count=not valid)
+        for query, result in zip(queries, results.value, strict=True):
+            assert result == expected(query, board, index_of.get(query.user_id)), query
         for page_query in some_pages(rng, board):
             page = (await ranks.page(page_query)).value
             assert page.total == len(board)
             assert page.users == expected_page(page_query, board), page_query
-    seen["compared"] += len(queries)
-    seen["by the index"] += len(queries) * valid
-    seen["pending"] += pending if valid else 0
+    events["compared"] += len(queries)
+    events["by the index"] += len(queries) * valid
+    events["pending"] += pending if valid else 0
 
 
 def expected(query: StandingQuery | ContextQuery, board: Board, index: int | None) -> Standing | Context | None:

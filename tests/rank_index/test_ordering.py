@@ -21,7 +21,7 @@ def test_places_sort_as_the_board_does(board: list[tuple[int, int]]) -> None:
 
 
 @given(scores, ids)
-def test_a_place_has_its_score_and_id_in_it(total_score: int, user_id: int) -> None:
+def test_a_place_contains_its_score_and_id(total_score: int, user_id: int) -> None:
     assert score_and_id(place(total_score, user_id)) == (total_score, user_id)
 
 
@@ -41,7 +41,7 @@ def test_a_place_is_the_same_number_in_sql(module_settings: Settings, board: lis
     assert [score_and_id(row["place"]) for row in rows] == board
 
 
-def test_no_user_stands_before_the_first_place_or_after_the_last(module_settings: Settings) -> None:
+def test_no_user_is_before_the_first_place_or_after_the_last(module_settings: Settings) -> None:
     (row,) = sql(module_settings, "SELECT first_place() AS first, last_place() AS last")
     assert row["first"] == place(INT32_MAX, 1)
     assert row["last"] > place(INT32_MIN, INT32_MAX)

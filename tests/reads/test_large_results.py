@@ -1,4 +1,4 @@
-"""A result of many users holds up neither small reads nor the connections to PostgreSQL."""
+"""A result with many users delays no small read, and uses one connection to PostgreSQL at most."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ LARGE = 100_000
 
 
 def cache_reads(app: App, what: str) -> float:
-    """How many batches went to the cache ("count"), or how many queries in all ("sum")."""
+    """Returns how many batches ("count") or queries ("sum") went to the cache."""
     value = app.metrics.registry.get_sample_value(f"leaderboard_batch_items_{what}", {"queue": "cache"})
     return value or 0.0
 
@@ -30,12 +30,12 @@ async def test_a_large_top_is_not_in_a_batch_with_small_reads(leaderboard: App) 
 async def test_one_large_result_at_a_time_is_read_from_postgres(
     leaderboard: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[int] = []
+    started: list[int] = []
     release = asyncio.Event()
     page = leaderboard.database.rank_index.page
 
     async def held(query: PageQuery | PageAroundQuery) -> object:
-        begun.append(query.limit)
+        started.append(query.limit)
         await release.wait()
         return await page(query)
 
@@ -44,12 +44,12 @@ async def test_one_large_result_at_a_time_is_read_from_postgres(
         asyncio.create_task(leaderboard.reads.page(PageQuery(limit))) for limit in (LARGE, LARGE + 1, 10, 11)
     ]
 
-    async def small_ones_have_begun() -> bool:
-        return {10, 11} <= set(begun)
+    async def small_reads_have_started() -> bool:
+        return {10, 11} <= set(started)
 
     try:
-        await until(small_ones_have_begun, "the small ones do not wait for the large ones")
-        assert [limit for limit in begun if limit >= LARGE] == [LARGE]
+        await until(small_reads_have_started, "the small ones do not wait for the large ones")
+        assert [limit for limit in started if limit >= LARGE] == [LARGE]
     finally:
         release.set()
     for reply in await asyncio.gather(*reading):

@@ -1,4 +1,4 @@
-"""The order of the board: the same from the cache and from PostgreSQL, at every tie and both ends of int32."""
+"""The cache and PostgreSQL order the board the same way, at every tie and at both ends of int32."""
 
 import asyncio
 from typing import Any
@@ -27,8 +27,8 @@ BOARD = sorted(
 )
 
 
-async def ask_cache(leaderboard: App, query: RankingQuery[Any]) -> object:
-    """The result from the cache, as soon as the cache is up to date."""
+async def result_from_cache(leaderboard: App, query: RankingQuery[Any]) -> object:
+    """Returns the result from the cache, once the cache is up to date."""
     await leaderboard.sync.visibility.wait_until_visible(await leaderboard.database.now())
     async with asyncio.timeout(PATIENCE_S):
         while (reading := await leaderboard.reader.read([query], PATIENCE_S)) is None:
@@ -40,7 +40,7 @@ def places(standings: list[Standing]) -> list[tuple[int, int, int]]:
     return [(standing.rank, standing.user_id, standing.total_score) for standing in standings]
 
 
-async def test_ties_sort_the_same_in_cache_and_postgres(leaderboard: App) -> None:
+async def test_the_cache_and_postgres_order_ties_the_same_way(leaderboard: App) -> None:
     ids, scores = zip(*BOARD, strict=True)
     sql(
         leaderboard.settings,
@@ -51,7 +51,7 @@ async def test_ties_sort_the_same_in_cache_and_postgres(leaderboard: App) -> Non
     )
     expected = [(rank, user_id, score) for rank, (user_id, score) in enumerate(BOARD, 1)]
 
-    cached = await ask_cache(leaderboard, TopQuery(100))
+    cached = await result_from_cache(leaderboard, TopQuery(100))
     assert isinstance(cached, EncodedTop)
     assert places(cached.decode().users) == expected
     stored = await leaderboard.database.users.top(100)
@@ -59,17 +59,17 @@ async def test_ties_sort_the_same_in_cache_and_postgres(leaderboard: App) -> Non
 
     for index, (user_id, _) in enumerate(BOARD):
         around = expected[max(0, index - 5) : index + 6]
-        cached = await ask_cache(leaderboard, ContextQuery(user_id))
-        seen = await leaderboard.database.rank_index.standings(
+        cached = await result_from_cache(leaderboard, ContextQuery(user_id))
+        by_postgres = await leaderboard.database.rank_index.standings(
             [ContextQuery(user_id), StandingQuery(user_id)], count=True
         )
-        assert seen is not None
-        stored_context, stored_standing = seen.value
+        assert by_postgres is not None
+        stored_context, stored_standing = by_postgres.value
         for context in (cached, stored_context):
             assert isinstance(context, Context)
             assert places([*context.above, context.user, *context.below]) == around
             assert places([context.user]) == [expected[index]]
-        cached = await ask_cache(leaderboard, StandingQuery(user_id))
+        cached = await result_from_cache(leaderboard, StandingQuery(user_id))
         assert cached == stored_standing
         assert isinstance(cached, Standing)
         assert places([cached]) == [expected[index]]
@@ -77,6 +77,6 @@ async def test_ties_sort_the_same_in_cache_and_postgres(leaderboard: App) -> Non
 
 @pytest.mark.parametrize("user_id", [0, -1])
 async def test_an_id_is_positive(db: asyncpg.Connection, user_id: int) -> None:
-    """The zeros before an id keep the order of positive ones only."""
+    """The cache pads ids with zeros, which keeps the order of positive ids only."""
     with pytest.raises(asyncpg.CheckViolationError):
         await db.execute("INSERT INTO users (user_id, user_name) VALUES ($1, 'a')", user_id)

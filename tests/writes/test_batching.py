@@ -1,73 +1,16 @@
 """Group commit: which items share a batch, which callers get an error, and when the queue is full."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from leaderboard.batching import Batch, Batcher, BatchLimits, CancelledBeforeStart, QueueLimits, isolate_failures
+from leaderboard.batching import Batch, Batcher, BatchLimits, CancelledBeforeStart, QueueLimits
 from leaderboard.errors import Overloaded
 from tests.system import PATIENCE_S
+from tests.writes.batchers import Handler, run_ready_tasks, submitted
 
 pytestmark = pytest.mark.anyio
-
-
-class Handler:
-    """Handles a batch when the test says so, and remembers the batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self._gates: list[asyncio.Future[Sequence[str | Exception]]] = []
-
-    async def __call__(self, batch: Batch[str]) -> Sequence[str | Exception]:
-        return await self.handle(batch.items)
-
-    async def handle(self, items: Sequence[str]) -> Sequence[str | Exception]:
-        gate: asyncio.Future[Sequence[str | Exception]] = asyncio.get_running_loop().create_future()
-        self.batches.append(list(items))
-        self._gates.append(gate)
-        return await gate
-
-    def finish(self, batch: int) -> None:
-        """Answer each item of that batch with itself and the batch's number."""
-        self._gates[batch].set_result([f"{item} of {batch}" for item in self.batches[batch]])
-
-    def answer(self, batch: int, results: Sequence[str | Exception]) -> None:
-        self._gates[batch].set_result(results)
-
-    def fail(self, batch: int, error: Exception) -> None:
-        self._gates[batch].set_exception(error)
-
-    async def reached(self, count: int) -> None:
-        """Wait until that many batches have started."""
-        await until(lambda: len(self.batches) >= count)
-
-    async def started(self, *batches: list[str]) -> None:
-        """Wait until exactly these batches have started."""
-        await self.reached(len(batches))
-        await others_had_their_turn()
-        assert self.batches == list(batches)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s"
-        await asyncio.sleep(0)
-
-
-async def others_had_their_turn() -> None:
-    """Let whatever is ready run; for showing that something does not happen."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def submitted(batcher: Batcher[str, str], *items: str) -> list[asyncio.Task[str]]:
-    return [asyncio.create_task(batcher.submit(item)) for item in items]
 
 
 async def test_an_item_joins_only_a_batch_that_has_not_started() -> None:
@@ -76,7 +19,7 @@ async def test_an_item_joins_only_a_batch_that_has_not_started() -> None:
     early = submitted(batcher, "a", "b")
     await handler.started(["a", "b"])
     late = submitted(batcher, "c") + submitted(batcher, "d")
-    await others_had_their_turn()
+    await run_ready_tasks()
     assert handler.batches == [["a", "b"]]
     assert batcher.depth == 2
     handler.finish(0)
@@ -87,7 +30,7 @@ async def test_an_item_joins_only_a_batch_that_has_not_started() -> None:
     assert await asyncio.gather(*late) == ["c of 1", "d of 1"]
 
 
-async def test_a_batch_has_a_greatest_size_and_keeps_the_order() -> None:
+async def test_a_batch_has_a_maximum_size_and_keeps_the_order() -> None:
     handler = Handler()
     batcher = Batcher("test", handler, QueueLimits(100, 60), BatchLimits(3))
     tasks = submitted(batcher, *"abcdefgh")
@@ -115,17 +58,17 @@ async def test_an_item_does_not_share_the_result_of_a_batch_that_has_started() -
     early = submitted(batcher, "a")
     await handler.started(["a"])
     late = submitted(batcher, "a", "a")
-    await others_had_their_turn()
+    await run_ready_tasks()
     handler.finish(0)
     assert await asyncio.gather(*early) == ["a of 0"]
-    await others_had_their_turn()
+    await run_ready_tasks()
     assert not any(task.done() for task in late)
     await handler.started(["a"], ["a"])
     handler.finish(1)
     assert await asyncio.gather(*late) == ["a of 1", "a of 1"]
 
 
-async def test_identical_writes_are_each_done() -> None:
+async def test_equal_items_are_handled_separately_without_deduplication() -> None:
     handler = Handler()
     batcher = Batcher("test", handler, QueueLimits(100, 60), BatchLimits(10))
     tasks = submitted(batcher, "a", "a", "b")
@@ -160,20 +103,20 @@ async def test_the_error_of_a_batch_goes_to_its_callers_only() -> None:
 
 
 @pytest.mark.parametrize("deduplicate", [False, True])
-async def test_a_full_queue_refuses_an_item_at_once(deduplicate: bool) -> None:
+async def test_a_full_queue_rejects_an_item_at_once(deduplicate: bool) -> None:
     handler = Handler()
     batcher = Batcher("test", handler, QueueLimits(2, 60), BatchLimits(10), deduplicate=deduplicate)
     tasks = submitted(batcher, "a")
     await handler.started(["a"])
     tasks += submitted(batcher, "b", "b")  # callers that share a result are still two callers
-    await others_had_their_turn()
+    await run_ready_tasks()
     assert batcher.depth == 2
     with pytest.raises(Overloaded, match="test"):
-        batcher.submit("b").send(None)  # raises before it would wait for anything
+        batcher.submit("b").send(None)  # raises before it waits
     handler.finish(0)
     await handler.reached(2)
     tasks += submitted(batcher, "c")
-    await others_had_their_turn()
+    await run_ready_tasks()
     handler.finish(1)
     await handler.reached(3)
     handler.finish(2)
@@ -187,7 +130,7 @@ async def test_a_cancelled_caller_cancels_neither_its_batch_nor_other_callers(wh
     first = submitted(batcher, "x")
     await handler.started(["x"])
     tasks = submitted(batcher, "a", "a", "b", "c")
-    await others_had_their_turn()
+    await run_ready_tasks()
     leaving = [tasks[0], tasks[3]]
     if when == "while it runs":
         handler.finish(0)
@@ -197,7 +140,7 @@ async def test_a_cancelled_caller_cancels_neither_its_batch_nor_other_callers(wh
     await asyncio.gather(*leaving, return_exceptions=True)
     if when == "before it starts":
         handler.finish(0)
-        await handler.started(["x"], ["a", "b"])  # "c" has no caller any more
+        await handler.started(["x"], ["a", "b"])  # "c" has no caller left
     handler.finish(1)
     answers = await asyncio.wait_for(asyncio.gather(*first, tasks[1], tasks[2]), PATIENCE_S)
     assert answers == ["x of 0", "a of 1", "b of 1"]
@@ -221,18 +164,18 @@ async def test_a_cancelled_caller_learns_whether_its_batch_had_started(deduplica
     begun = asyncio.create_task(submit("begun"))
     await handler.started(["begun"])
     waiting = asyncio.create_task(submit("waiting"))
-    await others_had_their_turn()
+    await run_ready_tasks()
     for task in (begun, waiting):
         task.cancel()
     await asyncio.gather(begun, waiting, return_exceptions=True)
     assert learned == [("begun", False), ("waiting", True)]
     handler.finish(0)
-    await others_had_their_turn()
+    await run_ready_tasks()
     assert handler.batches == [["begun"]], "a cancelled item is not handled"
     assert batcher.depth == 0
 
 
-async def test_a_slow_queue_takes_no_more_than_the_next_batches() -> None:
+async def test_a_slow_queue_accepts_only_the_next_batches() -> None:
     handler = Handler()
     batcher = Batcher("test", handler, QueueLimits(100, 0.05), BatchLimits(2, 2), deduplicate=True)
     tasks = submitted(batcher, *"abcd")
@@ -240,17 +183,17 @@ async def test_a_slow_queue_takes_no_more_than_the_next_batches() -> None:
     tasks += submitted(batcher, *"efg")
     await asyncio.sleep(0.06)
     tasks += submitted(batcher, "h")
-    await others_had_their_turn()
+    await run_ready_tasks()
     with pytest.raises(Overloaded, match=r"the queue for test is longer than 0\.05 s"):
         batcher.submit("i").send(None)
     tasks += submitted(batcher, "h")  # a shared result costs nothing
-    await others_had_their_turn()
+    await run_ready_tasks()
     handler.finish(0)
     await handler.reached(3)
     handler.finish(1)
     await handler.reached(4)
     tasks += submitted(batcher, *"jklm")
-    await others_had_their_turn()
+    await run_ready_tasks()
     assert batcher.depth == 4
     for batch in (2, 3):
         handler.finish(batch)
@@ -260,7 +203,7 @@ async def test_a_slow_queue_takes_no_more_than_the_next_batches() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_as_many_batches_run_at_once_as_the_concurrency_says() -> None:
+async def test_concurrency_limits_how_many_batches_run_at_once() -> None:
     handler = Handler()
     batcher = Batcher("test", handler, QueueLimits(100, 60), BatchLimits(1, 2))
     tasks = submitted(batcher, "a", "b", "c", "d")
@@ -276,7 +219,7 @@ async def test_as_many_batches_run_at_once_as_the_concurrency_says() -> None:
         await tasks[0]
     again = submitted(batcher, "e", "f", "g")
     await handler.reached(6)
-    await others_had_their_turn()
+    await run_ready_tasks()
     assert len(handler.batches) == 6, "still two at once"
     handler.finish(4)
     await handler.reached(7)
@@ -285,13 +228,13 @@ async def test_as_many_batches_run_at_once_as_the_concurrency_says() -> None:
     await asyncio.gather(*again)
 
 
-async def test_close_waits_for_all_that_was_submitted() -> None:
+async def test_close_waits_for_every_submitted_item() -> None:
     handler = Handler()
     batcher = Batcher("test", handler, QueueLimits(100, 60), BatchLimits(1))
     tasks = submitted(batcher, "a", "b")
     await handler.started(["a"])
     closing = asyncio.create_task(batcher.close())
-    await others_had_their_turn()
+    await run_ready_tasks()
     assert not closing.done()
     handler.finish(0)
     await handler.started(["a"], ["b"])
@@ -343,90 +286,6 @@ async def test_an_error_after_the_next_batch_has_started_goes_to_every_caller() 
     assert list(map(type, results)) == [ConnectionError] * 3
 
 
-# Large items
-
-
-def large_batcher(handler: Handler, concurrency: int) -> Batcher[str, str]:
-    """An item in capitals is large."""
-    limits = BatchLimits(2, concurrency, large_cost=1)
-    return Batcher("test", handler, QueueLimits(100, 60), limits, cost=lambda item: 2 if item.isupper() else 1)
-
-
-async def test_a_large_item_runs_alone_and_takes_turns_with_small_ones() -> None:
-    handler = Handler()
-    tasks = submitted(large_batcher(handler, 1), "a", "X", "b", "Y", "c", "d", "e")
-    for batch, items in enumerate([["X"], ["a", "b"], ["Y"], ["c", "d"], ["e"]]):
-        await handler.reached(batch + 1)
-        assert handler.batches[batch] == items
-        handler.finish(batch)
-    await asyncio.gather(*tasks)
-
-
-async def test_one_large_item_runs_at_a_time_and_small_ones_do_not_wait_for_it() -> None:
-    handler = Handler()
-    tasks = submitted(large_batcher(handler, 3), "X", "Y", "a", "b", "c")
-    await handler.started(["X"], ["a", "b"], ["c"])
-    handler.finish(1)
-    await others_had_their_turn()
-    assert len(handler.batches) == 3, "the other large item waits"
-    handler.finish(0)
-    await handler.started(["X"], ["a", "b"], ["c"], ["Y"])
-    for batch in (2, 3):
-        handler.finish(batch)
-    assert await asyncio.gather(*tasks) == ["X of 0", "Y of 3", "a of 1", "b of 1", "c of 2"]
-
-
-async def test_a_large_item_that_lets_the_next_batch_start_lets_a_large_one_start() -> None:
-    publishes = Handler()
-
-    async def read(batch: Batch[str]) -> Sequence[str | Exception]:
-        batch.start_next()
-        return await publishes.handle(batch.items)
-
-    limits = BatchLimits(2, 2, large_cost=1)
-    batcher = Batcher("test", read, QueueLimits(100, 60), limits, cost=lambda _item: 2)
-    tasks = submitted(batcher, "X", "Y", "Z")
-    await publishes.started(["X"], ["Y"], ["Z"])
-    for batch in range(3):
-        publishes.finish(batch)
-    await asyncio.gather(*tasks)
-
-
-# Isolating failures
-
-
-async def test_the_expected_wait_of_small_items_does_not_count_large_ones() -> None:
-    async def handle(batch: Batch[str]) -> Sequence[str]:
-        await asyncio.sleep(0.2 if len(batch.items[0]) > 5 else 0)
-        return batch.items
-
-    limits = BatchLimits(1, concurrency=2, large_cost=5)
-    batcher = Batcher("test", handle, QueueLimits(100, 0.1), limits, cost=len)
-    for _ in range(3):
-        await batcher.submit("a large one")
-    assert await asyncio.gather(*submitted(batcher, *"abcdefghijkl")) == list("abcdefghijkl")
-    with pytest.raises(Overloaded):
-        await asyncio.gather(*submitted(batcher, *(f"the large one {n}" for n in range(4))))
-    await batcher.close()
-
-
-async def test_callers_of_large_items_leave_room_for_small_ones() -> None:
-    handler = Handler()
-    batcher = Batcher("test", handler, QueueLimits(2, 60), BatchLimits(10, 2, large_cost=5), cost=len)
-    large = submitted(batcher, "the large one")
-    await handler.reached(1)
-    large += submitted(batcher, "another large one", "a third large one")
-    await others_had_their_turn()
-    with pytest.raises(Overloaded):
-        await batcher.submit("a fourth large one")
-    small = submitted(batcher, "a")
-    await handler.reached(2)
-    for batch in range(4):
-        await handler.reached(batch + 1)
-        handler.finish(batch)
-    await asyncio.gather(*large, *small)
-
-
 async def test_a_cancelled_batch_does_not_stop_the_queue() -> None:
     async def handle(batch: Batch[str]) -> Sequence[str]:
         if batch.items == ["cancelled"]:
@@ -437,66 +296,3 @@ async def test_a_cancelled_batch_does_not_stop_the_queue() -> None:
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(batcher.submit("cancelled"), PATIENCE_S)
     assert await asyncio.wait_for(batcher.submit("a"), PATIENCE_S) == "a"
-
-
-class AtFault(Exception):
-    """Raised for a batch that has an item at fault."""
-
-
-async def isolated(items: Sequence[int], handle: Callable[[Sequence[int]], Awaitable[list[Any]]]) -> list[Any]:
-    """The result or the error of each item."""
-    results: list[Any] = []
-    for part, result in await isolate_failures(items, handle, (AtFault,)):
-        results += [result] * len(part) if isinstance(result, Exception) else result
-    return results
-
-
-@given(st.integers(1, 60), st.frozensets(st.integers(0, 59), max_size=5))
-async def test_the_items_at_fault_are_found_and_all_others_are_done_once(
-    size: int, at_fault: frozenset[int]
-) -> None:
-    calls: list[list[int]] = []
-    done: list[int] = []
-
-    async def handle(items: Sequence[int]) -> list[int]:
-        calls.append(list(items))
-        if at_fault & set(items):
-            raise AtFault
-        done.extend(items)
-        return [10 * item for item in items]
-
-    results = await isolated(range(size), handle)
-    found = {item for item, result in enumerate(results) if isinstance(result, AtFault)}
-    assert found == {item for item in at_fault if item < size}
-    assert [result for result in results if not isinstance(result, AtFault)] == [10 * item for item in done]
-    assert done == [item for item in range(size) if item not in at_fault]
-    assert len(calls) <= 1 + 2 * len(found) * size.bit_length()
-
-
-async def test_an_error_that_no_item_can_cause_is_raised() -> None:
-    calls = []
-
-    async def handle(items: Sequence[int]) -> list[int]:
-        calls.append(items)
-        raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        await isolated(range(10), handle)
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize("failing", [0, 1])
-async def test_the_results_of_one_half_are_kept_when_the_other_half_fails(failing: int) -> None:
-    """The first half was committed: its callers must not be told that nothing was changed."""
-
-    async def handle(items: Sequence[int]) -> list[str]:
-        if len(items) > 1:
-            raise AtFault
-        if items[0] == failing:
-            raise ConnectionError("lost")
-        return [f"done {items[0]}"]
-
-    results = await isolated([0, 1], handle)
-    assert [str(result) for result in results] == [
-        "lost" if item == failing else f"done {item}" for item in (0, 1)
-    ]

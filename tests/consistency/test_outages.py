@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL absent, lost, emptied and back: the calls work as far as they can, and all heals alone."""
+"""Redis or PostgreSQL is missing, killed, emptied or read-only, and later works again."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def status(api: ApiProcess) -> dict[str, str]:
 
 
 def every_call_works(api: ApiProcess, expected_size: int) -> int:
-    """Create, set and read; returns the new user's id."""
+    """Creates a user, sets a score and reads. Returns the id of the user."""
     created = api.create(f"user {expected_size}", 5)
     assert created.status_code == 201, created.text
     user_id = int(created.json()["userId"])
@@ -51,7 +51,7 @@ def every_call_works(api: ApiProcess, expected_size: int) -> int:
     return user_id
 
 
-def test_without_redis_every_call_works_and_it_is_used_when_it_comes(
+def test_every_call_works_without_redis_and_redis_is_used_once_it_is_up(
     settings: Settings, serve: Serve, own_valkey: EmbeddedValkey
 ) -> None:
     own_valkey.stop()
@@ -74,45 +74,45 @@ def test_without_redis_every_call_works_and_it_is_used_when_it_comes(
 KEYS = ("{leaderboard}:scores", "{leaderboard}:users:metadata", "{leaderboard}:state")
 
 
-def test_a_lost_key_is_noticed_at_once_and_healed(settings: Settings, serve: Serve) -> None:
+def test_a_lost_key_is_noticed_at_once_and_rebuilt(settings: Settings, serve: Serve) -> None:
     api = serve(sync_interval_ms=50)
-    by_hand = redis(settings)
+    client = redis(settings)
     for number, (key, how) in enumerate(product(KEYS, ("delete", "another type"))):
         every_call_works(api, 3 * number)
         eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
-        by_hand.delete(key)
+        client.delete(key)
         if how == "another type":
-            by_hand.set(key, "what is this")
+            client.set(key, "a string")
         every_call_works(api, 3 * number + 1)
         eventually(lambda: reads_come_from(api, "cache"), what=f"the cache is used again: {key}, {how}")
         every_call_works(api, 3 * number + 2)
 
 
 @pytest.mark.parametrize("field", ["token", "epoch", "snapshot", "floor", "count", "total", "asof", "valid"])
-def test_a_damaged_state_is_noticed_and_healed(settings: Settings, serve: Serve, field: str) -> None:
+def test_a_damaged_state_is_noticed_and_rebuilt(settings: Settings, serve: Serve, field: str) -> None:
     api = serve(sync_interval_ms=50)
-    by_hand = redis(settings)
+    client = redis(settings)
     for number, value in enumerate((None, "", "x")):
         every_call_works(api, 2 * number)
         eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
         if value is None:
-            by_hand.hdel("{leaderboard}:state", field)
+            client.hdel("{leaderboard}:state", field)
         else:
-            by_hand.hset("{leaderboard}:state", field, value)
+            client.hset("{leaderboard}:state", field, value)
         every_call_works(api, 2 * number + 1)
         eventually(lambda: reads_come_from(api, "cache"), what=f"the cache is used again after {value!r}")
         eventually(lambda: in_thread(compared(settings)), what=f"the cache can be compared after {value!r}")
 
 
 async def compared(settings: Settings) -> int | None:
-    """How many users the cache was compared with PostgreSQL for, None if it could not be; fails if it differs."""
-    parts = App(settings)
-    await parts.database.open()
+    """Returns the number of compared users, or None if no comparison was possible. Fails at a difference."""
+    app = App(settings)
+    await app.database.open()
     try:
-        audit = await parts.sync.auditor.audit()
+        audit = await app.sync.auditor.audit()
     finally:
-        await parts.cache.close()
-        await parts.database.close()
+        await app.cache.close()
+        await app.database.close()
     assert (audit.differences, audit.totals) == ([], None)
     return audit.compared
 
@@ -121,7 +121,7 @@ async def compared(settings: Settings) -> int | None:
 def test_after_redis_hung_no_acknowledged_write_is_missing(
     settings: Settings, serve: Serve, own_valkey: EmbeddedValkey, hang_s: float
 ) -> None:
-    """Long enough to give up waiting for the cache, and not so long that what it holds is too old to be read."""
+    """Redis hangs long enough that the writer stops waiting, and not so long that the cache is too old to read."""
     mine = {"redis_url": SecretStr(own_valkey.url), "redis_timeout_ms": 200, "audit_interval_s": 0}
     writer, reader = serve(**mine), serve(**mine)
     user_id = every_call_works(writer, 1)
@@ -133,7 +133,7 @@ def test_after_redis_hung_no_acknowledged_write_is_missing(
             os.kill(pid, signal.SIGSTOP)
             try:
                 write = pool.submit(writer.set, user_id, score)
-                # Not for a condition: Redis is to stand still for so long.
+                # Not for a condition: Redis is paused for this time.
                 time.sleep(hang_s)
             finally:
                 os.kill(pid, signal.SIGCONT)
@@ -143,7 +143,7 @@ def test_after_redis_hung_no_acknowledged_write_is_missing(
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "ZREM", "HDEL"])
-def test_an_emptied_or_torn_cache_is_noticed_at_once_and_healed(
+def test_an_empty_or_inconsistent_cache_is_noticed_at_once_and_rebuilt(
     settings: Settings, serve: Serve, command: str
 ) -> None:
     api = serve()
@@ -151,20 +151,20 @@ def test_an_emptied_or_torn_cache_is_noticed_at_once_and_healed(
     every_call_works(api, 2)
     eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
     member = f"{user_id:010d}"
-    by_hand = redis(settings)
+    client = redis(settings)
     match command:
         case "FLUSHALL":
-            by_hand.flushall()
+            client.flushall()
         case "ZREM":
-            by_hand.zrem("{leaderboard}:scores", member)
+            client.zrem("{leaderboard}:scores", member)
         case "HDEL":
-            by_hand.hdel("{leaderboard}:users:metadata", member)
+            client.hdel("{leaderboard}:users:metadata", member)
     assert user_id in [standing[1] for standing in api.top(10)]
     eventually(lambda: reads_come_from(api, "cache"), what="the cache is used again")
     assert user_id in [standing[1] for standing in api.top(10)]
 
 
-def test_a_full_redis_costs_no_answer(settings: Settings, serve: Serve, own_valkey: EmbeddedValkey) -> None:
+def test_every_call_works_when_redis_is_full(settings: Settings, serve: Serve, own_valkey: EmbeddedValkey) -> None:
     api = serve(redis_url=SecretStr(own_valkey.url))
     every_call_works(api, 1)
     full = redis(api.settings)
@@ -175,29 +175,29 @@ def test_a_full_redis_costs_no_answer(settings: Settings, serve: Serve, own_valk
     every_call_works(api, 3)
 
 
-def test_without_postgres_writes_are_refused_and_reads_tell_their_age(
+def test_without_postgres_writes_are_rejected_and_reads_have_an_age(
     settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
 ) -> None:
     api = serve_on(serve, own_postgres, settings)
     user_id = every_call_works(api, 1)
     eventually(lambda: reads_come_from(api, "cache"), what="the cache is used")
-    shown = api.top(10)
+    before = api.top(10)
 
     own_postgres.kill()
     refused = api.set(user_id, 1)
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["code"] in {"unavailable", "outcome_unknown"}
-    assert api.create("nobody").status_code == 503
+    assert api.create("new").status_code == 503
 
-    answer = eventually(lambda: with_age(api, "/leaderboard/top/10"), what="answers tell their age")
+    answer = eventually(lambda: with_age(api, "/leaderboard/top/10"), what="responses have an Age header")
     assert answer is not None
     assert int(answer.headers["age"]) >= 1
-    assert [standing["userId"] for standing in answer.json()["users"]] == [standing[1] for standing in shown]
+    assert [standing["userId"] for standing in answer.json()["users"]] == [standing[1] for standing in before]
     context = api.client.get(f"/leaderboard/user/{user_id}/context")
     assert (context.status_code, context.json()["user"]["userId"]) == (200, user_id)
     assert "age" in context.headers
-    # The cache has no pages, and so has nothing older to say.
+    # Pages never come from the cache, so there are no stale ones.
     for page in ("/leaderboard", "/leaderboard?around_rank=1"):
         refused = api.client.get(page)
         assert (refused.status_code, refused.json()["code"], "age" in refused.headers) == (
@@ -223,7 +223,7 @@ def test_stale_reads_can_be_switched_off(settings: Settings, serve: Serve, own_p
     assert api.client.get("/livez").status_code == 200
 
 
-def test_a_service_that_starts_before_its_database_serves_as_soon_as_it_is_there(
+def test_a_service_that_starts_before_its_database_works_once_the_database_is_up(
     settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
 ) -> None:
     api = serve_on(serve, own_postgres, settings)
@@ -232,12 +232,12 @@ def test_a_service_that_starts_before_its_database_serves_as_soon_as_it_is_there
     api.start(wait_for="unavailable")
     assert api.client.get("/leaderboard/top/1").status_code == 503
     own_postgres.start()
-    eventually(lambda: status(api)["status"] == "ok", what="PostgreSQL is there")
+    eventually(lambda: status(api)["status"] == "ok", what="PostgreSQL is up")
     every_call_works(api, 1)
 
 
 def serve_on(serve: Serve, server: EmbeddedPostgres, settings: Settings, **overrides: object) -> ApiProcess:
-    """An API process on a migrated database of another PostgreSQL."""
+    """Starts an API process on a migrated database of another PostgreSQL."""
     mine = {
         "db_port": server.port,
         "db_name": "leaderboard",
@@ -254,7 +254,7 @@ def with_age(api: ApiProcess, path: str) -> httpx.Response | None:
     return answer if "age" in answer.headers else None
 
 
-def test_out_of_band_changes_show_within_a_second(settings: Settings, serve: Serve) -> None:
+def test_changes_by_sql_are_shown_soon(settings: Settings, serve: Serve) -> None:
     api = serve()
     user_id = every_call_works(api, 1)
     sql(settings, "UPDATE users SET total_score = 7, user_name = 'renamed' WHERE user_id = $1", user_id)
@@ -265,12 +265,12 @@ def test_out_of_band_changes_show_within_a_second(settings: Settings, serve: Ser
     comes_to_show(lambda: api.top(1) == [])
 
 
-def test_a_primary_that_takes_no_writes_is_said_so_and_used_for_reads(settings: Settings, serve: Serve) -> None:
+def test_a_read_only_primary_is_reported_and_used_for_reads(settings: Settings, serve: Serve) -> None:
     api = serve(ready_without_writes_s=1)
     user_id = every_call_works(api, 1)
     database = settings.db_name
     sql(settings, f'ALTER DATABASE "{database}" SET default_transaction_read_only = on')
-    # As after a restart of the server or a change of its configuration: new sessions only.
+    # The setting applies to new sessions only.
     sql(
         settings,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
@@ -279,14 +279,14 @@ def test_a_primary_that_takes_no_writes_is_said_so_and_used_for_reads(settings: 
     refused = eventually(lambda: refused_write(api, user_id), 10, "writes are refused")
     assert refused is not None
     assert (refused.json()["code"], refused.headers["retry-after"]) == ("unavailable", "1")
-    eventually(lambda: status(api)["writes"] == "refused", what="it is said so")
+    eventually(lambda: status(api)["writes"] == "refused", what="/readyz reports that writes are refused")
     assert api.client.get(f"/users/{user_id}").status_code == 200
-    eventually(lambda: api.client.get("/readyz").status_code == 503, 10, "it is not ready any more")
+    eventually(lambda: api.client.get("/readyz").status_code == 503, 10, "the service is no longer ready")
     assert api.client.get(f"/users/{user_id}").status_code == 200
 
     admin = settings.model_copy(update={"db_name": "postgres"})
     sql(admin, f'ALTER DATABASE "{database}" RESET default_transaction_read_only')
-    eventually(lambda: api.set(user_id, 77).status_code == 200, 10, "writes are taken again")
+    eventually(lambda: api.set(user_id, 77).status_code == 200, 10, "writes are accepted again")
     assert status(api) == status(api) | {"status": "ok", "writes": "accepted"}
 
 

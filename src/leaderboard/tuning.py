@@ -24,7 +24,7 @@ class WriteTuning:
 
     attempts: int = 3
     """How often a statement runs that PostgreSQL ends for a deadlock or a serialization failure."""
-    name_wait_ms: int = 50
+    unique_wait_ms: int = 50
     """How long a batch waits for a name or an idempotency key that an open transaction has taken."""
     row_wait_s: float = 2.0
     """How long a score waits for a row that another transaction has locked."""

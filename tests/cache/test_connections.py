@@ -80,7 +80,7 @@ async def test_a_state_polled_on_one_connection_is_not_applied_on_another(
             await cache.poll("poller", 0)
         again = await poll(cache)
         assert again.token == state.token
-        assert again.incarnation != state.incarnation
+        assert again.connection_number != state.connection_number
     for _ in range(2):
         with pytest.raises(CacheUnavailable):
             await cache.apply("one", state, position(30), [], [1], -1)

@@ -66,7 +66,7 @@ async def test_a_score_is_acknowledged_only_when_the_cache_shows_it(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_valid(one)
-    held = Held(monkeypatch, one.database.change_log, "catch_up")
+    held = Held(monkeypatch, one.database.change_log, "changes_since")
     write = asyncio.create_task(one.writes.set_score(7, 5000))
     # The catch-up has read its changes, and has not applied them.
     await held.reached()
@@ -83,7 +83,7 @@ async def test_a_write_that_is_answered_again_is_shown_by_the_cache(
 ) -> None:
     """The process of the first write has committed, and has not answered yet."""
     await make_valid(one)
-    held = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    held = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     first = asyncio.create_task(one.writes.set_score(7, 5000, ("caller", "key")))
     await held.reached()
     again = await other.writes.set_score(7, 5000, ("caller", "key"))
@@ -132,7 +132,7 @@ async def test_a_catch_up_that_loses_the_race_undoes_nothing(
 ) -> None:
     await make_valid(one)
     sql(one.settings, "UPDATE users SET total_score = 4000 WHERE user_id = 7")
-    slow = Held(monkeypatch, one.database.change_log, "catch_up")
+    slow = Held(monkeypatch, one.database.change_log, "changes_since")
     late = asyncio.create_task(catch_up(one))
     await slow.reached()
     await other.writes.set_score(7, 5000)
@@ -150,9 +150,9 @@ async def test_a_rebuild_begun_before_a_write_does_not_hide_it(
     The writer's process neither rebuilds the cache nor catches it up, because either would add the write.
     """
     rebuild = Held(monkeypatch, other.cache, "claim", before=True)
-    catch_up_by_other = Held(monkeypatch, other.database.change_log, "catch_up", before=True)
+    catch_up_by_other = Held(monkeypatch, other.database.change_log, "changes_since", before=True)
     snapshot = Held(monkeypatch, one.database.users, "top_and_total")
-    catch_up_by_one = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    catch_up_by_one = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     rebuilding = asyncio.create_task(one.sync.synchronizer.rebuild("a test"))
     await snapshot.reached()
     await other.writes.set_score(7, 5000)
@@ -168,7 +168,7 @@ async def test_a_writer_that_waits_too_long_invalidates_the_cache(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_valid(one)
-    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     write = asyncio.create_task(one.writes.set_score(7, 5000))
     await asyncio.wait([write], timeout=PATIENCE_S)
     assert write.done(), "the write is answered although the cache has not been caught up"
@@ -180,7 +180,7 @@ async def test_invalidating_is_tried_again_while_redis_hangs(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_valid(one)
-    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     invalidate, tries = one.cache.invalidate, 0
 
     async def hang_twice() -> None:
@@ -202,7 +202,7 @@ async def test_invalidating_ends_when_no_state_from_before_the_commit_is_fresh(
 ) -> None:
     """Redis does everything, but answers each call too late."""
     await make_valid(one)
-    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
 
     async def hangs() -> None:
         await asyncio.sleep(0.01)
@@ -218,7 +218,7 @@ async def test_an_unexpected_error_lets_no_writer_go_too_early(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_valid(one)
-    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
 
     async def fails() -> None:
         raise ValueError("unexpected")
@@ -266,7 +266,7 @@ async def test_invalidating_does_not_depend_on_a_connection_that_was_closed(
     await catch_up(one)
     await make_valid(one)
     assert client.client_kill_filter(_id=its_connection) == 1
-    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     await one.writes.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
     stuck.release()
@@ -295,7 +295,7 @@ async def test_an_invalidation_does_not_release_writers_that_commit_later(
     one: App, other: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make_valid(one)
-    stuck = Held(monkeypatch, one.database.change_log, "catch_up", before=True)
+    stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     done = Held(monkeypatch, one.cache, "invalidate")
     first = asyncio.create_task(one.writes.set_score(7, 2000))
     await done.reached()

@@ -64,13 +64,13 @@ async def test_changes_of_a_long_transaction_are_read_when_it_commits(
             await others.execute(
                 "UPDATE users SET total_score = $1 WHERE user_id BETWEEN 2 AND 4 OR user_id = $1", round_ + 5
             )
-            changes = await database.change_log.catch_up(view.snapshot, None, PLENTY)
+            changes = await database.change_log.changes_since(view.snapshot, None, PLENTY)
             assert len(changes.changed) in {3, 4}, "only the new rows, not all since the oldest transaction"
             await view.catch_up(others)
         await database.change_log.prune(PRUNE_NOW)
         await database.change_log.prune(PRUNE_NOW)
         await view.catch_up(others)
-    changes = await database.change_log.catch_up(view.snapshot, None, PLENTY)
+    changes = await database.change_log.changes_since(view.snapshot, None, PLENTY)
     assert changes.reaches
     assert [(user.user_id, user.total_score) for user in changes.changed] == [(1, 1)]
     await view.catch_up(others)
@@ -85,14 +85,14 @@ async def test_each_changed_user_is_returned_once_with_its_present_state(
     await db.execute("INSERT INTO users VALUES (1, 'a', 'u', 1), (2, 'b', NULL, 2), (3, 'c', NULL, 3)")
     await db.execute("UPDATE users SET total_score = total_score + 10, user_name = user_name || '!'")
     await db.execute("DELETE FROM users WHERE user_id = 2")
-    changes = await database.change_log.catch_up(before.snapshot, None, PLENTY)
+    changes = await database.change_log.changes_since(before.snapshot, None, PLENTY)
     assert changes.reaches
     assert sorted(changes.changed, key=lambda user: user.user_id) == [
         User(1, "a!", "u", 11),
         User(3, "c!", None, 13),
     ]
     assert changes.deleted == [2]
-    assert (await database.change_log.catch_up(changes.position.snapshot, None, PLENTY)).changed == []
+    assert (await database.change_log.changes_since(changes.position.snapshot, None, PLENTY)).changed == []
 
 
 async def test_a_floor_excludes_only_users_that_were_never_above_it(
@@ -107,7 +107,7 @@ async def test_a_floor_excludes_only_users_that_were_never_above_it(
     await db.execute("UPDATE users SET total_score = 30 WHERE user_id = 3")  # and falls again
     await db.execute("DELETE FROM users WHERE user_id IN (4, 5)")  # 4 was below the floor, 5 on it
     await db.execute("UPDATE users SET user_name = 'six' WHERE user_id = 6")
-    changes = await database.change_log.catch_up(before.snapshot, 50, PLENTY)
+    changes = await database.change_log.changes_since(before.snapshot, 50, PLENTY)
     assert sorted(user.user_id for user in changes.changed) == [2, 3, 6, 9]
     assert changes.deleted == [5]
 
@@ -119,7 +119,7 @@ async def test_a_plan_made_for_an_empty_log_does_not_scan_a_long_log(
     await db.execute("DELETE FROM user_changes")
     await db.execute("VACUUM ANALYZE user_changes")
     async with database.connections.acquire() as connection:
-        await connection.execute(f"PREPARE kept AS {load_queries('change_log')['catch_up']}")
+        await connection.execute(f"PREPARE kept AS {load_queries('change_log')['changes_since']}")
         snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
         execute = f"EXPLAIN EXECUTE kept('{snapshot}', 20000, 10)"
         for _ in range(2):
@@ -144,10 +144,10 @@ async def test_a_log_longer_than_the_limit_cannot_be_caught_up_from(
     assert bool(before.snapshot.xip) == running
     await db.execute("INSERT INTO users (user_name) SELECT n FROM generate_series(1, 10) AS n")
     await transaction.commit()
-    assert (await database.change_log.catch_up(before.snapshot, None, 11)).reaches
-    assert not (await database.change_log.catch_up(before.snapshot, None, 10)).reaches
-    assert not (await database.change_log.catch_up(before.snapshot, None, 3)).reaches
-    assert (await database.change_log.catch_up((await database.now()).snapshot, None, 3)).reaches
+    assert (await database.change_log.changes_since(before.snapshot, None, 11)).reaches
+    assert not (await database.change_log.changes_since(before.snapshot, None, 10)).reaches
+    assert not (await database.change_log.changes_since(before.snapshot, None, 3)).reaches
+    assert (await database.change_log.changes_since((await database.now()).snapshot, None, 3)).reaches
     await other.close()
 
 
@@ -165,15 +165,15 @@ async def test_a_view_cannot_catch_up_over_a_new_barrier(
     await db.execute("TRUNCATE users")
     await transaction.commit()
     for floor in (None, 5):
-        changes = await database.change_log.catch_up(before.snapshot, floor, PLENTY)
+        changes = await database.change_log.changes_since(before.snapshot, floor, PLENTY)
         assert (changes.reaches, changes.log_valid) == (False, True)
-    assert (await database.change_log.catch_up((await database.now()).snapshot, None, PLENTY)).reaches
+    assert (await database.change_log.changes_since((await database.now()).snapshot, None, PLENTY)).reaches
     await other.close()
 
 
 async def test_a_future_snapshot_cannot_be_caught_up_from(database: Database) -> None:
     """Otherwise the changes that commit before that snapshot would never be read."""
     present = (await database.now()).snapshot
-    assert (await database.change_log.catch_up(present, None, PLENTY)).reaches
+    assert (await database.change_log.changes_since(present, None, PLENTY)).reaches
     future = Snapshot(present.xmax + 1000, present.xmax + 1000)
-    assert not (await database.change_log.catch_up(future, None, PLENTY)).reaches
+    assert not (await database.change_log.changes_since(future, None, PLENTY)).reaches

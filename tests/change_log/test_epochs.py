@@ -83,7 +83,7 @@ async def test_an_epoch_ends_with_each_restart_and_each_crash_only(
     started = await db.fetchval("SELECT pg_postmaster_start_time()")
     identifier = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
     assert (await own_database.now()).epoch == first
-    assert (await own_database.change_log.catch_up(Snapshot(3, 3), None, 10)).position.epoch == first
+    assert (await own_database.change_log.changes_since(Snapshot(3, 3), None, 10)).position.epoch == first
 
     # After the crash of one backend the server recovers. Its start time and identifier stay.
     os.kill(db.get_server_pid(), signal.SIGKILL)
@@ -117,7 +117,7 @@ async def test_databases_of_one_server_have_different_epochs(settings: Settings,
     try:
         assert (await other_database.now()).epoch != before.epoch
         assert (
-            await other_database.change_log.catch_up((await other_database.now()).snapshot, None, PLENTY)
+            await other_database.change_log.changes_since((await other_database.now()).snapshot, None, PLENTY)
         ).reaches
     finally:
         await other_database.close()
@@ -197,7 +197,7 @@ async def test_a_standby_is_rejected_until_it_is_promoted(own_database: Database
             on_standby.users.top(1),
             on_standby.rank_index.standings([ContextQuery(1)], count=True),
             on_standby.rank_index.page(PageQuery(10)),
-            on_standby.change_log.catch_up(snapshot, None, 10),
+            on_standby.change_log.changes_since(snapshot, None, 10),
             on_standby.scores.set([NewScore(1, 1)]),
             on_standby.check_schema(),
         ):

@@ -72,15 +72,15 @@ async def test_pruning_deletes_old_rows_and_keeps_new_ones(database: Database, d
     # Pruning deletes the rows that existed when the previous pruning started.
     assert await database.change_log.prune(PRUNE_NOW) == 0
     await db.execute("UPDATE users SET total_score = 2")
-    assert (await database.change_log.catch_up(before.snapshot, None, PLENTY)).reaches
+    assert (await database.change_log.changes_since(before.snapshot, None, PLENTY)).reaches
     assert await database.change_log.prune(LogTuning(keep_s=60, prune_batch=1000)) is None
     assert await database.change_log.prune(LogTuning(keep_s=0, prune_batch=15)) == 15
-    assert not (await database.change_log.catch_up(before.snapshot, None, PLENTY)).reaches
+    assert not (await database.change_log.changes_since(before.snapshot, None, PLENTY)).reaches
     assert await database.change_log.prune(LogTuning(keep_s=0, prune_batch=15)) == 5
     assert await log_length(db) == 10
     assert await database.change_log.prune(LogTuning(keep_s=0, prune_batch=15)) == 10
     assert await log_length(db) == 0
-    changes = await database.change_log.catch_up((await database.now()).snapshot, None, PLENTY)
+    changes = await database.change_log.changes_since((await database.now()).snapshot, None, PLENTY)
     assert (changes.reaches, changes.changed) == (True, [])
 
 
@@ -118,7 +118,7 @@ async def test_a_view_cannot_catch_up_over_pruned_rows_of_a_transaction_that_was
     assert await log_length(db) == 0
     pruned = Snapshot.parse(await db.fetchval("SELECT pruned::text FROM log_state"))
     assert view.xmax == pruned.xmax, "another transaction ran in between, and the test needs that none does"
-    assert not (await database.change_log.catch_up(view, None, PLENTY)).reaches
+    assert not (await database.change_log.changes_since(view, None, PLENTY)).reaches
     await other.close()
 
 

@@ -31,7 +31,7 @@ async def test_the_log_stays_valid_after_statements_that_rewrite_tables(
         "ANALYZE",
     ):
         await db.execute(statement)
-        changes = await database.change_log.catch_up(before.snapshot, None, PLENTY)
+        changes = await database.change_log.changes_since(before.snapshot, None, PLENTY)
         assert (changes.reaches, changes.log_valid, len(changes.changed)) == (True, True, 1), statement
 
 
@@ -60,7 +60,7 @@ async def test_a_restored_log_is_invalid_until_it_is_emptied(restored: Settings)
     await database.open()
     try:
         assert await log_length(db) == 50
-        changes = await database.change_log.catch_up((await database.now()).snapshot, None, PLENTY)
+        changes = await database.change_log.changes_since((await database.now()).snapshot, None, PLENTY)
         assert (changes.reaches, changes.log_valid) == (False, False)
         assert await database.change_log.prune(PRUNE_NOW) is None, "the rules of pruning do not hold for this log"
         assert await log_length(db) == 50
@@ -70,7 +70,7 @@ async def test_a_restored_log_is_invalid_until_it_is_emptied(restored: Settings)
         assert not await database.change_log.reset()
         before = await database.now()
         await db.execute("UPDATE users SET total_score = 100 WHERE user_id = 1")
-        changes = await database.change_log.catch_up(before.snapshot, None, PLENTY)
+        changes = await database.change_log.changes_since(before.snapshot, None, PLENTY)
         assert (changes.reaches, changes.log_valid) == (True, True)
         assert [(user.user_id, user.total_score) for user in changes.changed] == [(1, 100)]
         assert await database.change_log.prune(PRUNE_NOW) is not None
@@ -90,6 +90,6 @@ async def test_a_service_on_a_restored_database_resets_the_log(restored: Setting
 
         await until(caught_up, "the cache is read")
         assert (
-            await app.database.change_log.catch_up((await app.database.now()).snapshot, None, PLENTY)
+            await app.database.change_log.changes_since((await app.database.now()).snapshot, None, PLENTY)
         ).log_valid
         assert (await app.sync.auditor.audit()).differences == []

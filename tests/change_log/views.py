@@ -42,7 +42,7 @@ class View:
     async def catch_up(self, connection: asyncpg.Connection) -> None:
         """Catches up, or else reads all users, and compares with the table in the same snapshot."""
         async with connection.transaction(isolation="repeatable_read"):
-            changes = await log_on(connection).catch_up(self.snapshot, self.floor, PLENTY)
+            changes = await log_on(connection).changes_since(self.snapshot, self.floor, PLENTY)
             table = await users_in(connection)
         expected = {user_id: row for user_id, row in table.items() if self.holds(row[2])}
         assert changes.position.snapshot.covers(self.snapshot)
@@ -73,7 +73,7 @@ def log_on(connection: asyncpg.Connection) -> ChangeLog:
 async def new_view(connection: asyncpg.Connection, floor: int | None) -> View:
     view = View(Snapshot(3, 3), {}, floor)
     async with connection.transaction(isolation="repeatable_read"):
-        changes = await log_on(connection).catch_up(view.snapshot, floor, PLENTY)
+        changes = await log_on(connection).changes_since(view.snapshot, floor, PLENTY)
         view.users = {i: row for i, row in (await users_in(connection)).items() if view.holds(row[2])}
     view.snapshot = changes.position.snapshot
     return view

@@ -237,7 +237,7 @@ async def test_a_plan_made_for_a_small_board_is_replaced_after_the_board_has_gro
     await db.execute("INSERT INTO users (user_name) VALUES ('the first')")
     await db.execute("ANALYZE users")
     await database.scores.set([NewScore(1, 5)])
-    await database.change_log.catch_up((await database.now()).snapshot, None, 20_000)
+    await database.change_log.changes_since((await database.now()).snapshot, None, 20_000)
     await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 30000) AS g")
     await asyncio.sleep(0.25)
     since = (await database.now()).snapshot
@@ -245,7 +245,7 @@ async def test_a_plan_made_for_a_small_board_is_replaced_after_the_board_has_gro
     before = await entries_read(database.connections)
     await database.scores.set(scores)
     await database.scores.set([NewScore(10**6, 7)])
-    changes = await database.change_log.catch_up(since, None, 20_000)
+    changes = await database.change_log.changes_since(since, None, 20_000)
     assert len(changes.changed) == len(scores)
     assert await entries_read(database.connections) - before < 10 * len(scores)
     await database.close()

@@ -17,7 +17,7 @@ from leaderboard.config import Settings
 from leaderboard.database import schema
 from leaderboard.database.sql import load_queries, load_steps
 from leaderboard.database.users import NewUser
-from leaderboard.database.writing import WriteConflict
+from leaderboard.database.writing import NotWritten
 from leaderboard.errors import DatabaseUnavailable, SchemaOutdated
 from leaderboard.model import Context, Standing
 from leaderboard.queries import ContextQuery, StandingQuery
@@ -252,8 +252,8 @@ async def test_the_owner_of_a_database_needs_no_other_privileges(empty: Settings
         try:
             before = await database.now()
             created = await database.users.create([NewUser("Ann", None, 5), NewUser("Ann", None, 6)])
-            assert created.results[1] is WriteConflict.NAME_TAKEN
-            changes = await database.change_log.catch_up(before.snapshot, None, 100)
+            assert created.results[1] is NotWritten.NAME_TAKEN
+            changes = await database.change_log.changes_since(before.snapshot, None, 100)
             assert (changes.reaches, changes.log_valid, len(changes.changed)) == (True, True, 1)
             user_id = changes.changed[0].user_id
             ranks = database.rank_index

@@ -16,7 +16,7 @@ from leaderboard.config import Settings
 from leaderboard.database.database import Database
 from leaderboard.database.scores import NewScore
 from leaderboard.database.users import NewUser
-from leaderboard.database.writing import WriteConflict
+from leaderboard.database.writing import NotWritten
 from leaderboard.errors import (
     LeaderboardError,
     LockedOut,
@@ -46,8 +46,8 @@ async def test_a_locked_row_is_skipped_and_differs_from_an_unknown_user(
     async with session.transaction():
         await session.execute("SELECT FROM users WHERE user_id = 2 FOR UPDATE")
         written = await database.scores.set([NewScore(n, -n) for n in (1, 2, 3, 4, 2)])
-    kinds = [outcome if isinstance(outcome, WriteConflict) else outcome.user_id for outcome in written.results]
-    assert kinds == [1, WriteConflict.LOCKED, 3, WriteConflict.UNKNOWN_USER, WriteConflict.LOCKED]
+    kinds = [outcome if isinstance(outcome, NotWritten) else outcome.user_id for outcome in written.results]
+    assert kinds == [1, NotWritten.LOCKED, 3, NotWritten.UNKNOWN_USER, NotWritten.LOCKED]
     assert await scores(db) == {1: -1, 2: 20, 3: -3}
 
 
@@ -197,14 +197,14 @@ async def test_names_are_inserted_in_alphabetical_order(
         )
         assert free
         await session.execute("COMMIT; BEGIN")
-        assert (await creating).results == [WriteConflict.NAME_TAKEN] * 2
+        assert (await creating).results == [NotWritten.NAME_TAKEN] * 2
 
 
 async def test_existing_names_use_no_ids(database: Database, db: asyncpg.Connection) -> None:
     await add_users(db, 50)
     for _ in range(3):
         written = await database.users.create([NewUser(f"user {n}", None, 0) for n in range(1, 51)])
-        assert written.results == [WriteConflict.NAME_TAKEN] * 50
+        assert written.results == [NotWritten.NAME_TAKEN] * 50
     written = await database.users.create([NewUser("user 51", None, 0), NewUser("user 50", None, 0)])
     assert isinstance(written.results[0], User)
     assert written.results[0].user_id == 51
@@ -221,7 +221,7 @@ async def test_writes_work_when_the_database_defaults_to_repeatable_read(
             await session.execute("INSERT INTO users (user_name) VALUES ('a')")
             writing = asyncio.ensure_future(database.users.create([NewUser("a", None, 5)]))
             await until(lambda: waiting_sessions(db), "the write waits")
-        assert (await writing).results == [WriteConflict.NAME_TAKEN]
+        assert (await writing).results == [NotWritten.NAME_TAKEN]
 
 
 async def test_an_uncommitted_name_delays_no_other_user(

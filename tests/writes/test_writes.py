@@ -10,7 +10,7 @@ from leaderboard.config import Settings
 from leaderboard.database.database import Database
 from leaderboard.database.scores import NewScore
 from leaderboard.database.users import NewUser
-from leaderboard.database.writing import WriteConflict
+from leaderboard.database.writing import NotWritten
 from leaderboard.errors import (
     DatabaseRefused,
     UsernameTaken,
@@ -36,7 +36,7 @@ async def test_each_score_of_one_user_in_a_batch_has_the_one_before_it_as_previo
         ScoreSet(1, "user 1", None, 5, 10),
         ScoreSet(2, "user 2", None, 0, 20),
         ScoreSet(1, "user 1", None, 7, 5),
-        WriteConflict.UNKNOWN_USER,
+        NotWritten.UNKNOWN_USER,
         ScoreSet(1, "user 1", None, 7, 7),
         ScoreSet(1, "user 1", None, -6, 7),
     ]
@@ -63,10 +63,10 @@ async def test_a_batch_that_writes_nothing_has_the_position_of_its_snapshot(
 ) -> None:
     await add_users(db, 1)
     unknown = await database.scores.set([NewScore(98, 1), NewScore(99, 1)])
-    assert unknown.results == [WriteConflict.UNKNOWN_USER] * 2
+    assert unknown.results == [NotWritten.UNKNOWN_USER] * 2
     assert isinstance(unknown.position, SnapshotPosition)
     taken = await database.users.create([NewUser("user 1", None, 1)])
-    assert taken.results == [WriteConflict.NAME_TAKEN]
+    assert taken.results == [NotWritten.NAME_TAKEN]
     assert (await database.now()).reflects(taken.position)
 
 
@@ -76,15 +76,15 @@ async def test_the_first_of_several_users_with_one_name_gets_it(
     await add_users(db, 1)
     names = ["b", "user 1", "a", "b", "ä", "A", "a"]
     written = await database.users.create([NewUser(name, f"image {n}", n) for n, name in enumerate(names)])
-    created = [outcome if isinstance(outcome, WriteConflict) else outcome.user_name for outcome in written.results]
+    created = [outcome if isinstance(outcome, NotWritten) else outcome.user_name for outcome in written.results]
     assert created == [
         "b",
-        WriteConflict.NAME_TAKEN,
+        NotWritten.NAME_TAKEN,
         "a",
-        WriteConflict.NAME_TAKEN,
+        NotWritten.NAME_TAKEN,
         "ä",
         "A",
-        WriteConflict.NAME_TAKEN,
+        NotWritten.NAME_TAKEN,
     ]
     for outcome in written.results:
         if isinstance(outcome, User):
@@ -106,7 +106,7 @@ async def test_a_name_conflict_with_an_uncommitted_user_has_a_position_after_its
     await until(lambda: waiting_sessions(db), "the creator waits")
     await transaction.commit()
     written = await creating
-    assert written.results == [WriteConflict.NAME_TAKEN]
+    assert written.results == [NotWritten.NAME_TAKEN]
     position = written.position
     assert isinstance(position, CommitPosition) or position.snapshot.sees(xid)
     if isinstance(position, CommitPosition):

@@ -23,7 +23,7 @@ async def opened(settings: Settings, tuning: WriteTuning | None = None) -> Async
         await database.close()
 
 
-PATIENT = WriteTuning(name_wait_ms=60_000)
+PATIENT = WriteTuning(unique_wait_ms=60_000)
 """A batch waits for a name for a minute."""
 
 

@@ -147,21 +147,21 @@ class Link:
         self._connecting = _Connecting(servers, on_connect)
         self._connected: _Connected | None = None
         self._lock = asyncio.Lock()
-        self.incarnation = 0
+        self.connection_number = 0
         """The number of the present connection."""
 
-    async def run(self, call: Call, *, incarnation: int | None = None, timeout_factor: int = 1) -> Any:
+    async def run(self, call: Call, *, connection_number: int | None = None, timeout_factor: int = 1) -> Any:
         """Run a script and return its reply.
 
-        With `incarnation`, only on the connection of that number. `timeout_factor` multiplies the deadline. Raises
-        CacheHangs while the patience lasts, CacheUnavailable, CacheUnsupported and CacheRefused.
+        With `connection_number`, only on the connection of that number. `timeout_factor` multiplies the deadline.
+        Raises CacheHangs while the patience lasts, CacheUnavailable, CacheUnsupported and CacheRefused.
         """
         timeout_s = self._timeout_s * timeout_factor
         async with self._lock:
             sent = _now()
             try:
                 async with asyncio.timeout(timeout_s):
-                    connection = await self._connection(incarnation)
+                    connection = await self._connection(connection_number)
                     reply = await _evaluate(connection, call)
                     self._circuit.note_answer()
                     return reply
@@ -202,16 +202,16 @@ class Link:
         await self._connecting.close()
         await self._drop()
 
-    async def _connection(self, incarnation: int | None) -> AbstractConnection:
+    async def _connection(self, connection_number: int | None) -> AbstractConnection:
         # A try may have succeeded after the call that began it had ended.
         self._take_over()
         if self._connected is not None and self._connected.at_switch != self._servers.switches:
             await self._drop()
         if self._connected is not None and self._connected.connection.is_connected:
-            if incarnation not in (None, self.incarnation):
+            if connection_number not in (None, self.connection_number):
                 raise CacheUnavailable("the connection was replaced meanwhile")
             return self._connected.connection
-        if incarnation is not None:
+        if connection_number is not None:
             raise CacheUnavailable("the connection was lost meanwhile")
         await self._drop()
         if self._connecting.paused:
@@ -230,7 +230,7 @@ class Link:
         if made is not None:
             self._connected = made
             self._circuit.note_answer()
-            self.incarnation += 1
+            self.connection_number += 1
 
     async def _drop(self) -> None:
         connected, self._connected = self._connected, None

@@ -39,7 +39,7 @@ class CacheState:
 
     `token` changes with every change of the cache and with every invalidation. `asof` is the time of the poll
     before the snapshot was taken. `leased`: this process has the lease. `consistent`: the keys have as many
-    members as `count` says. `incarnation` is the number of the connection it was read on.
+    members as `count` says. `connection_number` is the number of the connection it was read on.
     """
 
     now: int
@@ -52,7 +52,7 @@ class CacheState:
     total: int
     asof: int
     valid: bool
-    incarnation: int
+    connection_number: int
 
     @property
     def age_s(self) -> float:
@@ -60,7 +60,7 @@ class CacheState:
         return (self.now - self.asof) / 1e6
 
     @classmethod
-    def parse(cls, reply: Sequence[Any], incarnation: int) -> "CacheState":
+    def parse(cls, reply: Sequence[Any], connection_number: int) -> "CacheState":
         """Read the reply of `poll.lua`. Raises ValueError if another program has written the state."""
         now, leased, consistent, token, epoch, snapshot, floor, count, total, asof, valid = reply
         if None in reply:
@@ -77,7 +77,7 @@ class CacheState:
             int(total),
             int(asof),
             valid == b"1",
-            incarnation,
+            connection_number,
         )
 
 

@@ -84,7 +84,7 @@ class CacheStore:
         """
         try:
             reply = await self.catch_up_link.run(self.scripts.poll(nonce=nonce, lease_ms=lease_ms))
-            return None if len(reply) == 1 else CacheState.parse(reply, self.catch_up_link.incarnation)
+            return None if len(reply) == 1 else CacheState.parse(reply, self.catch_up_link.connection_number)
         except CacheRefused as error:
             if not _is_wrong_type(error):
                 raise
@@ -129,7 +129,7 @@ class CacheStore:
                 deleted=list(map(member, leaving)),
                 rows=encode_users(staying),
             ),
-            incarnation=state.incarnation,
+            connection_number=state.connection_number,
             timeout_factor=self._bulk_factor if len(changed) + len(deleted) > _LOAD_CHUNK else 1,
         )
         if reply is None:
@@ -148,7 +148,7 @@ class CacheStore:
             total=total,
             asof=state.now,
             valid=True,
-            incarnation=state.incarnation,
+            connection_number=state.connection_number,
         )
 
     async def invalidate(self) -> bool:

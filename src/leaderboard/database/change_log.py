@@ -40,23 +40,23 @@ class ChangeLog:
     def __init__(self, connections: Connections, tuning: RankIndexTuning) -> None:
         self._connections = connections
         self._tuning = tuning
-        self._queries = load_queries("change_log")
+        self._sql = load_queries("change_log")
         self._top_and_total = load_queries("users")["top_and_total"]
 
-    async def catch_up(self, since: Snapshot, floor_score: int | None, limit: int) -> Changes:
+    async def changes_since(self, since: Snapshot, floor_score: int | None, limit: int) -> Changes:
         """Return what changed since a snapshot among users of `floor_score` or better, of all with None.
 
         With `limit` log rows or more, `reaches` is False.
         """
         async with self._connections.acquire() as connection:
-            return await self._catch_up(connection, since, floor_score, limit)
+            return await self._changes_since(connection, since, floor_score, limit)
 
     async def audit(
         self, since: Snapshot, floor_score: int | None, limit: int, n: int
     ) -> tuple[Changes, BestUsers]:
         """Return `catch_up` and the best `n` users, both from one snapshot."""
         async with self._connections.acquire("REPEATABLE READ, READ ONLY") as connection:
-            changes = await self._catch_up(connection, since, floor_score, limit)
+            changes = await self._changes_since(connection, since, floor_score, limit)
             row = await one_row(connection, self._top_and_total, n, self._tuning.max_pending)
             return changes, BestUsers(users_of(row)[0], row["total"])
 
@@ -67,21 +67,21 @@ class ChangeLog:
         """
         async with self._connections.acquire() as connection:
             deleted: int | None = await connection.fetchval(
-                self._queries["prune"], tuning.keep_s, tuning.prune_batch, WRITER_LOCK, tuning.max_index_wait_s
+                self._sql["prune"], tuning.keep_s, tuning.prune_batch, WRITER_LOCK, tuning.max_index_wait_s
             )
         return deleted
 
     async def reset(self) -> bool:
         """Empty the log if it was restored from another server's dump; returns whether it was."""
         async with self._connections.acquire() as connection:
-            reset = await connection.fetchrow(self._queries["reset"]) is not None
+            reset = await connection.fetchrow(self._sql["reset"]) is not None
         if reset:
             _log.warning("emptied a change log that was restored from another server's dump")
         return reset
 
-    async def _catch_up(
+    async def _changes_since(
         self, connection: Connection, since: Snapshot, floor_score: int | None, limit: int
     ) -> Changes:
-        row = await one_row(connection, self._queries["catch_up"], str(since), limit, floor_score)
+        row = await one_row(connection, self._sql["changes_since"], str(since), limit, floor_score)
         changed, deleted = users_of(row)
         return Changes(position_of(row), row["reaches"], row["log_valid"], changed, deleted, row["added"])

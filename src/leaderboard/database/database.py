@@ -26,7 +26,7 @@ class Database:
 
     def __init__(self, connections: Connections, tuning: Tuning) -> None:
         self.connections = connections
-        self._queries = load_queries("server")
+        self._sql = load_queries("server")
         self.users = Users(connections, tuning)
         self.scores = Scores(connections, tuning.writes)
         self.idempotency_keys = IdempotencyKeys(connections)
@@ -44,12 +44,12 @@ class Database:
     async def now(self) -> SnapshotPosition:
         """Return the present snapshot."""
         async with self.connections.acquire() as connection:
-            return position_of(await one_row(connection, self._queries["now"]))
+            return position_of(await one_row(connection, self._sql["now"]))
 
     async def check_writable(self) -> None:
         """Raise DatabaseReadOnly if the server takes no writes."""
         async with self.connections.acquire() as connection:
-            if await connection.fetchval(self._queries["read_only"]):
+            if await connection.fetchval(self._sql["read_only"]):
                 raise DatabaseReadOnly("PostgreSQL takes no writes: its transactions are read-only")
 
     async def migrate(self, report: Callable[[str], None]) -> int:
@@ -64,7 +64,7 @@ class Database:
         """
         async with self.connections.dedicated(isolation="READ COMMITTED") as connection:
             await schema.check(connection)
-            allowed: int = await connection.fetchval(self._queries["connections_allowed"])
+            allowed: int = await connection.fetchval(self._sql["connections_allowed"])
         return allowed
 
     @asynccontextmanager

@@ -53,13 +53,13 @@ class IdempotencyKeys:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._queries = load_queries("idempotency_keys")
+        self._sql = load_queries("idempotency_keys")
 
     async def first_writes(self, keys: Sequence[IdempotencyKey]) -> AtSnapshot[list[FirstWrite | None]]:
         """Return what the first write with each key did, None for a new key."""
         async with self._connections.acquire() as connection:
             rows = await connection.fetch(
-                self._queries["first_writes"], [key.key for key in keys], [key.fingerprint for key in keys]
+                self._sql["first_writes"], [key.key for key in keys], [key.fingerprint for key in keys]
             )
             position = position_of(rows[0])
         found = {row["number"]: _first_write(row) for row in rows if row["number"] is not None}
@@ -68,7 +68,7 @@ class IdempotencyKeys:
     async def delete_old(self, kept_h: int, batch: int) -> int:
         """Delete up to `batch` keys older than `kept_h` hours; returns how many."""
         async with self._connections.acquire() as connection:
-            deleted: int = await connection.fetchval(self._queries["delete_old"], kept_h, batch)
+            deleted: int = await connection.fetchval(self._sql["delete_old"], kept_h, batch)
         return deleted
 
     async def count(self, per_caller: int) -> KeyCounts:
@@ -77,7 +77,7 @@ class IdempotencyKeys:
         Reads the whole table: a second for some millions of keys. Raises DatabaseUnavailable after a minute.
         """
         async with self._connections.acquire(timeout_s=_COUNT_S) as connection:
-            rows = await connection.fetch(self._queries["count_keys"], per_caller, timeout=_COUNT_S)
+            rows = await connection.fetch(self._sql["count_keys"], per_caller, timeout=_COUNT_S)
         counts = {row["caller"]: row["kept"] for row in rows}
         return KeyCounts(counts.pop(None), frozenset(counts))
 

@@ -78,13 +78,13 @@ class Importer:
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
-        self._queries = load_queries("import")
+        self._sql = load_queries("import")
         self.rows = 0
         """How many rows there are to write."""
 
     async def begin(self) -> None:
         """Create the temporary table, which exists until the connection is closed."""
-        await self._connection.execute(self._queries["create_incoming"])
+        await self._connection.execute(self._sql["create_incoming"])
 
     async def load(self, rows: Sequence[Row]) -> None:
         """Add rows, with ascending line numbers."""
@@ -95,13 +95,13 @@ class Importer:
     async def drop_repeated(self, dropped: Callable[[Repeated], None]) -> None:
         """Drop all but the first row of each username, and call `dropped` for each. To be called after `load`."""
         for step in ("index_incoming", "analyze_incoming", "find_repeated"):
-            await self._connection.execute(self._queries[step])
+            await self._connection.execute(self._sql[step])
         async with self._connection.transaction():
-            async for found in self._connection.cursor(self._queries["repeated"], prefetch=1000):
+            async for found in self._connection.cursor(self._sql["repeated"], prefetch=1000):
                 line, first_line, user_name, total_score, image_url = found
                 dropped(Repeated((line, user_name, total_score, image_url), first_line))
                 self.rows -= 1
-        await self._connection.execute(self._queries["delete_repeated"])
+        await self._connection.execute(self._sql["delete_repeated"])
 
     async def write(
         self, on_conflict: OnConflict, has_images: bool, report: Callable[[WriteProgress], None]
@@ -132,9 +132,9 @@ class Importer:
         for attempt in range(1, _TRIES + 1):
             try:
                 async with self._transaction():
-                    added: int = await self._connection.fetchval(self._queries["insert_chunk"], line, last)
+                    added: int = await self._connection.fetchval(self._sql["insert_chunk"], line, last)
                     if on_conflict is OnConflict.UPDATE:
-                        await self._connection.execute(self._queries["update_chunk"], line, last, has_images)
+                        await self._connection.execute(self._sql["update_chunk"], line, last, has_images)
                     return added
             except asyncpg.DeadlockDetectedError:
                 if attempt == _TRIES:
@@ -149,7 +149,7 @@ class Importer:
                     line = rows = 0
                     while rows < self.rows:
                         last, count = await self._next_chunk(line)
-                        await self._connection.execute(self._queries["insert_chunk_strictly"], line, last)
+                        await self._connection.execute(self._sql["insert_chunk_strictly"], line, last)
                         line, rows = last, rows + count
                         report(WriteProgress(rows))
             except (asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError):
@@ -161,17 +161,17 @@ class Importer:
                 return
 
     async def _raise_if_taken(self) -> None:
-        taken = await self._connection.fetch(self._queries["taken"], _NAMED)
+        taken = await self._connection.fetch(self._sql["taken"], _NAMED)
         if taken:
             raise NamesTaken({row["line"]: row["user_name"] for row in taken}, taken[0]["in_all"])
 
     async def _next_chunk(self, line: int) -> tuple[int, int]:
         """Return the last line of the chunk after `line`, and how many rows it has."""
-        (chunk,) = await self._connection.fetch(self._queries["next_chunk"], line, CHUNK)
+        (chunk,) = await self._connection.fetch(self._sql["next_chunk"], line, CHUNK)
         return chunk["last_line"], chunk["count"]
 
     @asynccontextmanager
     async def _transaction(self) -> "AsyncIterator[None]":
         async with self._connection.transaction():
-            await self._connection.execute(self._queries["set_up_transaction"])
+            await self._connection.execute(self._sql["set_up_transaction"])
             yield

@@ -75,7 +75,7 @@ class RankIndex:
     def __init__(self, connections: Connections, tuning: RankIndexTuning) -> None:
         self._connections = connections
         self._tuning = tuning
-        self._queries = load_queries("rank_index")
+        self._sql = load_queries("rank_index")
         self._rebalancing = False
 
     # Reading
@@ -89,7 +89,7 @@ class RankIndex:
         """
         async with self._connections.acquire() as connection:
             rows = await connection.fetch(
-                self._queries["standings"],
+                self._sql["standings"],
                 [query.user_id for query in queries],
                 [NEIGHBOURS if isinstance(query, ContextQuery) else 0 for query in queries],
                 self._tuning.max_pending,
@@ -107,7 +107,7 @@ class RankIndex:
                 name, asked = "page_after", (*(query.after or (None, None)), query.limit)
             else:
                 name, asked = "page_around", (query.rank, query.limit)
-            row = await one_row(connection, self._queries[name], *asked, self._tuning.max_pending)
+            row = await one_row(connection, self._sql[name], *asked, self._tuning.max_pending)
             users = [ranked(rank, user) for rank, user in enumerate(users_of(row)[0], row["rank"])]
             return AtSnapshot(Page(users, row["total"]), position_of(row))
 
@@ -141,22 +141,19 @@ class RankIndex:
 
     async def _build(self, connection: Connection) -> bool:
         tuning = self._tuning
-        built = await connection.fetchval(
-            self._queries["build"], tuning.width, tuning.max_checkpoints, WRITER_LOCK
-        )
+        built = await connection.fetchval(self._sql["build"], tuning.width, tuning.max_checkpoints, WRITER_LOCK)
         return built is not None
 
     async def _apply_log(self, connection: Connection, max_rows: int, apply_from: int) -> IndexState:
         tuning = self._tuning
         row = await one_row(
-            connection, self._queries["apply_log"], max_rows, apply_from, tuning.apply_after_s, WRITER_LOCK
+            connection, self._sql["apply_log"], max_rows, apply_from, tuning.apply_after_s, WRITER_LOCK
         )
         state = IndexState(row["log_valid"], row["valid"], row["pending"], row["locked"], row["applied"])
         if state.applied:
             # One call does a bounded part of the work; the next turn does more.
             self._rebalancing = (
-                await connection.fetchval(self._queries["rebalance"], tuning.width, tuning.max_checkpoints)
-                is not None
+                await connection.fetchval(self._sql["rebalance"], tuning.width, tuning.max_checkpoints) is not None
             )
         return state
 
@@ -166,20 +163,20 @@ class RankIndex:
     async def discard(self) -> None:
         """Delete the index, so that it is built again."""
         async with self._connections.acquire() as connection:
-            await connection.execute(self._queries["discard"])
+            await connection.execute(self._sql["discard"])
 
     # Auditing
 
     async def recount(self) -> list[Bucket]:
         """Count some buckets, and return those that differ; none if the index is not valid."""
         async with self._connections.acquire() as connection:
-            rows = await connection.fetch(self._queries["recount"], self._tuning.max_pending, _RECOUNTED_BUCKETS)
+            rows = await connection.fetch(self._sql["recount"], self._tuning.max_pending, _RECOUNTED_BUCKETS)
         return [bucket for bucket in map(_bucket, rows) if bucket.indexed != bucket.counted]
 
     async def recount_all(self) -> list[Bucket] | None:
         """Count all users, and return the buckets that differ; None if the index is not valid."""
         async with asyncio.timeout(_REPAIR_S), self._repairing("READ COMMITTED") as connection:
-            rows = await connection.fetch(self._queries["recount_all"], self._tuning.max_pending)
+            rows = await connection.fetch(self._sql["recount_all"], self._tuning.max_pending)
         if any(row["indexed"] is None for row in rows):
             return None
         return [_bucket(row) for row in rows]

@@ -9,7 +9,7 @@ from leaderboard.database.connections import Connections
 from leaderboard.database.idempotency_keys import IdempotencyKey
 from leaderboard.database.rows import Committed, committed_position
 from leaderboard.database.sql import load_queries
-from leaderboard.database.writing import NO_LIMIT, WriteConflict, write
+from leaderboard.database.writing import NO_LIMIT, NotWritten, write
 from leaderboard.model import ScoreSet
 from leaderboard.tuning import WriteTuning
 
@@ -30,7 +30,7 @@ class Scores:
         self._tuning = tuning
         self._set_scores = load_queries("scores")["set_scores"]
 
-    async def set(self, batch: Sequence[NewScore]) -> Committed[ScoreSet | WriteConflict]:
+    async def set(self, batch: Sequence[NewScore]) -> Committed[ScoreSet | NotWritten]:
         """Set scores in one transaction; a result is a ScoreSet, or UNKNOWN_USER or LOCKED.
 
         Several scores of one user are chained: each has the one before as its previous score, and only the last is
@@ -45,7 +45,7 @@ class Scores:
                 keys.append((key.key, key.caller, key.fingerprint, item.user_id, last.get(item.user_id)))
             last[item.user_id] = item.total_score
         key_columns = zip(*keys, strict=True) if keys else [()] * 5
-        lock_wait = f"{self._tuning.name_wait_ms}ms" if keys else NO_LIMIT
+        lock_wait = f"{self._tuning.unique_wait_ms}ms" if keys else NO_LIMIT
         rows = await write(
             self._connections,
             self._tuning.attempts,
@@ -58,14 +58,14 @@ class Scores:
         return Committed(_results(batch, rows), committed_position(rows))
 
 
-def _results(batch: Sequence[NewScore], rows: Sequence[asyncpg.Record]) -> list[ScoreSet | WriteConflict]:
+def _results(batch: Sequence[NewScore], rows: Sequence[asyncpg.Record]) -> list[ScoreSet | NotWritten]:
     found = {row["user_id"]: row for row in rows}
     previous = {row["user_id"]: row["previous_score"] for row in rows}
-    results: list[ScoreSet | WriteConflict] = []
+    results: list[ScoreSet | NotWritten] = []
     for item in batch:
         row = found[item.user_id]
         if row["previous_score"] is None:
-            results.append(WriteConflict.LOCKED if row["known"] else WriteConflict.UNKNOWN_USER)
+            results.append(NotWritten.LOCKED if row["known"] else NotWritten.UNKNOWN_USER)
             continue
         results.append(
             ScoreSet(item.user_id, row["user_name"], row["image_url"], item.total_score, previous[item.user_id])

@@ -21,7 +21,7 @@ NO_LIMIT = "0"
 _KEY_CONSTRAINT = "idempotent_writes_key"
 
 
-class WriteConflict(Enum):
+class NotWritten(Enum):
     """Why one item of a batch was not written."""
 
     UNKNOWN_USER = "unknown user"

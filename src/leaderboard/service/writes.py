@@ -18,7 +18,7 @@ from leaderboard.database.idempotency_keys import FirstWrite
 from leaderboard.database.rows import Committed
 from leaderboard.database.scores import NewScore
 from leaderboard.database.users import NewUser
-from leaderboard.database.writing import WriteConflict
+from leaderboard.database.writing import NotWritten
 from leaderboard.errors import (
     DatabaseReadOnly,
     DatabaseRefused,
@@ -73,10 +73,10 @@ class Writes:
         self._idempotency = idempotency
         self._metrics = metrics
         self._tuning = tuning
-        self._scores: Batcher[NewScore, ScoreSet | WriteConflict] = Batcher(
+        self._scores: Batcher[NewScore, ScoreSet | NotWritten] = Batcher(
             "scores", self._write_scores, limits, BatchLimits(_MAX_BATCH)
         )
-        self._users: Batcher[NewUser, User | WriteConflict] = Batcher(
+        self._users: Batcher[NewUser, User | NotWritten] = Batcher(
             "new users", self._write_users, limits, BatchLimits(_MAX_BATCH)
         )
 
@@ -96,7 +96,7 @@ class Writes:
     async def _submit_score(self, item: NewScore) -> ScoreSet:
         result = await self._scores.submit(item)
         deadline = time.monotonic() + self._tuning.row_wait_s
-        while result is WriteConflict.LOCKED:
+        while result is NotWritten.LOCKED:
             # Tried again with another batch: waiting for the row itself would hold up all others.
             if time.monotonic() > deadline:
                 raise LockedOut(f"another transaction has locked the user {item.user_id}")
@@ -107,7 +107,7 @@ class Writes:
             return result
         raise UserNotFound(item.user_id)
 
-    async def _write_scores(self, batch: Batch[NewScore]) -> Sequence[ScoreSet | WriteConflict | Exception]:
+    async def _write_scores(self, batch: Batch[NewScore]) -> Sequence[ScoreSet | NotWritten | Exception]:
         committed = await self._commit("scores", batch.items, self._database.scores.set)
         batch.start_next()
         await self._publish(committed)
@@ -136,7 +136,7 @@ class Writes:
             return result
         raise UsernameTaken(item.user_name)
 
-    async def _write_users(self, batch: Batch[NewUser]) -> Sequence[User | WriteConflict | Exception]:
+    async def _write_users(self, batch: Batch[NewUser]) -> Sequence[User | NotWritten | Exception]:
         committed = await self._commit("new users", batch.items, self._database.users.create)
         batch.start_next()
         await self._publish(committed)

@@ -135,7 +135,7 @@ class CatchUp:
     async def _catch_up(self, state: CacheState) -> RebuildNeeded | None:
         floor_score = None if state.floor is None else state.floor.total_score
         # Reading more changes than twice the cache's size takes longer than a rebuild.
-        changes = await self._change_log.catch_up(state.position.snapshot, floor_score, 2 * self._cache.size)
+        changes = await self._change_log.changes_since(state.position.snapshot, floor_score, 2 * self._cache.size)
         self._health.note_postgres(changes.position)
         if changes.position.epoch != state.position.epoch:
             return RebuildNeeded("PostgreSQL has been restarted or replaced")

@@ -1,6 +1,6 @@
 -- Reads the change log, and keeps it short.
 
--- name: catch_up
+-- name: changes_since
 -- $1: the snapshot P of a view; $2: the most log rows to read; $3: the lowest score that the view holds, NULL for a
 -- view of all users. Returns one row.
 -- P does not see the rows of transactions that began after it, and of those that it lists as running. These are two

@@ -323,7 +323,7 @@ def truncate(injection: Injection) -> None:
     rig = injection.rig
     injection.times = injection.number(3, 1)
     for number in range(injection.times):
-        rig.by_hand("TRUNCATE users")
+        rig.by_hand("TRUNCATE users CASCADE")
         injection.wait(injection.chance.uniform(0.2, 0.6))
         rig.by_hand(
             "INSERT INTO users (user_id, user_name, total_score)"
@@ -341,8 +341,8 @@ def barrier_in_the_log(injection: Injection) -> None:
     for number in range(injection.times):
         injection.rig.by_hand(
             f"UPDATE users SET total_score = {850_000 + number}",
-            "DELETE FROM user_changes WHERE xid = pg_current_xact_id()",
-            "INSERT INTO user_changes (user_id) VALUES (NULL)",
+            "DELETE FROM changes WHERE xid = pg_current_xact_id()",
+            "INSERT INTO changes (season_id, user_id) VALUES (1, NULL)",
         )
         injection.wait(injection.chance.uniform(0.5, 1.2))
 
@@ -362,13 +362,13 @@ def put_back_an_old_rank_index(injection: Injection) -> None:
     rig = injection.rig
     injection.times = injection.number(20, 4)
     for number in range(injection.times):
-        copies = rig.query("SELECT snapshot::text, checkpoints, counts, total FROM rank_index")
+        copies = rig.query("SELECT snapshot::text, keys, ids, counts, total FROM rank_index")
         injection.wait(injection.chance.uniform(0.3, 1.0))
         for copy in copies:
             written_by = "pg_current_xact_id()" if number % 2 == 0 else "written_by"
             rig.query(
                 f"UPDATE rank_index SET written_by = {written_by}, snapshot = $1::text::pg_snapshot,"
-                " checkpoints = $2, counts = $3, total = $4",
+                " keys = $2, ids = $3, counts = $4, total = $5",
                 *copy,
             )
         injection.wait(injection.chance.uniform(0.1, 0.5))

@@ -234,7 +234,7 @@ class Rig:
 
     def fill(self) -> None:
         """Replaces all users by USERS users, always the same ones."""
-        self.query("TRUNCATE users, witness RESTART IDENTITY")
+        self.query("TRUNCATE users, witness RESTART IDENTITY CASCADE")
         self.query(
             "INSERT INTO users (user_name, total_score)"
             " SELECT 'user ' || n, n * 10007 % 1000 FROM generate_series(1, $1::int) AS n",

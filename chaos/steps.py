@@ -18,7 +18,7 @@ _USED = re.compile(rb"__asyncpg_stmt_[0-9a-f]+__")
 _STATEMENTS = {
     b"FOR NO KEY UPDATE": "write",
     b"INSERT INTO users": "write",
-    b"FROM user_changes\n": "changes",
+    b"FROM changes\n": "changes",
 }
 _SCRIPTS = {Script.load(name).sha.encode(): name for name in ("poll", "apply")}
 

@@ -44,10 +44,10 @@ SELECT count(*) FROM users
 -- name: bytes
 -- With indexes and TOAST.
 SELECT pg_total_relation_size('users') AS users, pg_total_relation_size('rank_index') AS rank_index,
-       pg_total_relation_size('user_changes') AS log
+       pg_total_relation_size('changes') AS log
 
 -- name: log_rows
-SELECT count(*) FROM user_changes
+SELECT count(*) FROM changes
 
 -- name: version
 SELECT split_part(current_setting('server_version'), ' ', 1)

@@ -78,7 +78,7 @@ async def test_without_postgres_only_a_cache_of_its_own_database_is_read(one: Ap
 
 async def test_a_barrier_leads_to_a_rebuild(one: App) -> None:
     await make_valid(one)
-    sql(one.settings, "TRUNCATE users")
+    sql(one.settings, "TRUNCATE users CASCADE")
     await make_valid(one)
     assert await cached(one) == []
 

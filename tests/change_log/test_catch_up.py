@@ -116,16 +116,16 @@ async def test_a_plan_made_for_an_empty_log_does_not_scan_a_long_log(
     database: Database, db: asyncpg.Connection
 ) -> None:
     await db.execute("INSERT INTO users (user_name) SELECT g::text FROM generate_series(1, 5000) AS g")
-    await db.execute("DELETE FROM user_changes")
-    await db.execute("VACUUM ANALYZE user_changes")
+    await db.execute("DELETE FROM changes")
+    await db.execute("VACUUM ANALYZE changes")
     async with database.connections.acquire() as connection:
         await connection.execute(f"PREPARE kept AS {load_queries('change_log')['changes_since']}")
         snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
         execute = f"EXPLAIN EXECUTE kept('{snapshot}', 20000, 10)"
         for _ in range(2):
             plan = "\n".join(row[0] for row in await connection.fetch(execute))
-            assert "user_changes_xid" in plan
-            assert "Seq Scan on user_changes" not in plan
+            assert "changes_season_xid" in plan
+            assert "Seq Scan on changes" not in plan
             await db.execute("UPDATE users SET total_score = total_score + 1")
 
 
@@ -162,7 +162,7 @@ async def test_a_view_cannot_catch_up_over_a_new_barrier(
         await db.execute("SELECT pg_current_xact_id()")
         await other.execute("SELECT pg_current_xact_id()")
     before = await database.now()
-    await db.execute("TRUNCATE users")
+    await db.execute("TRUNCATE users CASCADE")
     await transaction.commit()
     for floor in (None, 5):
         changes = await database.change_log.changes_since(before.snapshot, floor, PLENTY)

@@ -27,11 +27,11 @@ def shared_settings(template: Settings) -> Iterator[Settings]:
 
 async def logged(db: asyncpg.Connection, *statements: str) -> list[tuple[int | None, int | None, int | None]]:
     """Returns the rows that these statements add to the log."""
-    await db.execute("DELETE FROM user_changes")
+    await db.execute("DELETE FROM changes")
     for statement in statements:
         await db.execute(statement)
-    rows = await db.fetch("SELECT user_id, old_score, new_score FROM user_changes ORDER BY 1, 2 NULLS FIRST, 3")
-    return [tuple(row) for row in rows]
+    rows = await db.fetch("SELECT * FROM changes ORDER BY season_id DESC, user_id, old_key NULLS FIRST, new_key")
+    return [(row["user_id"], row["old_key"], row["new_key"]) if row["season_id"] else ("name", row["user_id"]) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ async def logged(db: asyncpg.Connection, *statements: str) -> list[tuple[int | N
         pytest.param(
             ["UPDATE users SET total_score = -total_score"], [(1, 10, -10), (2, 20, -20), (3, 30, -30)], id="all"
         ),
-        pytest.param(["UPDATE users SET user_name = 'z' WHERE user_id = 1"], [(1, 10, 10)], id="name"),
-        pytest.param(["UPDATE users SET image_url = 'u' WHERE user_id = 1"], [(1, 10, 10)], id="image"),
+        pytest.param(["UPDATE users SET user_name = 'z' WHERE user_id = 1"], [("name", 1)], id="name"),
+        pytest.param(["UPDATE users SET image_url = 'u' WHERE user_id = 1"], [("name", 1)], id="image"),
         pytest.param(["UPDATE users SET total_score = 10 WHERE user_id = 1"], [], id="nothing new"),
         pytest.param(["UPDATE users SET total_score = 20"], [(1, 10, 20), (3, 30, 20)], id="new for some"),
         pytest.param(["UPDATE users SET total_score = 1 WHERE user_id = 99"], [], id="no such user"),
@@ -131,12 +131,12 @@ async def logged(db: asyncpg.Connection, *statements: str) -> list[tuple[int | N
             [(1, 10, 11), (2, 20, None), (7, None, 0)],
             id="triggers switched off",
         ),
-        pytest.param(["TRUNCATE users"], [BARRIER], id="truncate"),
+        pytest.param(["TRUNCATE users CASCADE"], [BARRIER], id="truncate"),
         pytest.param(
-            ["SET session_replication_role = replica", "TRUNCATE users"], [BARRIER], id="truncate replica"
+            ["SET session_replication_role = replica", "TRUNCATE users CASCADE"], [BARRIER], id="truncate replica"
         ),
         pytest.param(
-            ["TRUNCATE users", "INSERT INTO users VALUES (1, 'a')"],
+            ["TRUNCATE users CASCADE", "INSERT INTO users VALUES (1, 'a')"],
             [(1, None, 0), BARRIER],
             id="truncate, then insert",
         ),
@@ -147,7 +147,7 @@ async def test_every_kind_of_change_is_logged(
 ) -> None:
     db = await connect(shared_settings)
     try:
-        await db.execute("TRUNCATE users")
+        await db.execute("TRUNCATE users CASCADE")
         await db.execute("INSERT INTO users VALUES (1, 'a', NULL, 10), (2, 'b', NULL, 20), (3, 'c', NULL, 30)")
         assert await logged(db, *statements) == expected
     finally:
@@ -157,7 +157,7 @@ async def test_every_kind_of_change_is_logged(
 async def test_rows_of_a_copy_command_are_logged(db: asyncpg.Connection) -> None:
     records = [(n, f"user {n}", n * n) for n in range(1, 51)]
     await db.copy_records_to_table("users", records=records, columns=("user_id", "user_name", "total_score"))
-    rows = await db.fetch("SELECT user_id, old_score, new_score FROM user_changes ORDER BY user_id")
+    rows = await db.fetch("SELECT user_id, old_key, new_key FROM changes ORDER BY user_id")
     assert [tuple(row) for row in rows] == [(n, None, n * n) for n in range(1, 51)]
 
 
@@ -187,7 +187,7 @@ async def test_a_change_has_the_transaction_id_that_snapshots_contain(
     async with db.transaction(), db.transaction():  # the inner one is a savepoint, which has its own id
         await db.execute("INSERT INTO users (user_name) VALUES ('a')")
         xid = int(await db.fetchval("SELECT pg_current_xact_id()::text"))
-        assert await db.fetchval("SELECT xid::text::bigint FROM user_changes") == xid
+        assert await db.fetchval("SELECT xid::text::bigint FROM changes") == xid
         assert not (await database.now()).snapshot.sees(xid)
     assert (await database.now()).snapshot.sees(xid)
 
@@ -197,23 +197,23 @@ async def test_changes_by_a_role_without_access_to_the_log_are_logged(
 ) -> None:
     role = f"clerk_{uuid.uuid4().hex[:12]}"
     await db.execute(f"CREATE ROLE {role} LOGIN NOSUPERUSER PASSWORD 'secret'")
-    await db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON users TO {role}")
+    await db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON users, scores TO {role}")
     clerk = await connect(settings.model_copy(update={"db_user": role, "db_password": SecretStr("secret")}))
     try:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await clerk.fetch("SELECT * FROM user_changes")
+            await clerk.fetch("SELECT * FROM changes")
         # The trigger must not write to temporary tables of the role that have the names of ours.
-        await clerk.execute("CREATE TEMP TABLE user_changes (user_id int, old_score int, new_score int)")
+        await clerk.execute("CREATE TEMP TABLE changes (user_id int, old_key int, new_key int)")
         await clerk.execute("CREATE TEMP TABLE new_users (user_id int, total_score int)")
         await clerk.execute("SET search_path = pg_temp, public")
         await clerk.execute("INSERT INTO public.users VALUES (1, 'a', NULL, 10), (2, 'b', NULL, 20)")
         await clerk.execute("UPDATE public.users SET total_score = 11 WHERE user_id = 1")
         await clerk.execute("DELETE FROM public.users WHERE user_id = 2")
-        await clerk.execute("TRUNCATE public.users")
-        assert await clerk.fetchval("SELECT count(*) FROM pg_temp.user_changes") == 0
+        await clerk.execute("TRUNCATE public.users CASCADE")
+        assert await clerk.fetchval("SELECT count(*) FROM pg_temp.changes") == 0
     finally:
         await clerk.close()
-    rows = await db.fetch("SELECT user_id, old_score, new_score FROM user_changes ORDER BY xid, user_id")
+    rows = await db.fetch("SELECT user_id, old_key, new_key FROM changes ORDER BY xid, user_id")
     expected = [(1, None, 10), (2, None, 20), (1, 10, 11), (2, 20, None), BARRIER]
     assert [tuple(row) for row in rows] == expected
     await db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
@@ -239,6 +239,6 @@ async def test_the_trigger_runs_no_code_of_the_calling_role(settings: Settings, 
         await clerk.execute("INSERT INTO public.users VALUES (1, 'a', NULL, 10)")
     finally:
         await clerk.close()
-    rows = await db.fetch("SELECT user_id, old_score, new_score FROM user_changes")
+    rows = await db.fetch("SELECT user_id, old_key, new_key FROM changes")
     assert [tuple(row) for row in rows] == [(1, None, 10)]
     await db.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")

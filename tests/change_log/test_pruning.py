@@ -95,7 +95,7 @@ async def test_pruning_keeps_the_rows_of_transactions_that_were_running(
         view = await new_view(other, None)
         await database.change_log.prune(PRUNE_NOW)  # takes a snapshot in which the first transaction runs,
     assert await database.change_log.prune(PRUNE_NOW) == 3  # up to which this one prunes
-    assert [row["user_id"] for row in await db.fetch("SELECT user_id FROM user_changes")] == [1]
+    assert [row["user_id"] for row in await db.fetch("SELECT user_id FROM changes")] == [1]
     await view.catch_up(db)
     assert (view.caught_up, view.reloaded) == (1, 0)
     assert view.users[1] == ("a", None, 1)

@@ -147,4 +147,4 @@ async def end_all(writers: list[Writer]) -> None:
 
 
 async def log_length(db: asyncpg.Connection) -> int:
-    return int(await db.fetchval("SELECT count(*) FROM user_changes"))
+    return int(await db.fetchval("SELECT count(*) FROM changes"))

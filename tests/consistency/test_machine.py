@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(count=st.sampled_from([0, 10, 20, 21, 25, 45]), seed=st.integers(0, 9), question=questions)
     def begin(self, count: int, seed: int, question: Question | None) -> None:
         rng = random.Random(seed)
-        sql(self.settings, "TRUNCATE users RESTART IDENTITY")
+        sql(self.settings, "TRUNCATE users RESTART IDENTITY CASCADE")
         comes_to_show(lambda: WHOLE_BOARD.places(self.api.client) == [], "the board is empty")
         self._insert([("first", rng.randint(-3, 3)) for _ in range(count)], question)
 
@@ -259,7 +259,7 @@ class Machine(RuleBasedStateMachine):
                 sql(self.settings, "DELETE FROM users WHERE total_score >= $1", score)
             case _:
                 deleted = set(users)
-                sql(self.settings, "TRUNCATE users" if number % 2 else "DELETE FROM users")
+                sql(self.settings, "TRUNCATE users CASCADE" if number % 2 else "DELETE FROM users")
         self._change(question, lambda users: [users.pop(user_id) for user_id in deleted])
 
     def _change(self, question: Question | None, change: Callable[[dict[int, tuple[str, int]]], object]) -> None:
@@ -291,7 +291,7 @@ class Machine(RuleBasedStateMachine):
         if how == "no index":
             sql(self.settings, "DELETE FROM rank_index")
         else:
-            sql(self.settings, "INSERT INTO user_changes (user_id) VALUES (NULL)")
+            sql(self.settings, "INSERT INTO changes (season_id, user_id) VALUES (1, NULL)")
 
     @precondition(lambda self: self.steps > self.damaged_at + 2)
     @rule(

@@ -261,7 +261,7 @@ def test_changes_by_sql_are_shown_soon(settings: Settings, serve: Serve) -> None
     comes_to_show(lambda: api.top(1) == [(1, user_id, "renamed", 7)])
     sql(settings, "INSERT INTO users (user_name, total_score) VALUES ('by hand', 8)")
     comes_to_show(lambda: api.top(1)[0][2] == "by hand")
-    sql(settings, "TRUNCATE users")
+    sql(settings, "TRUNCATE users CASCADE")
     comes_to_show(lambda: api.top(1) == [])
 
 

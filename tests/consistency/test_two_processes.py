@@ -59,7 +59,7 @@ def both(module_settings: Settings) -> Iterator[Processes]:
 def processes(both: Processes) -> Processes:
     """Two processes on a board far larger than its cache. Both show the present board."""
     settings = both[0].settings
-    sql(settings, "TRUNCATE users RESTART IDENTITY")
+    sql(settings, "TRUNCATE users RESTART IDENTITY CASCADE")
     sql(
         settings,
         "INSERT INTO users (user_name, total_score) SELECT 'user ' || n, n % 100 FROM generate_series(1, $1) AS n",

@@ -191,7 +191,7 @@ async def test_a_step_is_applied_and_recorded_in_one_transaction(empty: Settings
     await db.execute("CREATE TABLE log_state (id int)")
     with pytest.raises(Exception, match="log_state"):
         await database_from(empty).migrate(lambda _line: None)
-    assert await db.fetchval("SELECT to_regclass('user_changes')") is None
+    assert await db.fetchval("SELECT to_regclass('changes')") is None
     assert await recorded(db) == [step for step in ALL_STEPS if step[0] < 3]
     await db.execute("DROP TABLE log_state")
     await database_from(empty).migrate(lambda _line: None)

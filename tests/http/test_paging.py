@@ -169,7 +169,7 @@ def change(settings: Settings, how: str, shown: list[Row]) -> None:
                 shown[-1][4],
             )
         case "the board is emptied":
-            sql(settings, "TRUNCATE users")
+            sql(settings, "TRUNCATE users CASCADE")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_walking_the_pages_shows_each_unmoved_user_once_at_its_rank(
     board = true_board(module_settings)
     movers = [user_id for _, user_id, _, _, score in board if score == -6]
     stay = {user_id: rank for rank, user_id, *_ in board if user_id not in movers}
-    eventually(lambda: sql(module_settings, "SELECT FROM rank_index WHERE cardinality(checkpoints) > 5"))
+    eventually(lambda: sql(module_settings, "SELECT FROM rank_index WHERE cardinality(keys) > 5"))
     risen = {"begun": 0, "done": 0}
 
     def rise() -> None:

@@ -85,12 +85,12 @@ async def test_update_sets_score_and_image_and_logs_only_changes(settings: Setti
     await run(
         settings, write_csv(tmp_path / "a.csv", [("amy", 1, "https://a"), ("bob", 2, "https://b"), ("cat", 3, "")])
     )
-    sql(settings, "DELETE FROM user_changes")
+    sql(settings, "DELETE FROM changes")
     new = [("bob", 2, ""), ("amy", 9, "https://x"), ("cat", 3, ""), ("dan", 4, "")]
     report = await run(settings, write_csv(tmp_path / "b.csv", new), UPDATE)
     assert counts(report) == (4, 1, 3, 0, 0)
     assert board(settings) == {"amy": (9, "https://x"), "bob": (2, None), "cat": (3, None), "dan": (4, None)}
-    log = sql(settings, "SELECT old_score, new_score FROM user_changes ORDER BY new_score")
+    log = sql(settings, "SELECT old_key, new_key FROM changes ORDER BY new_key")
     assert [tuple(row) for row in log] == [(2, 2), (None, 4), (1, 9)]
     assert sql(settings, "SELECT nextval('users_user_id_seq') AS next")[0]["next"] == 5
 
@@ -134,7 +134,7 @@ async def test_rows_are_written_in_the_order_of_the_file_and_logged_one_by_one(
     assert max(places[:CHUNK]) < min(places[CHUNK : 2 * CHUNK])
     assert max(places[CHUNK : 2 * CHUNK]) < min(places[2 * CHUNK :])
     (log,) = sql(
-        settings, "SELECT count(*), count(user_id) AS listed, count(DISTINCT xid) AS xids FROM user_changes"
+        settings, "SELECT count(*), count(user_id) AS listed, count(DISTINCT xid) AS xids FROM changes"
     )
     assert tuple(log) == (25_000, 25_000, 3)
 
@@ -185,5 +185,5 @@ async def test_the_npm_board(settings: Settings, tmp_path: Path) -> None:
     assert [tuple(row) for row in best] == [
         ("debug", 2069940879), ("minimatch", 1907502667), ("strip-ansi", 1744523146)
     ]  # fmt: skip
-    barriers = sql(settings, "SELECT count(*) AS n FROM user_changes WHERE user_id IS NULL")
+    barriers = sql(settings, "SELECT count(*) AS n FROM changes WHERE user_id IS NULL")
     assert barriers[0]["n"] == 0

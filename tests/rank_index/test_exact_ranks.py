@@ -132,7 +132,7 @@ async def maintain(app: App, rng: random.Random, events: Counter[str]) -> None:
             await app.database.rank_index.discard()
         if rng.random() < 0.03:
             async with app.database.connections.acquire() as connection:
-                await connection.execute("INSERT INTO user_changes (user_id) VALUES (NULL)")
+                await connection.execute("INSERT INTO changes (season_id, user_id) VALUES (1, NULL)")
         events["pruned"] += await app.database.change_log.prune(LogTuning(keep_s=0)) or 0
         await asyncio.sleep(rng.choice((0, 0, 0.01)))
 
@@ -143,13 +143,14 @@ async def compare(reader: asyncpg.Connection, rng: random.Random, events: Counte
         board = [
             Standing(*row)
             for row in await reader.fetch(
-                "SELECT row_number() OVER (ORDER BY total_score DESC, user_id ASC), * FROM users ORDER BY 1"
+                "SELECT row_number() OVER (ORDER BY total_score DESC, user_id ASC),"
+                " user_id, user_name, image_url, total_score FROM users WHERE NOT hidden ORDER BY 1"
             )
         ]
         index_of = {standing.user_id: index for index, standing in enumerate(board)}
         ids = [*rng.sample(sorted(index_of), min(len(board), USERS_PER_COMPARISON)), INT32_MAX]
         queries = [rng.choice((StandingQuery, ContextQuery))(user_id) for user_id in ids]
-        index = await reader.fetchrow("SELECT valid, pending FROM rank_index_now(50000)")
+        index = await reader.fetchrow("SELECT valid, pending FROM rank_index_now(1, 50000)")
         assert index is not None
         valid, pending = index
         results = await ranks.standings(queries, count=not valid)
@@ -198,7 +199,7 @@ def expected_page(query: PageQuery | PageAroundQuery, board: Board) -> Board:
 
 async def checkpoints(app: App) -> list[int] | None:
     async with app.database.connections.acquire() as connection:
-        found: list[int] | None = await connection.fetchval("SELECT checkpoints FROM rank_index")
+        found: list[int] | None = await connection.fetchval("SELECT keys FROM rank_index")
     return found
 
 

@@ -12,4 +12,4 @@ Serve = Callable[..., ApiProcess]
 
 async def changes(db: asyncpg.Connection) -> int:
     """Returns the number of rows in the change log."""
-    return int(await db.fetchval("SELECT count(*) FROM user_changes"))
+    return int(await db.fetchval("SELECT count(*) FROM changes"))

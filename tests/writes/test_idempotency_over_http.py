@@ -49,7 +49,7 @@ def test_a_write_repeated_after_its_process_was_killed_is_done_once(serve: Serve
     steady, victim = serve(), serve()
     user_id = steady.create("ada").json()["userId"]
     for score, delay_ms in enumerate((0, 1, 2, 3, 4, 6, 8, 12), 1):
-        before = sql(steady.settings, "SELECT count(*) FROM user_changes")[0][0]
+        before = sql(steady.settings, "SELECT count(*) FROM changes")[0][0]
         key = {"Idempotency-Key": f"key-{score}"}
 
         def send(process: ApiProcess, key: dict[str, str] = key, score: int = score) -> httpx.Response | None:
@@ -74,7 +74,7 @@ def test_a_write_repeated_after_its_process_was_killed_is_done_once(serve: Serve
         answer = eventually(ok)
         assert answer is not None
         assert answer.json()["previousScore"] == score - 1
-        assert sql(steady.settings, "SELECT count(*) FROM user_changes")[0][0] == before + 1
+        assert sql(steady.settings, "SELECT count(*) FROM changes")[0][0] == before + 1
         victim.start()
 
 

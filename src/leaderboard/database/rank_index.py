@@ -23,8 +23,10 @@ from leaderboard.model import NEIGHBOURS, Context, Page, Standing, ranked
 from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
 from leaderboard.tuning import RankIndexTuning
 
-WRITER_LOCK = 0x1EADE2B0A4D
-"""The advisory lock of processes that write the index. Pruning the change log takes it shared."""
+WRITER_LOCK = 7002
+"""The class of the advisory locks of processes that write an index; a season has one each."""
+_DEFAULT = 1
+"""The season of the board `default`."""
 _REPAIR_S = 600
 """The longest that building the index, or applying a long log, may take."""
 _RECOUNTED_BUCKETS = 50
@@ -61,7 +63,7 @@ Repair = Literal["log applied", "built", "left to another process"]
 class Bucket:
     """The users from one checkpoint to the next: how many the index says, and how many were counted.
 
-    `first` is the score and the id of the checkpoint.
+    `first` is the sort key and the user id of the checkpoint.
     """
 
     indexed: int
@@ -90,6 +92,8 @@ class RankIndex:
         async with self._connections.acquire() as connection:
             rows = await connection.fetch(
                 self._sql["standings"],
+                None,
+                None,
                 [query.user_id for query in queries],
                 [NEIGHBOURS if isinstance(query, ContextQuery) else 0 for query in queries],
                 self._tuning.max_pending,
@@ -104,9 +108,9 @@ class RankIndex:
         """Return consecutive users with their ranks. Around a rank past an end of the board: that end."""
         async with self._connections.acquire() as connection:
             if isinstance(query, PageQuery):
-                name, asked = "page_after", (*(query.after or (None, None)), query.limit)
+                name, asked = "page_after", (None, None, *(query.after or (None, None)), query.limit)
             else:
-                name, asked = "page_around", (query.rank, query.limit)
+                name, asked = "page_around", (None, None, query.rank, query.limit)
             row = await one_row(connection, self._sql[name], *asked, self._tuning.max_pending)
             users = [ranked(rank, user) for rank, user in enumerate(users_of(row)[0], row["rank"])]
             return AtSnapshot(Page(users, row["total"]), position_of(row))
@@ -131,6 +135,8 @@ class RankIndex:
                         return "log applied"
             except asyncpg.SerializationError:
                 return "left to another process"
+            # Pruning the log keeps the rows of a season without an index that is being built.
+            await self.discard()
             async with self._repairing("READ COMMITTED") as connection:
                 return "built" if await self._build(connection) else "left to another process"
 
@@ -141,19 +147,19 @@ class RankIndex:
 
     async def _build(self, connection: Connection) -> bool:
         tuning = self._tuning
-        built = await connection.fetchval(self._sql["build"], tuning.width, tuning.max_checkpoints, WRITER_LOCK)
+        built = await connection.fetchval(self._sql["build"], _DEFAULT, tuning.width, tuning.max_checkpoints, WRITER_LOCK)
         return built is not None
 
     async def _apply_log(self, connection: Connection, max_rows: int, apply_from: int) -> IndexState:
         tuning = self._tuning
         row = await one_row(
-            connection, self._sql["apply_log"], max_rows, apply_from, tuning.apply_after_s, WRITER_LOCK
+            connection, self._sql["apply_log"], _DEFAULT, max_rows, apply_from, tuning.apply_after_s, WRITER_LOCK
         )
         state = IndexState(row["log_valid"], row["valid"], row["pending"], row["locked"], row["applied"])
         if state.applied:
             # One call does a bounded part of the work; the next turn does more.
             self._rebalancing = (
-                await connection.fetchval(self._sql["rebalance"], tuning.width, tuning.max_checkpoints) is not None
+                await connection.fetchval(self._sql["rebalance"], _DEFAULT, tuning.width, tuning.max_checkpoints) is not None
             )
         return state
 
@@ -163,20 +169,20 @@ class RankIndex:
     async def discard(self) -> None:
         """Delete the index, so that it is built again."""
         async with self._connections.acquire() as connection:
-            await connection.execute(self._sql["discard"])
+            await connection.execute(self._sql["discard"], _DEFAULT)
 
     # Auditing
 
     async def recount(self) -> list[Bucket]:
         """Count some buckets, and return those that differ; none if the index is not valid."""
         async with self._connections.acquire() as connection:
-            rows = await connection.fetch(self._sql["recount"], self._tuning.max_pending, _RECOUNTED_BUCKETS)
+            rows = await connection.fetch(self._sql["recount"], _DEFAULT, self._tuning.max_pending, _RECOUNTED_BUCKETS)
         return [bucket for bucket in map(_bucket, rows) if bucket.indexed != bucket.counted]
 
     async def recount_all(self) -> list[Bucket] | None:
         """Count all users, and return the buckets that differ; None if the index is not valid."""
         async with asyncio.timeout(_REPAIR_S), self._repairing("READ COMMITTED") as connection:
-            rows = await connection.fetch(self._sql["recount_all"], self._tuning.max_pending)
+            rows = await connection.fetch(self._sql["recount_all"], _DEFAULT, self._tuning.max_pending)
         if any(row["indexed"] is None for row in rows):
             return None
         return [_bucket(row) for row in rows]
@@ -194,4 +200,4 @@ def _standing(query: StandingQuery | ContextQuery, row: asyncpg.Record) -> Stand
 
 
 def _bucket(row: asyncpg.Record) -> Bucket:
-    return Bucket(row["indexed"], row["counted"], (row["total_score"], row["user_id"]))
+    return Bucket(row["indexed"], row["counted"], (row["sort_key"], row["user_id"]))

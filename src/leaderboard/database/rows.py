@@ -62,7 +62,7 @@ def committed_position(rows: Sequence[asyncpg.Record]) -> Position:
 def users_of(row: asyncpg.Record) -> tuple[list[User], list[int]]:
     """Return the users of four parallel arrays, and the ids that have no user."""
     users, deleted = [], []
-    columns = (row["user_ids"], row["user_names"], row["image_urls"], row["total_scores"])
+    columns = (row["user_ids"], row["user_names"], row["image_urls"], row["sort_keys"])
     for user_id, user_name, image_url, total_score in zip(*columns, strict=True):
         if total_score is None:
             deleted.append(user_id)

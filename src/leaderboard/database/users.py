@@ -44,7 +44,7 @@ class Users:
     async def top(self, n: int) -> AtSnapshot[list[User]]:
         """Return the best `n` users, best first."""
         async with self._connections.acquire() as connection:
-            row = await one_row(connection, self._sql["top"], n)
+            row = await one_row(connection, self._sql["top"], None, None, n)
             return AtSnapshot(users_of(row)[0], position_of(row))
 
     async def top_and_total(self, n: int) -> AtSnapshot[BestUsers]:

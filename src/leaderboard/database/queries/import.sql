@@ -5,7 +5,7 @@
 CREATE TEMP TABLE incoming (
     line        bigint  NOT NULL,
     user_name   text    NOT NULL,
-    total_score integer NOT NULL,
+    total_score bigint NOT NULL,
     image_url   text
 )
 

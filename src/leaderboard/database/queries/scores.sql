@@ -15,7 +15,7 @@ WITH wanted AS MATERIALIZED (
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
          set_config('lock_timeout', $3, true) AS patience,
-         unnest($1::integer[], $2::integer[]) AS w (user_id, total_score)
+         unnest($1::integer[], $2::bigint[]) AS w (user_id, total_score)
 ),
 locked AS MATERIALIZED (
     SELECT u.user_id, u.total_score AS previous_score
@@ -31,7 +31,7 @@ changed AS (
 kept AS (
     INSERT INTO idempotent_writes (key, caller, fingerprint, user_id, previous_score)
     SELECT k.key, k.caller, k.fingerprint, c.user_id, coalesce(k.previous_score, c.previous_score)
-    FROM unnest($4::uuid[], $5::text[], $6::uuid[], $7::integer[], $8::integer[])
+    FROM unnest($4::uuid[], $5::text[], $6::uuid[], $7::integer[], $8::bigint[])
         AS k (key, caller, fingerprint, user_id, previous_score)
     JOIN changed AS c ON c.user_id = k.user_id
     -- Sorted, or two batches with keys in common could deadlock.

@@ -2,28 +2,38 @@
 -- until the cache shows as much.
 
 -- name: top
--- $1: how many. Returns one row of parallel arrays, best first.
+-- $1, $2: board and season as `find_season` takes them; $3: how many. Returns one row of parallel arrays, best first.
+WITH season AS MATERIALIZED (SELECT * FROM find_season($1, $2))
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
-       coalesce(array_agg(user_id), '{}') AS user_ids,
-       coalesce(array_agg(user_name), '{}') AS user_names,
-       coalesce(array_agg(image_url), '{}') AS image_urls,
-       coalesce(array_agg(total_score), '{}') AS total_scores
-FROM (
-    SELECT user_id, user_name, image_url, total_score
-    FROM users ORDER BY total_score DESC, user_id ASC LIMIT $1
-) AS top
+       s.season_id, s.season_number, s.rules, best.*
+FROM season AS s
+CROSS JOIN (
+    SELECT coalesce(array_agg(t.user_id ORDER BY t.n), '{}') AS user_ids,
+           coalesce(array_agg(u.user_name ORDER BY t.n), '{}') AS user_names,
+           coalesce(array_agg(u.image_url ORDER BY t.n), '{}') AS image_urls,
+           coalesce(array_agg(t.sort_key ORDER BY t.n), '{}') AS sort_keys
+    FROM (
+        SELECT e.user_id, e.sort_key, row_number() OVER () AS n
+        FROM (
+            SELECT user_id, sort_key FROM entries WHERE season_id = (SELECT season_id FROM season) AND NOT hidden
+            ORDER BY sort_key DESC, user_id ASC LIMIT $3
+        ) AS e
+    ) AS t
+    CROSS JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u
+) AS best
 
 -- name: top_and_total
--- $1: how many; $2: the most pending log rows to read. Returns the row of `top`, and how many users there are.
-WITH index AS MATERIALIZED (SELECT valid, total FROM rank_index_now($2))
+-- $1: how many; $2: the most pending log rows to read. Returns the best of the board `default` as `top` does, and how many
+-- entries it has.
+WITH index AS MATERIALIZED (SELECT valid, total FROM rank_index_now(1, $2))
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
-       CASE WHEN i.valid THEN i.total ELSE (SELECT count(*) FROM users) END AS total, top.*
+       CASE WHEN i.valid THEN i.total ELSE entries_between(1, first_key(), 0, last_key(), 0) END AS total, top.*
 FROM index AS i, (
     SELECT coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
-           coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS total_scores
+           coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
     FROM (
         SELECT user_id, user_name, image_url, total_score
-        FROM users ORDER BY total_score DESC, user_id ASC LIMIT $1
+        FROM users WHERE NOT hidden ORDER BY total_score DESC, user_id ASC LIMIT $1
     ) AS ordered
 ) AS top
 
@@ -40,7 +50,7 @@ WITH wanted AS MATERIALIZED (
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
          set_config('lock_timeout', $4, true) AS patience,
-         unnest($1::text[], $2::text[], $3::integer[], $5::uuid[], $6::text[], $7::uuid[])
+         unnest($1::text[], $2::text[], $3::bigint[], $5::uuid[], $6::text[], $7::uuid[])
              AS w (user_name, image_url, total_score, key, caller, fingerprint)
 ),
 created AS (

@@ -1,8 +1,8 @@
-"""The rules for usernames, scores and image URLs, for HTTP and for imports.
+"""The rules for usernames, titles, scores and image URLs, for HTTP and for imports.
 
 Each function returns the value to store, or raises ValueError whose message says what is wrong and what is
-allowed. A username is rejected if it would damage the text around it or in storage. Look-alikes, private-use
-characters and invisible characters beside visible ones (emoji need them) are allowed.
+allowed. A username or title is rejected if it would damage the text around it or in storage. Look-alikes,
+private-use characters and invisible characters beside visible ones (emoji need them) are allowed.
 """
 
 import re
@@ -13,10 +13,11 @@ from leaderboard.model import INT32_MAX, INT32_MIN
 
 MAX_NAME = 128
 """Most characters (code points) of a username."""
+MAX_TITLE = 200
+"""Most characters (code points) of the title of a board."""
 MAX_URL = 2048
 """Most characters of an image URL."""
 
-NAME_ALLOWED = f"1 to {MAX_NAME} characters are allowed"
 SCORE_ALLOWED = f"whole numbers from {INT32_MIN} to {INT32_MAX} are allowed"
 URL_ALLOWED = "an absolute http or https URL is allowed"
 
@@ -52,23 +53,12 @@ def clean_username(text: str) -> str:
     """Return `text` trimmed and in Unicode's normal form C. Raises ValueError if that is no username."""
     if _PLAIN_NAME.fullmatch(text):
         return text
-    name = text.strip()
-    # Normalising can take quadratic time. It makes one character of four at most.
-    if len(name) <= 4 * MAX_NAME:
-        name = normalize("NFC", name)
-    if not name:
-        raise ValueError(f"is empty; {NAME_ALLOWED}")
-    if len(name) > MAX_NAME:
-        raise ValueError(f"is {len(name)} characters long; {NAME_ALLOWED}")
-    for character in name:
-        what = _REJECTED.get(category(character))
-        if what is not None:
-            raise ValueError(f"contains {_code(character)}, {what}; none is allowed in a username")
-    if override := _BIDI.search(name):
-        raise ValueError(f"contains {_code(override[0])}, which reorders the text around it; none is allowed")
-    if all(category(c) == "Cf" or c.isspace() or _BLANK.match(c) for c in name):
-        raise ValueError("is invisible; at least one visible character is needed")
-    return name
+    return _clean(text, MAX_NAME, "a username")
+
+
+def clean_title(text: str) -> str:
+    """Return the title of a board, trimmed and in Unicode's normal form C. Raises ValueError."""
+    return _clean(text, MAX_TITLE, "a title")
 
 
 def check_score(value: int) -> int:
@@ -100,6 +90,27 @@ def clean_image_url(text: str) -> str:
     elif len(match["name"].rstrip(".")) > 253:
         raise ValueError("has a host longer than 253 characters, more than DNS allows")
     return text
+
+
+def _clean(text: str, most: int, what: str) -> str:
+    """Return `text` trimmed and in normal form C. Raises ValueError, which calls the text `what`."""
+    cleaned = text.strip()
+    # Normalising can take quadratic time. It makes one character of four at most.
+    if len(cleaned) <= 4 * most:
+        cleaned = normalize("NFC", cleaned)
+    if not cleaned:
+        raise ValueError(f"is empty; 1 to {most} characters are allowed")
+    if len(cleaned) > most:
+        raise ValueError(f"is {len(cleaned)} characters long; 1 to {most} characters are allowed")
+    for character in cleaned:
+        rejected = _REJECTED.get(category(character))
+        if rejected is not None:
+            raise ValueError(f"contains {_code(character)}, {rejected}; none is allowed in {what}")
+    if override := _BIDI.search(cleaned):
+        raise ValueError(f"contains {_code(override[0])}, which reorders the text around it; none is allowed")
+    if all(category(c) == "Cf" or c.isspace() or _BLANK.match(c) for c in cleaned):
+        raise ValueError("is invisible; at least one visible character is needed")
+    return cleaned
 
 
 def _url_problem(url: str) -> str:

@@ -33,8 +33,10 @@ class Query(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
         raise NotImplementedError
 
 
-class RankingQuery(Query[R_co], Generic[R_co], frozen=True, gc=False):
-    """A query that the cache can answer."""
+class RankingQuery(Query[R_co], Generic[R_co], frozen=True, gc=False, kw_only=True):
+    """A query that the cache can answer. `stale` accepts a state of any age."""
+
+    stale: bool = False
 
     def result_from(self, ranking: Ranking) -> R_co | None:
         """Return the result, None if the ranking does not reach far enough."""

@@ -200,18 +200,18 @@ async def test_after_a_deadline_no_connection_is_used_that_was_silent_meanwhile(
 async def test_a_caller_cancelled_while_connecting_leaves_no_error(settings: Settings) -> None:
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
-    connections = pool(settings, ConnectionTuning())
-    await connections.open()
-    try:
-        for steps in range(40):  # how many steps of the event loop run before the cancellation
-            query = asyncio.create_task(backend(connections, "SELECT pg_terminate_backend(pg_backend_pid())"))
+    for steps in range(40):  # how many steps of the event loop run before the cancellation
+        connections = pool(settings, ConnectionTuning())
+        await connections.open()
+        try:
+            query = asyncio.create_task(backend(connections))
             for _ in range(steps):
                 await asyncio.sleep(0)
             query.cancel()
             await asyncio.gather(query, return_exceptions=True)
-        assert await backend(connections)
-    finally:
-        await connections.close()
+            assert await backend(connections)
+        finally:
+            await connections.close()
     gc.collect()
     await asyncio.sleep(0)
     assert not errors

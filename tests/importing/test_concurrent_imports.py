@@ -90,8 +90,12 @@ async def test_concurrent_imports_of_the_same_names(
     if UPDATE in modes:
         last = {i + 1 for i, mode in enumerate(modes) if mode is UPDATE}
         assert {score for score, _ in after.values()} <= last
-    deadlocks = sql(settings, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
-    assert deadlocks[0]["deadlocks"] == 0
+    assert deadlocks(settings) == 0
+
+
+def deadlocks(settings: Settings) -> int:
+    (row,) = sql(settings, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    return int(row["deadlocks"])
 
 
 async def test_of_two_imports_with_fail_one_is_done_and_one_writes_nothing(
@@ -102,3 +106,4 @@ async def test_of_two_imports_with_fail_one_is_done_and_one_writes_nothing(
     outcomes = await asyncio.gather(*(run(settings, path, FAIL) for path in paths), return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ImportReport", "NamesTaken"]
     assert len(board(settings)) == 30_000
+    assert deadlocks(settings) == 0

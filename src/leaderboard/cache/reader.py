@@ -82,7 +82,7 @@ class CacheReader:
                 if known and self._apply(deltas):
                     self._replica.set_state(token, int(total), complete=complete)
                     if len(self._replica) == count:
-                        return Reading(epoch, age_s, [self._result(query) for query in queries])
+                        return Reading(epoch, age_s, self._results(queries))
                     _log.error("the replica differed from the cache", users=len(self._replica), instead_of=count)
                 if not await self._load_replica():
                     return None
@@ -95,11 +95,15 @@ class CacheReader:
         self._replica = Replica()
         return False
 
-    def _result(self, query: RankingQuery[Any]) -> Result | LeaderboardError | None:
-        result: Result | None = query.result_from(self._replica)
-        if result is None and self._replica.complete:
-            return query.not_found()
-        return result
+    def _results(self, queries: Sequence[RankingQuery[Any]]) -> list[Result | LeaderboardError | None]:
+        replica = self._replica
+        results: list[Result | LeaderboardError | None] = [query.result_from(replica) for query in queries]
+        if replica.complete and None in results:
+            return [
+                query.not_found() if found is None else found
+                for query, found in zip(queries, results, strict=True)
+            ]
+        return results
 
     def _apply(self, deltas: Sequence[bytes]) -> bool:
         """Apply the deltas to the replica; returns False if another program has written them."""

@@ -146,6 +146,7 @@ class Importer:
             await self._raise_if_taken()
             try:
                 async with self._transaction():
+                    await self._connection.execute(self._sql["lock_all_or_nothing"])
                     line = rows = 0
                     while rows < self.rows:
                         last, count = await self._next_chunk(line)

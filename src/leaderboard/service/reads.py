@@ -6,6 +6,7 @@ visible (`sync/visibility.py`), so that no later read, on any process, shows an 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -33,6 +34,8 @@ from leaderboard.sync.visibility import Visibility
 
 R = TypeVar("R", bound=Result)
 
+_cost = attrgetter("cost")
+
 _CACHE_BATCH = 512
 _RANK_BATCH = 128
 _RANK_CONCURRENCY = 2
@@ -52,13 +55,6 @@ class Reply(Generic[R]):
     result: R
     age_s: float | None = None
     response: Any = None
-
-
-class CacheRead(msgspec.Struct, frozen=True, gc=False):
-    """A query to the cache. `stale` accepts a state of any age."""
-
-    query: RankingQuery[Any]
-    stale: bool = False
 
 
 class Reads:
@@ -85,13 +81,13 @@ class Reads:
         self._metrics = metrics
         self._fresh_s = fresh_s
         self._stale_reads = stale_reads
-        self._cache_queue: Batcher[CacheRead, Reply[Any] | None] = Batcher(
+        self._cache_queue: Batcher[RankingQuery[Any], Reply[Any] | None] = Batcher(
             "cache",
             self._read_cache,
             limits,
             BatchLimits(_CACHE_BATCH, large_cost=_LARGE),
             deduplicate=True,
-            cost=lambda read: read.query.cost,
+            cost=_cost,
         )
         rank_concurrency = min(_RANK_CONCURRENCY, connections - 2)
         self._rank_queue: Batcher[StandingQuery | ContextQuery, Standing | Context] = Batcher(
@@ -103,7 +99,7 @@ class Reads:
             limits,
             BatchLimits(1, connections - rank_concurrency, large_cost=_LARGE),
             deduplicate=True,
-            cost=lambda query: query.cost,
+            cost=_cost,
         )
 
     async def top(self, n: int) -> Reply[EncodedTop]:
@@ -135,7 +131,7 @@ class Reads:
 
     async def _from_cache(self, query: RankingQuery[R]) -> Reply[R]:
         try:
-            reply = await self._cache_queue.ask(CacheRead(query))
+            reply = await self._cache_queue.ask(query)
         except UserNotFound:
             self._metrics.answers.inc("cache")
             raise
@@ -147,7 +143,7 @@ class Reads:
         except DatabaseUnavailable:
             if not self._stale_reads:
                 raise
-        reply = await self._cache_queue.ask(CacheRead(query, stale=True))
+        reply = await self._cache_queue.ask(msgspec.structs.replace(query, stale=True))
         if reply is None:
             raise DatabaseUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
         self._metrics.answers.inc("stale cache")
@@ -173,11 +169,11 @@ class Reads:
 
     # How a batch is answered
 
-    async def _read_cache(self, batch: Batch[CacheRead]) -> list[Reply[Any] | LeaderboardError | None]:
+    async def _read_cache(self, batch: Batch[RankingQuery[Any]]) -> list[Reply[Any] | LeaderboardError | None]:
         self._metrics.batch_items.labels("cache").observe(len(batch.items))
         replies: list[Reply[Any] | LeaderboardError | None] = [None] * len(batch.items)
         for stale in (False, True):
-            asked = [(at, read.query) for at, read in enumerate(batch.items) if read.stale is stale]
+            asked = [(at, query) for at, query in enumerate(batch.items) if query.stale is stale]
             if asked:
                 found = await self._read_cache_state([query for _, query in asked], stale=stale)
                 for (at, _), reply in zip(asked, found, strict=True):

@@ -68,6 +68,10 @@ WITH added AS (
 )
 SELECT count(*) FROM added
 
+-- name: lock_all_or_nothing
+-- Two imports that are each one transaction would deadlock, because their chunks have the names in different orders.
+SELECT pg_advisory_xact_lock(2109811245645)
+
 -- name: insert_chunk_strictly
 -- $1, $2: after which line, up to which line. A name that exists is an error (23505).
 INSERT INTO users (user_name, image_url, total_score)

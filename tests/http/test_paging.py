@@ -447,7 +447,7 @@ BAD_CURSORS = [
     pack(">Bqi", 2, -5, 77).hex(),
     *(
         urlsafe_b64encode(pack(layout, version, -5, 77)).decode().rstrip("=")
-        for layout in (">Bqq", ">Biq", ">Bii", "<Bqi")
+        for layout in (">Bqq", ">Bii", "<Bqi")
         for version in (1, 2)
     ),
     "A" * 18,

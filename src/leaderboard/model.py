@@ -8,15 +8,17 @@ from typing import Annotated, Self
 import msgspec
 from msgspec import Meta
 
-INT32_MIN = -(2**31)
 INT32_MAX = 2**31 - 1
+SCORE_MAX = 2**53 - 1
+"""JSON and the sorted sets of Redis have doubles as numbers. They keep every integer up to this one exactly."""
+SCORE_MIN = -SCORE_MAX
 NEIGHBOURS = 5
 """How many users a context shows above, and how many below."""
 
 Rank = Annotated[int, Meta(ge=1, description="1-based position by (score descending, userId ascending)")]
 Total = Annotated[int, Meta(ge=0, description="how many users there are on the board")]
 UserId = Annotated[int, Meta(ge=1, le=INT32_MAX)]
-Score = Annotated[int, Meta(ge=INT32_MIN, le=INT32_MAX)]
+Score = Annotated[int, Meta(ge=SCORE_MIN, le=SCORE_MAX)]
 
 _SPELLING = {
     "user_id": "userId",

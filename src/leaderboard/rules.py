@@ -9,7 +9,7 @@ import re
 from ipaddress import IPv6Address
 from unicodedata import category, normalize
 
-from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.model import SCORE_MAX, SCORE_MIN
 
 MAX_NAME = 128
 """Most characters (code points) of a username."""
@@ -18,7 +18,7 @@ MAX_TITLE = 200
 MAX_URL = 2048
 """Most characters of an image URL."""
 
-SCORE_ALLOWED = f"whole numbers from {INT32_MIN} to {INT32_MAX} are allowed"
+SCORE_ALLOWED = f"whole numbers from {SCORE_MIN} to {SCORE_MAX} are allowed"
 URL_ALLOWED = "an absolute http or https URL is allowed"
 
 # A fast path: nearly all names match, and an import checks hundreds of thousands in a second.
@@ -62,8 +62,8 @@ def clean_title(text: str) -> str:
 
 
 def check_score(value: int) -> int:
-    """Return `value` if it is an int32. Raises ValueError."""
-    if not INT32_MIN <= value <= INT32_MAX:
+    """Return `value` if it is in the range of scores. Raises ValueError."""
+    if not SCORE_MIN <= value <= SCORE_MAX:
         # Python raises ValueError when it prints a number of thousands of digits.
         shown = str(value) if abs(value) < 10**20 else "the number"
         raise ValueError(f"{shown} is out of range; {SCORE_ALLOWED}")

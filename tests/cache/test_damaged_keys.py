@@ -83,6 +83,15 @@ async def test_keys_with_equal_counts_but_different_members_are_dropped_when_rea
     assert await results_of(cache, StandingQuery(4)) is None
 
 
+@pytest.mark.parametrize("stored", [2.0**53, -(2.0**53), 2.0**63, 1e300, float("inf"), 5.5])
+async def test_a_score_out_of_range_is_dropped_when_read(cache: Cache, server: Redis, stored: float) -> None:
+    await fill(cache, users(5))
+    server.zadd(keys.SCORES, {member(4): stored})
+    with pytest.raises(CacheDamaged):
+        await results_of(cache, TopQuery(3))
+    assert all_keys(server) == {}
+
+
 @pytest.mark.parametrize("key", [keys.SCORES, keys.METADATA, keys.STATE])
 async def test_a_key_of_another_type_is_dropped(cache: Cache, server: Redis, key: str) -> None:
     await fill(cache, users(5))

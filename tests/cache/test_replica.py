@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from leaderboard.cache.format import Delta
 from leaderboard.cache.replica import Replica
-from leaderboard.model import INT32_MAX, INT32_MIN, Context, EncodedTop, Top, User, ranked
+from leaderboard.model import SCORE_MAX, SCORE_MIN, Context, EncodedTop, Top, User, ranked
 
 ids = st.integers(1, 30)
-scores = st.integers(-2, 2) | st.sampled_from([INT32_MIN, INT32_MAX])
+scores = st.integers(-2, 2) | st.sampled_from([SCORE_MIN, SCORE_MIN + 1, SCORE_MAX - 1, SCORE_MAX])
 rows = st.tuples(ids, st.sampled_from(["a", "b"]), st.none(), scores)
 users = st.builds(User, ids, st.sampled_from(["a", "b"]), st.none(), scores)
 deltas = st.builds(Delta, st.sampled_from([5, 12, 40]), st.lists(ids, max_size=4), st.lists(rows, max_size=6))

@@ -8,7 +8,7 @@ from redis import Redis
 
 from leaderboard.cache import keys
 from leaderboard.dev import EmbeddedValkey
-from leaderboard.model import INT32_MAX, INT32_MIN, Context, Top, User, ranked
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, Context, Top, User, ranked
 from leaderboard.queries import ContextQuery, StandingQuery, TopQuery
 from tests.cache.caches import (
     EPOCH,
@@ -76,9 +76,9 @@ async def test_an_empty_board_is_a_result(cache: Cache) -> None:
     assert await results_of(cache, TopQuery(10), StandingQuery(1)) == [Top([]), NOT_FOUND]
 
 
-async def test_a_top_of_10_000_is_right_at_both_ends_of_int32(valkey: EmbeddedValkey, server: Redis) -> None:
-    best = [User(INT32_MAX - n, f"user {n}", f"https://example.com/{n}", INT32_MAX - n // 7) for n in range(5_500)]
-    worst = [User(n + 1, f"user -{n}", None, INT32_MIN + n) for n in range(5_500)]
+async def test_a_top_of_10_000_is_right_at_both_ends_of_the_range(valkey: EmbeddedValkey, server: Redis) -> None:
+    best = [User(INT32_MAX - n, f"user {n}", f"https://example.com/{n}", SCORE_MAX - n // 7) for n in range(5_500)]
+    worst = [User(n + 1, f"user -{n}", None, SCORE_MIN + n) for n in range(5_500)]
     board = sorted(best + worst, key=lambda user: (-user.total_score, user.user_id))
     async with opened(valkey, size=10_000) as cache:
         assert cache.keep == len(board)

@@ -10,7 +10,7 @@ from leaderboard.cache.format import member
 from leaderboard.cache.state import CacheState, Floor
 from leaderboard.cache.store import NotApplied
 from leaderboard.errors import CacheRefused
-from leaderboard.model import Top, User
+from leaderboard.model import SCORE_MAX, SCORE_MIN, Top, User, ranked
 from leaderboard.queries import StandingQuery, TopQuery
 from tests.cache.caches import (
     LONG_MS,
@@ -31,6 +31,9 @@ from tests.cache.caches import (
 )
 
 pytestmark = pytest.mark.anyio
+
+ENDS = [SCORE_MAX, SCORE_MAX - 1, SCORE_MAX - 2, 2**31, -(2**31) - 1, SCORE_MIN + 2, SCORE_MIN + 1, SCORE_MIN]
+"""The ends of the range and their neighbours, and just beyond int32, best first."""
 
 
 async def test_the_highest_id_of_tied_users_is_trimmed_first(cache: Cache) -> None:
@@ -116,6 +119,32 @@ async def test_users_in_excess_are_trimmed_and_raise_the_floor(cache: Cache) -> 
     assert await catch_up(cache, [User(20, "user 20", None, 994)], [100, 101]) == 18
     assert (await poll(cache)).floor == floor_of(kept)
     assert await results_of(cache, StandingQuery(20)) == [None]
+
+
+@pytest.mark.parametrize("score", [*ENDS, 10**15 + 1, 10**14, 0, -(10**14), -(10**15) - 1])
+async def test_a_floor_that_was_raised_is_exact(cache: Cache, server: Redis, score: int) -> None:
+    await fill(cache, [User(user_id, f"user {user_id}", None, score) for user_id in range(2, 22)])
+    assert await catch_up(cache, [User(1, "user 1", None, score)], added=1) == 20
+    assert server.hget(keys.STATE, "floor") == f"{score},20".encode()
+    assert (await poll(cache)).floor == Floor(score, 20)
+    assert await results_of(cache, StandingQuery(20)) == [ranked(20, User(20, "user 20", None, score))]
+
+
+async def test_neighbouring_scores_at_both_ends_stay_apart(cache: Cache) -> None:
+    board = [User(100 - place, f"user {place}", None, score) for place, score in enumerate(ENDS)]
+    await fill(cache, board[::2])
+    assert await results_of(cache, TopQuery(20)) == [Top(standings(board[::2]))]
+    # The replica is moved by the delta.
+    await catch_up(cache, board[1::2], added=len(board[1::2]))
+    assert await results_of(cache, TopQuery(20)) == [Top(standings(board))]
+    swapped = [User(user.user_id, user.user_name, None, -user.total_score) for user in board]
+    await catch_up(cache, swapped)
+    swapped.reverse()
+    assert await results_of(cache, TopQuery(20)) == [Top(standings(swapped))]
+    export = await cache.export()
+    assert export is not None
+    assert export.users == swapped
+    assert cache.check_replica(export)
 
 
 async def test_a_malformed_change_writes_nothing(cache: Cache, server: Redis) -> None:

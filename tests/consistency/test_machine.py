@@ -31,7 +31,7 @@ from leaderboard.cache.format import member
 from leaderboard.config import Settings
 from leaderboard.errors import InvalidInput
 from leaderboard.importing import OnConflict
-from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN
 from tests.system import (
     PATIENCE_S,
     SMALL_BUCKETS,
@@ -54,8 +54,8 @@ KEPT = 20
 WHOLE_BOARD = Question("top", 5000)
 UNKNOWN = INT32_MAX
 
-# Few different scores, so that most users are tied with others, and both ends of int32.
-scores = st.integers(-3, 3) | st.sampled_from([INT32_MIN, INT32_MIN + 1, INT32_MAX - 1, INT32_MAX])
+# Few different scores, so that most users are tied with others, and both ends of the range.
+scores = st.integers(-3, 3) | st.sampled_from([SCORE_MIN, SCORE_MIN + 1, SCORE_MAX - 1, SCORE_MAX])
 names = st.integers(0, 79).map("name {}".format)
 numbers = st.integers(0, 99)
 limits = st.integers(1, 2 * KEPT)
@@ -183,7 +183,7 @@ class Machine(RuleBasedStateMachine):
         made = [(f"{when} {self.steps} {i}", score) for i, (when, score) in enumerate(users)]
         rows = sql(
             self.settings,
-            "INSERT INTO users (user_name, total_score) SELECT * FROM unnest($1::text[], $2::int[])"
+            "INSERT INTO users (user_name, total_score) SELECT * FROM unnest($1::text[], $2::bigint[])"
             " RETURNING user_id, user_name, total_score",
             [name for name, _ in made],
             [score for _, score in made],

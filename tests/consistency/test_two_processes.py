@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
-from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.model import SCORE_MAX, SCORE_MIN
 from tests.system import (
     PATIENCE_S,
     THOROUGH,
@@ -319,7 +319,7 @@ class NewestVersions:
 
 def test_no_read_shows_an_older_version_than_an_earlier_read_from_the_other_process(processes: Processes) -> None:
     best, cached, deep = 1, 2, 3
-    versions = {best: INT32_MAX - 1_000_000, cached: INT32_MAX - 2_000_000, deep: INT32_MIN}
+    versions = {best: SCORE_MAX - 1_000_000, cached: SCORE_MAX - 2_000_000, deep: SCORE_MIN}
     for user_id, score in versions.items():
         assert processes[0].set(user_id, score).status_code == 200
     newest = NewestVersions(versions)

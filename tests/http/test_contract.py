@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from leaderboard.config import Settings
 from leaderboard.http.routes import ROUTES
-from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN
 from tests.http.board import USER, flat, true_board
 from tests.http.contract import CODES, JSON, KEYWORDS, PROBLEM, Answer, Caller, documented_calls
 from tests.http.corpus import BAD_NUMBERS
@@ -55,7 +55,7 @@ def test_an_empty_board(caller: Caller) -> None:
 
 
 def test_the_top_is_the_best_first_and_at_most_n(caller: Caller, module_settings: Settings) -> None:
-    for score in (5, INT32_MAX, 0, 5, INT32_MIN, -1, 5):
+    for score in (5, SCORE_MAX, 0, 5, SCORE_MIN, -1, 5, SCORE_MAX - 1, SCORE_MIN + 1):
         caller.create(new_name(), score)
     board = true_board(module_settings)
     for n in (1, 2, len(board) - 1, len(board), len(board) + 1, 9_999, 10_000, 10_001, 100_000):
@@ -100,8 +100,10 @@ def test_a_user_needs_a_name_only(caller: Caller) -> None:
     assert caller.post("/users", {"username": new_name(), "imageUrl": None}).json()["imageUrl"] is None
 
 
-@pytest.mark.parametrize("score", [INT32_MIN, -1, 0, 1, INT32_MAX])
-def test_scores_are_int32(caller: Caller, score: int) -> None:
+@pytest.mark.parametrize(
+    "score", [SCORE_MIN, SCORE_MIN + 1, -(2**31) - 1, -1, 0, 1, 2**31, SCORE_MAX - 1, SCORE_MAX]
+)
+def test_a_score_is_any_integer_that_json_keeps(caller: Caller, score: int) -> None:
     user_id = caller.create(new_name(), score)
     assert caller.get(f"/users/{user_id}").json()["score"] == score
     assert caller.post(f"/users/{user_id}/score", {"score": score}).json()["previousScore"] == score
@@ -143,7 +145,7 @@ def test_each_answer_tells_the_score_before_it(caller: Caller) -> None:
     name = new_name()
     user_id = caller.create(name, 7)
     previous = 7
-    for score in (10, 3, 3, INT32_MIN, INT32_MAX):
+    for score in (10, 3, 3, SCORE_MIN, SCORE_MAX):
         answer = caller.post(f"/users/{user_id}/score", {"score": score})
         assert answer.status == 200
         assert answer.body == (
@@ -528,7 +530,9 @@ def test_the_checker_itself_sees_what_is_wrong(caller: Caller) -> None:
         {"userId": 0},
         {"userId": 1.0},
         {"userId": True},
-        {"score": 2**31},
+        {"score": 2**53},
+        {"score": -(2**53)},
+        {"score": 5.5},
         {"imageUrl": 5},
         {"more": 1},
     ):

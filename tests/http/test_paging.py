@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from leaderboard.config import Settings
 from leaderboard.http.paging import MAX_PAGE_SIZE
-from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN
 from tests.http.board import Row, flat, true_board
 from tests.http.contract import Answer, Caller, exchange
 from tests.http.corpus import BAD_NAMES, BAD_NUMBERS, STRANGE_NAMES
@@ -29,9 +29,9 @@ from tests.system import eventually, sql
 Asking = dict[str, Any]
 
 SCORES = [
-    INT32_MAX,
-    INT32_MAX,
-    INT32_MAX - 1,
+    SCORE_MAX,
+    SCORE_MAX,
+    SCORE_MAX - 1,
     7,
     *[5] * 9,
     1,
@@ -39,9 +39,9 @@ SCORES = [
     0,
     -1,
     *[-5] * 4,
-    INT32_MIN + 1,
-    INT32_MIN,
-    INT32_MIN,
+    SCORE_MIN + 1,
+    SCORE_MIN,
+    SCORE_MIN,
 ]
 """Ties longer than a page, and the extremes."""
 
@@ -57,7 +57,7 @@ def board(module_settings: Settings) -> list[Row]:
     sql(
         module_settings,
         "INSERT INTO users (user_id, user_name, total_score)"
-        " SELECT id, 'user ' || id, score FROM unnest($1::integer[], $2::integer[]) AS u (id, score)",
+        " SELECT id, 'user ' || id, score FROM unnest($1::integer[], $2::bigint[]) AS u (id, score)",
         ids,
         scores,
     )
@@ -340,7 +340,7 @@ NAMES = "a parameter is {}, must be one of limit, after, around_rank"
         ("limit=5&lim%69t=6", "limit is '6', must be given once"),
         ("after=&after=", "after is '', must be given once"),
         ("around_rank=1&limit=2&around_rank=2", "around_rank is '2', must be given once"),
-        ("after=AQAAAAUAAAAB&around_rank=3", "around_rank is '3', must be given without `after`"),
+        ("after=AgAAAAAAAAAFAAAAAQ&around_rank=3", "around_rank is '3', must be given without `after`"),
         ("around_rank=3&after=", "around_rank is '3', must be given without `after`"),
         ("offset=5", NAMES.format("'offset'")),
         ("limit=5&Limit=5", NAMES.format("'Limit'")),
@@ -366,7 +366,8 @@ def test_an_invalid_query_string_is_refused_with_what_is_allowed(caller: Caller,
 
 
 @pytest.mark.parametrize(
-    "query", ["", "&", "&&limit=5&&", "limit=%35", "lim%69t=5", "around%5Frank=3", "limit=5&after=%41QAAAAUAAAAB"]
+    "query",
+    ["", "&", "&&limit=5&&", "limit=%35", "lim%69t=5", "around%5Frank=3", "limit=5&after=%41gAAAAAAAAAFAAAAAQ"],
 )
 def test_equivalent_query_strings(caller: Caller, query: str) -> None:
     assert ask(caller, query).status == 200
@@ -389,28 +390,28 @@ def test_other_texts_are_refused_as_parameters(caller: Caller, text: str) -> Non
 
 def cursor(version: int, score: int, user_id: int, encode: Callable[[bytes], bytes] = urlsafe_b64encode) -> str:
     """Returns a cursor, by an implementation of its own."""
-    return encode(pack(">Bii", version, score, user_id)).decode()
+    return encode(pack(">Bqi", version, score, user_id)).decode().rstrip("=")
 
 
 def test_a_cursor_is_the_place_of_the_last_user(caller: Caller, board: list[Row]) -> None:
     for limit in range(1, len(board)):
         last = board[limit - 1]
-        assert page(caller, limit=limit)[2] == cursor(1, last[4], last[1])
+        assert page(caller, limit=limit)[2] == cursor(2, last[4], last[1])
 
 
-@pytest.mark.parametrize("score", [INT32_MIN, -1, 0, 5, 6, INT32_MAX])
+@pytest.mark.parametrize("score", [SCORE_MIN, SCORE_MIN + 1, -(2**31) - 1, -1, 0, 5, 6, 2**31, SCORE_MAX])
 @pytest.mark.parametrize("user_id", [1, 13, 1_000_000, INT32_MAX])
 def test_a_cursor_need_not_be_the_place_of_a_user(
     caller: Caller, board: list[Row], score: int, user_id: int
 ) -> None:
     following = [standing for standing in board if place(standing) > (-score, user_id)]
-    standings, total, further = page(caller, limit=4, after=cursor(1, score, user_id))
+    standings, total, further = page(caller, limit=4, after=cursor(2, score, user_id))
     assert (standings, total) == (following[:4], len(board))
     assert (further is None) == (len(following) <= 4)
 
 
-GOOD = cursor(1, -5, 77)
-ODD = cursor(1, -1, 0x7FFFFFBF)
+GOOD = cursor(2, -5, 77)
+ODD = cursor(2, -(2**40), 0x7FFFFFBF)
 BAD_CURSORS = [
     "",
     "null",
@@ -438,14 +439,19 @@ BAD_CURSORS = [
     GOOD.swapcase(),
     GOOD.lower(),
     GOOD[::-1],
-    cursor(1, -1, 0x7FFFFFBF, b64encode),
+    cursor(2, -(2**40), 0x7FFFFFBF, b64encode),
     ODD.replace("_", "/", 1),
-    *(cursor(version, -5, 77) for version in (0, 2, 3, 127, 129, 255)),
-    *(cursor(1, 5, user_id) for user_id in (0, -1, INT32_MIN)),
-    pack(">Bii", 1, -5, 77).hex(),
-    urlsafe_b64encode(pack(">Biq", 1, -5, 77)).decode(),
-    "A" * 12,
-    "_" * 12,
+    *(cursor(version, -5, 77) for version in (0, 1, 3, 127, 129, 255)),
+    *(cursor(2, 5, user_id) for user_id in (0, -1, -(2**31))),
+    *(cursor(2, score, 77) for score in (SCORE_MIN - 1, SCORE_MAX + 1, -(2**63), 2**63 - 1)),
+    pack(">Bqi", 2, -5, 77).hex(),
+    *(
+        urlsafe_b64encode(pack(layout, version, -5, 77)).decode().rstrip("=")
+        for layout in (">Bqq", ">Bii", "<Bqi")
+        for version in (1, 2)
+    ),
+    "A" * 18,
+    "_" * 18,
     "A" * 60_000,
 ]
 
@@ -474,6 +480,9 @@ MANY = settings(
 )
 WORDS = ["limit", "after", "around_rank", GOOD, "5", "0"]
 PIECES = [*WORDS, "=", "&", "%", "+", "-", "%C3", "%00", ";", "?", "/", "\xc3\xbf"]
+BYTES = st.just(2) | st.integers(0, 255)
+SCORES_OF_ANY_SIZE = st.integers(SCORE_MIN - 2, SCORE_MAX + 2) | st.integers(-(2**63), 2**63 - 1)
+POSITIVE = st.integers(1, INT32_MAX)
 QUERIES = st.lists(st.sampled_from(PIECES) | st.binary(max_size=9).map(quote), max_size=8).map("".join)
 
 
@@ -503,10 +512,15 @@ def test_a_query_string_that_is_not_utf_8(caller: Caller, noise: bytes) -> None:
 
 
 @MANY
-@given(st.binary(min_size=9, max_size=9) | st.binary(max_size=12))
+@given(
+    st.binary(min_size=13, max_size=13)
+    | st.builds(pack, st.just(">Bqi"), BYTES, SCORES_OF_ANY_SIZE, POSITIVE)
+    | st.binary(max_size=16)
+)
 def test_any_bytes_as_a_cursor(caller: Caller, content: bytes) -> None:
-    answer = caller.get(f"/leaderboard?after={urlsafe_b64encode(content).decode()}")
-    good = len(content) == 9 and content[0] == 1 and 0 < int.from_bytes(content[5:]) < 2**31
+    answer = caller.get(f"/leaderboard?after={urlsafe_b64encode(content).decode().rstrip('=')}")
+    good = len(content) == 13 and content[0] == 2 and 0 < int.from_bytes(content[9:]) < 2**31
+    good = good and -(2**53) < int.from_bytes(content[1:9], signed=True) < 2**53
     assert answer.status == (200 if good else 422)
 
 

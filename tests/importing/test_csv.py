@@ -54,7 +54,8 @@ def test_good_files(data: bytes, rows: list[object]) -> None:
 @pytest.mark.parametrize(
     ("cell", "score"),
     {
-        "0": 0, "-0": 0, "007": 7, " 5 ": 5, "-5": -5, "2147483647": 2147483647, "-2147483648": -2147483648,
+        "0": 0, "-0": 0, "007": 7, " 5 ": 5, "-5": -5, "2147483648": 2147483648,
+        "9007199254740991": 2**53 - 1, "-9007199254740991": 1 - 2**53, "0009007199254740991": 2**53 - 1,
         "0" * 90 + "1": 1,
     }.items(),
 )  # fmt: skip
@@ -66,13 +67,15 @@ def test_good_scores(cell: str, score: int) -> None:
     ("cell", "reason"),
     {
         "": "is missing", "  ": "is missing",
-        "2147483648": "2147483648 is out of range", "-2147483649": "-2147483649 is out of range",
+        "9007199254740992": "9007199254740992 is out of range",
+        "-9007199254740992": "-9007199254740992 is out of range",
+        "9007199254740993": "9007199254740993 is out of range",
         "9" * 99: "the number is out of range", "9" * 5000: "is not a number in plain digits",
     }.items(),
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_bad_scores(cell: str, reason: str) -> None:
-    reason = f"score: {reason}; whole numbers from -2147483648 to 2147483647 are allowed"
+    reason = f"score: {reason}; whole numbers from -9007199254740991 to 9007199254740991 are allowed"
     assert read(f"username,score\nbob,{cell}\n".encode()) == [Rejected(2, reason, "bob", cell)]
 
 
@@ -113,9 +116,9 @@ def test_a_score_is_plain_digits(cell: str) -> None:
         b"bob,5,,": "has 4 fields, the header has 3",
         b"   ": "has 1 fields, the header has 3",
         b",,": "username: is empty; 1 to 128 characters are allowed; score: is missing; "
-        "whole numbers from -2147483648 to 2147483647 are allowed",
+        "whole numbers from -9007199254740991 to 9007199254740991 are allowed",
         b"bob,x,ftp://x": "score: is not a number in plain digits; "
-        "whole numbers from -2147483648 to 2147483647 are allowed; "
+        "whole numbers from -9007199254740991 to 9007199254740991 are allowed; "
         "imageUrl: does not start with http:// or https://; an absolute http or https URL is allowed",
         b"b\0b,5,": "username: contains U+0000, a control character; none is allowed in a username",
         b"b\xe9b,5,": "username: not UTF-8: byte 0xE9",
@@ -180,7 +183,7 @@ def test_a_file_without_a_good_header_is_refused(data: bytes, message: str) -> N
 
 
 @given(
-    st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=12), st.integers(-(2**31), 2**31 - 1))),
+    st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=12), st.integers(1 - 2**53, 2**53 - 1))),
     st.sampled_from(["\n", "\r\n"]),
 )
 def test_rows_written_by_csv_are_read_with_their_lines(users: list[tuple[str, int]], newline: str) -> None:

@@ -34,7 +34,7 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
 
 async def add(db: asyncpg.Connection, scores: Sequence[int]) -> None:
     await db.execute(
-        "INSERT INTO users (user_name, total_score) SELECT gen_random_uuid(), s FROM unnest($1::int[]) AS s",
+        "INSERT INTO users (user_name, total_score) SELECT gen_random_uuid(), s FROM unnest($1::bigint[]) AS s",
         scores,
     )
 

@@ -18,7 +18,7 @@ import pytest
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.database.rank_index import RankIndex
-from leaderboard.model import INT32_MAX, INT32_MIN, NEIGHBOURS, Context, Standing
+from leaderboard.model import INT32_MAX, NEIGHBOURS, SCORE_MAX, SCORE_MIN, Context, Standing
 from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
 from leaderboard.tuning import LogTuning, RankIndexTuning, Tuning
 from tests.system import OneConnection, connect
@@ -40,7 +40,7 @@ BOARDS: dict[str, Callable[[random.Random, int], int]] = {
     "rising": lambda _rng, n: n,
     "falling": lambda _rng, n: -n,
     "two clusters": lambda rng, _n: rng.choice((-1_000_000, 1_000_000)) + rng.randint(-3, 3),
-    "all of int32": lambda rng, _n: rng.choice((INT32_MIN, INT32_MAX, rng.randint(INT32_MIN, INT32_MAX))),
+    "the whole range": lambda rng, _n: rng.choice((SCORE_MIN, SCORE_MAX, rng.randint(SCORE_MIN, SCORE_MAX))),
     "few high, most low": lambda rng, _n: int(min(10_000, rng.paretovariate(0.7))),
 }
 """Each kind of board, with the n-th score that is set on it."""
@@ -52,7 +52,7 @@ async def test_every_result_is_that_of_a_window_function_in_its_snapshot(setting
     numbers = count(1)
 
     def score() -> int:
-        return max(INT32_MIN, min(INT32_MAX, BOARDS[kind](rng, next(numbers))))
+        return max(SCORE_MIN, min(SCORE_MAX, BOARDS[kind](rng, next(numbers))))
 
     app = App(settings, Tuning(ranks=TUNING))
     await app.database.open()
@@ -112,7 +112,7 @@ async def change(connection: asyncpg.Connection, rng: random.Random, score: Call
                 scores = [score() for _ in ids]
                 await connection.execute(
                     "UPDATE users AS u SET total_score = w.score"
-                    " FROM unnest($1::int[], $2::int[]) AS w (id, score) WHERE u.user_id = w.id",
+                    " FROM unnest($1::int[], $2::bigint[]) AS w (id, score) WHERE u.user_id = w.id",
                     ids,
                     scores,
                 )
@@ -180,7 +180,7 @@ def some_pages(rng: random.Random, board: Board) -> Sequence[PageQuery | PageAro
     return (
         PageQuery(limit),
         PageQuery(limit, (user.total_score, user.user_id)),
-        PageQuery(limit, (rng.randint(INT32_MIN, INT32_MAX), rng.randint(1, INT32_MAX))),
+        PageQuery(limit, (rng.randint(SCORE_MIN, SCORE_MAX), rng.randint(1, INT32_MAX))),
         PageAroundQuery(limit, rng.randint(1, len(board))),
         PageAroundQuery(limit, rng.choice((1, len(board), len(board) + 1, INT32_MAX))),
     )
@@ -210,6 +210,6 @@ async def some_ids(connection: asyncpg.Connection, rng: random.Random, n: int) -
 
 async def add(connection: asyncpg.Connection, scores: Sequence[int]) -> None:
     await connection.execute(
-        "INSERT INTO users (user_name, total_score) SELECT gen_random_uuid()::text, s FROM unnest($1::int[]) AS s",
+        "INSERT INTO users (user_name, total_score) SELECT gen_random_uuid(), s FROM unnest($1::bigint[]) AS s",
         scores,
     )

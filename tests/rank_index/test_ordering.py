@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from leaderboard.config import Settings
 from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN
-from leaderboard.ordering import place, score_and_id
+from leaderboard.ordering import place
 from tests.system import sql
 
 scores = st.sampled_from([SCORE_MIN, SCORE_MIN + 1, -1, 0, 1, SCORE_MAX]) | st.integers(SCORE_MIN, SCORE_MAX)
@@ -21,11 +21,6 @@ users = st.lists(st.tuples(scores, ids), min_size=1, max_size=300)
 def test_places_sort_as_the_board_does(board: list[tuple[int, int]]) -> None:
     by_place = sorted(board, key=lambda user: place(*user))
     assert by_place == sorted(board, key=lambda user: (-user[0], user[1]))
-
-
-@given(scores, ids)
-def test_a_place_contains_its_score_and_id(total_score: int, user_id: int) -> None:
-    assert score_and_id(place(total_score, user_id)) == (total_score, user_id)
 
 
 @settings(max_examples=10)

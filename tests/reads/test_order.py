@@ -1,4 +1,4 @@
-"""The cache and PostgreSQL order the board the same way, at every tie and at both ends of int32."""
+"""The cache and PostgreSQL order the board the same way, at every tie and at both ends of the range."""
 
 import asyncio
 from typing import Any
@@ -7,20 +7,20 @@ import asyncpg
 import pytest
 
 from leaderboard.app import App
-from leaderboard.model import INT32_MAX, INT32_MIN, Context, EncodedTop, Standing
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, Context, EncodedTop, Standing
 from leaderboard.queries import ContextQuery, RankingQuery, StandingQuery, TopQuery
 from tests.system import PATIENCE_S, sql
 
 pytestmark = pytest.mark.anyio
 
 IDS_AT = {
-    INT32_MIN: [7, 8, 70, 700, 7000],
-    INT32_MIN + 1: [1, 1_000_000_000],
+    SCORE_MIN: [7, 8, 70, 700, 7000],
+    SCORE_MIN + 1: [1, 1_000_000_000],
     -1: [2, 20],
     0: [9, 10, 99, 100, 999, 1000, INT32_MAX - 1, INT32_MAX],
     1: [3, 30],
-    INT32_MAX - 1: [4, 999_999_999],
-    INT32_MAX: [5, 11, 101, 50, 500, 5000],
+    SCORE_MAX - 1: [4, 999_999_999],
+    SCORE_MAX: [5, 11, 101, 50, 500, 5000],
 }
 BOARD = sorted(
     ((user_id, score) for score, ids in IDS_AT.items() for user_id in ids), key=lambda place: (-place[1], place[0])
@@ -45,7 +45,7 @@ async def test_the_cache_and_postgres_order_ties_the_same_way(leaderboard: App) 
     sql(
         leaderboard.settings,
         "INSERT INTO users (user_id, user_name, total_score)"
-        " SELECT id, 'user ' || id, score FROM unnest($1::int[], $2::int[]) AS new (id, score) ORDER BY random()",
+        " SELECT id, 'user ' || id, score FROM unnest($1::int[], $2::bigint[]) AS u (id, score) ORDER BY random()",
         ids,
         scores,
     )

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from leaderboard.http import problems
-from leaderboard.model import INT32_MAX, INT32_MIN, Standing, Top
+from leaderboard.model import SCORE_MAX, SCORE_MIN, Standing, Top
 from leaderboard.web.home_page import HOME_SIZE
 from leaderboard.web.pages import Pages
 from tests.web.document import document
@@ -150,14 +150,14 @@ def test_stale_numbers_show_their_age(pages: Pages, age: int | None, notice: lis
 
 
 def test_extreme_scores_and_ties_keep_the_given_order(pages: Pages) -> None:
-    scores = [INT32_MAX, 1000, 1000, 0, -1, INT32_MIN]
+    scores = [SCORE_MAX, 1000, 1000, 0, -1, SCORE_MIN]
     page = home(pages, *(user(rank, score=score) for rank, score in enumerate(scores, 1)))
     shown = [attributes["value"] for tag, attributes in page.tags if tag == "data"]
     assert shown[: len(scores)] == [str(score) for score in scores]
     # The text has groups of digits and a real minus sign.
     text = "".join(text for _, text in page.texts)
-    assert "2,147,483,647" in text
-    assert "\N{MINUS SIGN}2,147,483,648" in text
+    assert "9,007,199,254,740,991" in text
+    assert "\N{MINUS SIGN}9,007,199,254,740,991" in text
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """How users, epochs and deltas are written in Redis.
 
 A member of the sorted set is the user id, padded with zeros to ten digits. Its score is the user's score, negated.
-So Redis's order, ascending by score and then by bytes, is the order of the board (`ordering.py`).
+So Redis's order, ascending by score and then by bytes, is the order of the board (`ordering.py`). Redis stores a
+score as a double, which is exact from SCORE_MIN to SCORE_MAX.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from leaderboard.model import INT32_MAX, INT32_MIN, User
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, User
 from leaderboard.snapshot import SnapshotPosition
 
 _FORMAT = "3"
@@ -101,9 +102,9 @@ def parse_score(stored: bytes) -> int:
     try:
         score = -int(stored)
     except ValueError:
-        score = INT32_MAX + 1
-    if not INT32_MIN <= score <= INT32_MAX:
-        raise ValueError(f"{stored!r} is no score from {INT32_MIN} to {INT32_MAX}, negated")
+        score = SCORE_MAX + 1
+    if not SCORE_MIN <= score <= SCORE_MAX:
+        raise ValueError(f"{stored!r} is no score from {SCORE_MIN} to {SCORE_MAX}, negated")
     return score
 
 

@@ -1,7 +1,7 @@
 """Pages of the board: the query parameters, the answer, and the cursor from one page to the next.
 
-A cursor is the place of the last user of a page, as URL-safe Base64 of a version byte, the score and the user id
-(4 bytes each, big-endian): score 100, id 7 → `AQAAAGQAAAAH`.
+A cursor is the score and the id of the last user of a page. It is URL-safe Base64, without padding, of a version
+byte, the score (8 bytes) and the user id (4 bytes, both big-endian): score 100, id 7 → `AgAAAAAAAABkAAAABw`.
 """
 
 import struct
@@ -14,13 +14,13 @@ from msgspec import Meta
 
 from leaderboard.errors import InvalidParameter
 from leaderboard.http.requests import positive
-from leaderboard.model import INT32_MAX, Page, Standing, Total
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, Page, Standing, Total
 from leaderboard.queries import PageAroundQuery, PageQuery
 
 MAX_PAGE_SIZE = 1000
 
-_CURSOR = struct.Struct(">Bii")
-_CURSOR_VERSION = 1
+_CURSOR = struct.Struct(">Bqi")
+_CURSOR_VERSION = 2
 
 
 class PageParameters(msgspec.Struct, frozen=True):
@@ -73,15 +73,15 @@ def _parameters(query_string: bytes) -> dict[str, str]:
 
 
 def _cursor(score: int, user_id: int) -> str:
-    return urlsafe_b64encode(_CURSOR.pack(_CURSOR_VERSION, score, user_id)).decode()
+    return urlsafe_b64encode(_CURSOR.pack(_CURSOR_VERSION, score, user_id)).rstrip(b"=").decode()
 
 
 def _parse_cursor(cursor: str) -> tuple[int, int]:
     """Returns the score and the user id in `cursor`. Raises InvalidParameter."""
     try:
-        _, score, user_id = _CURSOR.unpack(urlsafe_b64decode(cursor))
+        _, score, user_id = _CURSOR.unpack(urlsafe_b64decode(f"{cursor}=="))
     except (ValueError, struct.error):
         score = user_id = 0
-    if user_id < 1 or _cursor(score, user_id) != cursor:
+    if user_id < 1 or not SCORE_MIN <= score <= SCORE_MAX or _cursor(score, user_id) != cursor:
         raise InvalidParameter("after", cursor, "the `next` of a page")
     return score, user_id

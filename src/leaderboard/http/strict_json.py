@@ -1,18 +1,21 @@
-"""A strict parser of JSON objects: no repeated keys, no NaN, no deep nesting.
+"""A strict parser of JSON objects: no repeated keys, no NaN, no deep nesting, no rounded numbers.
 
 It uses the standard library's parser, because that one alone shows a repeated key.
 """
 
 import json
 import re
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from leaderboard.errors import InvalidField, LeaderboardError
 
 _MAX_DEPTH = 64
 _MAX_DIGITS = 30
-_HUGE = 10**_MAX_DIGITS
+_HUGE: int = 10**_MAX_DIGITS
 """Stands for any integer of more digits: converting them takes long, and no field allows such a value."""
+_TINY = Decimal(1).scaleb(-_MAX_DIGITS)
+"""Stands for any number that is nearer to 0 than Decimal can store."""
 _BRACKETS = re.compile(r"[\[\]{}]")
 # Possessive, and accepts a string that does not end: takes linear time for any text.
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
@@ -33,6 +36,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
             parse_int=lambda digits: int(digits) if len(digits) < _MAX_DIGITS else _HUGE,
+            parse_float=_integer_or_decimal,
         )
     except UnicodeDecodeError as error:
         raise MalformedJson(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
@@ -54,8 +58,8 @@ def json_type(value: object) -> str:
             return "a string"
         case int():
             return "an integer"
-        case float():
-            return "a number with a fraction or an exponent"
+        case Decimal():
+            return "a number with a fraction"
         case list():
             return "an array"
         case _:
@@ -82,6 +86,26 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise MalformedJson(f"the key {name!r} is repeated")
             seen.add(name)
     return members
+
+
+def _integer_or_decimal(number: str) -> int | Decimal:
+    """Returns a number that is written with a point or an exponent: an int if it is an integer, as in JSON Schema.
+
+    It is exact. A Decimal keeps the exponent as it is written, so that a huge one takes neither time nor memory.
+    """
+    try:
+        value = Decimal(number)
+    except InvalidOperation:
+        # The exponent has more digits than Decimal allows, which is more than any mantissa of a body can undo.
+        mantissa, _, exponent = number.lower().partition("e")
+        if not Decimal(mantissa):
+            return 0
+        return _TINY if exponent.startswith("-") else _HUGE
+    if not value:
+        return 0
+    if value.adjusted() >= _MAX_DIGITS:
+        return _HUGE
+    return int(value) if value == value.to_integral_value() else value
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -11,7 +11,7 @@ from bench.growth.result import DEPTHS
 from bench.progress import Progress
 from leaderboard.app import App
 from leaderboard.database.connections import Connections
-from leaderboard.database.rank_index import IndexState, RankIndex
+from leaderboard.database.rank_index import DEFAULT_SEASON, IndexState, RankIndex
 from leaderboard.database.rows import one_row
 from leaderboard.database.sql import named_queries
 from leaderboard.model import Context, Standing
@@ -37,9 +37,9 @@ class WatchedIndex(RankIndex):
         super().__init__(connections, RankIndexTuning())
         self.turns: list[tuple[IndexState, float]] = []
 
-    async def maintain(self) -> IndexState | None:
+    async def maintain(self, season_id: int = DEFAULT_SEASON) -> IndexState | None:
         started = time.perf_counter()
-        tended = await super().maintain()
+        tended = await super().maintain(season_id)
         if tended is not None:
             self.turns.append((tended, time.perf_counter() - started))
         return tended

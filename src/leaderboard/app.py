@@ -33,11 +33,15 @@ from leaderboard.maintenance.audits import CacheAudits, RankIndexAudits
 from leaderboard.maintenance.change_log import LogPruner
 from leaderboard.maintenance.idempotency_keys import KeyLimiter, KeyLimits
 from leaderboard.maintenance.rank_index import RankIndexMaintainer
+from leaderboard.maintenance.seasons import SeasonKeeper
 from leaderboard.metrics import Metrics
 from leaderboard.periodic import Job, Jobs
 from leaderboard.redis_url import parse_redis_url
+from leaderboard.service.boards import BoardService
+from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Idempotency
 from leaderboard.service.reads import Reads
+from leaderboard.service.users import UserService
 from leaderboard.service.writes import Writes
 from leaderboard.setting_formats import host_names, networks, rate
 from leaderboard.sync import CacheSync
@@ -174,7 +178,13 @@ class App:
             limits,
             tuning.writes,
         )
+        self.boards = BoardService(self.database, self.sync.visibility, self.health)
+        self.users = UserService(self.database, self.sync.visibility, self.health)
+        self.entries = EntryWrites(
+            self.database, self.boards, self.sync.visibility, self.health, self.metrics, limits, tuning.writes
+        )
         jobs: list[Job] = [
+            SeasonKeeper(self.boards, self.database.boards),
             self.sync.synchronizer,
             LogPruner(self.database.change_log, tuning.log),
             RankIndexMaintainer(self.database.rank_index, self.metrics, interval_s),
@@ -208,6 +218,7 @@ class App:
     async def _close(self) -> None:
         await self.reads.close()
         await self.writes.close()
+        await self.entries.close()
         await self.jobs.stop()
         await self.sync.visibility.close()
         await self.sync.synchronizer.close()

@@ -4,9 +4,12 @@ A *scaled score* is a score as a whole number of the board's smallest step: with
 key* is a scaled score as a number of which more is better on every board. PostgreSQL stores sort keys.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -14,7 +17,7 @@ import msgspec
 
 from leaderboard import rules
 from leaderboard.errors import InvalidField
-from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.model import INT32_MAX, SCORE_MAX
 from leaderboard.schedules import Schedule
 
 DEFAULT_BOARD = "default"
@@ -28,8 +31,6 @@ Ranks = Literal["unique", "shared"]
 Number = int | Decimal
 """A number in JSON. Not a float, which is not exact."""
 
-_SAFE = 2**53 - 1
-"""The largest integer that every JSON parser keeps exactly."""
 _TIE_BITS = 31
 _MOST_TENTHS: int = 2**_TIE_BITS - 1
 _MAX_UNKNOWN_FIELDS = 20
@@ -37,7 +38,8 @@ _MAX_UNKNOWN_FIELDS = 20
 _MAX_SHOWN = 40
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _NAME_ALLOWED = "1 to 64 of a-z, 0-9, '-', '_' and '.' are allowed, a letter or digit first"
-_FIXED = ("better", "ties", "decimals")
+FIXED_WITH_ENTRIES = ("better", "ties", "decimals")
+"""The rules that cannot change while there are entries, because their sort keys depend on them."""
 _SETTABLE_ON_DEFAULT = frozenset({"title", "lowest", "highest"})
 _SPELLING = {"schedule": "season", "keep_seasons": "keepSeasons"}
 # Raises instead of rounding. The precision is more than any score and any sum of two has.
@@ -91,6 +93,48 @@ def parse_rules(fields: Mapping[str, object]) -> BoardRules:
     return BoardRules(**found)
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRules:
+    """What SQL needs of the rules: the bits of a sort key that are the time, and the bounds of the rest of it."""
+
+    tie_bits: int
+    lowest: int
+    highest: int
+
+
+def key_rules(board: BoardRules) -> KeyRules:
+    """Return what SQL needs of the rules."""
+    low, high = _storable(board.ties)
+    bounds = [
+        low if board.lowest is None else scale(board, board.lowest),
+        high if board.highest is None else scale(board, board.highest),
+    ]
+    if board.better == "lower":
+        bounds = [-bounds[1], -bounds[0]]
+    return KeyRules(0 if board.ties == "id" else _TIE_BITS, *bounds)
+
+
+def to_json(board: BoardRules) -> str:
+    """Return the rules as JSON. `parse_stored` makes equal ones of it."""
+    members = {
+        name: value
+        for name, attribute in _ATTRIBUTES.items()
+        if (value := getattr(board, attribute)) is not None and name != "season"
+    }
+    if board.schedule is not None:
+        members["season"] = board.schedule.to_json()
+    return _encode(members).decode()
+
+
+@lru_cache(maxsize=1024)
+def parse_stored(text: str) -> BoardRules:
+    """Return the rules that `to_json` wrote."""
+    return parse_rules(json.loads(text, parse_float=parse_number))
+
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
 def check_board_name(name: str) -> str:
     """Return `name` if a board can have it. Raises ValueError."""
     if _NAME.fullmatch(name):
@@ -110,7 +154,7 @@ def changes_refused(old: BoardRules, new: BoardRules, has_entries: bool) -> list
     The sort keys of the entries depend on them. The other fields apply to what is written or read from then on:
     `keeps` to later scores, `lowest` and `highest` too, so that an older score may be outside.
     """
-    return [name for name in _FIXED if has_entries and getattr(old, name) != getattr(new, name)]
+    return [name for name in FIXED_WITH_ENTRIES if has_entries and getattr(old, name) != getattr(new, name)]
 
 
 def refused_on_default(board: BoardRules) -> list[str]:
@@ -191,12 +235,12 @@ def parse_number(text: str) -> Decimal:
 
 def _is_small(number: Number) -> bool:
     """Return whether a number may be in range. Converting an int of thousands of digits takes long."""
-    return number.is_finite() if isinstance(number, Decimal) else abs(number) <= _SAFE
+    return number.is_finite() if isinstance(number, Decimal) else abs(number) <= SCORE_MAX
 
 
 def _storable(ties: Ties) -> tuple[int, int]:
     """Return the lowest and the highest scaled score that a sort key has room for."""
-    return (INT32_MIN, INT32_MAX) if ties == "first" else (-_SAFE, _SAFE)
+    return (-INT32_MAX - 1, INT32_MAX) if ties == "first" else (-SCORE_MAX, SCORE_MAX)
 
 
 def _check_bounds(found: dict[str, Any], errors: dict[str, str]) -> None:

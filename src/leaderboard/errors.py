@@ -9,6 +9,10 @@ LeaderboardError
 │   └── InvalidParameter
 ├── UserNotFound
 ├── UsernameTaken
+├── BoardNotFound
+├── SeasonNotFound
+├── NotOnBoard
+├── BoardInUse
 ├── IdempotencyKeyReused
 ├── IdempotencyKeyInUse
 ├── TooManyIdempotencyKeys
@@ -81,6 +85,37 @@ class UsernameTaken(LeaderboardError):
     def __init__(self, user_name: str) -> None:
         super().__init__(f"the username {user_name!r} is taken")
         self.user_name = user_name
+
+
+class BoardNotFound(LeaderboardError):
+    """No board has this name."""
+
+    def __init__(self, board: str) -> None:
+        super().__init__(f"no board has the name {board!r}")
+        self.board = board
+
+
+class SeasonNotFound(LeaderboardError):
+    """The board has no such season, or does not keep it any more."""
+
+    def __init__(self, board: str, number: int) -> None:
+        which = f"the board {board!r} has no season {number}"
+        super().__init__(which if number else f"no season of the board {board!r} has ended")
+        self.board = board
+        self.number = number
+
+
+class NotOnBoard(LeaderboardError):
+    """The user has no entry in this season, or does not exist."""
+
+    def __init__(self, user_id: int, board: str) -> None:
+        super().__init__(f"the user {user_id} is not on the board {board!r}")
+        self.user_id = user_id
+        self.board = board
+
+
+class BoardInUse(LeaderboardError):
+    """The board cannot be changed like this, because of its entries or because it is `default`."""
 
 
 class IdempotencyKeyReused(LeaderboardError):

@@ -3,6 +3,7 @@
 `rename` holds the names in JSON, once for the answers, the cache and the OpenAPI document.
 """
 
+from decimal import Decimal
 from typing import Annotated, Self
 
 import msgspec
@@ -19,6 +20,12 @@ Rank = Annotated[int, Meta(ge=1, description="1-based position by (score descend
 Total = Annotated[int, Meta(ge=0, description="how many users there are on the board")]
 UserId = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 Score = Annotated[int, Meta(ge=SCORE_MIN, le=SCORE_MAX)]
+
+encode_json = msgspec.json.Encoder(decimal_format="number").encode
+"""Returns a value as JSON. Scores of boards with decimals are Decimals, which become numbers."""
+
+ScoreNumber = int | Decimal
+"""A score of any board: a Decimal if the board has decimals."""
 
 _SPELLING = {
     "user_id": "userId",
@@ -71,7 +78,7 @@ class EncodedTop(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, top: Top) -> Self:
         """Encode a Top."""
-        return cls(msgspec.json.encode(top))
+        return cls(encode_json(top))
 
     def decode(self) -> Top:
         """Return the Top."""
@@ -79,10 +86,14 @@ class EncodedTop(msgspec.Struct, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
-    """Consecutive users, best first, and how many users there are in all."""
+    """Consecutive users, best first, and how many users there are in all.
+
+    `end` is the sort key and the id of the last user, None if it is the last of the board.
+    """
 
     users: list[Standing]
     total: Total
+    end: tuple[int, int] | None = None
 
 
 class ScoreSet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
@@ -95,10 +106,36 @@ class ScoreSet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     previous_score: Score
 
 
+class EntrySet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
+    """What setting a score on a board other than `default` did.
+
+    `score` and `previousScore` are as the board keeps them; `previousScore` is null for a new entry. `improved`:
+    the entry is new or better than before.
+    """
+
+    user_id: UserId
+    user_name: str
+    image_url: str | None
+    total_score: ScoreNumber
+    previous_score: ScoreNumber | None
+    improved: bool
+    season: int
+
+
+class Account(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
+    """A user as operators see it, whether hidden or not. `score` is that on the board `default`."""
+
+    user_id: UserId
+    user_name: str
+    image_url: str | None
+    total_score: Score
+    hidden: bool
+
+
 def ranked(rank: int, user: User) -> Standing:
     """Return the standing of `user` at `rank`."""
     return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
 
 
-Result = EncodedTop | Standing | Context | Page
+Result = EncodedTop | Standing | Context | Page | Top
 """What a query can have as its result."""

@@ -8,8 +8,8 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from leaderboard.errors import LeaderboardError, UserNotFound
-from leaderboard.model import NEIGHBOURS, Context, EncodedTop, Page, Result, Standing
+from leaderboard.errors import LeaderboardError, NotOnBoard, UserNotFound
+from leaderboard.model import NEIGHBOURS, Context, EncodedTop, Page, Result, Standing, Top
 
 R_co = TypeVar("R_co", bound=Result, covariant=True)
 
@@ -24,8 +24,20 @@ class Ranking(Protocol):
     def context(self, user_id: int) -> Context | None: ...
 
 
-class Query(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
-    """A question with a result of one type. Equal queries of one batch share a result."""
+class SeasonRef(msgspec.Struct, frozen=True, gc=False):
+    """A season of a board other than `default`: `number` is None for the current one, 0 for the last ended one."""
+
+    board: str
+    number: int | None = None
+
+
+class Query(msgspec.Struct, Generic[R_co], frozen=True, gc=False, kw_only=True):
+    """A question with a result of one type. Equal queries of one batch share a result.
+
+    `season` is None for the board `default`.
+    """
+
+    season: SeasonRef | None = None
 
     @property
     def cost(self) -> int:
@@ -60,6 +72,10 @@ class TopQuery(RankingQuery[EncodedTop], frozen=True, gc=False):
         return ranking.top(self.n)
 
 
+def _not_found(user_id: int, season: SeasonRef | None) -> LeaderboardError:
+    return UserNotFound(user_id) if season is None else NotOnBoard(user_id, season.board)
+
+
 class StandingQuery(RankingQuery[Standing], frozen=True, gc=False):
     """The rank of one user."""
 
@@ -73,7 +89,7 @@ class StandingQuery(RankingQuery[Standing], frozen=True, gc=False):
         return ranking.standing(self.user_id)
 
     def not_found(self) -> LeaderboardError:
-        return UserNotFound(self.user_id)
+        return _not_found(self.user_id, self.season)
 
 
 class ContextQuery(RankingQuery[Context], frozen=True, gc=False):
@@ -89,7 +105,7 @@ class ContextQuery(RankingQuery[Context], frozen=True, gc=False):
         return ranking.context(self.user_id)
 
     def not_found(self) -> LeaderboardError:
-        return UserNotFound(self.user_id)
+        return _not_found(self.user_id, self.season)
 
 
 class PageQuery(Query[Page], frozen=True, gc=False):
@@ -112,3 +128,13 @@ class PageAroundQuery(Query[Page], frozen=True, gc=False):
     @property
     def cost(self) -> int:
         return self.limit
+
+
+class FriendsQuery(Query[Top], frozen=True, gc=False):
+    """The users of these that are on the board, best first, with their ranks among all."""
+
+    user_ids: tuple[int, ...]
+
+    @property
+    def cost(self) -> int:
+        return len(self.user_ids)

@@ -25,10 +25,11 @@ from leaderboard.board_rules import (
     unscale,
 )
 from leaderboard.errors import InvalidField
-from leaderboard.model import INT32_MAX, INT32_MIN
+from leaderboard.model import INT32_MAX
 from leaderboard.schedules import Schedule
 
 SAFE = 2**53 - 1
+INT32_MIN = -(2**31)
 MOST_TENTHS = 2**31 - 1
 
 boards = st.builds(

@@ -133,9 +133,7 @@ async def test_rows_are_written_in_the_order_of_the_file_and_logged_one_by_one(
     places = [ids[str(name)] for name, *_ in users]
     assert max(places[:CHUNK]) < min(places[CHUNK : 2 * CHUNK])
     assert max(places[CHUNK : 2 * CHUNK]) < min(places[2 * CHUNK :])
-    (log,) = sql(
-        settings, "SELECT count(*), count(user_id) AS listed, count(DISTINCT xid) AS xids FROM changes"
-    )
+    (log,) = sql(settings, "SELECT count(*), count(user_id) AS listed, count(DISTINCT xid) AS xids FROM changes")
     assert tuple(log) == (25_000, 25_000, 3)
 
     reading = [p for p in seen if p.stage == "reading"]

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import asyncpg
 
-from leaderboard.board_rules import BoardRules, parse_stored, to_json
+from leaderboard.board_rules import BoardRules, key_rules, parse_stored, to_json
 from leaderboard.database.connections import Connections
 from leaderboard.database.rows import AtSnapshot, Committed, committed_position, position_of
 from leaderboard.database.sql import load_queries
@@ -36,7 +36,7 @@ class Board:
 
 @dataclass(frozen=True, slots=True)
 class Season:
-    """A season of a board. `ended_at` is None for the current one, `ends_at` for one that does not end by itself."""
+    """A season of a board. `ended_at` is None for the current one, `ends_at` where it does not end by itself."""
 
     number: int
     started_at: datetime
@@ -115,7 +115,7 @@ class Boards:
 
         `fixed` are the names of the rules that cannot change while there are entries. Raises what `write` raises.
         """
-        stored = rules.stored()
+        stored = key_rules(rules)
         rows = await write(
             self._connections,
             self._tuning.attempts,

@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from leaderboard.database import schema
+from leaderboard.database.boards import Boards
 from leaderboard.database.change_log import ChangeLog
 from leaderboard.database.connections import Connections
+from leaderboard.database.entries import Entries
 from leaderboard.database.idempotency_keys import IdempotencyKeys
 from leaderboard.database.importer import Importer
 from leaderboard.database.rank_index import RankIndex
@@ -29,6 +31,8 @@ class Database:
         self._sql = load_queries("server")
         self.users = Users(connections, tuning)
         self.scores = Scores(connections, tuning.writes)
+        self.boards = Boards(connections, tuning.writes)
+        self.entries = Entries(connections, tuning.writes)
         self.idempotency_keys = IdempotencyKeys(connections)
         self.change_log = ChangeLog(connections, tuning.ranks)
         self.rank_index = RankIndex(connections, tuning.ranks)

@@ -45,7 +45,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EntryWritten:
-    """What writing an entry did. `previous` and `value` are scores of which more is better, None if there is none."""
+    """What writing an entry did; `previous` and `value` are scores of which more is better, or None."""
 
     outcome: Outcome
     season_number: int | None
@@ -105,9 +105,7 @@ class Entries:
 
     async def remove(self, board_id: int, user_id: int) -> Committed[bool | None]:
         """Remove a user's entry; returns whether there was one, None if the board has no open season."""
-        rows = await write(
-            self._connections, self._tuning.attempts, self._sql["remove_entry"], board_id, user_id
-        )
+        rows = await write(self._connections, self._tuning.attempts, self._sql["remove_entry"], board_id, user_id)
         (row,) = rows
         removed = None if row["season_id"] is None else bool(row["removed"])
         return Committed([removed], committed_position(rows))

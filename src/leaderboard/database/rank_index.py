@@ -15,17 +15,18 @@ from typing import Literal
 
 import asyncpg
 
+from leaderboard.board_rules import BoardRules
 from leaderboard.database.connections import Connections
 from leaderboard.database.connector import Connection, Isolation
-from leaderboard.database.rows import AtSnapshot, one_row, position_of, users_of
+from leaderboard.database.rows import AtSnapshot, one_row, position_of, rules_of, standings_of
 from leaderboard.database.sql import load_queries
-from leaderboard.model import NEIGHBOURS, Context, Page, Standing, ranked
-from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, StandingQuery
+from leaderboard.model import NEIGHBOURS, Context, Page, Standing
+from leaderboard.queries import ContextQuery, PageAroundQuery, PageQuery, SeasonRef, StandingQuery
 from leaderboard.tuning import RankIndexTuning
 
 WRITER_LOCK = 7002
 """The class of the advisory locks of processes that write an index; a season has one each."""
-_DEFAULT = 1
+DEFAULT_SEASON = 1
 """The season of the board `default`."""
 _REPAIR_S = 600
 """The longest that building the index, or applying a long log, may take."""
@@ -78,122 +79,158 @@ class RankIndex:
         self._connections = connections
         self._tuning = tuning
         self._sql = load_queries("rank_index")
-        self._rebalancing = False
+        self._rebalancing: set[int] = set()
+        """The seasons whose checkpoints another turn shall add or remove."""
 
     # Reading
 
     async def standings(
         self, queries: Sequence[StandingQuery | ContextQuery], *, count: bool
     ) -> AtSnapshot[list[Standing | Context | None]]:
-        """Return a result for each query from one snapshot, None for an unknown user.
+        """Return a result for each query from one snapshot, None for a user without an entry.
 
-        If the index is not valid, counts all better users with `count`, and raises RankIndexInvalid without.
+        The queries are about one season. If its index is not valid, counts all better entries with `count`, and
+        raises RankIndexInvalid without. Raises BoardNotFound and SeasonNotFound.
         """
+        season = queries[0].season
         async with self._connections.acquire() as connection:
             rows = await connection.fetch(
                 self._sql["standings"],
-                None,
-                None,
+                *_asked(season),
                 [query.user_id for query in queries],
                 [NEIGHBOURS if isinstance(query, ContextQuery) else 0 for query in queries],
                 self._tuning.max_pending,
                 count,
             )
             position = position_of(rows[0])
+        rules = rules_of(rows[0], season)
         if not rows[0]["valid"] and not count:
             raise RankIndexInvalid
-        return AtSnapshot([_standing(query, row) for query, row in zip(queries, rows, strict=True)], position)
+        results = [_standing(query, row, rules) for query, row in zip(queries, rows, strict=True)]
+        return AtSnapshot(results, position)
 
     async def page(self, query: PageQuery | PageAroundQuery) -> AtSnapshot[Page]:
-        """Return consecutive users with their ranks. Around a rank past an end of the board: that end."""
+        """Return consecutive users with their ranks. Around a rank past an end of the board: that end.
+
+        Raises BoardNotFound and SeasonNotFound.
+        """
+        asked: tuple[int | None, ...]
+        if isinstance(query, PageQuery):
+            name, asked = "page_after", query.after or (None, None)
+        else:
+            name, asked = "page_around", (query.rank,)
         async with self._connections.acquire() as connection:
-            if isinstance(query, PageQuery):
-                name, asked = "page_after", (None, None, *(query.after or (None, None)), query.limit)
-            else:
-                name, asked = "page_around", (None, None, query.rank, query.limit)
-            row = await one_row(connection, self._sql[name], *asked, self._tuning.max_pending)
-            users = [ranked(rank, user) for rank, user in enumerate(users_of(row)[0], row["rank"])]
-            return AtSnapshot(Page(users, row["total"]), position_of(row))
+            row = await one_row(
+                connection, self._sql[name], *_asked(query.season), *asked, query.limit, self._tuning.max_pending
+            )
+        standings = standings_of(row, row["rank"], rules_of(row, query.season))
+        keys = row["sort_keys"]
+        # Positions are compared, because a rank may be shared with users of other pages.
+        more = keys and row["rank"] + len(keys) <= row["total"]
+        end = (keys[-1], row["user_ids"][-1]) if more else None
+        return AtSnapshot(Page(standings, row["total"], end), position_of(row))
 
     # Keeping it up to date
 
-    async def maintain(self) -> IndexState | None:
+    async def seasons(self) -> Sequence[int]:
+        """Return the seasons, besides `default`, that have log rows and an index or enough entries for one."""
+        async with self._connections.acquire() as connection:
+            rows = await connection.fetch(self._sql["maintained"])
+        return [row["season_id"] for row in rows]
+
+    async def maintain(self, season_id: int = DEFAULT_SEASON) -> IndexState | None:
         """Apply the log if enough is pending; None if another process did so at this moment."""
         try:
             async with self._connections.acquire("REPEATABLE READ") as connection:
-                apply_from = 0 if self._rebalancing else self._tuning.apply_from
-                return await self._apply_log(connection, self._tuning.max_pending, apply_from)
+                apply_from = 0 if season_id in self._rebalancing else self._tuning.apply_from
+                return await self._apply_log(connection, season_id, self._tuning.max_pending, apply_from)
         except asyncpg.SerializationError:
             return None
 
-    async def repair(self) -> Repair:
+    async def repair(self, season_id: int = DEFAULT_SEASON) -> Repair:
         """Make an invalid index valid. Raises DatabaseUnavailable after ten minutes."""
         async with asyncio.timeout(_REPAIR_S):
             try:
                 async with self._repairing("REPEATABLE READ") as connection:
-                    if (await self._apply_log(connection, self._tuning.max_applied, 0)).applied:
+                    if (await self._apply_log(connection, season_id, self._tuning.max_applied, 0)).applied:
                         return "log applied"
             except asyncpg.SerializationError:
                 return "left to another process"
             # Pruning the log keeps the rows of a season without an index that is being built.
-            await self.discard()
+            await self.discard(season_id)
             async with self._repairing("READ COMMITTED") as connection:
-                return "built" if await self._build(connection) else "left to another process"
+                return "built" if await self._build(connection, season_id) else "left to another process"
 
-    async def build(self) -> bool:
-        """Count all users; returns False if another process is writing the index."""
+    async def build(self, season_id: int = DEFAULT_SEASON) -> bool:
+        """Count all entries; returns False if another process is writing the index."""
         async with asyncio.timeout(_REPAIR_S), self._repairing("READ COMMITTED") as connection:
-            return await self._build(connection)
+            return await self._build(connection, season_id)
 
-    async def _build(self, connection: Connection) -> bool:
+    async def _build(self, connection: Connection, season_id: int) -> bool:
         tuning = self._tuning
-        built = await connection.fetchval(self._sql["build"], _DEFAULT, tuning.width, tuning.max_checkpoints, WRITER_LOCK)
+        built = await connection.fetchval(
+            self._sql["build"], season_id, tuning.width, tuning.max_checkpoints, WRITER_LOCK
+        )
         return built is not None
 
-    async def _apply_log(self, connection: Connection, max_rows: int, apply_from: int) -> IndexState:
+    async def _apply_log(
+        self, connection: Connection, season_id: int, max_rows: int, apply_from: int
+    ) -> IndexState:
         tuning = self._tuning
         row = await one_row(
-            connection, self._sql["apply_log"], _DEFAULT, max_rows, apply_from, tuning.apply_after_s, WRITER_LOCK
+            connection, self._sql["apply_log"], season_id, max_rows, apply_from, tuning.apply_after_s, WRITER_LOCK
         )
         state = IndexState(row["log_valid"], row["valid"], row["pending"], row["locked"], row["applied"])
         if state.applied:
             # One call does a bounded part of the work; the next turn does more.
-            self._rebalancing = (
-                await connection.fetchval(self._sql["rebalance"], _DEFAULT, tuning.width, tuning.max_checkpoints) is not None
+            rebalanced = await connection.fetchval(
+                self._sql["rebalance"], season_id, tuning.width, tuning.max_checkpoints
             )
+            if rebalanced is None:
+                self._rebalancing.discard(season_id)
+            else:
+                self._rebalancing.add(season_id)
         return state
 
     def _repairing(self, isolation: Isolation) -> AbstractAsyncContextManager[Connection]:
         return self._connections.dedicated({"statement_timeout": f"'{_REPAIR_S}s'"}, isolation)
 
-    async def discard(self) -> None:
+    async def discard(self, season_id: int = DEFAULT_SEASON) -> None:
         """Delete the index, so that it is built again."""
         async with self._connections.acquire() as connection:
-            await connection.execute(self._sql["discard"], _DEFAULT)
+            await connection.execute(self._sql["discard"], season_id)
 
     # Auditing
 
-    async def recount(self) -> list[Bucket]:
+    async def recount(self, season_id: int = DEFAULT_SEASON) -> list[Bucket]:
         """Count some buckets, and return those that differ; none if the index is not valid."""
         async with self._connections.acquire() as connection:
-            rows = await connection.fetch(self._sql["recount"], _DEFAULT, self._tuning.max_pending, _RECOUNTED_BUCKETS)
+            rows = await connection.fetch(
+                self._sql["recount"], season_id, self._tuning.max_pending, _RECOUNTED_BUCKETS
+            )
         return [bucket for bucket in map(_bucket, rows) if bucket.indexed != bucket.counted]
 
-    async def recount_all(self) -> list[Bucket] | None:
+    async def recount_all(self, season_id: int = DEFAULT_SEASON) -> list[Bucket] | None:
         """Count all users, and return the buckets that differ; None if the index is not valid."""
         async with asyncio.timeout(_REPAIR_S), self._repairing("READ COMMITTED") as connection:
-            rows = await connection.fetch(self._sql["recount_all"], _DEFAULT, self._tuning.max_pending)
+            rows = await connection.fetch(self._sql["recount_all"], season_id, self._tuning.max_pending)
         if any(row["indexed"] is None for row in rows):
             return None
         return [_bucket(row) for row in rows]
 
 
-def _standing(query: StandingQuery | ContextQuery, row: asyncpg.Record) -> Standing | Context | None:
+def _asked(season: SeasonRef | None) -> tuple[str | None, int | None]:
+    """Return the first two arguments of a statement about a season."""
+    return (None, None) if season is None else (season.board, season.number)
+
+
+def _standing(
+    query: StandingQuery | ContextQuery, row: asyncpg.Record, rules: BoardRules | None
+) -> Standing | Context | None:
     if row["rank"] is None:
         return None
-    users = users_of(row)[0]
-    mine = next(i for i, user in enumerate(users) if user.user_id == query.user_id)
-    standings = [ranked(row["rank"] - mine + i, user) for i, user in enumerate(users)]
+    mine = row["user_ids"].index(query.user_id)
+    standings = standings_of(row, row["rank"] - mine, rules)
     if isinstance(query, StandingQuery):
         return standings[0]
     return Context(standings[mine], standings[:mine], standings[mine + 1 :], row["total"])

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import asyncpg
 
+from leaderboard.board_rules import BoardRules, parse_stored, score_of, unscale
 from leaderboard.database.connector import Connection
-from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
-from leaderboard.model import User
+from leaderboard.errors import BoardNotFound, DatabaseReadOnly, DatabaseUnavailable, SeasonNotFound
+from leaderboard.model import Standing, User, ranked
+from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import CommitPosition, Position, Snapshot, SnapshotPosition
 
 T_co = TypeVar("T_co", covariant=True)
@@ -59,13 +61,46 @@ def committed_position(rows: Sequence[asyncpg.Record]) -> Position:
     return position if xid is None else CommitPosition(position.epoch, int(xid))
 
 
-def users_of(row: asyncpg.Record) -> tuple[list[User], list[int]]:
-    """Return the users of four parallel arrays, and the ids that have no user."""
+def rules_of(row: asyncpg.Record, season: SeasonRef | None) -> BoardRules | None:
+    """Return the rules of the board of a row, None for `default`. Raises BoardNotFound and SeasonNotFound."""
+    if season is None:
+        return None
+    if row["rules"] is None:
+        raise BoardNotFound(season.board)
+    if row["season_id"] is None:
+        raise SeasonNotFound(season.board, season.number or 0)
+    return parse_stored(row["rules"])
+
+
+def users_of(row: asyncpg.Record, rules: BoardRules | None = None) -> tuple[list[User], list[int]]:
+    """Return the users of four parallel arrays, and the ids that have no user.
+
+    With `rules`, a score is as clients of that board see it: a Decimal if the board has decimals.
+    """
     users, deleted = [], []
     columns = (row["user_ids"], row["user_names"], row["image_urls"], row["sort_keys"])
-    for user_id, user_name, image_url, total_score in zip(*columns, strict=True):
-        if total_score is None:
+    for user_id, user_name, image_url, sort_key in zip(*columns, strict=True):
+        if sort_key is None:
             deleted.append(user_id)
         else:
-            users.append(User(user_id, user_name, image_url, total_score))
+            score: Any = sort_key if rules is None else unscale(rules, score_of(rules, sort_key))
+            users.append(User(user_id, user_name, image_url, score))
     return users, deleted
+
+
+def standings_of(row: asyncpg.Record, first_rank: int, rules: BoardRules | None) -> list[Standing]:
+    """Return the users of four parallel arrays with their ranks; `first_rank` is the position of the first one.
+
+    Where ranks are shared, `shared_rank` of the row is the first one's, and the others with its score have it too.
+    """
+    users = users_of(row, rules)[0]
+    standings: list[Standing] = []
+    for position, user in enumerate(users, first_rank):
+        rank = position
+        if rules is not None and rules.ranks == "shared":
+            if not standings:
+                rank = row["shared_rank"]
+            elif user.total_score == standings[-1].total_score:
+                rank = standings[-1].rank
+        standings.append(ranked(rank, user))
+    return standings

@@ -3,14 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import asyncpg
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from leaderboard.database.connections import Connections
 from leaderboard.database.idempotency_keys import IdempotencyKey
-from leaderboard.database.rows import AtSnapshot, Committed, committed_position, one_row, position_of, users_of
+from leaderboard.database.rows import (
+    AtSnapshot,
+    Committed,
+    committed_position,
+    one_row,
+    position_of,
+    rules_of,
+    standings_of,
+    users_of,
+)
 from leaderboard.database.sql import load_queries
 from leaderboard.database.writing import NotWritten, write
-from leaderboard.model import User
+from leaderboard.errors import DatabaseRefused
+from leaderboard.model import Account, Standing, User
+from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
 
@@ -42,10 +55,16 @@ class Users:
         self._now = load_queries("server")["now"]
 
     async def top(self, n: int) -> AtSnapshot[list[User]]:
-        """Return the best `n` users, best first."""
+        """Return the best `n` users of the board `default`, best first."""
         async with self._connections.acquire() as connection:
             row = await one_row(connection, self._sql["top"], None, None, n)
             return AtSnapshot(users_of(row)[0], position_of(row))
+
+    async def top_of_season(self, n: int, season: SeasonRef) -> AtSnapshot[list[Standing]]:
+        """Return the best `n` users of a season, best first. Raises BoardNotFound and SeasonNotFound."""
+        async with self._connections.acquire() as connection:
+            row = await one_row(connection, self._sql["top"], season.board, season.number, n)
+            return AtSnapshot(standings_of(row, 1, rules_of(row, season)), position_of(row))
 
     async def top_and_total(self, n: int) -> AtSnapshot[BestUsers]:
         """Return the best `n` users and how many users there are in all."""
@@ -53,6 +72,50 @@ class Users:
         async with self._connections.acquire() as connection:
             row = await one_row(connection, self._sql["top_and_total"], n, max_pending)
             return AtSnapshot(BestUsers(users_of(row)[0], row["total"]), position_of(row))
+
+    async def find(self, user_name: str) -> AtSnapshot[Account | None]:
+        """Return the user of that name, hidden or not, None if there is none."""
+        async with self._connections.acquire() as connection:
+            row = await one_row(connection, self._sql["find_user"], user_name)
+            return AtSnapshot(_account(row), position_of(row))
+
+    async def update(
+        self, user_id: int, user_name: str | None, image_url: str | UnsetType | None, hidden: bool | None
+    ) -> Committed[Account | NotWritten | None]:
+        """Rename, hide or show a user, or set its image; returns it, None if there is none, or NAME_TAKEN.
+
+        None changes neither the name nor whether the user is hidden. Raises what `write` raises.
+        """
+        try:
+            rows = await write(
+                self._connections,
+                self._tuning.writes.attempts,
+                self._sql["update_user"],
+                user_id,
+                user_name,
+                image_url is not UNSET,
+                None if image_url is UNSET else image_url,
+                hidden,
+                f"{self._tuning.writes.row_wait_s:g}s",
+            )
+        except DatabaseRefused as error:
+            if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                raise
+            async with self._connections.acquire() as connection:
+                position = position_of(await one_row(connection, self._now))
+            return Committed([NotWritten.NAME_TAKEN], position)
+        return Committed([_account(rows[0])], committed_position(rows))
+
+    async def erase(self, user_id: int) -> Committed[bool]:
+        """Delete a user with its entries on all boards; returns whether there was one."""
+        rows = await write(
+            self._connections,
+            self._tuning.writes.attempts,
+            self._sql["erase_user"],
+            user_id,
+            f"{self._tuning.writes.row_wait_s:g}s",
+        )
+        return Committed([rows[0]["erased"]], committed_position(rows))
 
     async def create(self, batch: Sequence[NewUser]) -> Committed[User | NotWritten]:
         """Create users in one transaction; a result is the User, or NAME_TAKEN.
@@ -89,3 +152,9 @@ class Users:
             async with self._connections.acquire() as connection:
                 position = position_of(await one_row(connection, self._now))
         return Committed(results, position)
+
+
+def _account(row: asyncpg.Record) -> Account | None:
+    if row["user_id"] is None:
+        return None
+    return Account(row["user_id"], row["user_name"], row["image_url"], row["total_score"], row["hidden"])

@@ -6,8 +6,6 @@ The docstring of a handler is the summary of its route in the OpenAPI document.
 import math
 from typing import Any
 
-import msgspec
-
 from leaderboard.http import bodies, paging, requests, security
 from leaderboard.http.asgi import AsgiScope, Receive
 from leaderboard.http.deadlines import Deadlines
@@ -17,7 +15,7 @@ from leaderboard.http.response import Headers, Response
 from leaderboard.http.router import NoSuchPath
 from leaderboard.http.status import ServiceStatus
 from leaderboard.metrics import Metrics
-from leaderboard.model import EncodedTop
+from leaderboard.model import EncodedTop, encode_json
 from leaderboard.service.idempotency import Once
 from leaderboard.service.reads import Reads, Reply
 from leaderboard.service.writes import Writes
@@ -28,7 +26,7 @@ _PROMETHEUS = security.encode_headers("text/plain; version=0.0.4; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
 _VARY = (b"vary", b"accept")
 
-_encode = msgspec.json.Encoder().encode
+_encode = encode_json
 
 
 class Handlers:

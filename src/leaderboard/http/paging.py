@@ -54,10 +54,7 @@ def page_query(query_string: bytes) -> PageQuery | PageAroundQuery:
 
 def page_answer(page: Page) -> PageAnswer:
     """Returns the page as it is sent, with the cursor to the next one."""
-    last = page.users[-1] if page.users else None
-    if last is None or last.rank >= page.total:
-        return PageAnswer(page.users, page.total, None)
-    return PageAnswer(page.users, page.total, _cursor(last.total_score, last.user_id))
+    return PageAnswer(page.users, page.total, page.end and _cursor(*page.end))
 
 
 def _parameters(query_string: bytes) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Keeps the rank index up to date, and repairs it (`database/rank_index.py` says how)."""
 
+import asyncio
 import time
 
 import structlog
@@ -22,8 +23,21 @@ class RankIndexMaintainer:
         self._failing = False
 
     async def run(self) -> None:
-        """Maintain the index on a timer, until cancelled."""
-        await every(self._interval_s, "maintaining the rank index", self.maintain, at_once=True)
+        """Maintain the indexes on a timer, until cancelled."""
+        await asyncio.gather(
+            every(self._interval_s, "maintaining the rank index", self.maintain, at_once=True),
+            every(self._interval_s, "maintaining the rank indexes of seasons", self.maintain_seasons),
+        )
+
+    async def maintain_seasons(self) -> None:
+        """Apply the log to the indexes of all boards but `default`, and build those that are missing.
+
+        Raises DatabaseUnavailable.
+        """
+        for season_id in await self._ranks.seasons():
+            state = await self._ranks.maintain(season_id)
+            if state is not None and state.needs_repair:
+                await self._ranks.repair(season_id)
 
     async def maintain(self) -> float | None:
         """Apply the log to the index, or repair it; returns how many seconds a repair took.

@@ -16,16 +16,26 @@ from leaderboard.cache.reader import CacheReader
 from leaderboard.database.database import Database
 from leaderboard.database.rank_index import RankIndexInvalid
 from leaderboard.database.rows import AtSnapshot
-from leaderboard.errors import CacheError, DatabaseUnavailable, LeaderboardError, UserNotFound
+from leaderboard.errors import (
+    BoardNotFound,
+    CacheError,
+    DatabaseUnavailable,
+    LeaderboardError,
+    NotOnBoard,
+    SeasonNotFound,
+    UserNotFound,
+)
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
 from leaderboard.model import Context, EncodedTop, Page, Result, Standing, Top, ranked
 from leaderboard.queries import (
     ContextQuery,
+    FriendsQuery,
     PageAroundQuery,
     PageQuery,
     Query,
     RankingQuery,
+    SeasonRef,
     StandingQuery,
     TopQuery,
 )
@@ -102,21 +112,27 @@ class Reads:
             cost=_cost,
         )
 
-    async def top(self, n: int) -> Reply[EncodedTop]:
+    # Of the board `default`, or of a season of another one. Those raise BoardNotFound and SeasonNotFound, too.
+
+    async def top(self, n: int, season: SeasonRef | None = None) -> Reply[EncodedTop]:
         """Return the best `n` users."""
-        return await self._from_cache(TopQuery(n))
+        return await self._answer(TopQuery(n, season=season))
 
-    async def standing(self, user_id: int) -> Reply[Standing]:
-        """Return a user's rank. Raises UserNotFound."""
-        return await self._from_cache(StandingQuery(user_id))
+    async def standing(self, user_id: int, season: SeasonRef | None = None) -> Reply[Standing]:
+        """Return a user's rank. Raises UserNotFound, or NotOnBoard."""
+        return await self._answer(StandingQuery(user_id, season=season))
 
-    async def context(self, user_id: int) -> Reply[Context]:
-        """Return a user with its neighbours. Raises UserNotFound."""
-        return await self._from_cache(ContextQuery(user_id))
+    async def context(self, user_id: int, season: SeasonRef | None = None) -> Reply[Context]:
+        """Return a user with its neighbours. Raises UserNotFound, or NotOnBoard."""
+        return await self._answer(ContextQuery(user_id, season=season))
 
     async def page(self, query: PageQuery | PageAroundQuery) -> Reply[Page]:
         """Return consecutive users."""
         return await self._from_postgres(query)
+
+    async def friends(self, user_ids: Sequence[int], season: SeasonRef | None = None) -> Reply[Top]:
+        """Return those of these users that are on the board, best first, with their ranks among all."""
+        return await self._from_postgres(FriendsQuery(tuple(sorted(set(user_ids))), season=season))
 
     def queues(self) -> Sequence[Batcher[Any, Any]]:
         """Return the queues."""
@@ -129,7 +145,9 @@ class Reads:
 
     # From where an answer comes
 
-    async def _from_cache(self, query: RankingQuery[R]) -> Reply[R]:
+    async def _answer(self, query: RankingQuery[R]) -> Reply[R]:
+        if query.season is not None:
+            return await self._from_postgres(query)  # Only the board `default` is cached.
         try:
             reply = await self._cache_queue.ask(query)
         except UserNotFound:
@@ -153,7 +171,7 @@ class Reads:
         self._health.check_postgres()
         try:
             result = await self._ask_postgres(query)
-        except UserNotFound:
+        except (UserNotFound, NotOnBoard):
             self._metrics.answers.inc("postgres")
             raise
         self._metrics.answers.inc("postgres")
@@ -202,29 +220,56 @@ class Reads:
 
     async def _read_ranks(
         self, batch: Batch[StandingQuery | ContextQuery]
-    ) -> list[Standing | Context | LeaderboardError]:
+    ) -> list[Standing | Context | Exception]:
         self._metrics.batch_items.labels("ranks").observe(len(batch.items))
-        found = await self._database.rank_index.standings(batch.items, count=False)
+        by_season: dict[SeasonRef | None, list[StandingQuery | ContextQuery]] = {}
+        for query in batch.items:
+            by_season.setdefault(query.season, []).append(query)
+        results: dict[StandingQuery | ContextQuery, Standing | Context | Exception] = {}
+        positions = []
+        for queries in by_season.values():
+            try:
+                found = await self._database.rank_index.standings(queries, count=False)
+            except RankIndexInvalid as error:
+                results |= dict.fromkeys(queries, error)
+                continue
+            except (BoardNotFound, SeasonNotFound) as error:
+                results |= dict.fromkeys(queries, error)
+                positions.append(await self._database.now())
+                continue
+            positions.append(found.position)
+            for query, result in zip(queries, found.value, strict=True):
+                results[query] = query.not_found() if result is None else result
         batch.start_next()
-        await self._publish(found.position)
-        return [
-            query.not_found() if result is None else result
-            for query, result in zip(batch.items, found.value, strict=True)
-        ]
+        for position in positions:
+            await self._publish(position)
+        return [results[query] for query in batch.items]
 
     async def _read_postgres(self, batch: Batch[Query[Any]]) -> list[Result | LeaderboardError]:
         (query,) = batch.items
-        found = await self._query_postgres(query)
+        found: AtSnapshot[Any]
+        try:
+            found = await self._query_postgres(query)
+        except (BoardNotFound, SeasonNotFound) as error:
+            found = AtSnapshot(error, await self._database.now())
         batch.start_next()
         await self._publish(found.position)
         return [found.value]
 
     async def _query_postgres(self, query: Query[Any]) -> AtSnapshot[Any]:
         match query:
-            case TopQuery(n):
+            case TopQuery(n, season=None):
                 best = await self._database.users.top(n)
                 top = Top([ranked(rank, user) for rank, user in enumerate(best.value, 1)])
                 return AtSnapshot(EncodedTop.of(top), best.position)
+            case TopQuery(n, season=SeasonRef() as season):
+                standings = await self._database.users.top_of_season(n, season)
+                return AtSnapshot(EncodedTop.of(Top(standings.value)), standings.position)
+            case FriendsQuery(user_ids, season=season):
+                asked = [StandingQuery(user_id, season=season) for user_id in user_ids]
+                friends = await self._database.rank_index.standings(asked, count=True)
+                on_board = [standing for standing in friends.value if isinstance(standing, Standing)]
+                return AtSnapshot(Top(sorted(on_board, key=_rank_and_id)), friends.position)
             case StandingQuery() | ContextQuery():
                 found = await self._database.rank_index.standings([query], count=True)
                 return AtSnapshot(found.value[0] or query.not_found(), found.position)
@@ -236,3 +281,7 @@ class Reads:
         """Wait until what was read is visible."""
         self._health.note_postgres(position)
         await self._visibility.wait_until_visible(position)
+
+
+def _rank_and_id(standing: Standing) -> tuple[int, int]:
+    return standing.rank, standing.user_id

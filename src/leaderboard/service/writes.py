@@ -8,21 +8,16 @@ That script writes the sorted set.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits, cancel_is_safe, isolate_failures
+from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits, cancel_is_safe
 from leaderboard.database.database import Database
 from leaderboard.database.idempotency_keys import FirstWrite
-from leaderboard.database.rows import Committed
 from leaderboard.database.scores import NewScore
 from leaderboard.database.users import NewUser
 from leaderboard.database.writing import NotWritten
 from leaderboard.errors import (
-    DatabaseReadOnly,
-    DatabaseRefused,
-    IdempotencyKeyInUse,
     LockedOut,
     UsernameTaken,
     UserNotFound,
@@ -30,28 +25,12 @@ from leaderboard.errors import (
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
 from leaderboard.model import ScoreSet, User
+from leaderboard.service.commit import CommittedBatch, commit
 from leaderboard.service.idempotency import Idempotency, Once, idempotency_key
-from leaderboard.snapshot import Position
 from leaderboard.sync.visibility import Visibility
 from leaderboard.tuning import WriteTuning
 
 _MAX_BATCH = 1000
-_FAULTS_OF_ITEMS = (DatabaseRefused, LockedOut, IdempotencyKeyInUse)
-"""Errors that one item of a batch can cause. The other items are then written without it."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class CommittedBatch(Generic[Result]):
-    """The results of a batch in order, and the position of its commit.
-
-    There are several positions only if the batch had to be divided, because items were at fault.
-    """
-
-    results: Sequence[Result | Exception]
-    positions: frozenset[Position]
 
 
 class Writes:
@@ -108,7 +87,8 @@ class Writes:
         raise UserNotFound(item.user_id)
 
     async def _write_scores(self, batch: Batch[NewScore]) -> Sequence[ScoreSet | NotWritten | Exception]:
-        committed = await self._commit("scores", batch.items, self._database.scores.set)
+        self._metrics.batch_items.labels("scores").observe(len(batch.items))
+        committed = await commit(batch.items, self._database.scores.set, self._health)
         batch.start_next()
         await self._publish(committed)
         return committed.results
@@ -137,38 +117,13 @@ class Writes:
         raise UsernameTaken(item.user_name)
 
     async def _write_users(self, batch: Batch[NewUser]) -> Sequence[User | NotWritten | Exception]:
-        committed = await self._commit("new users", batch.items, self._database.users.create)
+        self._metrics.batch_items.labels("new users").observe(len(batch.items))
+        committed = await commit(batch.items, self._database.users.create, self._health)
         batch.start_next()
         await self._publish(committed)
         return committed.results
 
     # Both
-
-    async def _commit(
-        self,
-        queue: str,
-        items: Sequence[Item],
-        statement: Callable[[Sequence[Item]], Awaitable[Committed[Result]]],
-    ) -> CommittedBatch[Result]:
-        """Write all items by one statement; if items are at fault, the others without them."""
-        self._metrics.batch_items.labels(queue).observe(len(items))
-        results: list[Result | Exception] = []
-        positions: set[Position] = set()
-
-        async def commit(part: Sequence[Item]) -> Committed[Result]:
-            try:
-                return await statement(part)
-            except DatabaseReadOnly as error:
-                self._health.note_read_only(error)
-                raise
-
-        for part, committed in await isolate_failures(items, commit, _FAULTS_OF_ITEMS):
-            if isinstance(committed, Exception):
-                results += [committed] * len(part)
-            else:
-                results += committed.results
-                positions.add(committed.position)
-        return CommittedBatch(results, frozenset(positions))
 
     async def _publish(self, committed: CommittedBatch[Any]) -> None:
         """Wait until the commit is visible."""

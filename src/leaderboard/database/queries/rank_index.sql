@@ -132,6 +132,20 @@ CROSS JOIN (
     CROSS JOIN LATERAL (SELECT * FROM users WHERE users.user_id = p.user_id LIMIT 1) AS u
 ) AS users
 
+-- name: maintained
+-- Returns the seasons besides `default` whose index is to be maintained: those with log rows that have an index, or that
+-- have so many entries that they need one. Each is found by one look into an index.
+WITH RECURSIVE season AS (
+    SELECT (SELECT c.season_id FROM changes AS c WHERE c.season_id > 1 ORDER BY c.season_id LIMIT 1) AS season_id
+    UNION ALL
+    SELECT (SELECT c.season_id FROM changes AS c WHERE c.season_id > s.season_id ORDER BY c.season_id LIMIT 1)
+    FROM season AS s WHERE s.season_id IS NOT NULL
+)
+SELECT s.season_id FROM season AS s
+WHERE s.season_id IS NOT NULL AND EXISTS (SELECT FROM seasons AS r WHERE r.season_id = s.season_id)
+  AND (EXISTS (SELECT FROM rank_index AS r WHERE r.season_id = s.season_id)
+       OR NOT (SELECT valid FROM rank_index_now(s.season_id, 1)))
+
 -- name: apply_log
 -- $1: the season; $2: the most pending log rows to read; $3: apply when there are as many, or a 20th of the checkpoints if
 -- that is more, or always with 0; $4: or when there are any and the last time was so many seconds ago; $5: the lock of

@@ -5,7 +5,7 @@
 -- $1, $2: board and season as `find_season` takes them; $3: how many. Returns one row of parallel arrays, best first.
 WITH season AS MATERIALIZED (SELECT * FROM find_season($1, $2))
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
-       s.season_id, s.season_number, s.rules, best.*
+       s.season_id, s.season_number, s.rules, 1 AS shared_rank, best.*
 FROM season AS s
 CROSS JOIN (
     SELECT coalesce(array_agg(t.user_id ORDER BY t.n), '{}') AS user_ids,
@@ -73,3 +73,42 @@ kept AS (
 SELECT c.user_id, c.user_name, pg_current_xact_id_if_assigned()::text AS xid,
        (SELECT pg_current_snapshot()::text) AS snapshot, (SELECT database_epoch()) AS epoch
 FROM (SELECT) AS always LEFT JOIN created AS c ON true
+
+-- name: update_user
+-- $1: the user id; $2: the new name; $3: whether to set the image, $4: the image; $5: whether to hide the user. NULL in $2 and
+-- $5 changes nothing. $6: how long to wait for a lock, as text with a unit. Returns one row, whose `user_id` is NULL if there
+-- is no such user. Error 23505: another user has the name. Triggers hide the user's entries on every board.
+WITH updated AS (
+    UPDATE users AS u SET
+        user_name = coalesce($2, u.user_name), image_url = CASE WHEN $3 THEN $4 ELSE u.image_url END,
+        hidden = coalesce($5, u.hidden)
+    FROM set_config('synchronous_commit',
+                    CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
+                    true) AS durable,
+         set_config('lock_timeout', $6, true) AS patience
+    WHERE u.user_id = $1
+    RETURNING u.user_id, u.user_name, u.image_url, u.total_score, u.hidden
+)
+SELECT u.*, pg_current_xact_id_if_assigned()::text AS xid, (SELECT pg_current_snapshot()::text) AS snapshot,
+       (SELECT database_epoch()) AS epoch
+FROM (SELECT) AS always LEFT JOIN updated AS u ON true
+
+-- name: erase_user
+-- $1: the user id; $2: how long to wait for a lock, as text with a unit. Returns one row; `erased` says whether there was such
+-- a user. Its entries are deleted with it.
+WITH erased AS (
+    DELETE FROM users AS u
+    USING set_config('synchronous_commit',
+                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
+                     true) AS durable,
+          set_config('lock_timeout', $2, true) AS patience
+    WHERE u.user_id = $1 RETURNING u.user_id
+)
+SELECT EXISTS (SELECT FROM erased) AS erased, pg_current_xact_id_if_assigned()::text AS xid,
+       (SELECT pg_current_snapshot()::text) AS snapshot, (SELECT database_epoch()) AS epoch
+
+-- name: find_user
+-- $1: the name. Returns one row, whose `user_id` is NULL if there is no such user.
+SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
+FROM (SELECT) AS always
+LEFT JOIN (SELECT user_id, user_name, image_url, total_score, hidden FROM users WHERE user_name = $1) AS u ON true

@@ -94,6 +94,12 @@ def data_dir(session_folder: Path) -> Path:
     return session_folder / uuid.uuid4().hex
 
 
+@pytest.fixture(scope="module")
+def module_folder(session_folder: Path) -> Path:
+    """A folder for what the tests of one module share."""
+    return session_folder / uuid.uuid4().hex
+
+
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[EmbeddedPostgres]:
     folder = session_folder / "shared"

@@ -15,14 +15,14 @@ Serve = Callable[..., ApiProcess]
 
 
 @pytest.fixture(scope="module")
-def cluster(session_folder: Path) -> Iterator[Cluster]:
-    with Cluster(session_folder / "cluster", server_program()) as started:
+def cluster(module_folder: Path) -> Iterator[Cluster]:
+    with Cluster(module_folder / "cluster", server_program()) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def sentinels(session_folder: Path) -> Iterator[WithSentinels]:
-    with WithSentinels(session_folder / "sentinels", server_program()) as started:
+def sentinels(module_folder: Path) -> Iterator[WithSentinels]:
+    with WithSentinels(module_folder / "sentinels", server_program()) as started:
         yield started
 
 

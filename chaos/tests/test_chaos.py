@@ -11,9 +11,9 @@ from chaos.run import Run
 
 
 @pytest.fixture(scope="module")
-def run(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[Run]:
+def run(request: pytest.FixtureRequest, module_folder: Path) -> Iterator[Run]:
     servers = Servers(request.config.getoption("--postgres-bin"), request.config.getoption("--redis-binary"))
-    folder = session_folder / "chaos"
+    folder = module_folder / "chaos"
     folder.mkdir()
     folder.chmod(0o755)
     # Redis keeps its usual deadline, because some faults make it hang.

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -40,12 +41,14 @@ class Forwarding:
         self._to = url
         self.url = url
         self._clients: list[asyncio.StreamWriter] = []
+        self._servers: list[asyncio.StreamWriter] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.append(writer)
         ((host, port),) = self._to.addresses
         other_reader, other_writer = await asyncio.open_connection(host, port)
+        self._servers.append(other_writer)
         self._tasks.append(asyncio.create_task(_copy(reader, other_writer)))
         self._tasks.append(asyncio.create_task(_copy(other_reader, writer)))
 
@@ -58,6 +61,15 @@ class Forwarding:
         self._clients.clear()
         for _ in range(20):
             await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._servers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,6 +90,7 @@ async def forwarding(url: RedisUrl) -> AsyncIterator[Forwarding]:
     yield forwarding
     server.close()
     await forwarding.reset()
+    await forwarding.close()
 
 
 async def test_a_connection_that_was_reset_is_unavailable_and_made_again(forwarding: Forwarding) -> None:

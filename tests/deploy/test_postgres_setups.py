@@ -44,8 +44,8 @@ def the_calls_work(api: ApiProcess) -> None:
 
 
 @pytest.fixture(scope="module")
-def authority(session_folder: Path) -> Authority:
-    return Authority(session_folder / "authority")
+def authority(module_folder: Path) -> Authority:
+    return Authority(module_folder / "authority")
 
 
 @pytest.fixture

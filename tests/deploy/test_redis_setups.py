@@ -75,8 +75,8 @@ def start(settings: Settings) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def authority(session_folder: Path) -> Authority:
-    return Authority(session_folder / "redis-authority")
+def authority(module_folder: Path) -> Authority:
+    return Authority(module_folder / "redis-authority")
 
 
 @pytest.fixture
@@ -256,14 +256,14 @@ def test_a_server_with_a_high_latency(serve: Serve, server: RedisServer) -> None
 
 
 @pytest.fixture(scope="module")
-def cluster(session_folder: Path) -> Iterator[RedisCluster]:
-    with RedisCluster(session_folder / "cluster", server_program("redis"), replicas_each=0) as started:
+def cluster(module_folder: Path) -> Iterator[RedisCluster]:
+    with RedisCluster(module_folder / "cluster", server_program("redis"), replicas_each=0) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def sentinels(session_folder: Path) -> Iterator[Sentinels]:
-    with Sentinels(session_folder / "sentinels", server_program()) as started:
+def sentinels(module_folder: Path) -> Iterator[Sentinels]:
+    with Sentinels(module_folder / "sentinels", server_program()) as started:
         # The default periods: the Sentinels make the old primary a replica only after ten seconds.
         for sentinel in started.sentinels:
             sentinel.call("SENTINEL", "DEBUG", "publish-period", "2000", "info-period", "10000")

@@ -26,8 +26,8 @@ from tests.system import OneConnection, connect
 pytestmark = pytest.mark.anyio
 
 USERS = 1500
-SAMPLES = 1700
-"""Compared results for each kind of board."""
+SAMPLES = 850
+"""Results that the index gave, for each kind of board. As many again may have been counted without it."""
 USERS_PER_COMPARISON = 40
 EVENTS = ("pending", "applied", "rebalanced", "built", "pruned")
 """What must have happened before the test ends."""
@@ -66,7 +66,7 @@ async def test_every_result_is_that_of_a_window_function_in_its_snapshot(setting
         changing = asyncio.gather(*work)
         try:
             deadline = time.monotonic() + 60
-            while events["compared"] < SAMPLES or not all(events[what] for what in EVENTS):
+            while events["by the index"] < SAMPLES or not all(events[what] for what in EVENTS):
                 assert time.monotonic() < deadline, events
                 await compare(reader, rng, events)
                 if changing.done():
@@ -78,7 +78,6 @@ async def test_every_result_is_that_of_a_window_function_in_its_snapshot(setting
         for connection in (reader, *writers):
             await connection.close()
         await app.database.close()
-    assert events["by the index"] > SAMPLES / 2, events
 
 
 async def write(connection: asyncpg.Connection, rng: random.Random, score: Callable[[], int]) -> None:

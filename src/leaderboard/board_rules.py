@@ -95,7 +95,7 @@ def parse_rules(fields: Mapping[str, object]) -> BoardRules:
 
 @dataclass(frozen=True, slots=True)
 class KeyRules:
-    """What SQL needs of the rules: the bits of a sort key that are the time, and the bounds of the rest of it."""
+    """What SQL needs of the rules: the bits of a sort key that are the time, and the bounds of the rest."""
 
     tie_bits: int
     lowest: int

@@ -25,7 +25,10 @@ class Ranking(Protocol):
 
 
 class SeasonRef(msgspec.Struct, frozen=True, gc=False):
-    """A season of a board other than `default`: `number` is None for the current one, 0 for the last ended one."""
+    """A season of a board other than `default`.
+
+    `number` is None for the current one, and 0 for the last ended one.
+    """
 
     board: str
     number: int | None = None

@@ -36,7 +36,10 @@ class Board:
 
 @dataclass(frozen=True, slots=True)
 class Season:
-    """A season of a board. `ended_at` is None for the current one, `ends_at` where it does not end by itself."""
+    """A season of a board.
+
+    `ended_at` is None for the current one, `ends_at` for one that does not end by itself.
+    """
 
     number: int
     started_at: datetime

@@ -89,7 +89,7 @@ def users_of(row: asyncpg.Record, rules: BoardRules | None = None) -> tuple[list
 
 
 def standings_of(row: asyncpg.Record, first_rank: int, rules: BoardRules | None) -> list[Standing]:
-    """Return the users of four parallel arrays with their ranks; `first_rank` is the position of the first one.
+    """Return the users of four parallel arrays with ranks; `first_rank` is the first one's position.
 
     Where ranks are shared, `shared_rank` of the row is the first one's, and the others with its score have it too.
     """

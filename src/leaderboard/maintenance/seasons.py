@@ -1,4 +1,4 @@
-"""Ends seasons that are past their end, and deletes the entries of seasons that are not registered any more."""
+"""Ends seasons that are past their end, and deletes the entries of unregistered seasons."""
 
 import asyncio
 

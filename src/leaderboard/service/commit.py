@@ -1,4 +1,4 @@
-"""Commits a batch of writes: all items by one statement; if items are at fault, the others without them."""
+"""Commits a batch of writes by one statement; if items are at fault, the others without them."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass

@@ -169,11 +169,12 @@ class App:
         keys = self.database.idempotency_keys
         key_limits = KeyLimits(settings.idempotency_keys_per_caller, settings.idempotency_keys)
         limiter = KeyLimiter(keys, self.metrics, key_limits, tuning.keys)
+        idempotency = Idempotency(keys, self.sync.visibility, self.health, limiter, limits)
         self.writes = Writes(
             self.database,
             self.sync.visibility,
             self.health,
-            Idempotency(keys, self.sync.visibility, self.health, limiter, limits),
+            idempotency,
             self.metrics,
             limits,
             tuning.writes,
@@ -181,7 +182,14 @@ class App:
         self.boards = BoardService(self.database, self.sync.visibility, self.health)
         self.users = UserService(self.database, self.sync.visibility, self.health)
         self.entries = EntryWrites(
-            self.database, self.boards, self.sync.visibility, self.health, self.metrics, limits, tuning.writes
+            self.database,
+            self.boards,
+            self.sync.visibility,
+            self.health,
+            idempotency,
+            self.metrics,
+            limits,
+            tuning.writes,
         )
         jobs: list[Job] = [
             SeasonKeeper(self.boards, self.database.boards),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from leaderboard.board_rules import BoardRules, parse_stored
 from leaderboard.database.connections import Connections
 from leaderboard.database.rows import AtSnapshot, position_of
 from leaderboard.database.sql import load_queries
@@ -29,8 +30,10 @@ class IdempotencyKey:
 class FirstWrite:
     """What the first write with an idempotency key did.
 
-    `same`: it had the same fingerprint. `previous_score` is None if it created a user. `user_name` and `image_url`
-    are the present ones; `user_name` is None if the user was deleted.
+    `same`: it had the same fingerprint. `previous_score` is None if it created a user, or a new entry. `user_name`
+    and `image_url` are the present ones; `user_name` is None if the user was deleted. `sort_key`, `season_number`
+    and `rules` are given for an entry of a board other than `default`, and then `previous_score` is a sort key;
+    `rules` is None if the season was deleted.
     """
 
     same: bool
@@ -38,6 +41,9 @@ class FirstWrite:
     previous_score: int | None
     user_name: str | None
     image_url: str | None
+    sort_key: int | None = None
+    season_number: int | None = None
+    rules: BoardRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +89,13 @@ class IdempotencyKeys:
 
 
 def _first_write(row: asyncpg.Record) -> FirstWrite:
-    return FirstWrite(row["same"], row["user_id"], row["previous_score"], row["user_name"], row["image_url"])
+    return FirstWrite(
+        row["same"],
+        row["user_id"],
+        row["previous_score"],
+        row["user_name"],
+        row["image_url"],
+        row["sort_key"],
+        row["season_number"],
+        row["rules"] and parse_stored(row["rules"]),
+    )

@@ -11,16 +11,18 @@ import time
 from collections.abc import Sequence
 
 from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits, cancel_is_safe
-from leaderboard.board_rules import BoardRules, Number, scale, unscale
+from leaderboard.board_rules import BoardRules, Number, key_rules, scale, unscale
 from leaderboard.database.boards import Board
 from leaderboard.database.database import Database
 from leaderboard.database.entries import EntryWritten, NewEntry, Outcome
+from leaderboard.database.idempotency_keys import FirstWrite, IdempotencyKey
 from leaderboard.errors import BoardInUse, BoardNotFound, InvalidField, LockedOut, NotOnBoard, UserNotFound
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
 from leaderboard.model import EntrySet
 from leaderboard.service.boards import BoardService
 from leaderboard.service.commit import commit
+from leaderboard.service.idempotency import Idempotency, Once, idempotency_key
 from leaderboard.sync.visibility import Visibility
 from leaderboard.tuning import WriteTuning
 
@@ -36,6 +38,7 @@ class EntryWrites:
         boards: BoardService,
         visibility: Visibility,
         health: Health,
+        idempotency: Idempotency,
         metrics: Metrics,
         limits: QueueLimits,
         tuning: WriteTuning,
@@ -44,22 +47,24 @@ class EntryWrites:
         self._boards = boards
         self._visibility = visibility
         self._health = health
+        self._idempotency = idempotency
         self._metrics = metrics
         self._tuning = tuning
         self._queue: Batcher[NewEntry, EntryWritten] = Batcher(
             "entries", self._write, limits, BatchLimits(_MAX_BATCH)
         )
 
-    async def set_score(self, board: str, user_id: int, score: Number) -> EntrySet:
+    async def set_score(self, board: str, user_id: int, score: Number, once: Once | None = None) -> EntrySet:
         """Set a score; a board that keeps the best ignores a worse one.
 
-        Raises BoardNotFound, UserNotFound, InvalidField for a score that the board does not take, and LockedOut.
+        Raises BoardNotFound, UserNotFound, InvalidField for a score that the board does not take, LockedOut, and
+        with `once` what `Idempotency.once` raises.
         """
-        return await self._submit(board, user_id, score, adds=False)
+        return await self._write_once(board, user_id, score, once, adds=False)
 
-    async def add(self, board: str, user_id: int, increment: Number) -> EntrySet:
+    async def add(self, board: str, user_id: int, increment: Number, once: Once | None = None) -> EntrySet:
         """Add to a score; a user without an entry begins with the increment. Raises as `set_score` does."""
-        return await self._submit(board, user_id, increment, adds=True)
+        return await self._write_once(board, user_id, increment, once, adds=True)
 
     async def remove(self, name: str, user_id: int) -> None:
         """Remove a user's entry from the current season. Raises BoardNotFound and NotOnBoard."""
@@ -78,12 +83,26 @@ class EntryWrites:
                 raise NotOnBoard(user_id, name)
         raise BoardNotFound(name)
 
-    async def _submit(self, name: str, user_id: int, number: Number, *, adds: bool) -> EntrySet:
+    async def _write_once(
+        self, board: str, user_id: int, number: Number, once: Once | None, *, adds: bool
+    ) -> EntrySet:
         self._health.check_writable()
+        if once is None:
+            return await self._submit(board, user_id, number, adds=adds)
+        key = idempotency_key(*once, ("add" if adds else "set", board, user_id, str(number)))
+        return await self._idempotency.once(
+            key,
+            lambda: self._submit(board, user_id, number, key, adds=adds),
+            lambda first: _first_entry(board, user_id, first),
+        )
+
+    async def _submit(
+        self, name: str, user_id: int, number: Number, key: IdempotencyKey | None = None, *, adds: bool
+    ) -> EntrySet:
         deadline = time.monotonic() + self._tuning.row_wait_s
         while True:
             board = await self._boards.known(name)
-            item = _new_entry(board, user_id, number, adds=adds)
+            item = _new_entry(board, user_id, number, key, adds=adds)
             written = await self._queue.submit(item)
             match written.outcome:
                 case Outcome.WRITTEN | Outcome.SAME:
@@ -127,7 +146,7 @@ def _field(*, adds: bool) -> str:
     return "increment" if adds else "score"
 
 
-def _new_entry(board: Board, user_id: int, number: Number, *, adds: bool) -> NewEntry:
+def _new_entry(board: Board, user_id: int, number: Number, key: IdempotencyKey | None, *, adds: bool) -> NewEntry:
     """Return the entry to write.
 
     Raises BoardInUse for `default`, and InvalidField for what the board does not take.
@@ -144,7 +163,20 @@ def _new_entry(board: Board, user_id: int, number: Number, *, adds: bool) -> New
     except ValueError as error:
         raise InvalidField({_field(adds=adds): str(error)}) from None
     value = scaled if rules.better == "higher" else -scaled
-    return NewEntry(board.board_id, board.version, user_id, value, adds)
+    return NewEntry(board.board_id, board.version, user_id, value, adds, key)
+
+
+def _first_entry(board: str, user_id: int, first: FirstWrite) -> EntrySet:
+    """Return the result of an entry that was written before. Raises BoardNotFound and UserNotFound."""
+    if first.rules is None or first.sort_key is None:
+        raise BoardNotFound(board)
+    if first.user_name is None:
+        raise UserNotFound(user_id)
+    bits = key_rules(first.rules).tie_bits
+    previous = None if first.previous_score is None else first.previous_score >> bits
+    value = first.sort_key >> bits
+    written = EntryWritten(Outcome.WRITTEN, first.season_number, first.user_name, first.image_url, previous, value)
+    return _entry_set(first.rules, user_id, written)
 
 
 def _entry_set(rules: BoardRules, user_id: int, written: EntryWritten) -> EntrySet:

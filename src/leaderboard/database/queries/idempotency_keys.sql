@@ -2,15 +2,18 @@
 
 -- name: first_writes
 -- $1: keys, $2: their fingerprints. Returns a row for each key that exists, and at least one row. `number`, from 1,
--- is the key's place in $1; `same`: the fingerprint is the same; `user_name` is NULL when the user is deleted.
-SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
-       i.number, i.same, i.user_id, i.previous_score, i.user_name, i.image_url
+-- is the key's place in $1; `same`: the fingerprint is the same; `user_name` is NULL when the user is deleted. For an
+-- entry of a board other than `default`, scores are sort keys, and `rules` is NULL when the season is deleted.
+SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch, i.*
 FROM (SELECT) AS always
 LEFT JOIN (
-    SELECT w.number, i.fingerprint = w.fingerprint AS same, i.user_id, i.previous_score, u.user_name, u.image_url
+    SELECT w.number, i.fingerprint = w.fingerprint AS same, i.user_id, i.previous_score, u.user_name, u.image_url,
+           i.sort_key, s.number AS season_number, b.rules::text AS rules
     FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (key, fingerprint, number)
     JOIN idempotent_writes AS i ON i.key = w.key
     LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE user_id = i.user_id LIMIT 1) AS u ON true
+    LEFT JOIN seasons AS s ON s.season_id = i.season_id
+    LEFT JOIN boards AS b ON b.board_id = s.board_id
 ) AS i ON true
 
 -- name: delete_old

@@ -57,13 +57,13 @@ class Users:
     async def top(self, n: int) -> AtSnapshot[list[User]]:
         """Return the best `n` users of the board `default`, best first."""
         async with self._connections.acquire() as connection:
-            row = await one_row(connection, self._sql["top"], None, None, n)
+            row = await one_row(connection, self._sql["top"], n)
             return AtSnapshot(users_of(row)[0], position_of(row))
 
     async def top_of_season(self, n: int, season: SeasonRef) -> AtSnapshot[list[Standing]]:
         """Return the best `n` users of a season, best first. Raises BoardNotFound and SeasonNotFound."""
         async with self._connections.acquire() as connection:
-            row = await one_row(connection, self._sql["top"], season.board, season.number, n)
+            row = await one_row(connection, self._sql["top_of_season"], season.board, season.number, n)
             return AtSnapshot(standings_of(row, 1, rules_of(row, season)), position_of(row))
 
     async def top_and_total(self, n: int) -> AtSnapshot[BestUsers]:

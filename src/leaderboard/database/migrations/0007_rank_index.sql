@@ -27,8 +27,9 @@ CREATE TABLE rank_index (
 -- Readers read them whole, and numbers without repetitions gain little from compression.
 ALTER TABLE rank_index ALTER keys SET STORAGE EXTERNAL, ALTER ids SET STORAGE EXTERNAL, ALTER counts SET STORAGE EXTERNAL;
 
--- The functions below read entries of one season by index only, in ranges that follow it. It descends in the sort key and
--- ascends in the id, so it cannot serve a comparison of rows.
+-- The functions below read the entries of one season by index only, in ranges that follow it. It descends in the sort key
+-- and ascends in the id, so it cannot serve a comparison of rows. They name the tables instead of `entries`, which takes half
+-- as long again (docs/decisions/0018-entries-of-all-boards.md).
 
 -- step
 -- Returns how many entries stand at the position (from_key, from_id) or after it, and before (key, id).
@@ -41,15 +42,24 @@ DECLARE
     best CONSTANT bigint := -from_key;
     worst CONSTANT bigint := -key;
 BEGIN
+    IF season = 1 THEN
+        IF best = worst THEN
+            RETURN (SELECT count(*) FROM users
+                    WHERE NOT hidden AND total_score = best AND user_id >= from_id AND user_id < id);
+        END IF;
+        RETURN (SELECT count(*) FROM users WHERE NOT hidden AND total_score = best AND user_id >= from_id)
+             + (SELECT count(*) FROM users WHERE NOT hidden AND total_score < best AND total_score > worst)
+             + (SELECT count(*) FROM users WHERE NOT hidden AND total_score = worst AND user_id < id);
+    END IF;
     IF best = worst THEN
-        RETURN (SELECT count(*) FROM entries
+        RETURN (SELECT count(*) FROM scores
                 WHERE season_id = season AND NOT hidden AND sort_key = best AND user_id >= from_id AND user_id < id);
     END IF;
-    RETURN (SELECT count(*) FROM entries
+    RETURN (SELECT count(*) FROM scores
             WHERE season_id = season AND NOT hidden AND sort_key = best AND user_id >= from_id)
-         + (SELECT count(*) FROM entries
+         + (SELECT count(*) FROM scores
             WHERE season_id = season AND NOT hidden AND sort_key < best AND sort_key > worst)
-         + (SELECT count(*) FROM entries
+         + (SELECT count(*) FROM scores
             WHERE season_id = season AND NOT hidden AND sort_key = worst AND user_id < id);
 END
 $$;
@@ -65,10 +75,17 @@ DECLARE
     best CONSTANT bigint := -key;
     found bigint;
 BEGIN
-    RETURN QUERY
-    SELECT e.sort_key, e.user_id FROM entries AS e
-    WHERE e.season_id = season AND NOT e.hidden AND e.sort_key = best AND e.user_id >= id
-    ORDER BY e.sort_key DESC, e.user_id ASC OFFSET skip LIMIT most;
+    IF season = 1 THEN
+        RETURN QUERY
+        SELECT u.total_score, u.user_id FROM users AS u
+        WHERE NOT u.hidden AND u.total_score = best AND u.user_id >= id
+        ORDER BY u.total_score DESC, u.user_id ASC OFFSET skip LIMIT most;
+    ELSE
+        RETURN QUERY
+        SELECT s.sort_key, s.user_id FROM scores AS s
+        WHERE s.season_id = season AND NOT s.hidden AND s.sort_key = best AND s.user_id >= id
+        ORDER BY s.sort_key DESC, s.user_id ASC OFFSET skip LIMIT most;
+    END IF;
     GET DIAGNOSTICS found = ROW_COUNT;
     IF found = most THEN
         RETURN;
@@ -76,13 +93,18 @@ BEGIN
     IF found > 0 THEN
         skip := 0;
     ELSIF skip > 0 THEN
-        skip := skip - (SELECT count(*) FROM entries AS e
-                        WHERE e.season_id = season AND NOT e.hidden AND e.sort_key = best AND e.user_id >= id);
+        skip := skip - entries_between(season, key, id, key + 1, 0);
     END IF;
-    RETURN QUERY
-    SELECT e.sort_key, e.user_id FROM entries AS e
-    WHERE e.season_id = season AND NOT e.hidden AND e.sort_key < best
-    ORDER BY e.sort_key DESC, e.user_id ASC OFFSET skip LIMIT most - found;
+    IF season = 1 THEN
+        RETURN QUERY
+        SELECT u.total_score, u.user_id FROM users AS u WHERE NOT u.hidden AND u.total_score < best
+        ORDER BY u.total_score DESC, u.user_id ASC OFFSET skip LIMIT most - found;
+    ELSE
+        RETURN QUERY
+        SELECT s.sort_key, s.user_id FROM scores AS s
+        WHERE s.season_id = season AND NOT s.hidden AND s.sort_key < best
+        ORDER BY s.sort_key DESC, s.user_id ASC OFFSET skip LIMIT most - found;
+    END IF;
 END
 $$;
 
@@ -97,16 +119,30 @@ DECLARE
     worst CONSTANT bigint := -key;
     found bigint;
 BEGIN
-    RETURN QUERY
-    SELECT e.sort_key, e.user_id FROM entries AS e
-    WHERE e.season_id = season AND NOT e.hidden AND e.sort_key = worst AND e.user_id < id
-    ORDER BY e.sort_key ASC, e.user_id DESC LIMIT most;
-    GET DIAGNOSTICS found = ROW_COUNT;
-    IF found < most THEN
+    IF season = 1 THEN
         RETURN QUERY
-        SELECT e.sort_key, e.user_id FROM entries AS e
-        WHERE e.season_id = season AND NOT e.hidden AND e.sort_key > worst
-        ORDER BY e.sort_key ASC, e.user_id DESC LIMIT most - found;
+        SELECT u.total_score, u.user_id FROM users AS u
+        WHERE NOT u.hidden AND u.total_score = worst AND u.user_id < id
+        ORDER BY u.total_score ASC, u.user_id DESC LIMIT most;
+    ELSE
+        RETURN QUERY
+        SELECT s.sort_key, s.user_id FROM scores AS s
+        WHERE s.season_id = season AND NOT s.hidden AND s.sort_key = worst AND s.user_id < id
+        ORDER BY s.sort_key ASC, s.user_id DESC LIMIT most;
+    END IF;
+    GET DIAGNOSTICS found = ROW_COUNT;
+    IF found = most THEN
+        RETURN;
+    END IF;
+    IF season = 1 THEN
+        RETURN QUERY
+        SELECT u.total_score, u.user_id FROM users AS u WHERE NOT u.hidden AND u.total_score > worst
+        ORDER BY u.total_score ASC, u.user_id DESC LIMIT most - found;
+    ELSE
+        RETURN QUERY
+        SELECT s.sort_key, s.user_id FROM scores AS s
+        WHERE s.season_id = season AND NOT s.hidden AND s.sort_key > worst
+        ORDER BY s.sort_key ASC, s.user_id DESC LIMIT most - found;
     END IF;
 END
 $$;

@@ -39,10 +39,10 @@ LEFT JOIN LATERAL (
     FROM (SELECT at_or_before(i.keys, i.ids, -a.sort_key, a.user_id) AS n OFFSET 0) AS f
 ) AS r ON true
 LEFT JOIN LATERAL (
-    SELECT array_agg(u.user_id ORDER BY -p.sort_key, p.user_id) AS user_ids,
-           array_agg(u.user_name ORDER BY -p.sort_key, p.user_id) AS user_names,
-           array_agg(u.image_url ORDER BY -p.sort_key, p.user_id) AS image_urls,
-           array_agg(p.sort_key ORDER BY -p.sort_key, p.user_id) AS sort_keys
+    SELECT array_agg(u.user_id ORDER BY p.sort_key DESC, p.user_id) AS user_ids,
+           array_agg(u.user_name ORDER BY p.sort_key DESC, p.user_id) AS user_names,
+           array_agg(u.image_url ORDER BY p.sort_key DESC, p.user_id) AS image_urls,
+           array_agg(p.sort_key ORDER BY p.sort_key DESC, p.user_id) AS sort_keys
     FROM (
         SELECT sort_key, user_id FROM entries_above(s.season_id, -a.sort_key, a.user_id, a.reach)
         UNION ALL
@@ -80,10 +80,10 @@ SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch, s.sea
 FROM season AS s, index AS i
 CROSS JOIN LATERAL (SELECT start.key, start.id, at_or_before(i.keys, i.ids, start.key, start.id) AS n FROM start) AS f
 CROSS JOIN (
-    SELECT coalesce(array_agg(u.user_id ORDER BY -p.sort_key, p.user_id), '{}') AS user_ids,
-           coalesce(array_agg(u.user_name ORDER BY -p.sort_key, p.user_id), '{}') AS user_names,
-           coalesce(array_agg(u.image_url ORDER BY -p.sort_key, p.user_id), '{}') AS image_urls,
-           coalesce(array_agg(p.sort_key ORDER BY -p.sort_key, p.user_id), '{}') AS sort_keys
+    SELECT coalesce(array_agg(u.user_id ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_ids,
+           coalesce(array_agg(u.user_name ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_names,
+           coalesce(array_agg(u.image_url ORDER BY p.sort_key DESC, p.user_id), '{}') AS image_urls,
+           coalesce(array_agg(p.sort_key ORDER BY p.sort_key DESC, p.user_id), '{}') AS sort_keys
     FROM page AS p
     CROSS JOIN LATERAL (SELECT * FROM users WHERE users.user_id = p.user_id LIMIT 1) AS u
 ) AS users
@@ -124,10 +124,10 @@ SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch, s.sea
        users.*
 FROM season AS s, index AS i, start
 CROSS JOIN (
-    SELECT coalesce(array_agg(u.user_id ORDER BY -p.sort_key, p.user_id), '{}') AS user_ids,
-           coalesce(array_agg(u.user_name ORDER BY -p.sort_key, p.user_id), '{}') AS user_names,
-           coalesce(array_agg(u.image_url ORDER BY -p.sort_key, p.user_id), '{}') AS image_urls,
-           coalesce(array_agg(p.sort_key ORDER BY -p.sort_key, p.user_id), '{}') AS sort_keys
+    SELECT coalesce(array_agg(u.user_id ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_ids,
+           coalesce(array_agg(u.user_name ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_names,
+           coalesce(array_agg(u.image_url ORDER BY p.sort_key DESC, p.user_id), '{}') AS image_urls,
+           coalesce(array_agg(p.sort_key ORDER BY p.sort_key DESC, p.user_id), '{}') AS sort_keys
     FROM page AS p
     CROSS JOIN LATERAL (SELECT * FROM users WHERE users.user_id = p.user_id LIMIT 1) AS u
 ) AS users

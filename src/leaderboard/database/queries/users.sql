@@ -2,6 +2,16 @@
 -- until the cache shows as much.
 
 -- name: top
+-- $1: how many. Returns one row of parallel arrays, best first, of the board `default`.
+SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
+       coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
+       coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
+FROM (
+    SELECT user_id, user_name, image_url, total_score
+    FROM users WHERE NOT hidden ORDER BY total_score DESC, user_id ASC LIMIT $1
+) AS top
+
+-- name: top_of_season
 -- $1, $2: board and season as `find_season` takes them; $3: how many. Returns one row of parallel arrays, best first.
 WITH season AS MATERIALIZED (SELECT * FROM find_season($1, $2))
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,

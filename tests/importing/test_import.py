@@ -90,8 +90,10 @@ async def test_update_sets_score_and_image_and_logs_only_changes(settings: Setti
     report = await run(settings, write_csv(tmp_path / "b.csv", new), UPDATE)
     assert counts(report) == (4, 1, 3, 0, 0)
     assert board(settings) == {"amy": (9, "https://x"), "bob": (2, None), "cat": (3, None), "dan": (4, None)}
-    log = sql(settings, "SELECT old_key, new_key FROM changes ORDER BY new_key")
-    assert [tuple(row) for row in log] == [(2, 2), (None, 4), (1, 9)]
+    log = sql(settings, "SELECT old_key, new_key FROM changes WHERE season_id = 1 ORDER BY new_key")
+    assert [tuple(row) for row in log] == [(None, 4), (1, 9)]
+    images = sql(settings, "SELECT user_id FROM changes WHERE season_id = 0 ORDER BY 1")
+    assert [row["user_id"] for row in images] == [1, 2]
     assert sql(settings, "SELECT nextval('users_user_id_seq') AS next")[0]["next"] == 5
 
 

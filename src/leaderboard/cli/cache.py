@@ -13,7 +13,7 @@ from rich.text import Text
 from leaderboard.app import App
 from leaderboard.cli.exits import ExitStatus, fail
 from leaderboard.cli.options import settings_with
-from leaderboard.database.rank_index import Bucket
+from leaderboard.database.rank_index import Bucket, IndexedSeason
 from leaderboard.errors import CacheDamaged
 from leaderboard.model import User
 from leaderboard.printable import printable
@@ -48,6 +48,13 @@ def sync(
     _with_app(work)
 
 
+class _Recount(NamedTuple):
+    """A season with a rank index, and its wrong buckets; None if the index is not valid."""
+
+    season: IndexedSeason
+    wrong_buckets: list[Bucket] | None
+
+
 class _Comparison(NamedTuple):
     """What `verify` has found."""
 
@@ -56,10 +63,12 @@ class _Comparison(NamedTuple):
     cache: Audit
     wrong_buckets: list[Bucket] | None
     """The buckets of the rank index that count wrongly; None when there is no valid rank index."""
+    seasons: list[_Recount]
 
     @property
     def equal(self) -> bool:
-        return not (self.damage or self.cache.differences or self.cache.totals or self.wrong_buckets)
+        wrong = self.wrong_buckets or any(recount.wrong_buckets for recount in self.seasons)
+        return not (self.damage or self.cache.differences or self.cache.totals or wrong)
 
 
 def verify() -> None:
@@ -71,6 +80,8 @@ def verify() -> None:
         fail(f"nothing to compare: {found.cache.note}", ExitStatus.FAILED)
     _print_cache(found.cache)
     _print_rank_index(found.wrong_buckets)
+    for recount in found.seasons:
+        _print_season(recount)
     if not found.equal:
         raise typer.Exit(ExitStatus.NO)
 
@@ -86,7 +97,11 @@ async def _compare(app: App) -> _Comparison:
             await app.sync.synchronizer.catch_up_now()
             continue
         if audit.compared is not None or time.monotonic() > deadline:
-            return _Comparison(damage, audit, await app.database.rank_index.recount_all())
+            ranks = app.database.rank_index
+            others = [
+                _Recount(season, await ranks.recount_all(season.season_id)) for season in await ranks.indexed()
+            ]
+            return _Comparison(damage, audit, await ranks.recount_all(), others)
         await asyncio.sleep(0.2)
 
 
@@ -104,12 +119,24 @@ def _print_rank_index(wrong_buckets: list[Bucket] | None) -> None:
         print("there is no valid rank index now; ranks are counted")
     elif not wrong_buckets:
         print("the rank index equals PostgreSQL: all users counted at one snapshot")
+    _print_buckets("rank index", wrong_buckets)
+
+
+def _print_season(recount: _Recount) -> None:
+    season = recount.season
+    name = f"rank index of the board {season.board}, season {season.number}"
+    if recount.wrong_buckets is None:
+        print(f"{name}: not valid now; ranks are counted")
+    elif not recount.wrong_buckets:
+        print(f"{name}: equals PostgreSQL")
+    _print_buckets(name, recount.wrong_buckets)
+
+
+def _print_buckets(name: str, wrong_buckets: list[Bucket] | None) -> None:
     for bucket in (wrong_buckets or ())[:_MAX_SHOWN]:
-        score, user_id = bucket.first
-        print(
-            f"rank index: from score {score}, id {user_id} on it has {bucket.indexed:,} users,"
-            f" PostgreSQL has {bucket.counted:,}"
-        )
+        sort_key, user_id = bucket.first
+        first = f"sort key {sort_key}, id {user_id}" if user_id else "the best"
+        print(f"{name}: from {first} on it has {bucket.indexed:,} users, PostgreSQL has {bucket.counted:,}")
 
 
 def _print_differences(audit: Audit) -> None:

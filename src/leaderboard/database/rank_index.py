@@ -72,6 +72,15 @@ class Bucket:
     first: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedSeason:
+    """A season that has a rank index: its id, the name of its board, and its number there."""
+
+    season_id: int
+    board: str
+    number: int
+
+
 class RankIndex:
     """Reads ranks, and writes the table `rank_index`."""
 
@@ -201,6 +210,12 @@ class RankIndex:
             await connection.execute(self._sql["discard"], season_id)
 
     # Auditing
+
+    async def indexed(self) -> Sequence[IndexedSeason]:
+        """Return the seasons of boards but `default` that have a rank index."""
+        async with self._connections.acquire() as connection:
+            rows = await connection.fetch(self._sql["indexed"])
+        return [IndexedSeason(row["season_id"], row["name"], row["number"]) for row in rows]
 
     async def recount(self, season_id: int = DEFAULT_SEASON) -> list[Bucket]:
         """Count some buckets, and return those that differ; none if the index is not valid."""

@@ -89,7 +89,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer_or_decimal(number: str) -> int | Decimal:
-    """Returns a number that is written with a point or an exponent: an int if it is an integer, as in JSON Schema.
+    """Returns a number with a point or an exponent: an int if it is an integer, as in JSON Schema.
 
     It is exact. A Decimal keeps the exponent as it is written, so that a huge one takes neither time nor memory.
     """

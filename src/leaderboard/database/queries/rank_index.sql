@@ -146,6 +146,12 @@ WHERE s.season_id IS NOT NULL AND EXISTS (SELECT FROM seasons AS r WHERE r.seaso
   AND (EXISTS (SELECT FROM rank_index AS r WHERE r.season_id = s.season_id)
        OR NOT (SELECT valid FROM rank_index_now(s.season_id, 1)))
 
+-- name: indexed
+-- Returns the seasons besides `default` that have an index.
+SELECT s.season_id, b.name, s.number
+FROM rank_index AS r JOIN seasons AS s ON s.season_id = r.season_id JOIN boards AS b ON b.board_id = s.board_id
+WHERE s.season_id > 1 ORDER BY s.season_id
+
 -- name: apply_log
 -- $1: the season; $2: the most pending log rows to read; $3: apply when there are as many, or a 20th of the checkpoints if
 -- that is more, or always with 0; $4: or when there are any and the last time was so many seconds ago; $5: the lock of

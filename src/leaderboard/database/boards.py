@@ -144,8 +144,9 @@ class Boards:
         return Committed([rows[0]["deleted"]], committed_position(rows))
 
     async def end_season(self, board: Board, next_end: datetime | None) -> Committed[int | None]:
-        """End the current season of `board`; returns the next one's number, None if another caller was faster.
+        """End the current season of `board`; returns the next one's number, None if nothing was done.
 
+        That is so if another caller was faster, and if `next_end` is past when the writes under way have ended.
         Waits for the writes under way. Raises LockedOut after 50 ms, so that writers do not queue for long behind
         it, and what `write` raises.
         """

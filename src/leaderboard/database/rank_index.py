@@ -171,15 +171,18 @@ class RankIndex:
                 return "built" if await self._build(connection, season_id) else "left to another process"
 
     async def build(self, season_id: int = DEFAULT_SEASON) -> bool:
-        """Count all entries; returns False if another process is writing the index."""
+        """Count all entries; returns False if another process writes the index, or if the season was deleted."""
         async with asyncio.timeout(_REPAIR_S), self._repairing("READ COMMITTED") as connection:
             return await self._build(connection, season_id)
 
     async def _build(self, connection: Connection, season_id: int) -> bool:
         tuning = self._tuning
-        built = await connection.fetchval(
-            self._sql["build"], season_id, tuning.width, tuning.max_checkpoints, WRITER_LOCK
-        )
+        try:
+            built = await connection.fetchval(
+                self._sql["build"], season_id, tuning.width, tuning.max_checkpoints, WRITER_LOCK
+            )
+        except asyncpg.ForeignKeyViolationError:
+            return False
         return built is not None
 
     async def _apply_log(

@@ -6,7 +6,10 @@ running ends once, and the next one ends at the first end in the future
 (docs/decisions/0017-season-schedules.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from leaderboard.board_rules import (
@@ -17,7 +20,7 @@ from leaderboard.board_rules import (
 )
 from leaderboard.database.boards import Board, Configured, Season
 from leaderboard.database.database import Database
-from leaderboard.database.rows import AtSnapshot
+from leaderboard.database.rows import AtSnapshot, Committed
 from leaderboard.errors import BoardInUse, BoardNotFound, LockedOut, SeasonNotFound, UserNotFound
 from leaderboard.health import Health
 from leaderboard.snapshot import Position
@@ -26,7 +29,7 @@ from leaderboard.sync.visibility import Visibility
 _KEPT = 1000
 """How many boards this process remembers for writes."""
 _TRIES = 20
-"""How often a season is tried to end while writes of its board hold it up, 50 ms each."""
+"""How often a board is tried to change while its writes hold that up, 50 ms each."""
 
 T = TypeVar("T")
 
@@ -81,14 +84,13 @@ class BoardService:
     async def configure(self, name: str, rules: BoardRules) -> tuple[Board, bool]:
         """Create a board or change its rules; returns it, and whether it was created.
 
-        Raises BoardInUse if its entries depend on the present rules, or for rules that `default` cannot have.
+        Raises BoardInUse if its entries depend on the present rules, or for rules that `default` cannot have, and
+        LockedOut if writes hold it up for a second.
         """
         self._health.check_writable()
         if name == DEFAULT_BOARD and (refused := refused_on_default(rules)):
             raise BoardInUse(f"the board 'default' takes only a title; refused: {', '.join(refused)}")
-        now = (await self._database.boards.get(DEFAULT_BOARD)).value
-        ends_at = None if rules.schedule is None or now is None else rules.schedule.next_end(now.now)
-        committed = await self._database.boards.configure(name, rules, ends_at, FIXED_WITH_ENTRIES)
+        committed = await _try_again(partial(self._configure, name, rules))
         await self._publish(committed.position)
         ((outcome, refused_rules),) = committed.results
         if outcome is Configured.REFUSED:
@@ -100,12 +102,20 @@ class BoardService:
             raise BoardInUse(f"the board {name!r} has scores outside of the new lowest and highest")
         return await self.get(name), outcome is Configured.CREATED
 
+    async def _configure(self, name: str, rules: BoardRules) -> Committed[tuple[Configured, Sequence[str]]]:
+        default = (await self._database.boards.get(DEFAULT_BOARD)).value
+        ends_at = None if default is None else _next_end(rules, default.now)
+        return await self._database.boards.configure(name, rules, ends_at, FIXED_WITH_ENTRIES)
+
     async def delete(self, name: str) -> None:
-        """Delete a board with all its seasons. Raises BoardNotFound, and BoardInUse for `default`."""
+        """Delete a board with all its seasons.
+
+        Raises BoardNotFound, BoardInUse for `default`, and LockedOut if writes hold it up for a second.
+        """
         self._health.check_writable()
         if name == DEFAULT_BOARD:
             raise BoardInUse("the board 'default' cannot be deleted")
-        committed = await self._database.boards.delete(name)
+        committed = await _try_again(partial(self._database.boards.delete, name))
         self._known.pop(name, None)
         await self._publish(committed.position)
         if not committed.results[0]:
@@ -130,29 +140,31 @@ class BoardService:
     async def end(self, board: Board) -> None:
         """End the current season of `board`, unless another process was faster.
 
-        Raises LockedOut after a second.
+        Raises LockedOut after a second, and BoardNotFound.
         """
-        schedule = board.rules.schedule
-        next_end = None if schedule is None else schedule.next_end(board.now)
-        for attempt in range(1, _TRIES + 1):
-            try:
-                committed = await self._database.boards.end_season(board, next_end)
-            except LockedOut:
-                if attempt == _TRIES:
-                    raise
-                continue
-            break
-        self._known.pop(board.name, None)
-        if board.rules.keep_seasons is not None:
-            await self._database.boards.forget_seasons(board.board_id, board.rules.keep_seasons)
-        await self._publish(committed.position)
+        ending = board.season_id
+        while board.season_id == ending:
+            next_end = _next_end(board.rules, board.now)
+            committed = await _try_again(partial(self._database.boards.end_season, board, next_end))
+            self._known.pop(board.name, None)
+            if committed.results[0] is not None:
+                if board.rules.keep_seasons is not None:
+                    await self._database.boards.forget_seasons(board.board_id, board.rules.keep_seasons)
+                await self._publish(committed.position)
+                return
+            board = await self.get(board.name)
 
     async def end_due(self) -> int:
-        """End every season that is past its end; returns how many were."""
-        due = await self._database.boards.due()
-        for board in due:
-            await self.end(board)
-        return len(due)
+        """End every season that is past its end; returns how many were.
+
+        One that writes hold up is left to the next call, and the others are ended.
+        """
+        ended = 0
+        for board in await self._database.boards.due():
+            with suppress(LockedOut, BoardNotFound):
+                await self.end(board)
+                ended += 1
+        return ended
 
     def _remember(self, board: Board) -> None:
         self._known.pop(board.name, None)
@@ -167,3 +179,18 @@ class BoardService:
     async def _publish(self, position: Position) -> None:
         self._health.note_postgres(position)
         await self._visibility.wait_until_visible(position)
+
+
+def _next_end(rules: BoardRules, now: datetime) -> datetime | None:
+    return None if rules.schedule is None else rules.schedule.next_end(now)
+
+
+async def _try_again(change: Callable[[], Awaitable[T]]) -> T:
+    """Make a change that locks out the writes of a board. Raises LockedOut after `_TRIES` tries.
+
+    Each waits for 50 ms only, because the next writes queue behind it.
+    """
+    for _ in range(_TRIES - 1):
+        with suppress(LockedOut):
+            return await change()
+    return await change()

@@ -171,8 +171,8 @@ END
 $$;
 
 -- Ends a season and begins the next, which ends at `next_end`. Returns the new season's id and number; no row if the
--- season was not the board's current one any more. Waits for the writes under way, so the old season is final when this
--- commits.
+-- season was not the board's current one any more, or if `next_end` is past. Waits for the writes under way, so the old
+-- season is final when this commits.
 CREATE FUNCTION end_season(board integer, ending integer, next_end timestamptz, OUT season_id integer, OUT number integer)
 RETURNS SETOF record
 LANGUAGE plpgsql VOLATILE
@@ -186,6 +186,9 @@ BEGIN
         RETURN;
     END IF;
     ended := clock_timestamp();
+    IF next_end <= ended THEN
+        RETURN;
+    END IF;
     UPDATE seasons AS s SET ended_at = ended WHERE s.season_id = ending RETURNING s.number INTO number;
     number := number + 1;
     INSERT INTO seasons AS s (board_id, number, started_at) VALUES (board, number, ended) RETURNING s.season_id INTO season_id;

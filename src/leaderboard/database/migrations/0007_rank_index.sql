@@ -15,7 +15,7 @@ RETURN width_bucket(key - 1, keys)
 
 -- step
 CREATE TABLE rank_index (
-    season_id  integer PRIMARY KEY,
+    season_id  integer PRIMARY KEY REFERENCES seasons ON DELETE CASCADE,
     written_by xid8 NOT NULL DEFAULT pg_current_xact_id(),  -- as in log_state: valid only where it was written
     written_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     snapshot   pg_snapshot NOT NULL DEFAULT pg_current_snapshot(),

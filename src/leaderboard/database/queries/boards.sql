@@ -23,27 +23,27 @@ LEFT JOIN (
 ORDER BY b.name
 
 -- name: configure_board
--- $1 to $8: as `configure_board` takes them. Returns its outcome. Error 40001: the board was deleted meanwhile.
+-- $1 to $8: as `configure_board` takes them. Returns its outcome. Error 40001: the board was deleted meanwhile; error 55P03:
+-- writes of the board held it up.
 SELECT c.outcome, c.refused, pg_current_xact_id_if_assigned()::text AS xid,
        (SELECT pg_current_snapshot()::text) AS snapshot, (SELECT database_epoch()) AS epoch
 FROM set_config('synchronous_commit',
                 CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                 true) AS durable
-CROSS JOIN LATERAL configure_board($1, $2::text::jsonb, $3, $4::smallint, $5, $6, $7, $8) AS c
+CROSS JOIN set_config('lock_timeout', '50ms', true) AS patience
+LEFT JOIN LATERAL configure_board($1, $2::text::jsonb, $3, $4::smallint, $5, $6, $7, $8) AS c ON true
 
 -- name: delete_board
 -- $1: the name. Its entries are deleted afterwards, see `delete_orphans`. Returns one row; `deleted` says whether there was
--- such a board. The lock waits for the writes under way and holds up the next.
+-- such a board. The lock waits for the writes under way and holds up the next; error 55P03 after 50 ms.
 WITH locked AS MATERIALIZED (
     SELECT b.board_id, pg_advisory_xact_lock(7001, b.board_id % 64) AS lock
     FROM set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
+         set_config('lock_timeout', '50ms', true) AS patience,
          boards AS b
     WHERE b.name = $1 AND b.board_id > 1
-),
-indexes AS (
-    DELETE FROM rank_index WHERE season_id IN (SELECT s.season_id FROM seasons AS s JOIN locked AS l USING (board_id))
 ),
 deleted AS (
     DELETE FROM boards AS b USING locked AS l WHERE b.board_id = l.board_id RETURNING b.board_id
@@ -53,7 +53,7 @@ SELECT EXISTS (SELECT FROM deleted) AS deleted, pg_current_xact_id_if_assigned()
 
 -- name: end_season
 -- $1: the board's id; $2: the id of the season to end; $3: when the next one ends, NULL if not by itself. Returns the next
--- season, NULL if the season was ended already. Waits for the writes under way.
+-- season, NULL if the season was ended already or $3 is past. Waits for the writes under way.
 SELECT e.season_id, e.number, pg_current_xact_id_if_assigned()::text AS xid,
        (SELECT pg_current_snapshot()::text) AS snapshot, (SELECT database_epoch()) AS epoch
 FROM set_config('synchronous_commit',
@@ -99,8 +99,7 @@ ORDER BY b.name
 -- Deletes the ended seasons of a board beyond those it keeps, from the registry. $1: the board's id; $2: how many to keep.
 WITH old AS (
     SELECT season_id FROM seasons WHERE board_id = $1 AND ended_at IS NOT NULL ORDER BY number DESC OFFSET $2
-),
-indexes AS (DELETE FROM rank_index WHERE season_id IN (SELECT season_id FROM old))
+)
 DELETE FROM seasons WHERE season_id IN (SELECT season_id FROM old)
 
 -- name: orphans

@@ -141,10 +141,17 @@ class RankIndex:
 
     # Keeping it up to date
 
-    async def seasons(self) -> Sequence[int]:
-        """Return the seasons, besides `default`, that have log rows and an index or enough entries for one."""
+    async def changed_seasons(self) -> Sequence[int]:
+        """Return the seasons, besides `default`, that have an index and log rows."""
+        return await self._seasons("changed_seasons")
+
+    async def unindexed_seasons(self) -> Sequence[int]:
+        """Return the seasons, besides `default`, that need an index and have no valid one."""
+        return await self._seasons("unindexed_seasons")
+
+    async def _seasons(self, name: str) -> Sequence[int]:
         async with self._connections.acquire() as connection:
-            rows = await connection.fetch(self._sql["maintained"])
+            rows = await connection.fetch(self._sql[name])
         return [row["season_id"] for row in rows]
 
     async def maintain(self, season_id: int = DEFAULT_SEASON) -> IndexState | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import structlog
 
@@ -9,6 +10,9 @@ from leaderboard.database.rank_index import RankIndex
 from leaderboard.errors import Unavailable
 from leaderboard.metrics import Metrics
 from leaderboard.periodic import every
+
+_LOOK_FOR_LARGE_S = 5.0
+"""How often to look for seasons that need an index. Each with few entries costs half a millisecond."""
 
 _log = structlog.get_logger(__name__)
 
@@ -27,14 +31,19 @@ class RankIndexMaintainer:
         await asyncio.gather(
             every(self._interval_s, "maintaining the rank index", self.maintain, at_once=True),
             every(self._interval_s, "maintaining the rank indexes of seasons", self.maintain_seasons),
+            every(_LOOK_FOR_LARGE_S, "building the rank indexes of seasons", self.build_missing),
         )
 
     async def maintain_seasons(self) -> None:
-        """Apply the log to the indexes of all boards but `default`, and build those that are missing.
+        """Apply the log to the indexes of all boards but `default`. Raises DatabaseUnavailable."""
+        await self._maintain(await self._ranks.changed_seasons())
 
-        Raises DatabaseUnavailable.
-        """
-        for season_id in await self._ranks.seasons():
+    async def build_missing(self) -> None:
+        """Build the indexes of seasons that have become large. Raises DatabaseUnavailable."""
+        await self._maintain(await self._ranks.unindexed_seasons())
+
+    async def _maintain(self, seasons: Sequence[int]) -> None:
+        for season_id in seasons:
             state = await self._ranks.maintain(season_id)
             if state is not None and state.needs_repair:
                 await self._ranks.repair(season_id)

@@ -132,9 +132,8 @@ CROSS JOIN (
     CROSS JOIN LATERAL (SELECT * FROM users WHERE users.user_id = p.user_id LIMIT 1) AS u
 ) AS users
 
--- name: maintained
--- Returns the seasons besides `default` whose index is to be maintained: those with log rows that have an index, or that
--- have so many entries that they need one. Each is found by one look into an index.
+-- name: changed_seasons
+-- Returns the seasons besides `default` that have an index and log rows. Each is found by one look into an index.
 WITH RECURSIVE season AS (
     SELECT (SELECT c.season_id FROM changes AS c WHERE c.season_id > 1 ORDER BY c.season_id LIMIT 1) AS season_id
     UNION ALL
@@ -142,9 +141,25 @@ WITH RECURSIVE season AS (
     FROM season AS s WHERE s.season_id IS NOT NULL
 )
 SELECT s.season_id FROM season AS s
-WHERE s.season_id IS NOT NULL AND EXISTS (SELECT FROM seasons AS r WHERE r.season_id = s.season_id)
-  AND (EXISTS (SELECT FROM rank_index AS r WHERE r.season_id = s.season_id)
-       OR NOT (SELECT valid FROM rank_index_now(s.season_id, 1)))
+WHERE EXISTS (SELECT FROM rank_index AS r WHERE r.season_id = s.season_id)
+
+-- name: unindexed_seasons
+-- Returns the seasons besides `default` that have log rows, no index, and so many entries that they need one; and those
+-- whose index is not valid, because it was restored from a dump or lacks log rows that were pruned.
+WITH RECURSIVE season AS (
+    SELECT (SELECT c.season_id FROM changes AS c WHERE c.season_id > 1 ORDER BY c.season_id LIMIT 1) AS season_id
+    UNION ALL
+    SELECT (SELECT c.season_id FROM changes AS c WHERE c.season_id > s.season_id ORDER BY c.season_id LIMIT 1)
+    FROM season AS s WHERE s.season_id IS NOT NULL
+)
+SELECT s.season_id FROM season AS s
+WHERE EXISTS (SELECT FROM seasons AS r WHERE r.season_id = s.season_id)
+  AND NOT EXISTS (SELECT FROM rank_index AS r WHERE r.season_id = s.season_id)
+  AND NOT (SELECT valid FROM rank_index_now(s.season_id, 1))
+UNION ALL
+SELECT r.season_id FROM rank_index AS r, log_state AS s
+WHERE r.season_id > 1
+  AND NOT (written_here(r.xmin, r.written_by) AND (snapshot_covers(r.snapshot, s.pruned) OR r.season_id = ANY (s.kept)))
 
 -- name: indexed
 -- Returns the seasons besides `default` that have an index.

@@ -244,8 +244,7 @@ class App:
             ready_without_writes_s=settings.ready_without_writes_s,
         )
         return HttpApplication(
-            self.reads,
-            self.writes,
+            self,
             status,
             self.metrics,
             access(settings),

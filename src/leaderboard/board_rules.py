@@ -36,7 +36,9 @@ _MOST_TENTHS: int = 2**_TIE_BITS - 1
 _MAX_UNKNOWN_FIELDS = 20
 """The error lists no more unknown fields than these, so that it is not much longer than the request."""
 _MAX_SHOWN = 40
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+BOARD_NAME_PATTERN = "[a-z0-9][a-z0-9._-]{0,63}"
+BOARD_NAME = "1 to 64 of a-z, 0-9, '-', '_' and '.', a letter or digit first"
+_NAME = re.compile(BOARD_NAME_PATTERN)
 _NAME_ALLOWED = "1 to 64 of a-z, 0-9, '-', '_' and '.' are allowed, a letter or digit first"
 FIXED_WITH_ENTRIES = ("better", "ties", "decimals")
 """The rules that cannot change while there are entries, because their sort keys depend on them."""

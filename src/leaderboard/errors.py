@@ -8,6 +8,7 @@ LeaderboardError
 │   ├── InvalidField
 │   └── InvalidParameter
 ├── UserNotFound
+│   └── UsernameNotFound
 ├── UsernameTaken
 ├── BoardNotFound
 ├── SeasonNotFound
@@ -77,6 +78,13 @@ class UserNotFound(LeaderboardError):
     def __init__(self, user_id: int) -> None:
         super().__init__(f"no user has the id {user_id}")
         self.user_id = user_id
+
+
+class UsernameNotFound(UserNotFound):
+    """No user has this username, or one that is hidden from the caller."""
+
+    def __init__(self, user_name: str) -> None:
+        LeaderboardError.__init__(self, f"no user has the username {user_name!r}")
 
 
 class UsernameTaken(LeaderboardError):

@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
+
+Every = Literal["hour", "day", "week", "month", "year"]
 
 _HOUR = timedelta(hours=1)
 _SECOND = timedelta(seconds=1)

@@ -19,7 +19,7 @@ _WINDOW_S = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
 _IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
 _HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
-_OWN_PATHS = ("assets", "docs", "leaderboard", "livez", "metrics", "openapi.json", "readyz", "users")
+_OWN_PATHS = ("assets", "boards", "docs", "leaderboard", "livez", "metrics", "openapi.json", "readyz", "users")
 """The first parts of the service's own paths."""
 _ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
 _POSTGRES_URL = (

@@ -18,6 +18,7 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from leaderboard.http import problems
+from leaderboard.http.route import Route
 from leaderboard.http.routes import ROUTES
 from tests.system import ApiProcess
 
@@ -32,13 +33,14 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "array": (list,),
     "string": (str,),
     "integer": (int,),
+    "number": (int, float),
     "boolean": (bool,),
     "null": (type(None),),
 }
 KEYWORDS = {
     *("$ref", "anyOf", "type", "properties", "required", "additionalProperties", "items"),
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum", "pattern"),
-    *("title", "description", "default", "examples"),
+    *("title", "description", "default", "examples", "format"),
 }
 
 
@@ -85,6 +87,8 @@ class Contract:
         check_browser_is_bound(answer, said)
         if method == "HEAD":
             assert answer.body == b"", said
+        elif answer.status == 204:
+            assert (answer.body, "content-length" in answer.headers) == (b"", False), said
         else:
             assert int(answer.headers["content-length"]) == len(answer.body), said
         if path.startswith("/assets/") and answer.status == 200:
@@ -101,12 +105,15 @@ class Contract:
             assert answer.status in expected | ({405} if path.startswith("/assets/") else set()), said
         else:
             self._check_documented(operation, method, answer, said)
-        if answer.status >= 400 and answer.headers["content-type"] != JSON and method != "HEAD":
+        if answer.status >= 400 and answer.headers.get("content-type") != JSON and method != "HEAD":
             check_problem(answer, said)
 
     def _check_documented(self, operation: dict[str, Any], method: str, answer: Answer, said: str) -> None:
         assert str(answer.status) in operation["responses"], f"not documented: {said}"
         documented = operation["responses"][str(answer.status)]
+        assert ("content" in documented) == ("content-type" in answer.headers), said
+        if "content" not in documented:
+            return
         media_type = answer.headers["content-type"].partition(";")[0]
         assert media_type in documented["content"], f"not documented: {said}"
         if media_type.endswith("json") and method != "HEAD":
@@ -131,6 +138,8 @@ class Contract:
             yield f"{where}: {value!r} fits none of {schema['anyOf']}"
         if "enum" in schema and value not in schema["enum"]:
             yield f"{where}: {value!r} is none of {schema['enum']}"
+        if schema.get("format") == "date-time" and not re.fullmatch(r"[\d-]{10}T[\d:.]+Z", str(value)):
+            yield f"{where}: {value!r} is no time in UTC"
         if "type" in schema and type(value) not in _TYPES[schema["type"]]:
             yield f"{where}: {value!r} is no {schema['type']}"
             return
@@ -178,7 +187,7 @@ def check_browser_is_bound(answer: Answer, said: object = "") -> None:
     policy = answer.headers["content-security-policy"].split("; ")
     assert policy[0] == "default-src 'none'", said
     assert "frame-ancestors 'none'" in policy, said
-    if not answer.headers["content-type"].startswith("text/html"):
+    if not answer.headers.get("content-type", "").startswith("text/html"):
         assert len(policy) == 2, said
     # No other part and no version of one is told.
     assert answer.headers["server"] == "granian", said
@@ -241,6 +250,10 @@ class Caller:
         if isinstance(value, str):
             value = value.encode("utf-8", "surrogatepass")
         return self.send("POST", path, value if isinstance(value, bytes) else json.dumps(value).encode())
+
+    def call(self, method: str, path: str, value: Any = None) -> Answer:
+        """Send `value` as JSON, unless it is None."""
+        return self.send(method, path, None if value is None else json.dumps(value).encode())
 
     def create(self, name: str, score: int = 0) -> int:
         """A new user's id."""
@@ -321,6 +334,17 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
     headers = {name.lower(): value for name, value in response.getheaders()}
     assert len(headers) == len(response.getheaders()), "a header is given twice"
     return Answer(response.status, headers, response.read())
+
+
+def path_of(route: Route, **values: object) -> str:
+    """The path of a route with these values; other parameters are those of the first user and of `default`."""
+    known = {"id": 1, "n": 3, "board": "default", "name": "x"} | values
+    return re.sub(r"\{(\w+)\}", lambda found: str(known[found[1]]), route.path) + query_of(route)
+
+
+def query_of(route: Route) -> str:
+    """The query string that a route needs."""
+    return "?username=ada" if route.name == "find_user" else ""
 
 
 def documented_calls() -> list[tuple[str, str]]:

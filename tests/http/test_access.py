@@ -5,6 +5,7 @@ The expectations repeat the route table, so that a new route fails here until it
 
 import hashlib
 import http.client
+import json
 import select
 import socket
 import time
@@ -19,10 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
 from leaderboard.config import Settings
+from leaderboard.http.route import Route
 from leaderboard.http.routes import ROUTES
 from leaderboard.tokens import LEEWAY_S
 from leaderboard.web.pages import Pages
-from tests.http.contract import Answer, Caller
+from tests.http.contract import Answer, Caller, path_of
 from tests.system import ApiProcess, eventually, sql
 from tests.tokens import by_hand, claims, hs256, pem
 
@@ -33,6 +35,23 @@ NEEDS = {
     ("GET", "/users/{id}"): "read",
     ("POST", "/users/{id}/score"): "own score",
     ("POST", "/users"): "write",
+    ("GET", "/users"): "read",
+    ("PATCH", "/users/{id}"): "admin",
+    ("DELETE", "/users/{id}"): "admin",
+    ("GET", "/users/{id}/boards"): "read",
+    ("GET", "/boards"): "read",
+    ("GET", "/boards/{board}"): "read",
+    ("PUT", "/boards/{board}"): "admin",
+    ("DELETE", "/boards/{board}"): "admin",
+    ("GET", "/boards/{board}/seasons"): "read",
+    ("POST", "/boards/{board}/seasons"): "admin",
+    ("GET", "/boards/{board}/leaderboard/top/{n}"): "read",
+    ("GET", "/boards/{board}/leaderboard/user/{id}/context"): "read",
+    ("GET", "/boards/{board}/leaderboard"): "read",
+    ("GET", "/boards/{board}/users/{id}"): "read",
+    ("DELETE", "/boards/{board}/users/{id}"): "write",
+    ("POST", "/boards/{board}/users/{id}/score"): "own score",
+    ("POST", "/boards/{board}/scores"): "write",
     ("GET", "/metrics"): "admin",
     ("GET", "/"): "nothing",
     ("GET", "/livez"): "nothing",
@@ -144,34 +163,70 @@ class Board:
     settings: Settings
     start: Callable[..., Caller]
     names: set[str]
+    open: Caller
     score: int = 0
+    entry: int = 0
 
-    def call(self, caller: Caller, method: str, path: str, credential: Credential) -> Answer:
+    def call(self, caller: Caller, method: str, route: Route, credential: Credential) -> Answer:
         """Makes a valid call, and records what it must do if it succeeds."""
         headers = [] if credential.header is None else [("Authorization", credential.header)]
-        sent = ASSET if path == "/assets/{name}" else path.replace("{id}", str(USER)).replace("{n}", "3")
-        if method != "POST":
-            return caller.send(method, sent, headers=headers)
         number = next(_names)
-        body = b'{"score": %d}' % number if "score" in path else b'{"username": "name %d"}' % number
-        answer = caller.send(method, sent, body, headers)
+        values = {"id": USER, "board": "games"}
+        match route.name:
+            case "erase_user":
+                values["id"] = self.open.create(f"erased {number}")
+                self.names.add(f"erased {number}")
+            case "delete_board":
+                self.open.call("PUT", "/boards/deleted", {})
+                values["board"] = "deleted"
+            case "remove_entry":
+                values["board"] = "left"
+                self.open.post(f"/boards/left/users/{USER}/score", {"score": 1})
+            case "end_season" | "put_board":
+                values["board"] = "ended"
+        path = ASSET if route.path == "/assets/{name}" else path_of(route, **values)
+        body = json.dumps(body_of(route, number)).encode() if route.body else None
+        answer = caller.send(method, path, body, headers)
         if answer.status < 300:
-            if "score" in path:
-                self.score = number
-            else:
-                self.names.add(f"name {number}")
+            match route.name:
+                case "set_score":
+                    self.score = number
+                case "change_entry" | "change_entries":
+                    self.entry = number
+                case "create_user":
+                    self.names.add(f"name {number}")
+                case "erase_user":
+                    self.names.remove(f"erased {number}")
         return answer
 
     def check(self) -> None:
         """Fails if anything else was written."""
         assert {row[0] for row in sql(self.settings, "SELECT user_name FROM users")} == self.names
         assert sql(self.settings, "SELECT total_score FROM users WHERE user_id = $1", USER)[0][0] == self.score
+        assert self.open.get(f"/boards/games/users/{USER}").json()["score"] == self.entry
+
+
+def body_of(route: Route, number: int) -> object:
+    """Returns a valid body."""
+    return {
+        "create_user": {"username": f"name {number}"},
+        "set_score": {"score": number},
+        "change_entry": {"score": number},
+        "change_entries": {"scores": [{"userId": USER, "score": number}]},
+        "end_season": {"season": 1},
+        "update_user": {"hidden": False},
+        "put_board": {},
+    }[route.name]
 
 
 @pytest.fixture(scope="module")
 def board(module_settings: Settings, start: Callable[..., Caller]) -> Board:
-    sql(module_settings, "INSERT INTO users (user_name) VALUES ('this'), ('another')")
-    return Board(module_settings, start, {"this", "another"})
+    sql(module_settings, "INSERT INTO users (user_name) VALUES ('ada'), ('another')")
+    caller = start()
+    for name in ("games", "left", "ended"):
+        assert caller.call("PUT", f"/boards/{name}", {}).status == 201
+    assert caller.post(f"/boards/games/users/{USER}/score", {"score": 0}).status == 200
+    return Board(module_settings, start, {"ada", "another"}, caller)
 
 
 def test_this_table_has_every_route() -> None:
@@ -207,7 +262,7 @@ def test_every_route_with_every_credential(board: Board, reads: str, user_writes
     asked = 0
     for (name, credential), route in product(credentials().items(), ROUTES):
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-            answer = board.call(caller, method, route.path, credential)
+            answer = board.call(caller, method, route, credential)
             code = expected(
                 NEEDS[route.method, route.path], credential, reads=reads, user_writes=user_writes, guarded=guarded
             )
@@ -243,7 +298,8 @@ def test_tokens_without_keys_protect_writes(board: Board) -> None:
     for name, found in credentials().items():
         credential = found if found.user else unknown(found.header)
         for method, path in (("POST", "/users"), ("POST", "/users/{id}/score"), ("GET", "/metrics")):
-            answer = board.call(caller, method, path, credential)
+            (route,) = (each for each in ROUTES if (each.method, each.path) == (method, path))
+            answer = board.call(caller, method, route, credential)
             code = expected(NEEDS[method, path], credential, reads="open", user_writes="on", guarded=True)
             assert answer.code == code, (name, method, path)
     board.check()
@@ -320,8 +376,7 @@ def test_all_routes_but_health_checks_are_rate_limited(serve: Serve) -> None:
     api = serve(rate_limit_per_address="1/hour")
     assert api.client.get("/users/1").status_code == 404
     for route in ROUTES:
-        path = route.path.replace("{id}", "1").replace("{n}", "3")
-        answer = api.client.request(route.method, path)
+        answer = api.client.request(route.method, path_of(route))
         assert (answer.status_code == 429) == (route.path not in UNLIMITED), route.path
         if answer.status_code == 429:
             assert 3000 < int(answer.headers["retry-after"]) <= 3600

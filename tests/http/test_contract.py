@@ -32,6 +32,7 @@ STATUS = {
     "writes": "accepted",
 }
 URL = "https://img.example.com/a.png"
+TAKES_A_KEY = {("post", "/users"), ("post", "/users/{id}/score")}
 
 
 def new_name() -> str:
@@ -257,9 +258,10 @@ def test_nor_is_anything_else(caller: Caller, path: str) -> None:
 
 @pytest.mark.parametrize("call", documented_calls(), ids=" ".join)
 def test_another_method_is_not_allowed_and_told_which_are(caller: Caller, call: tuple[str, str]) -> None:
-    method, path = call
-    path = path.replace("{id}", "1").replace("{n}", "1")
-    allowed = {"GET", "HEAD"} if method == "GET" else {method}
+    _, path = call
+    allowed = {each for each, other in documented_calls() if other == path}
+    allowed |= {"HEAD"} if "GET" in allowed else set()
+    path = path.replace("{id}", "1").replace("{n}", "1").replace("{board}", "default")
     for other in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW", "get"} - allowed:
         answer = caller.send(other, path, b"" if other in {"POST", "PUT", "PATCH"} else None)
         assert answer.status == 405
@@ -437,7 +439,7 @@ def test_several_accept_headers_are_one(caller: Caller, accepts: tuple[str, ...]
 @pytest.mark.parametrize("known", [True, False])
 def test_head_is_get_without_the_body(caller: Caller, call: str, known: bool) -> None:
     user_id = caller.create(new_name()) if known else 999_999
-    path = call.replace("{id}", str(user_id)).replace("{n}", "3" if known else "0")
+    path = call.replace("{id}", str(user_id)).replace("{n}", "3" if known else "0").replace("{board}", "default")
     for accept in ("*/*", FIREFOX):
         get = caller.send("GET", path, headers=[("Accept", accept)])
         head = caller.send("HEAD", path, headers=[("Accept", accept)])
@@ -469,15 +471,15 @@ def test_the_document_is_openapi_31(caller: Caller) -> None:
         assert [parameter["name"] for parameter in in_path] == re.findall(r"\{(\w+)\}", path)
         others = {parameter["name"]: parameter for parameter in parameters if parameter["in"] != "path"}
         if path == "/leaderboard":
-            assert list(others) == ["limit", "after", "around_rank"]
-        else:
-            assert set(others) == ({"Idempotency-Key"} if "requestBody" in operation else set())
-        assert not any(parameter.get("required") for parameter in others.values())
+            assert list(others) == ["limit", "after", "around_rank", "users"]
+        assert ("Idempotency-Key" in others) == ((method, path) in TAKES_A_KEY)
+        required = {name for name, parameter in others.items() if parameter.get("required")}
+        assert required == ({"username"} if (method, path) == ("get", "/users") else set())
         assert all(parameter["description"] for parameter in others.values())
         for parameter in in_path:
             assert (parameter["in"], parameter["required"]) == ("path", True)
             assert not list(contract.complaints(parameter["schema"], parameter["example"]))
-        assert ("requestBody" in operation) == (method == "post")
+        assert ("requestBody" in operation) == (method in {"post", "put", "patch"})
         assert all(re.fullmatch(r"[2345]\d\d", status) for status in operation["responses"])
         assert all(response["description"] for response in operation["responses"].values())
     for schema in schemas(document):
@@ -518,7 +520,8 @@ def test_the_document_tells_which_answers_may_be_old(caller: Caller) -> None:
         for each in paths[path].values()
         if "Age" in each["responses"].get("200", {}).get("headers", {})
     }
-    assert aged == {"/", "/users/{id}", "/leaderboard/top/{n}", "/leaderboard/user/{id}/context"}
+    calls = {"/users/{id}", "/leaderboard/top/{n}", "/leaderboard/user/{id}/context"}
+    assert aged == {"/", *calls, *(f"/boards/{{board}}{call}" for call in calls)}
 
 
 def test_the_checker_itself_sees_what_is_wrong(caller: Caller) -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from leaderboard.config import Settings
 from leaderboard.http.routes import ROUTES
-from tests.http.contract import Answer, Caller, check_problem, exchange
+from tests.http.contract import Answer, Caller, check_problem, exchange, path_of
 from tests.system import dev, sql
 
 KEY = "a-key-of-more-than-16-characters"
@@ -196,10 +196,7 @@ def named(start: Callable[..., Caller], open_board: Caller) -> Caller:
 
 def paths() -> list[tuple[str, str]]:
     """Returns method and path of every row of the route table."""
-    return [
-        (route.method, route.path.replace("{id}", "1").replace("{n}", "3").replace("{name}", "x"))
-        for route in ROUTES
-    ]
+    return [(route.method, path_of(route)) for route in ROUTES]
 
 
 @pytest.mark.parametrize("call", paths(), ids=" ".join)

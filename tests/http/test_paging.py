@@ -304,7 +304,7 @@ def ask(caller: Caller, query: str) -> Answer:
 
 LIMITS = f"limit is {{}}, must be an integer from 1 to {MAX_PAGE_SIZE}"
 RANKS = f"around_rank is {{}}, must be an integer from 1 to {INT32_MAX}"
-NAMES = "a parameter is {}, must be one of limit, after, around_rank"
+NAMES = "a parameter is {}, must be one of limit, after, around_rank, users"
 
 
 @pytest.mark.parametrize(

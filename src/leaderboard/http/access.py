@@ -105,6 +105,13 @@ class Access:
             return None
         return route.needs
 
+    def has_scope(self, scope: Scope, request: AsgiScope) -> bool:
+        """Returns True if the caller may do what needs the scope. Without keys everyone may do everything."""
+        if not self.guarded:
+            return True
+        key = self._keys.find(_bearer(request))
+        return key is not None and scope in key.scopes
+
     def accepts_user_tokens(self, route: Route) -> bool:
         """Returns True if a user's token allows the route, perhaps only for that user."""
         if self._tokens is None:
@@ -119,7 +126,7 @@ class Access:
         needs = self.needs(route)
         limited = route.limited and (self._limits.per_key or self._limits.per_address) is not None
         # Without credentials anyone who reaches the service may write; pages of other sites may not.
-        own_pages_only = not self.guarded and route.needs == "write"
+        own_pages_only = not self.guarded and route.writes
         # Health checks use the address of a process as the host.
         hosts = self._hosts if route.limited else ()
         if needs is None and not limited and not own_pages_only and not hosts:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -10,18 +11,34 @@ from leaderboard.errors import LeaderboardError
 from leaderboard.http import openapi
 from leaderboard.http.access import Access
 from leaderboard.http.asgi import AsgiApp
+from leaderboard.http.board_handlers import BoardHandlers
 from leaderboard.http.deadlines import Deadlines
 from leaderboard.http.endpoint import Endpoint, EndpointContext, RequestLog, error_handler
 from leaderboard.http.handlers import Handlers, WebHandlers
 from leaderboard.http.large_responses import LargeResponses
-from leaderboard.http.route import Route
+from leaderboard.http.registry_handlers import RegistryHandlers
+from leaderboard.http.route import Handler, Route
 from leaderboard.http.router import Router, strip_root_path
 from leaderboard.http.routes import ROUTES
 from leaderboard.http.status import ServiceStatus
+from leaderboard.http.user_handlers import UserHandlers
 from leaderboard.metrics import Metrics
+from leaderboard.service.boards import BoardService
+from leaderboard.service.entries import EntryWrites
 from leaderboard.service.reads import Reads
+from leaderboard.service.users import UserService
 from leaderboard.service.writes import Writes
 from leaderboard.web.pages import Pages
+
+
+class Service(Protocol):
+    """The use cases that the handlers call."""
+
+    reads: Reads
+    writes: Writes
+    boards: BoardService
+    entries: EntryWrites
+    users: UserService
 
 
 class HttpApplication:
@@ -29,8 +46,7 @@ class HttpApplication:
 
     def __init__(
         self,
-        reads: Reads,
-        writes: Writes,
+        service: Service,
         status: ServiceStatus,
         metrics: Metrics,
         access: Access,
@@ -50,9 +66,10 @@ class HttpApplication:
         document = openapi.document(
             ROUTES, status.version, access, settings={"max_top_n": max_top_n}, root_path=root_path
         )
-        self._handlers = Handlers(
-            reads,
-            writes,
+        handlers = Handlers(
+            service.reads,
+            service.writes,
+            service.entries,
             status,
             metrics,
             self.deadlines,
@@ -61,6 +78,12 @@ class HttpApplication:
             openapi=msgspec.json.encode(document),
             max_top_n=max_top_n,
             root_path=root_path,
+        )
+        self._handlers = (
+            handlers,
+            BoardHandlers(service.reads, service.writes, service.boards, service.entries, max_top_n=max_top_n),
+            RegistryHandlers(service.boards, root_path=root_path),
+            UserHandlers(service.users, service.boards, access),
         )
 
     def asgi(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> AsgiApp:
@@ -83,10 +106,15 @@ class HttpApplication:
         return Endpoint(
             self._context,
             route.path,
-            partial(route.handler, self._handlers),
-            writes=route.body is not None,
+            self._bound(route),
+            writes=route.writes,
             access_check=self._access.check_for(route),
         ).serve
+
+    def _bound(self, route: Route) -> Handler:
+        """Returns the handler of the route, bound to the object whose method it is."""
+        (owner,) = (each for each in self._handlers if getattr(type(each), route.name, None) is route.handler)
+        return partial(route.handler, owner)
 
     def _error_app(self, error: LeaderboardError) -> AsgiApp:
         return Endpoint(self._context, "none", error_handler(error)).serve

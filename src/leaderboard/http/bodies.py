@@ -5,6 +5,8 @@ A body is checked field by field, so that the error names everything that is wro
 
 import contextlib
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from enum import Enum
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -20,32 +22,43 @@ _MAX_UNKNOWN_FIELDS = 20
 """The error lists no more unknown fields than these, so that it is not much longer than the request."""
 
 
+class Kind(Enum):
+    """A type of JSON, with the types that the parser makes of it."""
+
+    TEXT = (str,)
+    INTEGER = (int,)
+    NUMBER = (int, Decimal)
+    BOOLEAN = (bool,)
+    LIST = (list,)
+
+
+Username = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=128,
+        pattern=r"\S",
+        examples=["ada"],
+        description="unique; trimmed, in Unicode NFC; no control, bidi-override or unassigned characters",
+    ),
+]
+ImageUrl = Annotated[
+    str,
+    Meta(
+        max_length=2048,
+        examples=["https://img.example.com/ada.png"],
+        pattern="^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$",
+        description="absolute `https` or `http` URL, without credentials; not loaded by the server",
+    ),
+]
+
+
 class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /users`."""
 
-    username: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=128,
-            pattern=r"\S",
-            examples=["ada"],
-            description="unique; trimmed, in Unicode NFC; no control, bidi-override or unassigned characters",
-        ),
-    ]
+    username: Username
     score: Score = 0
-    imageUrl: (  # noqa: N815
-        Annotated[
-            str,
-            Meta(
-                max_length=2048,
-                examples=["https://img.example.com/ada.png"],
-                pattern="^[Hh][Tt][Tt][Pp][Ss]?://[!-~]+$",
-                description="absolute `https` or `http` URL, without credentials; not loaded by the server",
-            ),
-        ]
-        | None
-    ) = None
+    imageUrl: ImageUrl | None = None  # noqa: N815
 
 
 class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,10 +69,10 @@ class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def create_user(body: bytes) -> tuple[str, int, str | None]:
     """Returns the name, score and image URL of the user to create. Raises MalformedJson and InvalidField."""
-    fields = _Fields(body, _CREATE_USER)
-    name = fields.take("username", str, rules.clean_username)
-    score = fields.take("score", int, rules.check_score)
-    url = fields.take("imageUrl", str, rules.clean_image_url, nullable=True)
+    fields = Fields(parse_object(body), _CREATE_USER)
+    name = fields.take("username", Kind.TEXT, rules.clean_username)
+    score = fields.take("score", Kind.INTEGER, rules.check_score)
+    url = fields.take("imageUrl", Kind.TEXT, rules.clean_image_url, nullable=True)
     fields.check()
     return name, 0 if score is UNSET else score, None if url is UNSET else url
 
@@ -70,33 +83,33 @@ def set_score(body: bytes) -> int:
         # There is one key at most, so none is repeated: all that the faster parser would not notice.
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
             return _decode_set_score(body).score
-    fields = _Fields(body, _SET_SCORE)
-    score: int = fields.take("score", int, rules.check_score)
+    fields = Fields(parse_object(body), _SET_SCORE)
+    score: int = fields.take("score", Kind.INTEGER, rules.check_score)
     fields.check()
     return score
 
 
-class _Fields:
+class Fields:
     """The fields of a JSON object, taken one by one. Collects everything that is wrong with them."""
 
-    def __init__(self, body: bytes, required: Mapping[str, bool]) -> None:
+    def __init__(self, values: Mapping[str, Any], required: Mapping[str, bool]) -> None:
         """`required` maps the name of each known field to whether it must be given."""
         self._errors: dict[str, str] = {}
         self._required = required
-        self._values = parse_object(body)
+        self._values = values
         unknown = [name for name in self._values if name not in required]
         for name in unknown[:_MAX_UNKNOWN_FIELDS]:
             self._errors[name] = f"unknown field; there are {', '.join(sorted(required))}"
 
-    def take(self, name: str, kind: type, rule: Callable[[Any], Any], *, nullable: bool = False) -> Any:
+    def take(self, name: str, kind: Kind, rule: Callable[[Any], Any], *, nullable: bool = False) -> Any:
         """Returns the field's value after `rule`; UNSET if it is wrong, or if it is optional and missing."""
         value = self._values.get(name, UNSET)
         if value is UNSET and self._required[name]:
             self._errors[name] = "is required"
         elif value is UNSET or (value is None and nullable):
             return value
-        elif type(value) is not kind:
-            expected = _TYPE_NAMES[kind] + (" or null" if nullable else "")
+        elif type(value) not in kind.value:
+            expected = _KIND_NAMES[kind] + (" or null" if nullable else "")
             self._errors[name] = f"must be {expected}, not {json_type(value)}"
         else:
             try:
@@ -105,16 +118,37 @@ class _Fields:
                 self._errors[name] = str(error)
         return UNSET
 
+    def has(self, name: str) -> bool:
+        """Returns whether the field is given, right or wrong."""
+        return name in self._values
+
+    def refuse(self, name: str, error: str) -> None:
+        """Adds what is wrong with a field."""
+        self._errors[name] = error
+
+    def errors(self) -> Mapping[str, str]:
+        """Returns what was wrong so far, by the names of the fields."""
+        return self._errors
+
     def check(self) -> None:
         """Raises InvalidField if anything was wrong."""
         if self._errors:
             raise InvalidField(self._errors)
 
 
-def _required(struct: type[msgspec.Struct]) -> Mapping[str, bool]:
+def required_fields(struct: type[msgspec.Struct]) -> Mapping[str, bool]:
+    """Returns the names of the fields of a body, and whether each must be given."""
     return MappingProxyType({field.name: field.required for field in msgspec.structs.fields(struct)})
 
 
-_TYPE_NAMES = MappingProxyType({str: "a string", int: "an integer"})
-_CREATE_USER, _SET_SCORE = _required(CreateUser), _required(SetScore)
+_KIND_NAMES = MappingProxyType(
+    {
+        Kind.TEXT: "a string",
+        Kind.INTEGER: "an integer",
+        Kind.NUMBER: "a number",
+        Kind.BOOLEAN: "true or false",
+        Kind.LIST: "an array",
+    }
+)
+_CREATE_USER, _SET_SCORE = required_fields(CreateUser), required_fields(SetScore)
 _decode_set_score = msgspec.json.Decoder(SetScore).decode

@@ -16,12 +16,15 @@ from leaderboard.http.router import NoSuchPath
 from leaderboard.http.status import ServiceStatus
 from leaderboard.metrics import Metrics
 from leaderboard.model import EncodedTop, encode_json
+from leaderboard.queries import FriendsQuery, PageAroundQuery, PageQuery
+from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Once
 from leaderboard.service.reads import Reads, Reply
 from leaderboard.service.writes import Writes
 from leaderboard.web.pages import HOME_SIZE, Pages
 
-_JSON = security.encode_headers("application/json")
+JSON = security.encode_headers("application/json")
+"""The headers of an answer in JSON."""
 _PROMETHEUS = security.encode_headers("text/plain; version=0.0.4; charset=utf-8")
 _HTML = "text/html; charset=utf-8"
 _VARY = (b"vary", b"accept")
@@ -36,6 +39,7 @@ class Handlers:
         self,
         reads: Reads,
         writes: Writes,
+        entries: EntryWrites,
         status: ServiceStatus,
         metrics: Metrics,
         deadlines: Deadlines,
@@ -48,6 +52,7 @@ class Handlers:
         """`openapi` is the OpenAPI document as JSON."""
         self._reads = reads
         self._writes = writes
+        self._entries = entries
         self._status = status
         self._metrics = metrics
         self._deadlines = deadlines
@@ -62,34 +67,33 @@ class Handlers:
         """Create a user"""
         body = await requests.read_json(scope["headers"], receive)
         name, score, image_url = bodies.create_user(body)
-        user = await self._writes.create_user(name, image_url, score, _once(scope))
+        user = await self._writes.create_user(name, image_url, score, once_of(scope))
         location = f"{self._root_path}/users/{user.user_id}"
-        return Response(201, (*_JSON, (b"location", location.encode())), _encode(user))
+        return Response(201, (*JSON, (b"location", location.encode())), _encode(user))
 
     async def get_user(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user and its rank"""
-        return _response(await self._reads.standing(_user_id(scope)))
+        return response_of(await self._reads.standing(user_id_of(scope)))
 
     async def set_score(self, scope: AsgiScope, receive: Receive) -> Response:
         """Set a user's score"""
         body = await requests.read_json(scope["headers"], receive)
-        user_id = _user_id(scope)
+        user_id = user_id_of(scope)
         score = bodies.set_score(body)
-        return Response(200, _JSON, _encode(await self._writes.set_score(user_id, score, _once(scope))))
+        return Response(200, JSON, _encode(await self._writes.set_score(user_id, score, once_of(scope))))
 
     async def get_top(self, scope: AsgiScope, _receive: Receive) -> Response:
         """The best n users"""
         n = requests.positive("n", scope["path_params"]["n"], self._max_top_n)
-        return _response(await self._reads.top(n))
+        return response_of(await self._reads.top(n))
 
     async def get_page(self, scope: AsgiScope, _receive: Receive) -> Response:
-        """A page of the board: from the first user on, after another page, or around a rank"""
-        reply = await self._reads.page(paging.page_query(scope["query_string"]))
-        return Response(200, _JSON, _encode(paging.page_answer(reply.result)))
+        """A page of the board: from the first user on, after another page, around a rank, or of some users"""
+        return await page_response(self._reads, paging.page_query(scope["query_string"]))
 
     async def get_context(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user among the five above and the five below"""
-        return _response(await self._reads.context(_user_id(scope)))
+        return response_of(await self._reads.context(user_id_of(scope)))
 
     # The process
 
@@ -97,27 +101,27 @@ class Handlers:
         """The status; for a browser the board as a page"""
         if self._web.has_home_page and prefers_html(scope["headers"]):
             return self._web.home(await self._reads.top(HOME_SIZE))
-        return Response(200, (*_JSON, _VARY), _encode(self._status.report()))
+        return Response(200, (*JSON, _VARY), _encode(self._status.report()))
 
     async def livez(self, _scope: AsgiScope, _receive: Receive) -> Response:
         """Whether the process runs; touches nothing else"""
-        return Response(200, _JSON, b'{"status":"alive"}')
+        return Response(200, JSON, b'{"status":"alive"}')
 
     async def readyz(self, _scope: AsgiScope, _receive: Receive) -> Response:
         """Whether calls can be answered"""
         status = self._status.report()
-        return Response(200 if status.is_ready else 503, _JSON, _encode(status))
+        return Response(200 if status.is_ready else 503, JSON, _encode(status))
 
     async def get_metrics(self, _scope: AsgiScope, _receive: Receive) -> Response:
         """Metrics for Prometheus"""
         self._metrics.in_flight.set(len(self._deadlines))
-        for queue in (*self._reads.queues(), *self._writes.queues()):
+        for queue in (*self._reads.queues(), *self._writes.queues(), *self._entries.queues()):
             self._metrics.waiting.labels(queue.name).set(queue.depth)
         return Response(200, _PROMETHEUS, self._metrics.render())
 
     async def openapi(self, _scope: AsgiScope, _receive: Receive) -> Response:
         """This document"""
-        return Response(200, _JSON, self._openapi)
+        return Response(200, JSON, self._openapi)
 
     # The web pages
 
@@ -158,22 +162,33 @@ class WebHandlers:
         return response
 
 
-def _user_id(scope: AsgiScope) -> int:
+def user_id_of(scope: AsgiScope) -> int:
+    """Returns the user id in the path. Raises InvalidParameter."""
     return requests.positive("id", scope["path_params"]["id"])
 
 
-def _once(scope: AsgiScope) -> Once | None:
+def once_of(scope: AsgiScope) -> Once | None:
+    """Returns the caller and its Idempotency-Key, None without a key. Raises InvalidParameter."""
     key = requests.idempotency_key(scope["headers"])
     # With the caller, so that two callers who choose the same key do not share it.
     return None if key is None else (scope.get(CALLER, ""), key)
 
 
-def _response(reply: Reply[Any]) -> Response:
+async def page_response(reads: Reads, query: PageQuery | PageAroundQuery | FriendsQuery) -> Response:
+    """Returns the response to a query for a page, or for some users of the board."""
+    if isinstance(query, FriendsQuery):
+        return response_of(await reads.friends(query.user_ids, query.season))
+    reply = await reads.page(query)
+    return Response(200, JSON, _encode(paging.page_answer(reply.result)))
+
+
+def response_of(reply: Reply[Any]) -> Response:
+    """Returns the response with the result of `reply`, encoded once."""
     response: Response | None = reply.response
     if response is None:
         answer = reply.result
         body = answer.body if isinstance(answer, EncodedTop) else _encode(answer)
-        headers = _JSON if reply.age_s is None else (*_JSON, *_age_header(reply))
+        headers = JSON if reply.age_s is None else (*JSON, *_age_header(reply))
         response = reply.response = Response(200, headers, body)
     return response
 

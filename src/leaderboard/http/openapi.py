@@ -1,20 +1,21 @@
 """Builds the OpenAPI 3.1 document from the routes, the structs of bodies and the problems."""
 
 from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from leaderboard.http import problems
 from leaderboard.http.access import Access
-from leaderboard.http.route import Parameter, Route
+from leaderboard.http.route import Parameter, Route, TextParameter
 
 _AGE = {
     "description": "Seconds. Present only while PostgreSQL is unreachable: the answer may be as old as that.",
     "schema": {"type": "integer", "minimum": 1},
 }
 _RETRY_AFTER = {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
-_LOCATION = {"description": "Path of the new user", "schema": {"type": "string"}}
+_LOCATION = {"description": "Path of what was created", "schema": {"type": "string"}}
 
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
@@ -52,7 +53,7 @@ def document(
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operation = _operation(route, access, settings, references)
-        if route.status == 201:
+        if "userId" in _fields(route.answer) and route.status == 201:
             operation["responses"]["201"]["links"] = _links(routes)
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
@@ -85,7 +86,7 @@ def _operation(
     parameters = [_path_parameter(parameter, settings) for parameter in route.parameters]
     if route.query is not None:
         parameters += _query_parameters(route.query)
-    if route.body is not None:
+    if route.takes_key:
         parameters.append(_IDEMPOTENCY_KEY)
     if parameters:
         operation["parameters"] = parameters
@@ -99,15 +100,20 @@ def _operation(
     return operation
 
 
-def _path_parameter(parameter: Parameter, settings: Mapping[str, int]) -> dict[str, Any]:
-    maximum = parameter.maximum
-    if parameter.maximum_setting is not None:
-        maximum = settings[parameter.maximum_setting]
+def _path_parameter(parameter: Parameter | TextParameter, settings: Mapping[str, int]) -> dict[str, Any]:
+    schema: dict[str, Any]
+    if isinstance(parameter, TextParameter):
+        schema = {"type": "string", "pattern": f"^{parameter.pattern}$"}
+    else:
+        maximum = parameter.maximum
+        if parameter.maximum_setting is not None:
+            maximum = settings[parameter.maximum_setting]
+        schema = {"type": "integer", "minimum": 1, "maximum": maximum}
     return {
         "name": parameter.name,
         "in": "path",
         "required": True,
-        "schema": {"type": "integer", "minimum": 1, "maximum": maximum},
+        "schema": schema,
         "example": parameter.example,
     }
 
@@ -115,20 +121,25 @@ def _path_parameter(parameter: Parameter, settings: Mapping[str, int]) -> dict[s
 def _query_parameters(struct: type) -> list[dict[str, Any]]:
     """Returns the parameters of a query string, where an optional one cannot be null."""
     (_, components) = msgspec.json.schema_components([struct])
+    described_struct = components[struct.__name__]
     parameters = []
-    for name, schema in components[struct.__name__]["properties"].items():
+    for name, schema in described_struct["properties"].items():
         not_null = next((choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}), schema)
         described = {key: value for key, value in not_null.items() if key != "description"}
         if schema.get("default") is None:
             described.pop("default", None)
-        parameters.append(
-            {"name": name, "in": "query", "description": not_null["description"], "schema": described}
-        )
+        parameter = {"name": name, "in": "query", "description": not_null["description"], "schema": described}
+        if name in described_struct.get("required", ()):
+            parameter["required"] = True
+        parameters.append(parameter)
     return parameters
 
 
 def _responses(route: Route, references: Mapping[Any, Any]) -> dict[str, dict[str, Any]]:
     """Returns the responses that are not problems, by status."""
+    content: dict[str, Any]
+    if route.answer is None:
+        return {str(route.status): {"description": route.summary}}
     if isinstance(route.answer, str):
         schema = {"type": "object" if route.answer == "application/json" else "string"}
         content = {route.answer: {"schema": schema}}
@@ -140,13 +151,12 @@ def _responses(route: Route, references: Mapping[Any, Any]) -> dict[str, dict[st
         success["headers"] = {"Location": _LOCATION}
     elif route.may_be_stale:
         success["headers"] = {"Age": _AGE}
-    others = {
-        str(status): {
-            "description": "Not now",
-            "content": {"application/json": {"schema": references[struct]}},
-        }
-        for status, struct in route.other_responses.items()
-    }
+    others: dict[str, dict[str, Any]] = {}
+    for status, struct in route.other_responses.items():
+        content = {"application/json": {"schema": references[struct]}}
+        others[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}
+        if status == HTTPStatus.CREATED:
+            others[str(status)]["headers"] = {"Location": _LOCATION}
     return {str(route.status): success, **others}
 
 
@@ -173,8 +183,15 @@ def _links(routes: Iterable[Route]) -> dict[str, dict[str, Any]]:
     return {
         route.name: {"operationId": route.name, "parameters": {"id": "$response.body#/userId"}}
         for route in routes
-        if any(parameter.name == "id" for parameter in route.parameters)
+        if [parameter.name for parameter in route.parameters] == ["id"]
     }
+
+
+def _fields(answer: object) -> Iterable[str]:
+    """Returns the names of an answer's fields in JSON."""
+    if not (isinstance(answer, type) and issubclass(answer, msgspec.Struct)):
+        return ()
+    return [field.encode_name for field in msgspec.structs.fields(answer)]
 
 
 def _security(route: Route, access: Access) -> list[dict[str, list[str]]]:

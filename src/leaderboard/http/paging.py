@@ -1,26 +1,29 @@
-"""Pages of the board: the query parameters, the answer, and the cursor from one page to the next.
+"""Pages of a board: the query parameters, the answer, and the cursor from one page to the next.
 
-A cursor is the score and the id of the last user of a page. It is URL-safe Base64, without padding, of a version
-byte, the score (8 bytes) and the user id (4 bytes, both big-endian): score 100, id 7 → `AgAAAAAAAABkAAAABw`.
+A cursor is the sort key (on `default` the score) and the id of the last user of a page. It is URL-safe Base64,
+without padding, of a version byte, the sort key (8 bytes) and the user id (4 bytes, both big-endian): score 100,
+id 7 → `AgAAAAAAAABkAAAABw`.
 """
 
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
 from typing import Annotated
-from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from leaderboard.errors import InvalidParameter
-from leaderboard.http.requests import positive
+from leaderboard.http.requests import positive, query_parameters
 from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, Page, Standing, Total
-from leaderboard.queries import PageAroundQuery, PageQuery
+from leaderboard.queries import FriendsQuery, PageAroundQuery, PageQuery, SeasonRef
 
 MAX_PAGE_SIZE = 1000
+MAX_FRIENDS = 100
 
 _CURSOR = struct.Struct(">Bqi")
 _CURSOR_VERSION = 2
+_IDS = f"^[1-9][0-9]{{0,8}}(,[1-9][0-9]{{0,8}}){{0,{MAX_FRIENDS - 1}}}$"
 
 
 class PageParameters(msgspec.Struct, frozen=True):
@@ -31,25 +34,48 @@ class PageParameters(msgspec.Struct, frozen=True):
     around_rank: (
         Annotated[int, Meta(ge=1, le=INT32_MAX, description="returns the page around this rank")] | None
     ) = None
+    users: (
+        Annotated[
+            str,
+            Meta(
+                pattern=_IDS,
+                description=f"up to {MAX_FRIENDS} user ids, as in `1,5,9`: returns those of them that are on the"
+                " board, best first, with their ranks among all; without `total` and `next`",
+            ),
+        ]
+        | None
+    ) = None
+
+
+NextPage = Annotated[str | None, Meta(description="the cursor for `after`; null on the last page")]
 
 
 class PageAnswer(msgspec.Struct, frozen=True):
-    """A page of the board."""
+    """A page of the board. The answer to `users` has neither `total` nor `next`."""
 
     users: list[Standing]
-    total: Total
-    next: Annotated[str | None, Meta(description="the cursor for `after`; null on the last page")]
+    total: Total | UnsetType = UNSET
+    next: NextPage | UnsetType = UNSET
 
 
-def page_query(query_string: bytes) -> PageQuery | PageAroundQuery:
-    """Returns the query for the page that a query string asks for. Raises InvalidParameter."""
-    values = _parameters(query_string)
+def page_query(query_string: bytes) -> PageQuery | PageAroundQuery | FriendsQuery:
+    """Returns the query that a query string asks about `default`. Raises InvalidParameter."""
+    return query_of(query_parameters(query_string, PageParameters.__struct_fields__), None)
+
+
+def query_of(values: Mapping[str, str], season: SeasonRef | None) -> PageQuery | PageAroundQuery | FriendsQuery:
+    """Returns the query that parameters ask about a season. Raises InvalidParameter."""
+    if "users" in values:
+        if others := [name for name in PageParameters.__struct_fields__ if name in values and name != "users"]:
+            raise InvalidParameter("users", values["users"], f"given without `{others[0]}`")
+        return FriendsQuery(_ids(values["users"]), season=season)
     limit = positive("limit", values["limit"], MAX_PAGE_SIZE) if "limit" in values else PageParameters().limit
     if "around_rank" not in values:
-        return PageQuery(limit, _parse_cursor(values["after"]) if "after" in values else None)
+        after = _parse_cursor(values["after"], *_bounds(season)) if "after" in values else None
+        return PageQuery(limit, after, season=season)
     if "after" in values:
         raise InvalidParameter("around_rank", values["around_rank"], "given without `after`")
-    return PageAroundQuery(limit, positive("around_rank", values["around_rank"]))
+    return PageAroundQuery(limit, positive("around_rank", values["around_rank"]), season=season)
 
 
 def page_answer(page: Page) -> PageAnswer:
@@ -57,28 +83,33 @@ def page_answer(page: Page) -> PageAnswer:
     return PageAnswer(page.users, page.total, page.end and _cursor(*page.end))
 
 
-def _parameters(query_string: bytes) -> dict[str, str]:
-    known = PageParameters.__struct_fields__
-    values: dict[str, str] = {}
-    for name, value in parse_qsl(query_string.decode("utf-8", "replace"), keep_blank_values=True):
-        if name not in known:
-            raise InvalidParameter("a parameter", name, f"one of {', '.join(known)}")
-        if name in values:
-            raise InvalidParameter(name, value, "given once")
-        values[name] = value
-    return values
+def _ids(text: str) -> tuple[int, ...]:
+    """Returns the user ids of a list like 1,5,9. Raises InvalidParameter."""
+    found = text.split(",", MAX_FRIENDS)
+    try:
+        if len(found) > MAX_FRIENDS:
+            raise InvalidParameter("users", text, "")
+        return tuple(positive("users", each) for each in found)
+    except InvalidParameter:
+        allowed = f"up to {MAX_FRIENDS} integers from 1 to {INT32_MAX}, as in 1,5,9"
+        raise InvalidParameter("users", text, allowed) from None
+
+
+def _bounds(season: SeasonRef | None) -> tuple[int, int]:
+    """Returns the lowest and the highest number of a cursor: a score of `default`, or any sort key."""
+    return (SCORE_MIN, SCORE_MAX) if season is None else (-(2**63), 2**63 - 1)
 
 
 def _cursor(score: int, user_id: int) -> str:
     return urlsafe_b64encode(_CURSOR.pack(_CURSOR_VERSION, score, user_id)).rstrip(b"=").decode()
 
 
-def _parse_cursor(cursor: str) -> tuple[int, int]:
-    """Returns the score and the user id in `cursor`. Raises InvalidParameter."""
+def _parse_cursor(cursor: str, lowest: int, highest: int) -> tuple[int, int]:
+    """Returns the score, or the sort key, and the user id in `cursor`. Raises InvalidParameter."""
     try:
         _, score, user_id = _CURSOR.unpack(urlsafe_b64decode(f"{cursor}=="))
     except (ValueError, struct.error):
         score = user_id = 0
-    if user_id < 1 or not SCORE_MIN <= score <= SCORE_MAX or _cursor(score, user_id) != cursor:
+    if user_id < 1 or not lowest <= score <= highest or _cursor(score, user_id) != cursor:
         raise InvalidParameter("after", cursor, "the `next` of a page")
     return score, user_id

@@ -47,6 +47,10 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (access.CrossOriginWrite, Kind("cross_origin_write", 403, "Pages of other sites may not write")),
     (access.RateLimited, Kind("rate_limited", 429, "Too many requests from this caller", _RETRY_1_S)),
     (errors.UserNotFound, Kind("user_not_found", 404, "The user does not exist")),
+    (errors.BoardNotFound, Kind("board_not_found", 404, "The board does not exist")),
+    (errors.SeasonNotFound, Kind("season_not_found", 404, "The board has no such season")),
+    (errors.NotOnBoard, Kind("not_on_board", 404, "The user is not on the board")),
+    (errors.BoardInUse, Kind("board_in_use", 409, "The board cannot be changed like this")),
     (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),
     (
         errors.IdempotencyKeyReused,
@@ -108,6 +112,12 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 def kind_of(error: Exception) -> Kind:
     """Returns the kind of `error` in the table; INTERNAL if it is not there, which is a bug."""
     return next((kind for type_, kind in TABLE if isinstance(error, type_)), INTERNAL)
+
+
+def code_and_detail(error: Exception) -> tuple[str, str]:
+    """Returns the code and the detail of the problem for `error`, for an answer about several things."""
+    kind = kind_of(error)
+    return kind.code, _printable(_detail(error, kind, ""))
 
 
 def response(error: Exception, root_path: str = "") -> Response:

@@ -1,8 +1,11 @@
-"""Reads requests: the body, the header Idempotency-Key, and integers in paths and query strings."""
+"""Reads requests: the body, the header Idempotency-Key, and values in paths and query strings."""
 
 import asyncio
 import re
+from collections.abc import Collection
+from urllib.parse import parse_qsl
 
+from leaderboard.board_rules import BOARD_NAME, check_board_name
 from leaderboard.errors import InvalidParameter, LeaderboardError
 from leaderboard.http.asgi import Receive
 from leaderboard.model import INT32_MAX
@@ -18,10 +21,10 @@ RequestHeaders = list[tuple[bytes, bytes]]
 
 
 class BodyTooLarge(LeaderboardError):
-    """The body is longer than MAX_BODY_BYTES."""
+    """The body is longer than the limit, in bytes."""
 
-    def __init__(self) -> None:
-        super().__init__(f"the body has more than {MAX_BODY_BYTES} bytes")
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the body has more than {limit} bytes")
 
 
 class UnsupportedMediaType(LeaderboardError):
@@ -40,13 +43,13 @@ class ClientGone(LeaderboardError):
     """The client closed the connection before it had sent the whole body."""
 
 
-async def read_json(headers: RequestHeaders, receive: Receive) -> bytes:
+async def read_json(headers: RequestHeaders, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
     """Returns the body of a request that declares it as JSON. Does not parse it.
 
     Raises UnsupportedMediaType, UnsupportedEncoding, and what `read_body` raises. The body is read in any case: a
     response sent before the body has arrived would cost the client its connection.
     """
-    body = await read_body(headers, receive)
+    body = await read_body(headers, receive, limit)
     if [header for header in headers if header[0] in _CONTENT_HEADERS] == _JSON:
         return body
     media_type = _header(headers, b"content-type").partition(";")[0].strip(" \t").lower()
@@ -58,11 +61,14 @@ async def read_json(headers: RequestHeaders, receive: Receive) -> bytes:
     return body
 
 
-async def read_body(headers: RequestHeaders, receive: Receive) -> bytes:
-    """Returns the body. Raises BodyTooLarge and ClientGone, and BodyTooSlow if it is cancelled."""
+async def read_body(headers: RequestHeaders, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
+    """Returns the body, of `limit` bytes at most.
+
+    Raises BodyTooLarge and ClientGone, and BodyTooSlow if it is cancelled.
+    """
     length = dict(headers).get(b"content-length", b"").lstrip(b"0")
-    if length.isdigit() and (len(length) > len(str(MAX_BODY_BYTES)) or int(length) > MAX_BODY_BYTES):
-        raise BodyTooLarge
+    if length.isdigit() and (len(length) > len(str(limit)) or int(length) > limit):
+        raise BodyTooLarge(limit)
     body: bytes = b""
     while True:
         try:
@@ -72,8 +78,8 @@ async def read_body(headers: RequestHeaders, receive: Receive) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientGone("the client closed the connection")
         body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
         if not message.get("more_body", False):
             return body
 
@@ -93,6 +99,27 @@ def positive(name: str, text: str, maximum: int = INT32_MAX) -> int:
     if _POSITIVE.fullmatch(text) and (value := int(text)) <= maximum:
         return value
     raise InvalidParameter(name, text, f"an integer from 1 to {maximum}")
+
+
+def board_name(name: str, text: str) -> str:
+    """Returns the parameter `name` as the name of a board. Raises InvalidParameter."""
+    try:
+        return check_board_name(text)
+    except ValueError:
+        raise InvalidParameter(name, text, BOARD_NAME) from None
+
+
+def query_parameters(query_string: bytes, known: Collection[str]) -> dict[str, str]:
+    """Returns the parameters of a query string by their names. Raises InvalidParameter."""
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(query_string.decode("utf-8", "replace"), keep_blank_values=True):
+        if name not in known:
+            allowed = f"one of {', '.join(known)}" if known else "missing: this call takes none"
+            raise InvalidParameter("a parameter", name, allowed)
+        if name in values:
+            raise InvalidParameter(name, value, "given once")
+        values[name] = value
+    return values
 
 
 def _header(headers: RequestHeaders, name: bytes) -> str:

@@ -23,3 +23,16 @@ class Response:
     def with_header(self, name: bytes, value: bytes) -> "Response":
         """Returns the same response with one more header."""
         return Response(self.status, (*self.headers, (name, value)), self.body)
+
+
+class NoContent(Response):
+    """A response of the status 204, which has neither a body nor a length (RFC 9110, section 8.6)."""
+
+    __slots__ = ()
+
+    def __init__(self, headers: Headers) -> None:
+        super().__init__(204, headers, b"")
+        self.start: Message = {"type": RESPONSE_START, "status": 204, "headers": list(headers)}
+
+    def with_header(self, name: bytes, value: bytes) -> Response:
+        return NoContent((*self.headers, (name, value)))

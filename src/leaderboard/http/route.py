@@ -23,16 +23,27 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class TextParameter:
+    """A text in the path, which matches a pattern."""
+
+    name: str
+    example: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One row of the route table.
 
     Attributes:
         handler: a method of `Handlers`, not bound. Its docstring is the summary in the OpenAPI document.
-        answer: the struct of a successful response, or its media type if no struct describes it.
+        answer: the struct of a successful response, its media type if no struct describes it, or None without a
+            body.
         problems: codes from the table of problems.
         parameters: those of the path, in its order.
         needs: the scope a key must have; None if the route is always open to everyone.
         body: the struct of the request body, None if there is none.
+        takes_key: Idempotency-Key makes a repeated request harmless.
         query: the struct of the query parameters, None if there are none.
         other_responses: the struct of each further status that is not a problem.
         media_types: further media types of a successful response.
@@ -45,12 +56,13 @@ class Route:
     method: str
     path: str
     handler: Callable[[Any, AsgiScope, Receive], Awaitable[Response]]
-    answer: type | str
+    answer: type | str | None
     problems: tuple[str, ...] = ()
-    parameters: tuple[Parameter, ...] = ()
+    parameters: tuple[Parameter | TextParameter, ...] = ()
     needs: Scope | None = None
     status: int = 200
     body: type | None = None
+    takes_key: bool = False
     query: type | None = None
     other_responses: Mapping[int, type] = field(default_factory=dict)
     media_types: tuple[str, ...] = ()
@@ -58,6 +70,11 @@ class Route:
     own_user_only: bool = False
     limited: bool = True
     documented: bool = True
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes anything."""
+        return self.method != "GET"
 
     @property
     def name(self) -> str:

@@ -40,7 +40,7 @@ def page(content_security_policy: str) -> Mapping[str, str]:
     }
 
 
-def encode_headers(content_type: str, headers: Mapping[str, str] = DATA) -> Headers:
-    """Returns the headers as ASGI sends them, with the content type."""
-    pairs = {"Content-Type": content_type, **headers}.items()
+def encode_headers(content_type: str | None, headers: Mapping[str, str] = DATA) -> Headers:
+    """Returns the headers as ASGI sends them, with the content type if there is one."""
+    pairs = (({"Content-Type": content_type} if content_type else {}) | dict(headers)).items()
     return tuple((name.lower().encode(), value.encode()) for name, value in pairs)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits, cancel_is_safe
-from leaderboard.board_rules import BoardRules, Number, key_rules, scale, unscale
+from leaderboard.board_rules import DEFAULT_BOARD, BoardRules, Number, key_rules, scale, unscale
 from leaderboard.database.boards import Board
 from leaderboard.database.database import Database
 from leaderboard.database.entries import EntryWritten, NewEntry, Outcome
@@ -67,8 +67,13 @@ class EntryWrites:
         return await self._write_once(board, user_id, increment, once, adds=True)
 
     async def remove(self, name: str, user_id: int) -> None:
-        """Remove a user's entry from the current season. Raises BoardNotFound and NotOnBoard."""
+        """Remove a user's entry from the current season.
+
+        Raises BoardNotFound, NotOnBoard, and BoardInUse for `default`.
+        """
         self._health.check_writable()
+        if name == DEFAULT_BOARD:
+            raise BoardInUse("a user cannot leave the board 'default'; hide or delete the user")
         for _ in range(2):
             board = await self._boards.get(name)
             committed = await self._database.entries.remove(board.board_id, user_id)

@@ -1,0 +1,173 @@
+"""The handlers of the calls about one board: reading it, and changing its entries."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from leaderboard.board_rules import DEFAULT_BOARD
+from leaderboard.errors import (
+    BoardNotFound,
+    InvalidField,
+    InvalidParameter,
+    LeaderboardError,
+    Unavailable,
+)
+from leaderboard.http import board_answers, board_bodies, paging, problems, requests, security
+from leaderboard.http.asgi import AsgiScope, Receive
+from leaderboard.http.board_bodies import Change
+from leaderboard.http.board_queries import (
+    BoardPageParameters,
+    RankParameters,
+    SeasonParameters,
+    board_of,
+    parameters,
+    season_of,
+    with_rank,
+)
+from leaderboard.http.handlers import JSON, once_of, page_response, response_of, user_id_of
+from leaderboard.http.response import NoContent, Response
+from leaderboard.model import EntrySet, encode_json
+from leaderboard.queries import SeasonRef
+from leaderboard.rules import check_score
+from leaderboard.service.boards import BoardService
+from leaderboard.service.entries import EntryWrites
+from leaderboard.service.idempotency import Once
+from leaderboard.service.reads import Reads
+from leaderboard.service.writes import Writes
+
+NO_CONTENT = NoContent(security.encode_headers(None))
+
+_log = structlog.get_logger(__name__)
+
+
+class BoardHandlers:
+    """The handlers of the paths below `/boards/{board}`. The board `default` answers as the calls without it."""
+
+    def __init__(
+        self, reads: Reads, writes: Writes, boards: BoardService, entries: EntryWrites, *, max_top_n: int
+    ) -> None:
+        self._reads = reads
+        self._writes = writes
+        self._boards = boards
+        self._entries = entries
+        self._max_top_n = max_top_n
+
+    # Reading
+
+    async def get_board_top(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """The best n users of a board"""
+        season = _season(scope)
+        n = requests.positive("n", scope["path_params"]["n"], self._max_top_n)
+        return response_of(await self._reads.top(n, season))
+
+    async def get_board_context(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """A user of a board among the five above and the five below"""
+        season = _season(scope)
+        return response_of(await self._reads.context(user_id_of(scope), season))
+
+    async def get_entry(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """A user of a board and its rank"""
+        season = _season(scope)
+        return response_of(await self._reads.standing(user_id_of(scope), season))
+
+    async def get_board_page(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """A page of a board: from the first user on, after another page, around a rank, or of some users"""
+        values = parameters(scope, BoardPageParameters)
+        return await page_response(self._reads, paging.query_of(values, season_of(board_of(scope), values)))
+
+    # Changing entries
+
+    async def change_entry(self, scope: AsgiScope, receive: Receive) -> Response:
+        """Set a user's score on a board, or add to it"""
+        body = await requests.read_json(scope["headers"], receive)
+        board, user_id = board_of(scope), user_id_of(scope)
+        shows_rank = with_rank(parameters(scope, RankParameters))
+        change = board_bodies.change(body)
+        if board == DEFAULT_BOARD:
+            entry = await self._set_default(user_id, change, once_of(scope))
+        else:
+            _refuse_key(scope)
+            entry = await self._change(board, user_id, change)
+        if not shows_rank:
+            return Response(200, JSON, encode_json(board_answers.changed_entry(entry)))
+        rank = await self._rank(board, entry)
+        return Response(200, JSON, encode_json(board_answers.changed_entry(entry, rank)))
+
+    async def change_entries(self, scope: AsgiScope, receive: Receive) -> Response:
+        """Set up to 1,000 scores of a board, or add to them; each has a result of its own"""
+        body = await requests.read_json(scope["headers"], receive, board_bodies.MAX_ITEMS_BYTES)
+        board = board_of(scope)
+        _refuse_key(scope)
+        changes = board_bodies.changes(body)
+        if board != DEFAULT_BOARD:
+            await self._boards.known(board)
+        results = await asyncio.gather(
+            *(self._change(board, user_id, change) for user_id, change in changes.items()), return_exceptions=True
+        )
+        return Response(200, JSON, encode_json({"results": _results(changes, results)}))
+
+    async def remove_entry(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """Remove a user from a board"""
+        await self._entries.remove(board_of(scope), user_id_of(scope))
+        return NO_CONTENT
+
+    async def _change(self, board: str, user_id: int, change: Change) -> EntrySet:
+        if board == DEFAULT_BOARD:
+            return await self._set_default(user_id, change)
+        if change.adds:
+            return await self._entries.add(board, user_id, change.number)
+        return await self._entries.set_score(board, user_id, change.number)
+
+    async def _set_default(self, user_id: int, change: Change, once: Once | None = None) -> EntrySet:
+        if change.adds:
+            raise InvalidField({"increment": "is refused, because the board 'default' keeps the last score"})
+        if not isinstance(change.number, int):
+            raise InvalidField({"score": "must be an integer, not a number with a fraction"})
+        try:
+            score = check_score(change.number)
+        except ValueError as error:
+            raise InvalidField({"score": str(error)}) from None
+        return board_answers.entry_of_default(await self._writes.set_score(user_id, score, once))
+
+    async def _rank(self, board: str, entry: EntrySet) -> int | None:
+        """Returns the rank of an entry that was changed, None if it cannot be read.
+
+        An error would read as if the write had failed, and an increment would be sent again.
+        """
+        season = None if board == DEFAULT_BOARD else SeasonRef(board, entry.season)
+        try:
+            return (await self._reads.standing(entry.user_id, season)).result.rank
+        except LeaderboardError:
+            return None
+
+
+def _season(scope: AsgiScope) -> SeasonRef | None:
+    return season_of(board_of(scope), parameters(scope, SeasonParameters))
+
+
+def _refuse_key(scope: AsgiScope) -> None:
+    """Raises InvalidParameter if the request has an idempotency key, which would not be heeded."""
+    if (key := requests.idempotency_key(scope["headers"])) is not None:
+        raise InvalidParameter("Idempotency-Key", key, "missing: it is not taken by this call yet")
+
+
+def _results(
+    changes: Mapping[int, Change], results: list[EntrySet | BaseException]
+) -> list[EntrySet | board_answers.RefusedEntry]:
+    """Returns the results as they are sent. Raises the error if nothing was written for a reason of no item."""
+    failed = [result for result in results if isinstance(result, BaseException)]
+    if len(failed) == len(results) and isinstance(failed[0], BoardNotFound | Unavailable):
+        raise failed[0]
+    sent: list[EntrySet | board_answers.RefusedEntry] = []
+    for user_id, result in zip(changes, results, strict=True):
+        if isinstance(result, EntrySet):
+            sent.append(result)
+            continue
+        if not isinstance(result, Exception):
+            raise result
+        if problems.kind_of(result) is problems.INTERNAL:
+            _log.error("an item of a batch failed", exc_info=result)
+        error = board_answers.EntryError(*problems.code_and_detail(result))
+        sent.append(board_answers.RefusedEntry(user_id, error))
+    return sent

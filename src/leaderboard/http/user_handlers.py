@@ -1,0 +1,62 @@
+"""The handlers of users as such: find, change and erase them, and list their boards."""
+
+from leaderboard import rules
+from leaderboard.errors import InvalidParameter, UsernameNotFound
+from leaderboard.http import board_answers, board_bodies, requests
+from leaderboard.http.access import Access
+from leaderboard.http.asgi import AsgiScope, Receive
+from leaderboard.http.board_handlers import NO_CONTENT
+from leaderboard.http.board_queries import (
+    BoardListParameters,
+    UsernameParameters,
+    after_of,
+    limit_of,
+    parameters,
+)
+from leaderboard.http.handlers import JSON, user_id_of
+from leaderboard.http.response import Response
+from leaderboard.model import encode_json
+from leaderboard.service.boards import BoardService
+from leaderboard.service.users import UserService
+
+
+class UserHandlers:
+    """The handlers of users, whether or not they are on a board."""
+
+    def __init__(self, users: UserService, boards: BoardService, access: Access) -> None:
+        self._users = users
+        self._boards = boards
+        self._access = access
+
+    async def find_user(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """The user of a name; a hidden one is found with the admin scope only"""
+        text = parameters(scope, UsernameParameters).get("username", "")
+        try:
+            name = rules.clean_username(text)
+        except ValueError:
+            allowed = f"a username, 1 to {rules.MAX_NAME} characters"
+            raise InvalidParameter("username", text, allowed) from None
+        account = await self._users.find(name)
+        if account is None or (account.hidden and not self._access.has_scope("admin", scope)):
+            raise UsernameNotFound(name)
+        return Response(200, JSON, encode_json(account))
+
+    async def update_user(self, scope: AsgiScope, receive: Receive) -> Response:
+        """Rename, hide or show a user, or change its image"""
+        body = await requests.read_json(scope["headers"], receive)
+        user_id = user_id_of(scope)
+        account = await self._users.update(user_id, **board_bodies.update_user(body))
+        return Response(200, JSON, encode_json(account))
+
+    async def erase_user(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """Erase a user from all boards"""
+        await self._users.erase(user_id_of(scope))
+        return NO_CONTENT
+
+    async def get_user_boards(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """The names of the boards that a user is on"""
+        values = parameters(scope, BoardListParameters)
+        limit = limit_of(values)
+        names = await self._boards.of_user(user_id_of(scope), after_of(values), limit + 1)
+        more = names[limit - 1] if len(names) > limit else None
+        return Response(200, JSON, encode_json(board_answers.UserBoards(list(names[:limit]), more)))

@@ -9,7 +9,6 @@ from leaderboard.board_rules import DEFAULT_BOARD
 from leaderboard.errors import (
     BoardNotFound,
     InvalidField,
-    InvalidParameter,
     LeaderboardError,
     Unavailable,
 )
@@ -84,11 +83,7 @@ class BoardHandlers:
         board, user_id = board_of(scope), user_id_of(scope)
         shows_rank = with_rank(parameters(scope, RankParameters))
         change = board_bodies.change(body)
-        if board == DEFAULT_BOARD:
-            entry = await self._set_default(user_id, change, once_of(scope))
-        else:
-            _refuse_key(scope)
-            entry = await self._change(board, user_id, change)
+        entry = await self._change(board, user_id, change, once_of(scope))
         if not shows_rank:
             return Response(200, JSON, encode_json(board_answers.changed_entry(entry)))
         rank = await self._rank(board, entry)
@@ -97,14 +92,14 @@ class BoardHandlers:
     async def change_entries(self, scope: AsgiScope, receive: Receive) -> Response:
         """Set up to 1,000 scores of a board, or add to them; each has a result of its own"""
         body = await requests.read_json(scope["headers"], receive, board_bodies.MAX_ITEMS_BYTES)
-        board = board_of(scope)
-        _refuse_key(scope)
+        board, once = board_of(scope), once_of(scope)
         changes = board_bodies.changes(body)
         if board != DEFAULT_BOARD:
             await self._boards.known(board)
-        results = await asyncio.gather(
-            *(self._change(board, user_id, change) for user_id, change in changes.items()), return_exceptions=True
-        )
+        writes = [
+            self._change(board, user_id, change, _once_for(user_id, once)) for user_id, change in changes.items()
+        ]
+        results = await asyncio.gather(*writes, return_exceptions=True)
         return Response(200, JSON, encode_json({"results": _results(changes, results)}))
 
     async def remove_entry(self, scope: AsgiScope, _receive: Receive) -> Response:
@@ -112,14 +107,14 @@ class BoardHandlers:
         await self._entries.remove(board_of(scope), user_id_of(scope))
         return NO_CONTENT
 
-    async def _change(self, board: str, user_id: int, change: Change) -> EntrySet:
+    async def _change(self, board: str, user_id: int, change: Change, once: Once | None) -> EntrySet:
         if board == DEFAULT_BOARD:
-            return await self._set_default(user_id, change)
+            return await self._set_default(user_id, change, once)
         if change.adds:
-            return await self._entries.add(board, user_id, change.number)
-        return await self._entries.set_score(board, user_id, change.number)
+            return await self._entries.add(board, user_id, change.number, once)
+        return await self._entries.set_score(board, user_id, change.number, once)
 
-    async def _set_default(self, user_id: int, change: Change, once: Once | None = None) -> EntrySet:
+    async def _set_default(self, user_id: int, change: Change, once: Once | None) -> EntrySet:
         if change.adds:
             raise InvalidField({"increment": "is refused, because the board 'default' keeps the last score"})
         if not isinstance(change.number, int):
@@ -146,10 +141,9 @@ def _season(scope: AsgiScope) -> SeasonRef | None:
     return season_of(board_of(scope), parameters(scope, SeasonParameters))
 
 
-def _refuse_key(scope: AsgiScope) -> None:
-    """Raises InvalidParameter if the request has an idempotency key, which would not be heeded."""
-    if (key := requests.idempotency_key(scope["headers"])) is not None:
-        raise InvalidParameter("Idempotency-Key", key, "missing: it is not taken by this call yet")
+def _once_for(user_id: int, once: Once | None) -> Once | None:
+    """Returns the key of one item of a batch, made from the key of the batch."""
+    return None if once is None else (once[0], f"{once[1]} {user_id}")
 
 
 def _results(

@@ -60,7 +60,7 @@ SET_SCORE = ("user_not_found", *WRITE)
 CREATE_USER = ("username_taken", *WRITE)
 CHANGE_BOARD = ("board_not_found", *CHANGE)
 CHANGE_ENTRY = ("board_not_found", *SET_SCORE)
-CHANGE_ENTRIES = (*BODY, *CHANGE_BOARD)
+CHANGE_ENTRIES = (*BODY, *ONCE, *CHANGE_BOARD)
 REMOVE_ENTRY = ("not_on_board", "board_in_use", *CHANGE_BOARD)
 PUT_BOARD = ("board_in_use", *BODY, *CHANGE)
 DELETE_BOARD = ("board_in_use", *CHANGE_BOARD)
@@ -149,7 +149,7 @@ ROUTES: tuple[Route, ...] = (
                 parameters=(USER_ID,),
                 needs="write",
             ),
-            _write(
+            _write_once(
                 "/users/{id}/score",
                 BoardHandlers.change_entry,
                 ChangedEntry,
@@ -159,7 +159,7 @@ ROUTES: tuple[Route, ...] = (
                 query=RankParameters,
                 own_user_only=True,
             ),
-            _write("/scores", BoardHandlers.change_entries, EntryResults, CHANGE_ENTRIES, body=ChangeEntries),
+            _write_once("/scores", BoardHandlers.change_entries, EntryResults, CHANGE_ENTRIES, body=ChangeEntries),
         ),
     ),
     # The process.

@@ -43,7 +43,7 @@ def test_the_first_line_of_a_docstring_is_a_short_sentence(path: Path) -> None:
         first, *rest = text.split("\n")
         assert len(first) <= MAX_FIRST_LINE, f"{name}: {len(first)} characters"
         # A handler's docstring is the summary of its route in the OpenAPI document.
-        ends = path.name == "handlers.py" or first.rstrip().endswith((".", "?", ":", "`"))
+        ends = path.name.endswith("handlers.py") or first.rstrip().endswith((".", "?", ":", "`"))
         assert ends, f"{name}: {first!r} does not end in its line"
         assert not rest or not rest[0].strip(), f"{name}: the second paragraph comes after an empty line"
 

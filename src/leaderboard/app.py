@@ -37,12 +37,7 @@ from leaderboard.maintenance.seasons import SeasonKeeper
 from leaderboard.metrics import Metrics
 from leaderboard.periodic import Job, Jobs
 from leaderboard.redis_url import parse_redis_url
-from leaderboard.service.boards import BoardService
-from leaderboard.service.entries import EntryWrites
-from leaderboard.service.idempotency import Idempotency
-from leaderboard.service.reads import Reads
-from leaderboard.service.users import UserService
-from leaderboard.service.writes import Writes
+from leaderboard.service.service import Service
 from leaderboard.setting_formats import host_names, networks, rate
 from leaderboard.sync import CacheSync
 from leaderboard.tuning import Tuning
@@ -155,48 +150,27 @@ class App:
             tuning=tuning.sync,
         )
         limits = QueueLimits(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000)
-        self.reads = Reads(
+        keys = self.database.idempotency_keys
+        key_limits = KeyLimits(settings.idempotency_keys_per_caller, settings.idempotency_keys)
+        key_limiter = KeyLimiter(keys, self.metrics, key_limits, tuning.keys)
+        self.service = Service.build(
             self.database,
             self.reader,
             self.sync.visibility,
             self.health,
+            key_limiter,
             self.metrics,
             limits,
-            connections=settings.db_pool_size - _OTHER_CONNECTIONS,
-            fresh_s=tuning.sync.fresh_s,
+            tuning,
+            read_connections=settings.db_pool_size - _OTHER_CONNECTIONS,
             stale_reads=settings.stale_reads,
         )
-        keys = self.database.idempotency_keys
-        key_limits = KeyLimits(settings.idempotency_keys_per_caller, settings.idempotency_keys)
-        limiter = KeyLimiter(keys, self.metrics, key_limits, tuning.keys)
-        idempotency = Idempotency(keys, self.sync.visibility, self.health, limiter, limits)
-        self.writes = Writes(
-            self.database,
-            self.sync.visibility,
-            self.health,
-            idempotency,
-            self.metrics,
-            limits,
-            tuning.writes,
-        )
-        self.boards = BoardService(self.database, self.sync.visibility, self.health)
-        self.users = UserService(self.database, self.sync.visibility, self.health)
-        self.entries = EntryWrites(
-            self.database,
-            self.boards,
-            self.sync.visibility,
-            self.health,
-            idempotency,
-            self.metrics,
-            limits,
-            tuning.writes,
-        )
         jobs: list[Job] = [
-            SeasonKeeper(self.boards, self.database.boards),
+            SeasonKeeper(self.service.boards, self.database.boards),
             self.sync.synchronizer,
             LogPruner(self.database.change_log, tuning.log),
             RankIndexMaintainer(self.database.rank_index, self.metrics, interval_s),
-            limiter,
+            key_limiter,
         ]
         if audit_s := settings.audit_interval_s:
             jobs.append(CacheAudits(self.sync, self.metrics, audit_s))
@@ -224,9 +198,7 @@ class App:
             _log.warning("closing took too long and was given up")
 
     async def _close(self) -> None:
-        await self.reads.close()
-        await self.writes.close()
-        await self.entries.close()
+        await self.service.close()
         await self.jobs.stop()
         await self.sync.visibility.close()
         await self.sync.synchronizer.close()
@@ -244,7 +216,7 @@ class App:
             ready_without_writes_s=settings.ready_without_writes_s,
         )
         return HttpApplication(
-            self,
+            self.service,
             status,
             self.metrics,
             access(settings),

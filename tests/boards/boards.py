@@ -44,7 +44,7 @@ async def two_started(settings: Settings, tuning: Tuning = PATIENT) -> AsyncIter
 
 async def make_board(app: App, name: str, **fields: object) -> Board:
     """Creates a board; `fields` are those of the JSON object that clients send."""
-    return (await app.boards.configure(name, parse_rules(fields)))[0]
+    return (await app.service.boards.configure(name, parse_rules(fields)))[0]
 
 
 async def add_users(db: asyncpg.Connection, count: int) -> None:
@@ -66,7 +66,7 @@ async def fill(db: asyncpg.Connection, season_id: int, count: int) -> None:
 
 async def shown(app: App, name: str, number: int | None = None) -> dict[int, int]:
     """Returns the scores by user that this process answers for a season, the current one by default."""
-    reply = await app.reads.page(PageQuery(100, season=SeasonRef(name, number)))
+    reply = await app.service.reads.page(PageQuery(100, season=SeasonRef(name, number)))
     return {user.user_id: int(user.total_score) for user in reply.result.users}
 
 

@@ -24,26 +24,26 @@ async def app(settings: Settings) -> AsyncIterator[App]:
     app = App(settings)
     async with app.running():
         app.health.note_postgres(await app.database.now())
-        await app.boards.configure("sum", parse_rules({"keeps": "sum", "decimals": 1, "ties": "first"}))
+        await app.service.boards.configure("sum", parse_rules({"keeps": "sum", "decimals": 1, "ties": "first"}))
         yield app
 
 
 async def score(app: App) -> Decimal:
-    reply = await app.reads.standing(1, SeasonRef("sum"))
+    reply = await app.service.reads.standing(1, SeasonRef("sum"))
     return Decimal(reply.result.total_score)
 
 
 async def test_an_increment_with_a_key_is_added_once(app: App) -> None:
-    await app.entries.add("sum", 1, 5)
-    first = await app.entries.add("sum", 1, Decimal("0.5"), ("caller", "key"))
-    await app.entries.add("sum", 1, 10)
-    assert await app.entries.add("sum", 1, Decimal("0.5"), ("caller", "key")) == first
+    await app.service.entries.add("sum", 1, 5)
+    first = await app.service.entries.add("sum", 1, Decimal("0.5"), ("caller", "key"))
+    await app.service.entries.add("sum", 1, 10)
+    assert await app.service.entries.add("sum", 1, Decimal("0.5"), ("caller", "key")) == first
     assert (first.previous_score, first.total_score) == (5, Decimal("5.5"))
     assert await score(app) == Decimal("15.5")
 
 
 async def test_of_the_same_increment_sent_many_times_at_once_one_is_added(app: App) -> None:
-    sent = [app.entries.add("sum", 1, 3, ("caller", "key")) for _ in range(10)]
+    sent = [app.service.entries.add("sum", 1, 3, ("caller", "key")) for _ in range(10)]
     results = await asyncio.gather(*sent, return_exceptions=True)
     assert {type(result) for result in results} <= {EntrySet, IdempotencyKeyInUse}
     assert {result.total_score for result in results if isinstance(result, EntrySet)} == {3}
@@ -51,33 +51,33 @@ async def test_of_the_same_increment_sent_many_times_at_once_one_is_added(app: A
 
 
 async def test_a_key_is_of_one_request(app: App) -> None:
-    await app.entries.add("sum", 1, 3, ("caller", "key"))
+    await app.service.entries.add("sum", 1, 3, ("caller", "key"))
     with pytest.raises(IdempotencyKeyReused):
-        await app.entries.add("sum", 1, 4, ("caller", "key"))
+        await app.service.entries.add("sum", 1, 4, ("caller", "key"))
     with pytest.raises(IdempotencyKeyReused):
-        await app.entries.add("sum", 2, 3, ("caller", "key"))
-    await app.entries.add("sum", 1, 3, ("other caller", "key"))
+        await app.service.entries.add("sum", 2, 3, ("caller", "key"))
+    await app.service.entries.add("sum", 1, 3, ("other caller", "key"))
     assert await score(app) == 6
 
 
 async def test_a_refused_increment_does_not_use_up_its_key(app: App) -> None:
     with pytest.raises(InvalidField):
-        await app.entries.add("sum", 1, Decimal("0.01"), ("caller", "key"))
+        await app.service.entries.add("sum", 1, Decimal("0.01"), ("caller", "key"))
     with pytest.raises(InvalidField):
-        await app.entries.set_score("sum", 1, 1, ("caller", "key"))
-    assert (await app.entries.add("sum", 1, 1, ("caller", "key"))).total_score == 1
+        await app.service.entries.set_score("sum", 1, 1, ("caller", "key"))
+    assert (await app.service.entries.add("sum", 1, 1, ("caller", "key"))).total_score == 1
 
 
 async def test_an_answer_says_the_season_of_the_first_time(app: App) -> None:
-    first = await app.entries.add("sum", 1, 3, ("caller", "key"))
-    await app.boards.end_season("sum", 1)
-    assert await app.entries.add("sum", 1, 3, ("caller", "key")) == first
+    first = await app.service.entries.add("sum", 1, 3, ("caller", "key"))
+    await app.service.boards.end_season("sum", 1)
+    assert await app.service.entries.add("sum", 1, 3, ("caller", "key")) == first
     assert first.season == 1
 
 
 async def test_after_its_board_was_deleted_an_entry_is_not_written_again(app: App) -> None:
-    await app.entries.add("sum", 1, 3, ("caller", "key"))
-    await app.boards.delete("sum")
-    await app.boards.configure("sum", parse_rules({"keeps": "sum"}))
+    await app.service.entries.add("sum", 1, 3, ("caller", "key"))
+    await app.service.boards.delete("sum")
+    await app.service.boards.configure("sum", parse_rules({"keeps": "sum"}))
     with pytest.raises(BoardNotFound):
-        await app.entries.add("sum", 1, 3, ("caller", "key"))
+        await app.service.entries.add("sum", 1, 3, ("caller", "key"))

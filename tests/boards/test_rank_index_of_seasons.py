@@ -27,10 +27,10 @@ async def app(settings: Settings) -> AsyncIterator[App]:
     await app.database.open()
     app.health.note_postgres(await app.database.now())
     try:
-        await app.boards.configure("big", parse_rules({}))
-        await app.boards.configure("small", parse_rules({}))
+        await app.service.boards.configure("big", parse_rules({}))
+        await app.service.boards.configure("small", parse_rules({}))
         for board, entries in (("big", LARGE), ("small", 20)):
-            season = (await app.boards.get(board)).season_id
+            season = (await app.service.boards.get(board)).season_id
             sql(settings, f"INSERT INTO scores SELECT n, {season}, -n FROM generate_series(1, $1) AS n", entries)
         yield app
     finally:
@@ -48,22 +48,22 @@ def maintainer(app: App) -> RankIndexMaintainer:
 async def assert_right(app: App) -> None:
     (season,) = await app.database.rank_index.indexed()
     assert await app.database.rank_index.recount_all(season.season_id) == []
-    reply = await app.reads.standing(LARGE, BIG)
+    reply = await app.service.reads.standing(LARGE, BIG)
     assert reply.result.rank == LARGE
 
 
 async def test_only_large_seasons_get_an_index(app: App) -> None:
-    assert (await app.reads.standing(LARGE, BIG)).result.rank == LARGE, "it is counted without an index"
+    assert (await app.service.reads.standing(LARGE, BIG)).result.rank == LARGE, "it is counted without an index"
     await maintainer(app).build_missing()
     assert await indexed(app) == ["big"]
     await assert_right(app)
-    assert (await app.reads.standing(20, SeasonRef("small"))).result.rank == 20
+    assert (await app.service.reads.standing(20, SeasonRef("small"))).result.rank == 20
 
 
 async def test_the_index_follows_the_log(app: App, db: asyncpg.Connection) -> None:
     await maintainer(app).build_missing()
     for score in range(50):
-        await app.entries.set_score("big", 100 + score, 1_000_000 + score)
+        await app.service.entries.set_score("big", 100 + score, 1_000_000 + score)
     before = await db.fetchval("SELECT snapshot::text FROM rank_index WHERE season_id > 1")
     await maintainer(app).maintain_seasons()
     assert await db.fetchval("SELECT snapshot::text FROM rank_index WHERE season_id > 1") != before
@@ -83,7 +83,7 @@ async def test_an_index_that_is_not_valid_is_built_again_without_new_log_rows(
 
 async def test_an_archive_keeps_its_index(app: App) -> None:
     await maintainer(app).build_missing()
-    await app.boards.end_season("big", 1)
+    await app.service.boards.end_season("big", 1)
     await maintainer(app).maintain_seasons()
-    assert (await app.reads.standing(LARGE, SeasonRef("big", 1))).result.rank == LARGE
-    assert (await app.reads.top(1, BIG)).result.decode().users == []
+    assert (await app.service.reads.standing(LARGE, SeasonRef("big", 1))).result.rank == LARGE
+    assert (await app.service.reads.top(1, BIG)).result.decode().users == []

@@ -99,7 +99,7 @@ async def make_valid(app: App) -> None:
 
 async def top(app: App, n: int) -> list[tuple[int, int]]:
     """Returns the id and the score of each of the best `n` users, as this process answers."""
-    reply = await app.reads.top(n)
+    reply = await app.service.reads.top(n)
     return [(user.user_id, user.total_score) for user in reply.result.decode().users]
 
 

@@ -65,12 +65,12 @@ async def test_without_postgres_only_a_cache_of_its_own_database_is_read(one: Ap
     )
     one.health.postgres_up = False
     if which == "another epoch":
-        reply = await one.reads.top(1)
+        reply = await one.service.reads.top(1)
         assert reply.age_s is not None
         assert await top(one, 1) == [(7, 5000)]
     else:
         with pytest.raises(DatabaseUnavailable):
-            await one.reads.top(1)
+            await one.service.reads.top(1)
 
 
 # Rebuilding
@@ -88,7 +88,7 @@ async def test_a_cache_answers_for_all_ranks_down_to_its_floor_and_no_others(one
     best = (await one.database.users.top(USERS)).value
     assert await cached(one) == best[:KEPT]
     assert await top(one, USERS) == [(user.user_id, user.total_score) for user in best]
-    assert (await one.reads.standing(30)).result == ranked(30, best[29])
+    assert (await one.service.reads.standing(30)).result == ranked(30, best[29])
 
 
 async def test_a_cache_that_lost_too_many_users_is_filled_again(one: App) -> None:
@@ -109,7 +109,7 @@ async def test_a_batch_committed_in_parts_waits_for_the_cache_once(one: App) -> 
     client = redis(one.settings)
     client.set(keys.LEASE, "a paused process", px=60_000)
     wanted = {user_id: 666 if user_id in {3, 11, 19} else user_id for user_id in range(1, 31)}
-    setting = [one.writes.set_score(user_id, score) for user_id, score in wanted.items()]
+    setting = [one.service.writes.set_score(user_id, score) for user_id, score in wanted.items()]
     results = await asyncio.gather(*setting, return_exceptions=True)
     assert sum(isinstance(result, ScoreSet) for result in results) == 27
     assert metric(one, "leaderboard_batch_items_sum", queue="scores") >= 30

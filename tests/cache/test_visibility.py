@@ -34,11 +34,11 @@ async def test_the_service_works(one: App, other: App) -> None:
     """Tests the plain case, which works without any of the mechanisms that mutants remove."""
     await make_valid(one)
     await catch_up(one)
-    assert await one.writes.set_score(40, 5000) == ScoreSet(40, "user 40", None, 5000, 610)
-    created = await one.writes.create_user("new", None, 4000)
+    assert await one.service.writes.set_score(40, 5000) == ScoreSet(40, "user 40", None, 5000, 610)
+    created = await one.service.writes.create_user("new", None, 4000)
     assert (created.user_id, created.total_score) == (41, 4000)
     with pytest.raises(UserNotFound):
-        await one.writes.set_score(99, 0)
+        await one.service.writes.set_score(99, 0)
     await one.sync.visibility.wait_until_visible(await one.database.now())
     assert (await top(other, 5))[:2] == [(40, 5000), (41, 4000)]
 
@@ -47,7 +47,7 @@ async def test_the_service_works(one: App, other: App) -> None:
 async def test_an_acknowledged_score_is_shown_by_the_cache(one: App, other: App) -> None:
     await make_valid(one)
     before = from_cache(other)
-    await one.writes.set_score(7, 5000)
+    await one.service.writes.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
     assert from_cache(other) > before
 
@@ -56,7 +56,7 @@ async def test_an_acknowledged_score_is_shown_by_the_cache(one: App, other: App)
 async def test_a_user_that_was_created_is_shown_by_the_cache(one: App, other: App) -> None:
     await make_valid(one)
     before = from_cache(other)
-    created = await one.writes.create_user("new", None, 5000)
+    created = await one.service.writes.create_user("new", None, 5000)
     assert await top(other, 1) == [(created.user_id, 5000)]
     assert from_cache(other) > before
 
@@ -67,7 +67,7 @@ async def test_a_score_is_acknowledged_only_when_the_cache_shows_it(
 ) -> None:
     await make_valid(one)
     held = Held(monkeypatch, one.database.change_log, "changes_since")
-    write = asyncio.create_task(one.writes.set_score(7, 5000))
+    write = asyncio.create_task(one.service.writes.set_score(7, 5000))
     # The catch-up has read its changes, and has not applied them.
     await held.reached()
     assert not write.done()
@@ -84,9 +84,9 @@ async def test_a_write_that_is_answered_again_is_shown_by_the_cache(
     """The process of the first write has committed, and has not answered yet."""
     await make_valid(one)
     held = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
-    first = asyncio.create_task(one.writes.set_score(7, 5000, ("caller", "key")))
+    first = asyncio.create_task(one.service.writes.set_score(7, 5000, ("caller", "key")))
     await held.reached()
-    again = await other.writes.set_score(7, 5000, ("caller", "key"))
+    again = await other.service.writes.set_score(7, 5000, ("caller", "key"))
     assert again == ScoreSet(7, "user 7", None, 5000, 940)
     assert await top(other, 1) == [(7, 5000)]
     held.release()
@@ -104,7 +104,7 @@ async def test_a_user_not_found_by_a_read_is_not_in_the_cache(one: App, other: A
     await make_valid(one)
     sql(one.settings, "DELETE FROM users WHERE user_id IN (1, 30)")
     with pytest.raises(UserNotFound):
-        await one.reads.standing(30)
+        await one.service.reads.standing(30)
     assert await top(other, 1) == [(2, 990)]
 
 
@@ -112,7 +112,7 @@ async def test_a_user_not_found_by_a_write_is_not_in_the_cache(one: App, other: 
     await make_valid(one)
     sql(one.settings, "DELETE FROM users WHERE user_id = 1")
     with pytest.raises(UserNotFound):
-        await one.writes.set_score(1, 5)
+        await one.service.writes.set_score(1, 5)
     assert await top(other, 1) == [(2, 990)]
 
 
@@ -120,7 +120,7 @@ async def test_a_user_whose_name_was_taken_is_in_the_cache(one: App, other: App)
     await make_valid(one)
     sql(one.settings, "INSERT INTO users (user_name, total_score) VALUES ('new', 5000)")
     with pytest.raises(UsernameTaken):
-        await one.writes.create_user("new", None, 0)
+        await one.service.writes.create_user("new", None, 0)
     assert await top(other, 1) == [(41, 5000)]
 
 
@@ -135,7 +135,7 @@ async def test_a_catch_up_that_loses_the_race_undoes_nothing(
     slow = Held(monkeypatch, one.database.change_log, "changes_since")
     late = asyncio.create_task(catch_up(one))
     await slow.reached()
-    await other.writes.set_score(7, 5000)
+    await other.service.writes.set_score(7, 5000)
     slow.release()
     await late
     assert await top(other, 1) == [(7, 5000)]
@@ -155,7 +155,7 @@ async def test_a_rebuild_begun_before_a_write_does_not_hide_it(
     catch_up_by_one = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     rebuilding = asyncio.create_task(one.sync.synchronizer.rebuild("a test"))
     await snapshot.reached()
-    await other.writes.set_score(7, 5000)
+    await other.service.writes.set_score(7, 5000)
     snapshot.release()
     await catch_up_by_one.reached()
     assert await top(other, 1) == [(7, 5000)]
@@ -169,7 +169,7 @@ async def test_a_writer_that_waits_too_long_invalidates_the_cache(
 ) -> None:
     await make_valid(one)
     stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
-    write = asyncio.create_task(one.writes.set_score(7, 5000))
+    write = asyncio.create_task(one.service.writes.set_score(7, 5000))
     await asyncio.wait([write], timeout=PATIENCE_S)
     assert write.done(), "the write is answered although the cache has not been caught up"
     assert await top(other, 1) == [(7, 5000)]
@@ -191,7 +191,7 @@ async def test_invalidating_is_tried_again_while_redis_hangs(
         await invalidate()
 
     monkeypatch.setattr(one.cache, "invalidate", hang_twice)
-    await one.writes.set_score(7, 5000)
+    await one.service.writes.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
     stuck.release()
 
@@ -230,9 +230,9 @@ async def test_an_unexpected_error_lets_no_writer_go_too_early(
 
 async def writes_once_no_old_state_is_read(one: App, other: App) -> None:
     """Set a score, and read from the other process when that is answered; two writers wait one after the other."""
-    first = asyncio.create_task(one.writes.set_score(7, 5000))
+    first = asyncio.create_task(one.service.writes.set_score(7, 5000))
     await until(waiting(one, 1), "the first has committed")
-    second = asyncio.create_task(one.writes.set_score(8, 6000))
+    second = asyncio.create_task(one.service.writes.set_score(8, 6000))
     done, _ = await asyncio.wait({first, second}, timeout=PATIENCE_S)
     assert first in done
     assert (7, 5000) in await top(other, 2)
@@ -245,7 +245,7 @@ async def test_invalidating_does_not_depend_on_the_connection_that_hangs(
 ) -> None:
     await make_valid(one)
     hanging = Held(monkeypatch, one.cache.catch_up_link, "run", before=True)
-    done, _ = await asyncio.wait({asyncio.create_task(one.writes.set_score(7, 5000))}, timeout=PATIENCE_S)
+    done, _ = await asyncio.wait({asyncio.create_task(one.service.writes.set_score(7, 5000))}, timeout=PATIENCE_S)
     assert done
     assert await top(other, 1) == [(7, 5000)]
     hanging.release()
@@ -267,7 +267,7 @@ async def test_invalidating_does_not_depend_on_a_connection_that_was_closed(
     await make_valid(one)
     assert client.client_kill_filter(_id=its_connection) == 1
     stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
-    await one.writes.set_score(7, 5000)
+    await one.service.writes.set_score(7, 5000)
     assert await top(other, 1) == [(7, 5000)]
     stuck.release()
     client.close()
@@ -279,11 +279,11 @@ async def test_finding_redis_empty_does_not_release_writers_that_commit_later(
 ) -> None:
     rebuild = Held(monkeypatch, one.cache, "claim", before=True)
     polled = Held(monkeypatch, one.cache, "poll")
-    first = asyncio.create_task(one.writes.set_score(7, 2000))
+    first = asyncio.create_task(one.service.writes.set_score(7, 2000))
     await polled.reached()
     # The poll found no cache. Now there is one.
     await make_valid(other)
-    second = asyncio.create_task(one.writes.set_score(8, 5000))
+    second = asyncio.create_task(one.service.writes.set_score(8, 5000))
     await until(waiting(one, 2), "the second has committed")
     polled.release()
     await asyncio.gather(first, second)
@@ -297,11 +297,11 @@ async def test_an_invalidation_does_not_release_writers_that_commit_later(
     await make_valid(one)
     stuck = Held(monkeypatch, one.database.change_log, "changes_since", before=True)
     done = Held(monkeypatch, one.cache, "invalidate")
-    first = asyncio.create_task(one.writes.set_score(7, 2000))
+    first = asyncio.create_task(one.service.writes.set_score(7, 2000))
     await done.reached()
     # The cache was invalidated. Now it is valid again.
     await make_valid(other)
-    second = asyncio.create_task(one.writes.set_score(8, 5000))
+    second = asyncio.create_task(one.service.writes.set_score(8, 5000))
     await until(waiting(one, 2), "the second has committed")
     done.release()
     await asyncio.gather(first, second)

@@ -82,7 +82,7 @@ async def test_a_restored_log_is_invalid_until_it_is_emptied(restored: Settings)
 async def test_a_service_on_a_restored_database_resets_the_log(restored: Settings) -> None:
     app = App(restored)
     async with app.running():
-        assert (await app.writes.set_score(1, 1000)).previous_score == 1
+        assert (await app.service.writes.set_score(1, 1000)).previous_score == 1
 
         async def caught_up() -> bool:
             reading = await app.reader.read([TopQuery(1)], PATIENCE_S)

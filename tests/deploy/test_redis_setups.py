@@ -375,11 +375,11 @@ async def test_a_writer_waits_where_others_may_have_another_primary(
     """As after another process has found a new primary and removed the cache from this one."""
     primary = sentinels.primary()
     await until(lambda: in_use(primary))
-    user = (await app.writes.create_user("ada", None, 0)).user_id
+    user = (await app.service.writes.create_user("ada", None, 0)).user_id
     primary.call("SET", keys.CLAIM, "left", "PX", 10_000)
     primary.call("DEL", keys.STATE, keys.SCORES, keys.METADATA)
     asked = time.monotonic()
-    await app.writes.set_score(user, 5)
+    await app.service.writes.set_score(user, 5)
     assert time.monotonic() - asked >= FRESH_S
     assert sql(settings, "SELECT total_score FROM users")[0][0] == 5
 
@@ -390,7 +390,7 @@ async def test_a_writer_waits_where_no_node_of_the_cluster_has_answered_yet(sett
     running = App(settings.model_copy(update=url(f"redis://{nodes}")))
     async with running.running():
         asked = time.monotonic()
-        await running.writes.create_user("ada", None, 0)
+        await running.service.writes.create_user("ada", None, 0)
         assert time.monotonic() - asked >= FRESH_S
 
 

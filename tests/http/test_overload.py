@@ -73,17 +73,17 @@ async def test_reads_from_postgres_leave_connections_to_writes(settings: Setting
     running = App(settings.model_copy(update={"cache_size": 10}))
     async with running.running():
         for number in range(60):
-            await running.writes.create_user(f"user {number}", None, -number)
+            await running.service.writes.create_user(f"user {number}", None, -number)
         # Pages need the rank index; writes do not.
         lock = db.transaction()
         await lock.start()
         await db.execute("LOCK TABLE rank_index IN ACCESS EXCLUSIVE MODE")
-        flood = [asyncio.create_task(running.reads.page(PageQuery(limit))) for limit in range(1, 21)]
+        flood = [asyncio.create_task(running.service.reads.page(PageQuery(limit))) for limit in range(1, 21)]
         await until(lambda: db.fetch(BLOCKED), "the reads wait")
         async with asyncio.timeout(PATIENCE_S):
             for number in range(20):
-                await running.writes.set_score(1, number)
-                assert (await running.writes.create_user(f"newcomer {number}", None, 0)).total_score == 0
+                await running.service.writes.set_score(1, number)
+                assert (await running.service.writes.create_user(f"newcomer {number}", None, 0)).total_score == 0
         assert not any(task.done() for task in flood), "the reads were waiting meanwhile"
         for task in flood:
             task.cancel()

@@ -35,7 +35,7 @@ async def test_results_are_right_after_thousands_of_changes_around_the_last_cach
                 break
             await one_change(app, rng, change)
             stored = await app.database.users.top(app.cache.keep + 1)
-            reply = await app.reads.top(SIZE)
+            reply = await app.service.reads.top(SIZE)
             assert reply.result.decode().users == [
                 ranked(rank, user) for rank, user in enumerate(stored.value[:SIZE], 1)
             ]
@@ -60,10 +60,10 @@ async def one_change(app: App, rng: random.Random, change: int) -> None:
         sql(app.settings, "DELETE FROM users WHERE user_id = $1", user_id)
         await app.sync.visibility.wait_until_visible(await app.database.now())
     elif kind < 0.01:
-        await app.writes.create_user(f"new {change}", None, rng.randint(20, 60))
+        await app.service.writes.create_user(f"new {change}", None, rng.randint(20, 60))
     else:
         try:
-            await app.writes.set_score(user_id, rng.randint(30, 60))
+            await app.service.writes.set_score(user_id, rng.randint(30, 60))
         except UserNotFound:
             sql(
                 app.settings,

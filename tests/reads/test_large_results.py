@@ -22,7 +22,9 @@ def cache_reads(app: App, what: str) -> float:
 
 async def test_a_large_top_is_not_in_a_batch_with_small_reads(leaderboard: App) -> None:
     batches, queries = cache_reads(leaderboard, "count"), cache_reads(leaderboard, "sum")
-    await asyncio.gather(leaderboard.reads.top(1), leaderboard.reads.top(LARGE), leaderboard.reads.top(2))
+    await asyncio.gather(
+        leaderboard.service.reads.top(1), leaderboard.service.reads.top(LARGE), leaderboard.service.reads.top(2)
+    )
     assert cache_reads(leaderboard, "sum") - queries == 3
     assert cache_reads(leaderboard, "count") - batches == 2, "the two small ones share a batch"
 
@@ -41,7 +43,8 @@ async def test_one_large_result_at_a_time_is_read_from_postgres(
 
     monkeypatch.setattr(leaderboard.database.rank_index, "page", held)
     reading = [
-        asyncio.create_task(leaderboard.reads.page(PageQuery(limit))) for limit in (LARGE, LARGE + 1, 10, 11)
+        asyncio.create_task(leaderboard.service.reads.page(PageQuery(limit)))
+        for limit in (LARGE, LARGE + 1, 10, 11)
     ]
 
     async def small_reads_have_started() -> bool:

@@ -67,10 +67,10 @@ async def test_a_locked_row_delays_its_own_user_only(
 ) -> None:
     await add_users(db, 201)
     async with running(settings, WriteTuning(row_wait_s=PATIENCE_S)) as leaderboard, session.transaction():
-        await leaderboard.writes.set_score(1, 1)
+        await leaderboard.service.writes.set_score(1, 1)
         await session.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
-        held = asyncio.create_task(leaderboard.writes.set_score(1, 1000))
-        others = [leaderboard.writes.set_score(user_id, -user_id) for user_id in range(2, 202)]
+        held = asyncio.create_task(leaderboard.service.writes.set_score(1, 1000))
+        others = [leaderboard.service.writes.set_score(user_id, -user_id) for user_id in range(2, 202)]
         results = await asyncio.wait_for(asyncio.gather(*others), PATIENCE_S)
         assert [result.previous_score for result in results] == [10 * user_id for user_id in range(2, 202)]
         assert not held.done()
@@ -87,9 +87,9 @@ async def test_a_write_waits_for_a_locked_row_until_its_time_limit(
             await session.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
             started = time.monotonic()
             with pytest.raises(LockedOut):
-                await asyncio.wait_for(leaderboard.writes.set_score(1, 1000), PATIENCE_S)
+                await asyncio.wait_for(leaderboard.service.writes.set_score(1, 1000), PATIENCE_S)
             assert time.monotonic() - started > 0.3
-        assert (await leaderboard.writes.set_score(1, 2)).previous_score == 10
+        assert (await leaderboard.service.writes.set_score(1, 2)).previous_score == 10
 
 
 async def test_a_locked_row_is_written_when_it_is_released(
@@ -100,8 +100,8 @@ async def test_a_locked_row_is_written_when_it_is_released(
     await transaction.start()
     await session.execute("UPDATE users SET total_score = 77 WHERE user_id = 1")
     await session.execute("DELETE FROM users WHERE user_id = 2")
-    first = asyncio.create_task(leaderboard.writes.set_score(1, 1000))
-    second = asyncio.create_task(leaderboard.writes.set_score(2, 1000))
+    first = asyncio.create_task(leaderboard.service.writes.set_score(1, 1000))
+    second = asyncio.create_task(leaderboard.service.writes.set_score(2, 1000))
     await until(lambda: as_awaitable(batched(leaderboard, "scores") > 4), "both were skipped and tried again")
     assert not first.done()
     assert not second.done()
@@ -231,7 +231,7 @@ async def test_an_uncommitted_name_delays_no_other_user(
         await session.execute("INSERT INTO users (user_name) VALUES ('held')")
         names = [*(f"free {n}" for n in range(50)), "held"]
         async with asyncio.timeout(PATIENCE_S):
-            creating = [leaderboard.writes.create_user(name, None, 0) for name in names]
+            creating = [leaderboard.service.writes.create_user(name, None, 0) for name in names]
             results = await asyncio.gather(*creating, return_exceptions=True)
     assert all(isinstance(result, User) for result in results[:-1])
     assert isinstance(results[-1], LockedOut)
@@ -244,6 +244,6 @@ async def test_all_writers_of_a_locked_row_get_an_error(
     async with running(settings, WriteTuning(row_wait_s=0.3)) as leaderboard, session.transaction():
         await session.execute("SELECT FROM users WHERE user_id = 1 FOR UPDATE")
         async with asyncio.timeout(PATIENCE_S):
-            setting = [leaderboard.writes.set_score(1, n) for n in range(30)]
+            setting = [leaderboard.service.writes.set_score(1, n) for n in range(30)]
             results = await asyncio.gather(*setting, return_exceptions=True)
     assert {type(result) for result in results} == {LockedOut}

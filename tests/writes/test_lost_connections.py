@@ -106,13 +106,13 @@ async def test_every_caller_of_a_lost_batch_learns_that_the_outcome_is_unknown(
     async with session.transaction():
         await session.execute("LOCK TABLE users IN SHARE MODE")
         setting = asyncio.gather(
-            *(leaderboard.writes.set_score(user_id, 1) for user_id in range(1, 21)), return_exceptions=True
+            *(leaderboard.service.writes.set_score(user_id, 1) for user_id in range(1, 21)), return_exceptions=True
         )
         await until(lambda: waiting_sessions(db), "the batch waits")
         await db.execute("SELECT pg_terminate_backend($1)", (await waiting_sessions(db))[0])
         assert {type(result) for result in await setting} == {OutcomeUnknown}
     assert await scores(db) == {n: 10 * n for n in range(1, 21)}
-    results = await asyncio.gather(*(leaderboard.writes.set_score(user_id, 1) for user_id in range(1, 21)))
+    results = await asyncio.gather(*(leaderboard.service.writes.set_score(user_id, 1) for user_id in range(1, 21)))
     assert [result.previous_score for result in results] == [10 * n for n in range(1, 21)]
 
 
@@ -122,9 +122,9 @@ def test_a_cancelled_request_does_not_cancel_its_batch(settings: Settings) -> No
     async def cancel_one() -> None:
         app = App(settings)
         async with app.running():
-            tasks = [asyncio.create_task(app.writes.set_score(user_id, 5)) for user_id in (1, 2)]
+            tasks = [asyncio.create_task(app.service.writes.set_score(user_id, 5)) for user_id in (1, 2)]
             await asyncio.sleep(0)  # both have been submitted
-            while any(queue.depth for queue in app.writes.queues()):
+            while any(queue.depth for queue in app.service.writes.queues()):
                 await asyncio.sleep(0)  # until their batch starts
             tasks[0].cancel()
             async with asyncio.timeout(PATIENCE_S):
@@ -142,7 +142,7 @@ async def test_a_caller_cancelled_while_the_row_is_locked_learns_that_the_write_
     async def request() -> type[BaseException] | None:
         # As in a request. The result of the task is the same for both kinds of cancellation.
         try:
-            await leaderboard.writes.set_score(1, 77)
+            await leaderboard.service.writes.set_score(1, 77)
         except asyncio.CancelledError as error:
             return type(error)
         return None
@@ -153,7 +153,9 @@ async def test_a_caller_cancelled_while_the_row_is_locked_learns_that_the_write_
         task = asyncio.create_task(request())
 
         def waits() -> bool:
-            return bool(batched(leaderboard, "scores")) and not any(q.running for q in leaderboard.writes.queues())
+            return bool(batched(leaderboard, "scores")) and not any(
+                q.running for q in leaderboard.service.writes.queues()
+            )
 
         await until(lambda: as_awaitable(waits()), "the write waits for its next try")
         task.cancel()

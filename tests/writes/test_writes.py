@@ -46,15 +46,15 @@ async def test_each_score_of_one_user_in_a_batch_has_the_one_before_it_as_previo
 
 
 async def test_concurrent_scores_of_one_user_each_replace_another(leaderboard: App) -> None:
-    user = await leaderboard.writes.create_user("hot", None, 0)
-    results = await asyncio.gather(*(leaderboard.writes.set_score(user.user_id, n) for n in range(1, 101)))
+    user = await leaderboard.service.writes.create_user("hot", None, 0)
+    results = await asyncio.gather(*(leaderboard.service.writes.set_score(user.user_id, n) for n in range(1, 101)))
     previous = {result.total_score: result.previous_score for result in results}
     (last,) = set(previous) - set(previous.values())
     order = [last]
     while order[-1] != 0:
         order.append(previous[order[-1]])
     assert len(order) == 101
-    standing = (await leaderboard.reads.standing(user.user_id)).result
+    standing = (await leaderboard.service.reads.standing(user.user_id)).result
     assert getattr(standing, "total_score", None) == last
 
 
@@ -120,7 +120,7 @@ async def test_only_the_bad_items_of_a_batch_are_rejected(leaderboard: App, db: 
     await add_users(db, 50)
     await db.execute("ALTER TABLE users ADD CHECK (total_score <> 666)")
     wanted = {user_id: 666 if user_id in {17, 30} else -user_id for user_id in range(1, 51)}
-    setting = [leaderboard.writes.set_score(user_id, score) for user_id, score in wanted.items()]
+    setting = [leaderboard.service.writes.set_score(user_id, score) for user_id, score in wanted.items()]
     results = dict(zip(wanted, await asyncio.gather(*setting, return_exceptions=True), strict=True))
     refused = {user_id for user_id, result in results.items() if isinstance(result, DatabaseRefused)}
     assert refused == {17, 30}
@@ -128,8 +128,8 @@ async def test_only_the_bad_items_of_a_batch_are_rejected(leaderboard: App, db: 
     expected = {user_id: 10 * user_id if user_id in refused else -user_id for user_id in wanted}
     assert await scores(db) == expected
 
-    creating = [leaderboard.writes.create_user(f"new {n}", None, 666 if n == 5 else n) for n in range(20)]
-    creating.append(leaderboard.writes.create_user("new 7", None, 8))
+    creating = [leaderboard.service.writes.create_user(f"new {n}", None, 666 if n == 5 else n) for n in range(20)]
+    creating.append(leaderboard.service.writes.create_user("new 7", None, 8))
     made = await asyncio.gather(*creating, return_exceptions=True)
     kinds = [type(result) for result in made]
     assert kinds == [User] * 5 + [DatabaseRefused] + [User] * 14 + [UsernameTaken]

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Protocol
 
 import msgspec
 
@@ -23,22 +22,8 @@ from leaderboard.http.routes import ROUTES
 from leaderboard.http.status import ServiceStatus
 from leaderboard.http.user_handlers import UserHandlers
 from leaderboard.metrics import Metrics
-from leaderboard.service.boards import BoardService
-from leaderboard.service.entries import EntryWrites
-from leaderboard.service.reads import Reads
-from leaderboard.service.users import UserService
-from leaderboard.service.writes import Writes
+from leaderboard.service.service import Service
 from leaderboard.web.pages import Pages
-
-
-class Service(Protocol):
-    """The use cases that the handlers call."""
-
-    reads: Reads
-    writes: Writes
-    boards: BoardService
-    entries: EntryWrites
-    users: UserService
 
 
 class HttpApplication:

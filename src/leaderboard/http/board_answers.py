@@ -146,7 +146,10 @@ class BoardsAnswer(msgspec.Struct, frozen=True):
 
 
 class SeasonAnswer(msgspec.Struct, frozen=True):
-    """A season of a board. `endedAt` is null for the current one, `endsAt` where it does not end by itself."""
+    """A season of a board.
+
+    `endedAt` is null for the current one, `endsAt` where it does not end by itself.
+    """
 
     number: int
     startedAt: Time  # noqa: N815
@@ -218,5 +221,8 @@ def entry_of_default(done: ScoreSet) -> EntrySet:
 
 
 def _exact(number: Number | None) -> Any:
-    """Returns a number as it is: the structs say float, which is JSON's number, and a Decimal is sent as one."""
+    """Returns a number as it is.
+
+    The structs say float, which is the number of JSON, and a Decimal is sent as one.
+    """
     return number

@@ -41,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 
 class BoardHandlers:
-    """The handlers of the paths below `/boards/{board}`. The board `default` answers as the calls without it."""
+    """The handlers of the paths below `/boards/{board}`; `default` answers as without them."""
 
     def __init__(
         self, reads: Reads, writes: Writes, boards: BoardService, entries: EntryWrites, *, max_top_n: int

@@ -83,7 +83,7 @@ def parameters(scope: AsgiScope, struct: type[msgspec.Struct]) -> Mapping[str, s
 
 
 def season_of(board: str, values: Mapping[str, str]) -> SeasonRef | None:
-    """Returns the season that a call is about, None for `default`. Raises InvalidParameter and SeasonNotFound."""
+    """Returns the season of a call, None for `default`. Raises InvalidParameter and SeasonNotFound."""
     text = values.get("season")
     if text is None:
         number = None

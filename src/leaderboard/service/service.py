@@ -1,0 +1,71 @@
+"""The use cases of one process, wired to its stores."""
+
+from dataclasses import dataclass
+
+from leaderboard.batching import QueueLimits
+from leaderboard.cache.reader import CacheReader
+from leaderboard.database.database import Database
+from leaderboard.health import Health
+from leaderboard.maintenance.idempotency_keys import KeyLimiter
+from leaderboard.metrics import Metrics
+from leaderboard.service.boards import BoardService
+from leaderboard.service.entries import EntryWrites
+from leaderboard.service.idempotency import Idempotency
+from leaderboard.service.reads import Reads
+from leaderboard.service.users import UserService
+from leaderboard.service.writes import Writes
+from leaderboard.sync.visibility import Visibility
+from leaderboard.tuning import Tuning
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What HTTP and the command line call."""
+
+    reads: Reads
+    writes: Writes
+    boards: BoardService
+    entries: EntryWrites
+    users: UserService
+
+    @classmethod
+    def build(
+        cls,
+        database: Database,
+        cache: CacheReader,
+        visibility: Visibility,
+        health: Health,
+        key_limiter: KeyLimiter,
+        metrics: Metrics,
+        limits: QueueLimits,
+        tuning: Tuning,
+        *,
+        read_connections: int,
+        stale_reads: bool,
+    ) -> "Service":
+        """Wire the parts. Reads use `read_connections` of PostgreSQL's at the same time, three at least."""
+        idempotency = Idempotency(database.idempotency_keys, visibility, health, key_limiter, limits)
+        boards = BoardService(database, visibility, health)
+        return cls(
+            Reads(
+                database,
+                cache,
+                visibility,
+                health,
+                metrics,
+                limits,
+                connections=read_connections,
+                fresh_s=tuning.sync.fresh_s,
+                stale_reads=stale_reads,
+            ),
+            Writes(database, visibility, health, idempotency, metrics, limits, tuning.writes),
+            boards,
+            EntryWrites(database, boards, visibility, health, idempotency, metrics, limits, tuning.writes),
+            UserService(database, visibility, health),
+        )
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        await self.reads.close()
+        await self.writes.close()
+        await self.entries.close()

@@ -149,7 +149,7 @@ def _once_for(user_id: int, once: Once | None) -> Once | None:
 def _results(
     changes: Mapping[int, Change], results: list[EntrySet | BaseException]
 ) -> list[EntrySet | board_answers.RefusedEntry]:
-    """Returns the results as they are sent. Raises the error if nothing was written for a reason of no item."""
+    """Returns the results as they are sent. Raises an error that is about no item."""
     failed = [result for result in results if isinstance(result, BaseException)]
     if len(failed) == len(results) and isinstance(failed[0], BoardNotFound | Unavailable):
         raise failed[0]

@@ -108,7 +108,7 @@ def limit_of(values: Mapping[str, str]) -> int:
 
 
 def after_of(values: Mapping[str, str]) -> str:
-    """Returns the name of the board after which a list begins, empty for the first. Raises InvalidParameter."""
+    """Returns the board after which a list begins, "" for the first. Raises InvalidParameter."""
     return board_name("after", values["after"]) if "after" in values else ""
 
 

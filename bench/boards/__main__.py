@@ -27,33 +27,21 @@ _SIZES = {
 
 def main() -> int:
     """Measures and reports."""
-    parser = argparse.ArgumentParser(prog="python -m bench.boards", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller sizes, for which a few minutes are enough")
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--boards", type=numbers, metavar='"N N"', help="over how many boards requests are spread")
-    for name, text in _SIZES.items():
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=text)
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each load is measured")
-    parser.add_argument("--seconds", type=float, metavar="S", help="about how long to measure each figure")
-    parser.add_argument(
-        "--idle", type=float, metavar="S", dest="idle_s", help="how long to measure without requests"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    parser.add_argument("--docs", action="store_true", help="write the results into docs/performance.md")
-    options = parser.parse_args()
+    arguments = parser()
+    options = arguments.parse_args()
     if sys.platform != "linux":
-        parser.error("it needs Linux, whose /proc tells how much CPU is used by whom")
+        arguments.error("it needs Linux, whose /proc tells how much CPU is used by whom")
     try:
         plan = plan_of(options)
         if NEEDS_LOAD.intersection(plan.parts):
             wrk.find()
     except BadPlan as error:
-        parser.error(str(error))
+        arguments.error(str(error))
     except wrk.NoWrk as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     if options.docs and (options.quick or options.only):
-        parser.error("--docs needs all results: leave out --quick and --only")
+        arguments.error("--docs needs all results: leave out --quick and --only")
     set_up_logs("error", "text")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are stopped on the way out
 
@@ -64,6 +52,24 @@ def main() -> int:
     if options.docs:
         report.write_docs(_DOCS / "performance.md", result)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the options."""
+    found = argparse.ArgumentParser(prog="python -m bench.boards", description=__doc__)
+    found.add_argument("--quick", action="store_true", help="smaller sizes, for which a few minutes are enough")
+    found.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    found.add_argument("--boards", type=numbers, metavar='"N N"', help="over how many boards requests are spread")
+    for name, text in _SIZES.items():
+        found.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    found.add_argument("--rounds", type=int, metavar="N", help="how often each load is measured")
+    found.add_argument("--seconds", type=float, metavar="S", help="about how long to measure each figure")
+    found.add_argument(
+        "--idle", type=float, metavar="S", dest="idle_s", help="how long to measure without requests"
+    )
+    found.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    found.add_argument("--docs", action="store_true", help="write the results into docs/performance.md")
+    return found
 
 
 def plan_of(options: argparse.Namespace) -> Plan:

@@ -28,6 +28,8 @@ from tests.system import ApiProcess, redis, sql
 WORKS = (TOP_10, CONTEXT_BEST, SET_SCORE)
 """Reads come first, because writes make the tables larger."""
 _OWN_SCORE = 1_000_000
+_PLACES = 100_000
+"""How many places a file has, from which each request takes one at random."""
 _SETTLE_S = 2.0
 """A service that was just asked is given so long to finish."""
 
@@ -202,7 +204,9 @@ class _Measuring:
         file = self._folder / f"places-{spread.boards}-{spread.zipf}"
         if not file.exists():
             plan = self._plan
-            found = places(spread.boards, plan.entries, plan.users, zipf=spread.zipf, seed=spread.boards)
+            found = places(
+                spread.boards, plan.entries, plan.users, zipf=spread.zipf, seed=spread.boards, count=_PLACES
+            )
             file.write_text(lines(found))
         return file
 

@@ -3,9 +3,6 @@
 import random
 from collections.abc import Sequence
 
-_PLACES = 100_000
-"""How many places a file has, from which each request takes one at random."""
-
 
 def board_name(number: int) -> str:
     """Returns the name of a board. Numbers count from 1."""
@@ -31,9 +28,9 @@ def user_ids(board: int, entries: int, users: int) -> list[int]:
 
 
 def places(
-    boards: int, entries: int, users: int, *, zipf: bool, seed: int, count: int = _PLACES
+    boards: int, entries: int, users: int, *, zipf: bool, seed: int, count: int
 ) -> Sequence[tuple[int, int]]:
-    """Returns boards with users on them, at random, as often as a request is about them.
+    """Returns `count` boards with users on them, at random, as often as a request is about them.
 
     By Zipf's law the second board gets half as many as the first, the third a third. Otherwise all get as many.
     """

@@ -9,7 +9,9 @@ from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from bench import wrk
 from bench.boards import many as many_module
 from bench.boards import report
 from bench.boards.__main__ import parser, plan_of
@@ -24,10 +26,11 @@ from bench.hot.result import Cell, Shot
 from bench.hot.work import MANY, SET_SCORE, TOP_10, Work
 from bench.latency import Latency
 from bench.progress import Progress
+from bench.service import running
 from bench.usage import Used
 from bench.wrk import Load
 from leaderboard.config import Settings
-from tests.system import connect
+from tests.system import ApiProcess, connect, until
 
 pytestmark = pytest.mark.anyio
 with_wrk = pytest.mark.skipif(
@@ -46,6 +49,12 @@ SMALL = Plan(
     seconds=0.1,
     idle_s=0.1,
 )
+
+BOARD_CALLS = {
+    ("/boards/{board}/users/{id}/score", "200"),
+    ("/boards/{board}/leaderboard/user/{id}/context", "200"),
+}
+DEFAULT_CALLS = {"/users/{id}/score", "/leaderboard/user/{id}/context"}
 
 COUNTS_ONE_TOO_MANY = """
 CREATE FUNCTION one_too_many() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -128,6 +137,28 @@ async def test_many_boards_are_a_barrier_each_and_later_entries_are_logged(setti
 
 
 # What is measured
+
+
+@with_wrk
+async def test_the_load_is_about_the_places_in_its_file(settings: Settings, tmp_path: Path) -> None:
+    async with filled_with_users(settings, 100, Progress()) as (_, filler):
+        await filler.add_boards(1, 2, 10, 100)
+    file = tmp_path / "places"
+    file.write_text(lines(places(2, 10, 100, zipf=True, seed=1, count=20)))
+    with running(ApiProcess(settings)) as api:
+
+        async def answered() -> set[tuple[str, str]]:
+            load = await wrk.run(api.url, 2, 0.5, writes=0.5, places=file, users=100, seed=1)
+            assert not load.refused, "all users are on their boards"
+            found = text_string_to_metric_families(api.client.get("/metrics").text)
+            requests = next(family for family in found if family.name == "leaderboard_requests")
+            return {(sample.labels["route"], sample.labels["status"]) for sample in requests.samples}
+
+        async def both() -> bool:
+            return await answered() >= BOARD_CALLS
+
+        await until(both, "entries were written and read")
+        assert not {route for route, _ in await answered() if route in DEFAULT_CALLS}
 
 
 @with_wrk

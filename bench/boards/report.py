@@ -11,7 +11,7 @@ import msgspec
 from bench import tables
 from bench.boards.many import warm_name
 from bench.boards.result import DEFAULT, Ends, Result
-from bench.hot.result import Cell
+from bench.hot.result import Cell, Shot
 from bench.hot.work import CONTEXT_BEST, SET_SCORE, TOP_10
 from bench.tables import Target, count, number
 from bench.usage import Used
@@ -147,7 +147,29 @@ def _loads(result: Result) -> list[str]:
         f"{DEFAULT} has {count(plan.users)} users, each board {count(plan.entries)} entries;"
         f" {plan.rounds} rounds of {plan.seconds:g} s for each line, with 64 connections:",
         tables.table(head, [_load(result, cell) for cell in result.many.cells]),
+        *_by_cpu(result),
     ]
+
+
+def _by_cpu(result: Result) -> list[str]:
+    """Returns the ratios of CPU times, which change less than those of rates when other programs run."""
+    assert result.many is not None
+    name = warm_name(result.plan)
+    found = []
+    for work in _WARM:
+        board, default = result.many.cell(name, work.name), result.many.cell(DEFAULT, work.name)
+        if board and default:
+            ratio = _ratio(default.median(_request_cpu_s), board.median(_request_cpu_s))
+            found.append(f"{_LABELS[work.name]} {number(ratio)}")
+    if not found:
+        return []
+    return [
+        f"By the CPU time of API, PostgreSQL and Valkey for a request, {DEFAULT} / {name}: {', '.join(found)}."
+    ]
+
+
+def _request_cpu_s(shot: Shot) -> float:
+    return shot.per_thousand(shot.used.api + shot.used.postgres + shot.used.valkey)
 
 
 def _load(result: Result, cell: Cell) -> tuple[str, ...]:

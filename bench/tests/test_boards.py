@@ -265,6 +265,7 @@ def test_the_loads_have_a_line_for_each_spread_beside_default() -> None:
     text = report.text(RESULT)
     assert "| top 10 | `default` | 1,000 |  | 1.00 | 5.00 |" in text
     assert "| top 10 | one of 3 warm boards | 500 | 0.50 | 1.00 | 5.00 |" in text
+    assert "`default` / one of 3 warm boards: top 10 0.50, set score 0.90." in text
 
 
 def test_parts_that_were_not_measured_are_not_reported(tmp_path: Path) -> None:

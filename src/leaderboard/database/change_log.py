@@ -71,6 +71,10 @@ class ChangeLog:
         self._connections = connections
         self._tuning = tuning
         self._sql = load_queries("change_log")
+        # One statement, because all must be from one snapshot.
+        self._with_seasons = "SELECT * FROM ({}) AS a CROSS JOIN ({}) AS b".format(  # noqa: S608 - of two constants
+            self._sql["changes_since"], self._sql["season_changes_since"]
+        )
         self._top_and_total = load_queries("users")["top_and_total"]
 
     async def changes_since(
@@ -119,18 +123,16 @@ class ChangeLog:
         limit: int,
         seasons: Sequence[SeasonView] = (),
     ) -> Changes:
-        row = await one_row(
-            connection,
-            self._sql["changes_since"],
-            str(since),
-            limit,
-            floor_score,
-            [view.season_id for view in seasons],
-            [view.board_id for view in seasons],
-            [view.lowest for view in seasons],
-            [None if view.since is None else str(view.since) for view in seasons],
-            limit,
-        )
+        sql, arguments = self._sql["changes_since"], [str(since), limit, floor_score]
+        if seasons:
+            sql = self._with_seasons
+            arguments += [
+                [view.season_id for view in seasons],
+                [view.board_id for view in seasons],
+                [view.lowest for view in seasons],
+                [None if view.since is None else str(view.since) for view in seasons],
+            ]
+        row = await one_row(connection, sql, *arguments)
         changed, deleted = users_of(row)
         found = _season_changes(row) if seasons else []
         return Changes(position_of(row), row["reaches"], row["log_valid"], changed, deleted, row["added"], found)
@@ -139,9 +141,9 @@ class ChangeLog:
 def _season_changes(row: asyncpg.Record) -> list[SeasonChanges]:
     found = [
         SeasonChanges(reaches, [], [], added)
-        for reaches, added in zip(row["boards_reach"], row["boards_added"], strict=True)
+        for reaches, added in zip(row["seasons_reach"], row["seasons_added"], strict=True)
     ]
-    columns = ("entry_boards", "entry_user_ids", "entry_user_names", "entry_image_urls", "entry_sort_keys")
+    columns = ("entry_seasons", "entry_user_ids", "entry_user_names", "entry_image_urls", "entry_sort_keys")
     for n, user_id, user_name, image_url, sort_key in zip(*[row[name] for name in columns], strict=True):
         season = found[n - 1]
         if sort_key is None:

@@ -1,15 +1,12 @@
 -- Reads the change log, and keeps it short.
 
 -- name: changes_since
--- $1: the snapshot P of a view; $2: the most log rows to read; $3: the lowest sort key that the view holds of `default`, NULL
--- for all entries. Of each other season that the view holds, parallel arrays: $4 its id, $5 its board, $6 the lowest sort
--- key as in $3, $7 the snapshot that it shows, NULL for P; $8: the most log rows of each. Returns one row.
--- A snapshot does not see the rows of transactions that began after it, and of those that it lists as running. These are
--- two index conditions. The condition "not visible in P" would read everything since the oldest transaction that is open
--- anywhere on the server. A user whose logged keys are all below the lowest one was not in the view and is not now.
--- `added`: how many more entries there are now than at P, in the view or not. It is a sum, so it needs exactly the rows that
--- the view lacks. `reaches`: the log lists every change since P. Likewise for the other seasons, in the order of $4:
--- `boards_added`, `boards_reach`; a season that does not reach, or whose board has changed, has to be loaded again.
+-- $1: the snapshot P of the cache; $2: the most log rows to read; $3: the lowest sort key that the cache holds of `default`,
+-- NULL for all entries. Returns one row, about the board `default`, and the names of users.
+-- P does not see the rows of transactions that began after it, and of those that it lists as running. These are two
+-- index conditions. The condition "not visible in P" would read everything since the oldest transaction that is open
+-- anywhere on the server. A user whose logged keys are all below $3 was not in the cache and is not now. `added`: how many
+-- more entries there are now than at P, in the cache or not. `reaches`: the log lists every change since P.
 WITH view AS MATERIALIZED (SELECT $1::text::pg_snapshot AS p),
 recent AS MATERIALIZED (
     (SELECT season_id, user_id, old_key, new_key FROM changes
@@ -28,80 +25,11 @@ changed AS (
     LEFT JOIN LATERAL (
         SELECT user_name, image_url, total_score FROM users WHERE users.user_id = t.user_id AND NOT hidden LIMIT 1
     ) AS u ON true
-),
-board AS MATERIALIZED (
-    SELECT v.n, v.season_id, v.board_id, v.lowest, v.since IS NOT NULL AS loaded, coalesce(v.since::pg_snapshot, p) AS since
-    FROM view, unnest($4::integer[], $5::integer[], $6::bigint[], $7::text[])
-        WITH ORDINALITY AS v (season_id, board_id, lowest, since, n)
-),
-board_recent AS MATERIALIZED (
-    SELECT b.n, b.lowest, c.* FROM board AS b CROSS JOIN LATERAL (
-        (SELECT season_id, user_id, old_key, new_key FROM changes
-         WHERE season_id = b.season_id AND xid >= pg_snapshot_xmax(b.since) LIMIT $8)
-        UNION ALL
-        (SELECT season_id, user_id, old_key, new_key FROM changes
-         WHERE season_id = b.season_id AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(b.since))) LIMIT $8)
-    ) AS c
-),
-named AS MATERIALIZED (  -- users with another name or image, for each season
-    SELECT b.n, r.user_id FROM board AS b, recent AS r WHERE r.season_id = 0 AND NOT b.loaded
-    UNION ALL
-    SELECT b.n, c.user_id FROM board AS b CROSS JOIN LATERAL (
-        (SELECT user_id FROM changes WHERE season_id = 0 AND xid >= pg_snapshot_xmax(b.since) LIMIT $8)
-        UNION ALL
-        (SELECT user_id FROM changes
-         WHERE season_id = 0 AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(b.since))) LIMIT $8)
-    ) AS c WHERE b.loaded
-),
-recent_boards AS MATERIALIZED (
-    SELECT user_id AS board_id FROM changes
-    WHERE season_id = -1 AND xid >= (SELECT pg_snapshot_xmax(p) FROM view) AND EXISTS (SELECT FROM board)
-    UNION
-    SELECT user_id FROM changes
-    WHERE season_id = -1 AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(p) FROM view)) AND EXISTS (SELECT FROM board)
-),
-other_rules AS MATERIALIZED (  -- seasons whose board has changed
-    SELECT b.n FROM board AS b JOIN recent_boards AS r ON r.board_id = b.board_id WHERE NOT b.loaded
-    UNION
-    SELECT b.n FROM board AS b
-    WHERE b.loaded AND (
-        EXISTS (SELECT FROM changes WHERE season_id = -1 AND user_id = b.board_id AND xid >= pg_snapshot_xmax(b.since))
-        OR EXISTS (SELECT FROM changes
-                   WHERE season_id = -1 AND user_id = b.board_id AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(b.since))))
-    )
-),
-board_state AS (
-    SELECT b.n, coalesce(r.added, 0) AS added,
-           coalesce(r.complete, true) AND coalesce(m.few, true) AND snapshot_covers(b.since, s.pruned)
-               AND b.n NOT IN (SELECT o.n FROM other_rules AS o) AS reaches
-    FROM log_state AS s, board AS b
-    LEFT JOIN (
-        SELECT n, count(*) < $8 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
-        FROM board_recent GROUP BY n
-    ) AS r ON r.n = b.n
-    LEFT JOIN (SELECT n, count(*) < $8 AS few FROM named GROUP BY n) AS m ON m.n = b.n
-),
-board_changed AS (
-    SELECT t.n, t.user_id, e.sort_key, u.user_name, u.image_url
-    FROM (
-        SELECT n, user_id FROM board_recent
-        WHERE user_id IS NOT NULL AND (lowest IS NULL OR old_key >= lowest OR new_key >= lowest)
-        UNION
-        SELECT n, user_id FROM named
-    ) AS t
-    JOIN board AS b ON b.n = t.n
-    LEFT JOIN LATERAL (
-        SELECT sort_key FROM scores
-        WHERE scores.user_id = t.user_id AND scores.season_id = b.season_id AND NOT scores.hidden LIMIT 1
-    ) AS e ON true
-    LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u ON true
-    WHERE t.n IN (SELECT n FROM board_state WHERE reaches)
 )
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
        state.valid AND state.reaches AND recent_rows.complete AS reaches,
        state.valid AS log_valid, recent_rows.added,
-       users.user_ids, users.user_names, users.image_urls, users.sort_keys,
-       boards.*, entries.*
+       users.user_ids, users.user_names, users.image_urls, users.sort_keys
 FROM (
     SELECT written_here(s.xmin, s.written_by) AS valid,
            -- A snapshot later than the present one is another database's: later commits would never be read.
@@ -109,19 +37,92 @@ FROM (
                AS reaches
     FROM log_state AS s, view AS v
 ) AS state,
-(SELECT count(*) < $2 AND count(*) = count(user_id) AS complete,
-        count(new_key) - count(old_key) AS added
+(SELECT count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
  FROM recent) AS recent_rows,
 (SELECT coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
         coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
- FROM changed) AS users,
-(SELECT coalesce(array_agg(added ORDER BY n), '{}') AS boards_added,
-        coalesce(array_agg(reaches ORDER BY n), '{}') AS boards_reach
- FROM board_state) AS boards,
-(SELECT coalesce(array_agg(n), '{}') AS entry_boards, coalesce(array_agg(user_id), '{}') AS entry_user_ids,
+ FROM changed) AS users
+
+-- name: season_changes_since
+-- $1 and $2 as in `changes_since`, of which this is a part in one statement if other seasons are cached. Of each of them,
+-- parallel arrays: $4 its id, $5 its board, $6 the lowest sort key that the cache holds of it, NULL for all entries, and $7
+-- the snapshot that its users are from, NULL for P: another one is that of a load to be admitted. Returns one row.
+-- In the order of $4: `seasons_added` and `seasons_reach`, as `added` and `reaches` in `changes_since`. `added` is a sum, so
+-- it needs exactly the rows that the snapshot lacks. A season whose board has changed does not reach either.
+WITH view AS MATERIALIZED (
+    SELECT pg_snapshot_xmax(p) AS xmax, ARRAY(SELECT pg_snapshot_xip(p)) AS xip FROM (SELECT $1::text::pg_snapshot AS p) AS v
+),
+season AS MATERIALIZED (
+    SELECT s.n, s.season_id, s.board_id, s.lowest, s.since::pg_snapshot AS since
+    FROM unnest($4::integer[], $5::integer[], $6::bigint[], $7::text[])
+        WITH ORDINALITY AS s (season_id, board_id, lowest, since, n)
+),
+recent AS MATERIALIZED (
+    SELECT s.n, s.lowest, c.* FROM season AS s CROSS JOIN LATERAL (
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid >= (SELECT xmax FROM view) LIMIT $2)
+        UNION ALL
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
+    ) AS c WHERE s.since IS NULL
+    UNION ALL
+    SELECT s.n, s.lowest, c.* FROM season AS s CROSS JOIN LATERAL (
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
+        UNION ALL
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
+    ) AS c WHERE s.since IS NOT NULL
+),
+other AS MATERIALIZED (  -- changes of names, and of boards
+    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN (
+        (SELECT season_id, user_id FROM changes WHERE season_id IN (-1, 0) AND xid >= (SELECT xmax FROM view) LIMIT $2)
+        UNION ALL
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
+    ) AS c WHERE s.since IS NULL
+    UNION ALL
+    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN LATERAL (
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
+        UNION ALL
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
+    ) AS c WHERE s.since IS NOT NULL
+),
+changed AS (
+    SELECT t.n, t.user_id, e.sort_key, u.user_name, u.image_url
+    FROM (
+        SELECT n, user_id FROM recent
+        WHERE user_id IS NOT NULL AND (lowest IS NULL OR old_key >= lowest OR new_key >= lowest)
+        UNION
+        SELECT n, user_id FROM other WHERE season_id = 0
+    ) AS t
+    JOIN season AS s ON s.n = t.n
+    LEFT JOIN LATERAL (
+        SELECT sort_key FROM scores
+        WHERE scores.user_id = t.user_id AND scores.season_id = s.season_id AND NOT scores.hidden LIMIT 1
+    ) AS e ON true
+    LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u ON true
+)
+SELECT seasons.*, entries.*
+FROM (
+    SELECT coalesce(array_agg(coalesce(r.added, 0) ORDER BY s.n), '{}') AS seasons_added,
+           coalesce(array_agg(coalesce(r.complete, true) AND coalesce(o.complete, true)
+                              AND (s.since IS NULL OR snapshot_covers(s.since, l.pruned)) ORDER BY s.n), '{}') AS seasons_reach
+    FROM log_state AS l, season AS s
+    LEFT JOIN (
+        SELECT n, count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
+        FROM recent GROUP BY n
+    ) AS r ON r.n = s.n
+    LEFT JOIN (
+        SELECT n, count(*) < $2 AND bool_and(season_id = 0 OR user_id <> board_id) AS complete FROM other GROUP BY n
+    ) AS o ON o.n = s.n
+) AS seasons,
+(SELECT coalesce(array_agg(n), '{}') AS entry_seasons, coalesce(array_agg(user_id), '{}') AS entry_user_ids,
         coalesce(array_agg(user_name), '{}') AS entry_user_names,
         coalesce(array_agg(image_url), '{}') AS entry_image_urls, coalesce(array_agg(sort_key), '{}') AS entry_sort_keys
- FROM board_changed) AS entries
+ FROM changed) AS entries
 
 -- name: prune
 -- $1: how many seconds of log to keep; $2: the most rows to delete at once; $3: the lock of rank index writers; $4: the

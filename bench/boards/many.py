@@ -30,6 +30,8 @@ WORKS = (TOP_10, CONTEXT_BEST, SET_SCORE)
 _OWN_SCORE = 1_000_000
 _PLACES = 100_000
 """How many places a file has, from which each request takes one at random."""
+_WARM_UP_S = 5.0
+"""How long boards are read before idling is measured: the cache loads those that are read often."""
 _SETTLE_S = 2.0
 """A service that was just asked is given so long to finish."""
 
@@ -88,7 +90,7 @@ async def measure_many(settings: Settings, plan: Plan, progress: Progress) -> Ma
         idle = await measuring.idle(one) if one else None
         cells = await measuring.cells()
         memory = await measuring.memory() if MEMORY in plan.parts else None
-    return Many(cells, idle, memory)
+    return Many(cells, measuring.cached, idle, memory)
 
 
 class _Measuring:
@@ -100,22 +102,27 @@ class _Measuring:
         self._folder = folder
         self._progress = progress
         self._meter = meter
+        self.cached: dict[str, int] = {}
+        """How many boards were in the cache after the last load of each spread."""
 
     async def idle(self, one: Settings) -> Idle:
         """Measures what a service uses without requests, beside one on a database with one board."""
         boards = self._plan.most_boards
-        return Idle(boards, await self._idle(one, 1), await self._idle(self._settings, boards))
+        of_one, _ = await self._idle(one, 1)
+        of_many, cached = await self._idle(self._settings, boards)
+        return Idle(boards, cached, of_one, of_many)
 
-    async def _idle(self, settings: Settings, boards: int) -> Used:
+    async def _idle(self, settings: Settings, boards: int) -> tuple[Used, int]:
+        """Returns what was used, and how many boards were in the cache."""
         redis(settings).flushall()
         with self._service(settings) as api:
-            # So that the process knows boards, as one that has served for a while.
-            await self._load(api, Spread("", boards), TOP_10, _SETTLE_S, 0)
+            # So that boards are in the cache, as in a service that has answered for a while.
+            await self._load(api, Spread("", boards, zipf=True), TOP_10, _WARM_UP_S, 0)
             await asyncio.sleep(_SETTLE_S)
             async with self._progress.during(f"no requests, {boards:,} boards"):
                 before = self._meter.read(pid(api))
                 await asyncio.sleep(self._plan.idle_s)
-                return self._meter.read(pid(api)).since(before)
+                return self._meter.read(pid(api)).since(before), _cached(api)
 
     async def cells(self) -> list[Cell]:
         """Measures each kind of work for each spread, in rounds."""
@@ -140,6 +147,7 @@ class _Measuring:
                     )
                     check(cell, shot.load)
                     cell.shots.append(shot)
+                    self.cached[cell.contestant] = _cached(api)
                     self._progress.say(
                         f"round {number} of {self._plan.rounds}: {cell.work}, {cell.contestant}:"
                         f" {shot.rate:,.0f}/s"
@@ -160,6 +168,7 @@ class _Measuring:
             times = after["leaderboard_visible_seconds_count"] - before["leaderboard_visible_seconds_count"]
             return Memory(
                 boards,
+                _cached(api),
                 processes.largest_bytes(pid(api)),
                 int(redis(self._settings).info("memory")["used_memory"]),
                 load.requests / load.seconds,
@@ -213,3 +222,8 @@ class _Measuring:
     async def _best(self) -> list[int]:
         async with connected(self._settings, self._progress) as filler:
             return await filler.column("best")
+
+
+def _cached(api: ApiProcess) -> int:
+    """Returns how many boards are in the cache, besides `default`."""
+    return int(metrics(api).get("leaderboard_cached_seasons", 0))

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -114,7 +114,9 @@ def _figures(result: Result) -> Iterator[tuple[str, str]]:
     if result.many and (idle := result.many.idle):
         yield f"CPU-s a minute without requests, one board: {_PARTS}", _parts(idle.one)
         yield f"CPU-s a minute without requests, {idle.boards:,} boards: {_PARTS}", _parts(idle.many)
+        yield f"of these {idle.boards:,} boards, in the cache", f"{idle.cached:,}"
     if result.many and (memory := result.many.memory):
+        yield f"of {memory.boards:,} boards in use, in the cache", f"{memory.cached:,}"
         yield f"memory of Valkey with {memory.boards:,} boards in use", f"{number(memory.valkey_bytes / 1e6)} MB"
         yield f"requests/s on {memory.boards:,} boards, half contexts, half scores", f"{memory.rate:,.0f}"
         if memory.visible_ms is not None:
@@ -147,8 +149,13 @@ def _loads(result: Result) -> list[str]:
         f"{DEFAULT} has {count(plan.users)} users, each board {count(plan.entries)} entries;"
         f" {plan.rounds} rounds of {plan.seconds:g} s for each line, with 64 connections:",
         tables.table(head, [_load(result, cell) for cell in result.many.cells]),
+        f"Boards in the cache after the last load: {_cached(result.many.cached)}.",
         *_by_cpu(result),
     ]
+
+
+def _cached(boards: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {cached:,}" for name, cached in boards.items() if name != DEFAULT)
 
 
 def _by_cpu(result: Result) -> list[str]:

@@ -15,21 +15,23 @@ DEFAULT = "`default`"
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What a service without requests used, with one board and with `boards` of them."""
+    """What a service without requests used, with one board and with `boards` of them, `cached` in the cache."""
 
     boards: int
+    cached: int
     one: Used
     many: Used
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A process and Valkey after `boards` boards were read and written.
+    """A process and Valkey after `boards` boards were read and written, of which `cached` were in the cache.
 
     `visible_ms`: how long a batch of writes waited on average until the cache showed it.
     """
 
     boards: int
+    cached: int
     api_bytes: int
     valkey_bytes: int
     rate: float
@@ -62,9 +64,13 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """The results of many boards. `cells` has DEFAULT and each spread of requests as contestants."""
+    """The results of many boards. `cells` has DEFAULT and each spread of requests as contestants.
+
+    `cached`: how many boards were in the cache, besides DEFAULT, after the last load of each spread.
+    """
 
     cells: list[Cell] = field(default_factory=list)
+    cached: dict[str, int] = field(default_factory=dict)
     idle: Idle | None = None
     memory: Memory | None = None
 

@@ -164,6 +164,7 @@ async def test_the_load_is_about_the_places_in_its_file(settings: Settings, tmp_
 @with_wrk
 async def test_many_boards_are_measured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many_module, "_SETTLE_S", 0.1)
+    monkeypatch.setattr(many_module, "_WARM_UP_S", 0.1)
     monkeypatch.setattr(many_module, "_PLACES", 100)
     many = await measure_many(settings, SMALL, Progress())
     assert [cell.contestant for cell in many.cells[:4]] == [
@@ -257,6 +258,8 @@ def test_each_target_has_a_line_that_says_whether_it_is_met() -> None:
     assert rows["ending a season of 3 thousand entries / of 10"] == ["3.00", "≤ 2", "**no**, missed by 50%"]
     assert rows["a context at half depth of 3 thousand entries / of 1,500"] == ["2.00", "≤ 3", "yes"]
     assert rows["memory of a process with 5 boards in use"] == ["80.0 MB", "≤ 200 MB", "yes"]
+    assert rows["of these 3 boards, in the cache"] == ["2", "", ""]
+    assert rows["of 5 boards in use, in the cache"] == ["4", "", ""]
     assert rows["memory of Valkey with 5 boards in use"] == ["4.00 MB", "", ""]
     assert rows["meanwhile, until the cache had caught up with a batch, mean"] == ["2.50 ms", "", ""]
 
@@ -265,6 +268,7 @@ def test_the_loads_have_a_line_for_each_spread_beside_default() -> None:
     text = report.text(RESULT)
     assert "| top 10 | `default` | 1,000 |  | 1.00 | 5.00 |" in text
     assert "| top 10 | one of 3 warm boards | 500 | 0.50 | 1.00 | 5.00 |" in text
+    assert "Boards in the cache after the last load: one of 3 warm boards 3." in text
     assert "`default` / one of 3 warm boards: top 10 0.50, set score 0.90." in text
 
 
@@ -306,8 +310,9 @@ RESULT = Result(
             _cell(DEFAULT, SET_SCORE, 1000),
             _cell("one of 3 warm boards", SET_SCORE, 900),
         ],
-        idle=Idle(3, one=_used(1), many=_used(1.5)),
-        memory=Memory(boards=5, api_bytes=80_000_000, valkey_bytes=4_000_000, rate=1000, visible_ms=2.5),
+        cached={DEFAULT: 3, "one of 3 warm boards": 3},
+        idle=Idle(3, 2, one=_used(1), many=_used(1.5)),
+        memory=Memory(boards=5, cached=4, api_bytes=80_000_000, valkey_bytes=4_000_000, rate=1000, visible_ms=2.5),
     ),
     large=Large(
         ends=Ends(large_s=[0.011, 0.012, 0.2], few_s=[0.003, 0.004, 0.005]),

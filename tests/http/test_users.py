@@ -117,8 +117,8 @@ def test_a_name_that_no_user_can_have_is_refused(caller: Caller, query: str) -> 
 
 def test_a_change_touches_only_what_is_given(caller: Caller) -> None:
     user, url = new_user(caller, 5), "https://img.example.com/a.png"
-    account = {"userId": user, "imageUrl": None, "score": 5, "hidden": False}
-    for change_, expected in (
+    account: dict[str, Any] = {"userId": user, "imageUrl": None, "score": 5, "hidden": False}
+    changes: list[tuple[dict[str, object], dict[str, object]]] = [
         ({"username": "  Grace "}, {"username": "Grace"}),
         ({"imageUrl": url}, {"imageUrl": url}),
         ({"username": "Grace"}, {}),
@@ -126,9 +126,10 @@ def test_a_change_touches_only_what_is_given(caller: Caller) -> None:
         ({"username": "Grace H", "imageUrl": None}, {"username": "Grace H", "imageUrl": None}),
         ({"hidden": False}, {"hidden": False}),
         ({"hidden": False}, {}),
-    ):
+    ]
+    for members, expected in changes:
         account |= expected
-        assert change(caller, user, **change_).json() == account
+        assert change(caller, user, **members).json() == account
         assert find(caller, account["username"]).json() == account
     assert caller.get(f"/users/{user}").json()["score"] == 5
 

@@ -3,7 +3,7 @@
 from itertools import count
 
 from tests.http.contract import Answer, Caller
-from tests.http.ledger import refused
+from tests.http.ledger import refused, short
 
 _numbers = count(1)
 
@@ -24,3 +24,8 @@ def refused_field(answer: Answer, *names: str) -> dict[str, str]:
     """What is said of the bad fields. Fails unless they are these."""
     refused(answer, "invalid_field", *names)
     return answer.fields
+
+
+def named(value: object) -> str:
+    """A short text for the name of a test; "" for a set, whose order is another one in each process."""
+    return "" if isinstance(value, set) else short(value)

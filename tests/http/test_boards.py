@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from leaderboard.model import INT32_MAX, SCORE_MAX
-from tests.http.boards import new_board, new_user, refused_field
+from tests.http.boards import named, new_board, new_user, refused_field
 from tests.http.contract import Caller
 from tests.http.ledger import refused
 from tests.system import free_port
@@ -198,7 +198,7 @@ def test_all_rules(caller: Caller) -> None:
         ({"name": "x"}, {"name"}),
         ({"better": "most", "decimals": 9, "x": 1}, {"better", "decimals", "x"}),
     ],
-    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
+    ids=named,
 )
 def test_rules_that_are_refused(caller: Caller, rules: dict[str, Any], fields: set[str]) -> None:
     refused_field(caller.call("PUT", MISSING, rules), *fields)

@@ -8,7 +8,7 @@ import pytest
 from leaderboard.config import Settings
 from leaderboard.http.board_bodies import MAX_ITEMS, MAX_ITEMS_BYTES
 from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN
-from tests.http.boards import new_board, new_user, refused_field
+from tests.http.boards import named, new_board, new_user, refused_field
 from tests.http.contract import Answer, Caller
 from tests.http.ledger import refused
 from tests.system import sql
@@ -91,7 +91,7 @@ def test_decimals_are_exact(caller: Caller) -> None:
         ({"score": SCORE_MIN - 1}, {"score"}),
         ({"score": 10**300}, {"score"}),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_score_that_is_refused(caller: Caller, body: dict[str, Any], fields: set[str]) -> None:
     user, board = new_user(caller), new_board(caller)
@@ -407,7 +407,7 @@ def test_as_many_scores_as_are_allowed(caller: Caller, module_settings: Settings
         ),
         ([{"userId": 1, "score": 1}] * 3, {"scores[1].userId", "scores[2].userId"}),
     ],
-    ids=lambda value: json.dumps(value)[:60] if not isinstance(value, set) else "",
+    ids=named,
 )
 def test_a_bad_form_is_refused_before_anything_is_written(caller: Caller, items: Any, fields: set[str]) -> None:
     user, board = new_user(caller), new_board(caller)

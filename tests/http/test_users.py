@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from leaderboard.rules import MAX_NAME
-from tests.http.boards import new_board, new_user, refused_field
+from tests.http.boards import named, new_board, new_user, refused_field
 from tests.http.contract import Answer, Caller
 from tests.http.ledger import refused, short
 
@@ -183,7 +183,7 @@ def test_a_name_that_another_user_has_is_refused(caller: Caller) -> None:
         ({"userId": 5, "hidden": True}, {"userId"}),
         ({"username": "", "imageUrl": 5, "hidden": 0, "x": 1}, {"username", "imageUrl", "hidden", "x"}),
     ],
-    ids=short,
+    ids=named,
 )
 def test_a_change_that_is_refused_changes_nothing(caller: Caller, members: Any, fields: set[str]) -> None:
     user = new_user(caller, 3)

@@ -1,11 +1,7 @@
 """The registry over HTTP: boards, their rules and their seasons; `Caller` checks each answer with the document."""
 
-import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +12,6 @@ from tests.http.contract import Caller
 from tests.http.ledger import refused
 from tests.system import free_port
 
-README = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
 DEFAULTS = {
     "better": "higher",
     "keeps": "last",
@@ -343,7 +338,7 @@ def test_a_season_that_is_not_there(caller: Caller, read: str) -> None:
     refused(caller.get(f"/leaderboard?{'season=1'}"), "invalid_parameter")
 
 
-# Without PostgreSQL, and the commands of the README
+# Without PostgreSQL
 
 
 def test_without_postgres_every_call_is_refused_for_now(start: Callable[..., Caller]) -> None:
@@ -355,19 +350,3 @@ def test_without_postgres_every_call_is_refused_for_now(start: Callable[..., Cal
     assert alone.call("PATCH", "/users/1", {"hidden": True}).code == "unavailable"
     assert alone.call("DELETE", "/users/1").code == "unavailable"
     refused_field(alone.call("PUT", MISSING, {"better": "x"}), "better")
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_commands_of_the_readme(start: Callable[..., Caller], caller: Caller) -> None:
-    (chapter,) = re.findall(r"^## Boards and seasons\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
-    (script,) = re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
-    while new_user(caller) < 2:
-        pass
-    script = script.replace("localhost:3000", f"127.0.0.1:{caller.api.settings.port}")
-    script = script.replace("curl ", "curl --silent --show-error --fail-with-body ")
-    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done
-    answers = [json.loads(line) for line in done.stdout.replace("}{", "}\n{").splitlines()]
-    assert len(answers) == script.count("curl ")
-    assert answers[1]["rank"] == 1
-    assert [user["score"] for user in answers[-1]["users"]] == [92.8, 95.001]

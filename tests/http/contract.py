@@ -344,7 +344,7 @@ def path_of(route: Route, **values: object) -> str:
 
 def query_of(route: Route) -> str:
     """The query string that a route needs."""
-    return "?username=ada" if route.name == "find_user" else ""
+    return "?username=ada" if route.name == "find_users" else ""
 
 
 def documented_calls() -> list[tuple[str, str]]:

@@ -112,6 +112,107 @@ def test_a_name_that_no_user_can_have_is_refused(caller: Caller, query: str) -> 
     refused(caller.get(f"/users{query}"), "invalid_parameter")
 
 
+# Finding by prefix
+
+NAMES = ["px", "px A", "px AA", "px B", "px a", "px aa", "px É", "px ß", "px 中文", "px 😀"]
+"""In the order of code points."""
+
+
+@pytest.fixture(scope="module")
+def prefixed(caller: Caller) -> list[int]:
+    """The ids of users with the names in `NAMES`; other users come before and after them."""
+    for name in ("pw", "pw\U0010fffd", "py", "PX", "p", "éx"):
+        caller.create(name)
+    ids = {name: caller.create(name, number) for number, name in reversed(list(enumerate(NAMES)))}
+    return [ids[name] for name in NAMES]
+
+
+def names_in(answer: Answer) -> list[str]:
+    assert answer.status == 200, answer
+    return [user["username"] for user in answer.json()["users"]]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("px", NAMES),
+        ("px ", NAMES[1:]),
+        (" px A", ["px A", "px AA"]),
+        ("px E\u0301", ["px É"]),
+        ("px \u4e2d", ["px 中文"]),
+        ("px 😀", ["px 😀"]),
+        ("px%", []),
+        ("px _", []),
+        ("px 😀 ", []),
+        ("PX", ["PX"]),
+        ("pw\U0010fffd", ["pw\U0010fffd"]),
+    ],
+    ids=short,
+)
+def test_the_users_with_a_prefix_are_listed_by_name(
+    caller: Caller, prefixed: list[int], prefix: str, expected: list[str]
+) -> None:
+    answer = caller.get(f"/users?prefix={quote(prefix)}")
+    assert names_in(answer) == expected
+    assert answer.json()["next"] is None
+    ids = dict(zip(NAMES, prefixed, strict=True))
+    for user in answer.json()["users"]:
+        name = user["username"]
+        assert user == find(caller, name).json()
+        assert name not in ids or user["userId"] == ids[name]
+
+
+@pytest.mark.usefixtures("prefixed")
+def test_lists_of_users_are_read_page_by_page(caller: Caller) -> None:
+    found, after = [], ""
+    while after is not None:
+        page = caller.get(f"/users?prefix=px&limit=3{after and f'&after={quote(after)}'}")
+        assert len(names_in(page)) <= 3
+        found += names_in(page)
+        after = page.json()["next"]
+    assert found == NAMES
+    # A name that is not there any more is a place in the list all the same.
+    for after, expected in (("px AAA", NAMES[3:]), ("", NAMES), ("a", NAMES), ("py", []), ("px 😀", [])):
+        assert names_in(caller.get(f"/users?prefix=px&after={quote(after)}")) == expected
+    assert names_in(caller.get("/users?prefix=px&limit=10&after=px%20A")) == NAMES[2:]
+    last = caller.get("/users?prefix=px&limit=8&after=px%20A").json()
+    assert (last["users"][-1]["username"], last["next"]) == (NAMES[-1], None)
+    # An empty prefix is that of every name.
+    page = caller.get("/users?prefix=&limit=4&after=pw").json()
+    assert [user["username"] for user in page["users"]] == ["pw\U0010fffd", "px", "px A", "px AA"]
+
+
+def test_hidden_users_are_listed_for_operators_only(caller: Caller, guarded: Caller) -> None:
+    users = {name: caller.create(name) for name in ("hx 1", "hx 2", "hx 3")}
+    assert change(caller, users["hx 2"], hidden=True).status == 200
+    for key, expected in (("", ["hx 1", "hx 3"]), (READER, ["hx 1", "hx 3"]), (ADMIN, ["hx 1", "hx 2", "hx 3"])):
+        path = "/users?prefix=hx"
+        answer = call_as(guarded, key, "GET", path) if key else guarded.get(path)
+        assert names_in(answer) == expected
+        # Those that are left out do not count.
+        answer = call_as(guarded, key, "GET", f"{path}&limit=2") if key else guarded.get(f"{path}&limit=2")
+        assert (names_in(answer), answer.json()["next"]) == (expected[:2], None if len(expected) == 2 else "hx 2")
+    assert [user["hidden"] for user in caller.get("/users?prefix=hx").json()["users"]] == [False, True, False]
+    # A new name is found at once, the old one is not, on every process.
+    assert change(caller, users["hx 1"], username="hy 1").status == 200
+    assert caller.call("DELETE", f"/users/{users['hx 3']}").status == 204
+    assert names_in(call_as(guarded, ADMIN, "GET", "/users?prefix=hx")) == ["hx 2"]
+    assert names_in(guarded.get("/users?prefix=hy")) == ["hy 1"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("prefix=a%00", "prefix=a%0A", "prefix=%E2%80%AE", f"prefix={'x' * (MAX_NAME + 1)}", "prefix=a&prefix=b"),
+        *("prefix=a&limit=0", "prefix=a&limit=1001", "prefix=a&limit=x", "prefix=a&after=%00", "prefix=a&x=1"),
+        *("prefix=a&username=a", "username=a&after=b", "username=a&limit=5", "after=a", "limit=5"),
+    ],
+    ids=short,
+)
+def test_a_list_of_users_that_is_refused(caller: Caller, query: str) -> None:
+    refused(caller.get(f"/users?{query}"), "invalid_parameter")
+
+
 # Changing
 
 

@@ -282,7 +282,8 @@ def test_ending_a_season_keeps_it_and_begins_the_next(caller: Caller) -> None:
     assert ended["endedAt"] > ended["startedAt"]
     # A repeated call ends nothing more.
     assert caller.post(f"{board}/seasons", {"season": 1}).json() == ended
-    refused(caller.post(f"{board}/seasons", {"season": 3}), "season_not_found")
+    for number in (3, INT32_MAX):
+        refused(caller.post(f"{board}/seasons", {"season": number}), "season_not_found")
     assert caller.get(board).json()["currentSeason"]["number"] == 2
     assert caller.get(board).json()["currentSeason"]["endsAt"] == before["endsAt"]
 
@@ -301,6 +302,12 @@ def test_ending_a_season_keeps_it_and_begins_the_next(caller: Caller) -> None:
     assert [season["endedAt"] for season in listed["seasons"]] == [None, ended["endedAt"]]
     assert caller.get(f"{board}/seasons?limit=1").json()["next"] == 2
     assert caller.get(f"{board}/seasons?limit=1&before=2").json() == {"seasons": [ended], "next": None}
+
+
+def test_as_many_seasons_can_be_kept_as_there_can_be(caller: Caller) -> None:
+    board = new_board(caller, keepSeasons=INT32_MAX)
+    assert caller.post(f"{board}/seasons", {"season": 1}).status == 200
+    assert len(caller.get(f"{board}/seasons?before={INT32_MAX}").json()["seasons"]) == 2
 
 
 def test_seasons_beyond_those_kept_are_not_found(caller: Caller) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from leaderboard.http import problems
 from leaderboard.http.access import Access
+from leaderboard.http.board_bodies import PROPERTY_COUNTS
 from leaderboard.http.route import Parameter, Route, TextParameter
 
 _AGE = {
@@ -77,6 +78,8 @@ def _schemas(routes: Iterable[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
         types = (route.answer, *route.other_answers, route.body)
         structs.update({type_: None for type_ in types if isinstance(type_, type)})
     schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    for struct, counts in PROPERTY_COUNTS.items():
+        components[struct.__name__] |= counts
     return dict(zip(structs, schemas, strict=True)), components
 
 

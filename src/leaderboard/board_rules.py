@@ -42,7 +42,6 @@ _NAME = re.compile(BOARD_NAME_PATTERN)
 _NAME_ALLOWED = "1 to 64 of a-z, 0-9, '-', '_' and '.' are allowed, a letter or digit first"
 FIXED_WITH_ENTRIES = ("better", "ties", "decimals")
 """The rules that cannot change while there are entries, because their sort keys depend on them."""
-_SETTABLE_ON_DEFAULT = frozenset({"title", "lowest", "highest"})
 _SPELLING = {"schedule": "season", "keep_seasons": "keepSeasons"}
 # Raises instead of rounding. The precision is more than any score and any sum of two has.
 _EXACT = Context(prec=40, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[Inexact, InvalidOperation])
@@ -162,14 +161,14 @@ def changes_refused(old: BoardRules, new: BoardRules, has_entries: bool) -> list
 def refused_on_default(board: BoardRules) -> list[str]:
     """Return the fields, as in JSON, that the board `default` cannot take.
 
-    It takes a title, lowest and highest. A field with the value that `default` has anyway is not refused, so that
-    the answer of a GET can be put.
+    It takes a title. A field with the value that `default` has anyway is not refused, so that the answer of a GET
+    can be put.
     """
     own = BoardRules()
     return [
         name
         for name, attribute in _ATTRIBUTES.items()
-        if name not in _SETTABLE_ON_DEFAULT and getattr(board, attribute) != getattr(own, attribute)
+        if name != "title" and getattr(board, attribute) != getattr(own, attribute)
     ]
 
 

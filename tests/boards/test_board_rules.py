@@ -221,14 +221,16 @@ def test_what_the_entries_depend_on_is_fixed_with_the_first_entry(
     assert changes_refused(old, new, has_entries=False) == []
 
 
-def test_default_takes_only_a_title_and_bounds() -> None:
-    allowed = {"title": "All time", "lowest": 0, "highest": 10}
+def test_default_takes_only_a_title() -> None:
+    allowed = {"title": "All time"}
     refused = {
         "better": "lower",
         "keeps": "best",
         "ties": "first",
         "ranks": "shared",
         "decimals": 1,
+        "lowest": 0,
+        "highest": 10,
         "season": {"every": "day"},
         "keepSeasons": 3,
     }

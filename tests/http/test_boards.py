@@ -229,7 +229,10 @@ def test_rules_that_entries_depend_on_are_fixed(caller: Caller) -> None:
 
 
 def test_default_keeps_its_rules(caller: Caller) -> None:
-    for rules in ({"keeps": "best"}, {"better": "lower"}, {"season": {"every": "day"}}, {"decimals": 1}):
+    for rules in (
+        *({"keeps": "best"}, {"better": "lower"}, {"ties": "first"}, {"ranks": "shared"}, {"decimals": 1}),
+        *({"season": {"every": "day"}}, {"keepSeasons": 1}, {"lowest": 0}, {"highest": 10}),
+    ):
         refused(caller.call("PUT", "/boards/default", rules), "board_in_use")
     assert caller.call("PUT", "/boards/default", {"title": "All", "keeps": "last"}).json()["title"] == "All"
     assert caller.call("PUT", "/boards/default", {}).status == 200

@@ -31,6 +31,11 @@ Ranks = Literal["unique", "shared"]
 Number = int | Decimal
 """A number in JSON. Not a float, which is not exact."""
 
+_MOST_WITH_DECIMALS: int = 2**52 - 1
+"""The largest scaled score of a board with decimals.
+
+A JSON reader that has only doubles, as JavaScript does, would read some larger ones as their neighbours.
+"""
 _TIE_BITS = 31
 _MOST_TENTHS: int = 2**_TIE_BITS - 1
 _MAX_UNKNOWN_FIELDS = 20
@@ -105,7 +110,7 @@ class KeyRules:
 
 def key_rules(board: BoardRules) -> KeyRules:
     """Return what SQL needs of the rules."""
-    low, high = _storable(board.ties)
+    low, high = _storable(board)
     bounds = [
         low if board.lowest is None else scale(board, board.lowest),
         high if board.highest is None else scale(board, board.highest),
@@ -196,7 +201,7 @@ def scale(board: BoardRules, number: Number) -> int:
     5.0 and 1e3 are the integers 5 and 1000. Raises ValueError if the number has more decimals than the board, or
     is outside of what the board can store. `lowest` and `highest` are not compared.
     """
-    low, high = _storable(board.ties)
+    low, high = _storable(board)
     scaled = None
     if _is_small(number):
         try:
@@ -239,9 +244,12 @@ def _is_small(number: Number) -> bool:
     return number.is_finite() if isinstance(number, Decimal) else abs(number) <= SCORE_MAX
 
 
-def _storable(ties: Ties) -> tuple[int, int]:
-    """Return the lowest and the highest scaled score that a sort key has room for."""
-    return (-INT32_MAX - 1, INT32_MAX) if ties == "first" else (-SCORE_MAX, SCORE_MAX)
+def _storable(board: BoardRules) -> tuple[int, int]:
+    """Return the lowest and the highest scaled score that a sort key has room for and JSON keeps exactly."""
+    if board.ties == "first":
+        return -INT32_MAX - 1, INT32_MAX
+    most = _MOST_WITH_DECIMALS if board.decimals else SCORE_MAX
+    return -most, most
 
 
 def _check_bounds(found: dict[str, Any], errors: dict[str, str]) -> None:

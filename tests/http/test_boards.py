@@ -190,6 +190,24 @@ def test_all_rules(caller: Caller) -> None:
         ({"season": {"cron": "61 4 * * *"}}, {"season"}),
         ({"season": {"cron": "0 0 30 2 *"}}, {"season"}),
         ({"season": {"cron": "* " * 200}}, {"season"}),
+        ({"season": {"cron": "0 0 * * * 2030"}}, {"season"}),
+        ({"season": {"cron": ""}}, {"season"}),
+        ({"season": {"every": None, "cron": None, "timezone": "UTC"}}, {"season"}),
+        *(
+            ({"season": {"every": "day", "timezone": zone}}, {"season"})
+            for zone in (
+                "",
+                " ",
+                "../UTC",
+                "/etc/localtime",
+                "Europe",
+                "europe/berlin\0",
+                "UTC\n",
+                "x" * 5000,
+                "+01:00",
+            )
+        ),
+        ({"season": []}, {"season"}),
         ({"name": "x"}, {"name"}),
         ({"better": "most", "decimals": 9, "x": 1}, {"better", "decimals", "x"}),
     ],
@@ -226,6 +244,21 @@ def test_rules_that_entries_depend_on_are_fixed(caller: Caller) -> None:
     assert rules_of(caller.get(board).json()) == DEFAULTS | {"decimals": 2}
     changed = {"decimals": 2, "keeps": "best", "ranks": "shared", "lowest": 5, "title": "x"}
     assert caller.call("PUT", board, changed).status == 200
+
+
+def test_entries_stay_within_the_bounds_of_a_board(caller: Caller) -> None:
+    """Where the lowest is the best, too."""
+    user = new_user(caller)
+    for better in ("higher", "lower"):
+        board = new_board(caller, better=better, lowest=-10)
+        assert caller.post(f"{board}/users/{user}/score", {"score": 5}).status == 200
+        for bounds in ({"highest": 4}, {"lowest": 6}, {"lowest": 6, "highest": 7}):
+            refused(caller.call("PUT", board, {"better": better, **bounds}), "board_in_use")
+        assert rules_of(caller.get(board).json()) == DEFAULTS | {"better": better, "lowest": -10}
+        for bounds in ({"lowest": 5, "highest": 5}, {"lowest": 5}, {"highest": 5}):
+            assert caller.call("PUT", board, {"better": better, **bounds}).status == 200
+        refused_field(caller.post(f"{board}/users/{user}/score", {"score": 6}), "score")
+        assert caller.get(f"{board}/users/{user}").json()["score"] == 5
 
 
 def test_default_keeps_its_rules(caller: Caller) -> None:

@@ -334,13 +334,17 @@ def test_any_bytes_as_body(ledger: Ledger, body: bytes) -> None:
 SEGMENTS = ANY_TEXT | st.text(st.sampled_from("0123456789+-_. %/\0\n٣１e"), max_size=12) | st.integers().map(str)
 
 
+# A segment that is the id of a user would erase it, which the ledger does not know.
+CALLS = [call for call in documented_calls() if call != ("DELETE", "/users/{id}")]
+
+
 @MANY
-@given(st.sampled_from(documented_calls()), SEGMENTS, st.booleans())
+@given(st.sampled_from(CALLS), SEGMENTS, st.booleans())
 def test_any_text_as_a_path(ledger: Ledger, call: tuple[str, str], text: str, safe: bool) -> None:
     segment = quote(text.encode("utf-8", "surrogatepass"), safe="%/+" if safe else "")
     method, template = call
-    path = template.replace("{id}", segment).replace("{n}", segment)
-    if path == template:
+    path = template.replace("{id}", segment).replace("{n}", segment).replace("{board}", "default")
+    if "{id}" not in template and "{n}" not in template:
         path += segment
     answer = ledger.caller.send(method, path, b'{"score":1}' if method == "POST" else None)
     assert answer.status < 500

@@ -159,14 +159,16 @@ async def test_a_malformed_change_writes_nothing(cache: Cache, server: Redis) ->
                     nonce="one",
                     expected_token=state.token,
                     new_token="new token",
-                    epoch="3|e",
+                    epoch="4|e",
                     snapshot="9:9:",
                     asof=state.now,
                     total=5,
                     keep=20,
                     delta=b"",
                     deleted=[member(1)],
-                    rows=(*good, *bad),
+                    rows=[*good, *bad],
+                    idle_ms=1000,
+                    seasons=[],
                 )
             )
         assert all_keys(server) == keys_before

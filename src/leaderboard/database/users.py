@@ -23,6 +23,7 @@ from leaderboard.database.sql import load_queries
 from leaderboard.database.writing import NotWritten, write
 from leaderboard.errors import DatabaseRefused
 from leaderboard.model import Account, Standing, User
+from leaderboard.ordering import place
 from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
@@ -47,6 +48,21 @@ class BestUsers:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class BestOfSeason:
+    """The best users of a season, best first, and how many there are in all; their scores are sort keys.
+
+    `rules` are those of the board, as they are stored.
+    """
+
+    season_id: int
+    board_id: int
+    tie_bits: int
+    rules: str
+    users: list[User]
+    total: int
+
+
 class Users:
     """Reads and writes the table `users`."""
 
@@ -67,6 +83,18 @@ class Users:
         async with self._connections.acquire() as connection:
             row = await one_row(connection, self._sql["top_of_season"], season.board, season.number, n)
             return AtSnapshot(standings_of(row, 1, rules_of(row, season)), position_of(row))
+
+    async def best_of_season(self, n: int, season: SeasonRef) -> AtSnapshot[BestOfSeason]:
+        """Return the best `n` users of a season, for the cache. Raises BoardNotFound and SeasonNotFound."""
+        max_pending = self._tuning.ranks.max_pending
+        async with self._connections.acquire() as connection:
+            row = await one_row(
+                connection, self._sql["best_of_season"], season.board, season.number, n, max_pending
+            )
+        rules_of(row, season)
+        users = sorted(users_of(row)[0], key=lambda user: place(user.total_score, user.user_id))
+        best = BestOfSeason(row["season_id"], row["board_id"], row["tie_bits"], row["rules"], users, row["total"])
+        return AtSnapshot(best, position_of(row))
 
     async def top_and_total(self, n: int) -> AtSnapshot[BestUsers]:
         """Return the best `n` users and how many users there are in all."""

@@ -1,12 +1,12 @@
 -- Reads the change log, and keeps it short.
 
 -- name: changes_since
--- $1: the snapshot P of a view; $2: the most log rows to read; $3: the lowest sort key that the view holds, NULL for a view
--- of all entries. About the board `default`, and about the names of users. Returns one row.
+-- $1: the snapshot P of the cache; $2: the most log rows to read; $3: the lowest sort key that the cache holds of `default`,
+-- NULL for all entries. Returns one row, about the board `default`, and the names of users.
 -- P does not see the rows of transactions that began after it, and of those that it lists as running. These are two
 -- index conditions. The condition "not visible in P" would read everything since the oldest transaction that is open
--- anywhere on the server. A user whose logged keys are all below $3 was not in the view and is not now. `added`: how many
--- more entries there are now than at P, in the view or not. `reaches`: the log lists every change since P.
+-- anywhere on the server. A user whose logged keys are all below $3 was not in the cache and is not now. `added`: how many
+-- more entries there are now than at P, in the cache or not. `reaches`: the log lists every change since P.
 WITH view AS MATERIALIZED (SELECT $1::text::pg_snapshot AS p),
 recent AS MATERIALIZED (
     (SELECT season_id, user_id, old_key, new_key FROM changes
@@ -42,6 +42,87 @@ FROM (
 (SELECT coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
         coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
  FROM changed) AS users
+
+-- name: season_changes_since
+-- $1 and $2 as in `changes_since`, of which this is a part in one statement if other seasons are cached. Of each of them,
+-- parallel arrays: $4 its id, $5 its board, $6 the lowest sort key that the cache holds of it, NULL for all entries, and $7
+-- the snapshot that its users are from, NULL for P: another one is that of a load to be admitted. Returns one row.
+-- In the order of $4: `seasons_added` and `seasons_reach`, as `added` and `reaches` in `changes_since`. `added` is a sum, so
+-- it needs exactly the rows that the snapshot lacks. A season whose board has changed does not reach either.
+WITH view AS MATERIALIZED (
+    SELECT pg_snapshot_xmax(p) AS xmax, ARRAY(SELECT pg_snapshot_xip(p)) AS xip FROM (SELECT $1::text::pg_snapshot AS p) AS v
+),
+season AS MATERIALIZED (
+    SELECT s.n, s.season_id, s.board_id, s.lowest, s.since::pg_snapshot AS since
+    FROM unnest($4::integer[], $5::integer[], $6::bigint[], $7::text[])
+        WITH ORDINALITY AS s (season_id, board_id, lowest, since, n)
+),
+recent AS MATERIALIZED (
+    SELECT s.n, s.lowest, c.* FROM season AS s CROSS JOIN LATERAL (
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid >= (SELECT xmax FROM view) LIMIT $2)
+        UNION ALL
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
+    ) AS c WHERE s.since IS NULL
+    UNION ALL
+    SELECT s.n, s.lowest, c.* FROM season AS s CROSS JOIN LATERAL (
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
+        UNION ALL
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
+    ) AS c WHERE s.since IS NOT NULL
+),
+other AS MATERIALIZED (  -- changes of names, and of boards
+    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN (
+        (SELECT season_id, user_id FROM changes WHERE season_id IN (-1, 0) AND xid >= (SELECT xmax FROM view) LIMIT $2)
+        UNION ALL
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
+    ) AS c WHERE s.since IS NULL
+    UNION ALL
+    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN LATERAL (
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
+        UNION ALL
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
+    ) AS c WHERE s.since IS NOT NULL
+),
+changed AS (
+    SELECT t.n, t.user_id, e.sort_key, u.user_name, u.image_url
+    FROM (
+        SELECT n, user_id FROM recent
+        WHERE user_id IS NOT NULL AND (lowest IS NULL OR old_key >= lowest OR new_key >= lowest)
+        UNION
+        SELECT n, user_id FROM other WHERE season_id = 0
+    ) AS t
+    JOIN season AS s ON s.n = t.n
+    LEFT JOIN LATERAL (
+        SELECT sort_key FROM scores
+        WHERE scores.user_id = t.user_id AND scores.season_id = s.season_id AND NOT scores.hidden LIMIT 1
+    ) AS e ON true
+    LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u ON true
+)
+SELECT seasons.*, entries.*
+FROM (
+    SELECT coalesce(array_agg(coalesce(r.added, 0) ORDER BY s.n), '{}') AS seasons_added,
+           coalesce(array_agg(coalesce(r.complete, true) AND coalesce(o.complete, true)
+                              AND (s.since IS NULL OR snapshot_covers(s.since, l.pruned)) ORDER BY s.n), '{}') AS seasons_reach
+    FROM log_state AS l, season AS s
+    LEFT JOIN (
+        SELECT n, count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
+        FROM recent GROUP BY n
+    ) AS r ON r.n = s.n
+    LEFT JOIN (
+        SELECT n, count(*) < $2 AND bool_and(season_id = 0 OR user_id <> board_id) AS complete FROM other GROUP BY n
+    ) AS o ON o.n = s.n
+) AS seasons,
+(SELECT coalesce(array_agg(n), '{}') AS entry_seasons, coalesce(array_agg(user_id), '{}') AS entry_user_ids,
+        coalesce(array_agg(user_name), '{}') AS entry_user_names,
+        coalesce(array_agg(image_url), '{}') AS entry_image_urls, coalesce(array_agg(sort_key), '{}') AS entry_sort_keys
+ FROM changed) AS entries
 
 -- name: prune
 -- $1: how many seconds of log to keep; $2: the most rows to delete at once; $3: the lock of rank index writers; $4: the

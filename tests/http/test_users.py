@@ -4,6 +4,7 @@ What happens when such changes meet others is in `tests/boards`.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from leaderboard.rules import MAX_NAME
 from tests.http.boards import named, new_board, new_user, refused_field
 from tests.http.contract import Answer, Caller
 from tests.http.ledger import refused, short
+from tests.system import eventually
 
 ADMIN, READER = "admin-key-of-this-file", "reader-key-of-this-file"
 KEYS = f"operator:admin+read:{ADMIN},page:read:{READER}"
@@ -43,13 +45,38 @@ def find(caller: Caller, name: str, key: str = "") -> Answer:
     return call_as(caller, key, "GET", path) if key else caller.get(path)
 
 
+def loads(caller: Caller) -> float:
+    """How many seasons of boards this process has loaded into the cache."""
+    (line,) = re.findall(
+        r"^leaderboard_season_loads_total (.*)$", caller.get("/metrics").body.decode(), re.MULTILINE
+    )
+    return float(line)
+
+
+def read_until_cached(caller: Caller, path: str) -> None:
+    """Reads a season until it is in the cache, so that the changes of the test reach it there."""
+    before = loads(caller)
+
+    def cached() -> bool:
+        assert caller.get(path).status == 200
+        return loads(caller) > before
+
+    eventually(cached)
+
+
 def on_three_boards(caller: Caller, user: int, score: int) -> tuple[str, str]:
-    """Gives the user this score on two boards and in the ended season of the second one; returns their paths."""
+    """Gives the user this score on two boards and in the ended season of the second one; returns their paths.
+
+    All three seasons are cached.
+    """
     board, seasons = new_board(caller), new_board(caller, better="lower", keeps="best")
     for path in (board, seasons):
         assert caller.post(f"{path}/users/{user}/score", {"score": score}).status == 200
     assert caller.post(f"{seasons}/seasons", {"season": 1}).status == 200
     assert caller.post(f"{seasons}/users/{user}/score", {"score": score}).status == 200
+    for read in (board, seasons):
+        read_until_cached(caller, f"{read}/leaderboard/top/3")
+    read_until_cached(caller, f"{seasons}/leaderboard/top/3?season=1")
     return board, seasons
 
 

@@ -53,7 +53,10 @@ SLOW = (
 )
 """Folders and files whose tests get the marker `slow`. So does a test that starts its own servers."""
 
-PERMANENT_KEYS = {keys.SCORES.encode(), keys.METADATA.encode(), keys.STATE.encode(), keys.DELTAS.encode()}
+PERMANENT_KEYS = {
+    key.encode()
+    for key in (keys.SCORES, keys.METADATA, keys.STATE, keys.DELTAS, keys.SEASONS, keys.PENDING, keys.READS)
+}
 """The keys of the cache that do not expire. All others have a TTL."""
 
 

@@ -91,10 +91,7 @@ class Users:
             row = await one_row(
                 connection, self._sql["best_of_season"], season.board, season.number, n, max_pending
             )
-        rules_of(row, season)
-        users = sorted(users_of(row)[0], key=lambda user: place(user.total_score, user.user_id))
-        best = BestOfSeason(row["season_id"], row["board_id"], row["tie_bits"], row["rules"], users, row["total"])
-        return AtSnapshot(best, position_of(row))
+        return AtSnapshot(best_of_season(row, season), position_of(row))
 
     async def top_and_total(self, n: int) -> AtSnapshot[BestUsers]:
         """Return the best `n` users and how many users there are in all."""
@@ -210,3 +207,10 @@ def _account(row: asyncpg.Record) -> Account | None:
     if row["user_id"] is None:
         return None
     return Account(row["user_id"], row["user_name"], row["image_url"], row["total_score"], row["hidden"])
+
+
+def best_of_season(row: asyncpg.Record, season: SeasonRef) -> BestOfSeason:
+    """Read the row of the statement `best_of_season`. Raises BoardNotFound and SeasonNotFound."""
+    rules_of(row, season)
+    users = sorted(users_of(row)[0], key=lambda user: place(user.total_score, user.user_id))
+    return BestOfSeason(row["season_id"], row["board_id"], row["tie_bits"], row["rules"], users, row["total"])

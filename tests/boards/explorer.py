@@ -25,7 +25,6 @@ from leaderboard.cache.season_reader import SeasonReader
 from leaderboard.cache.season_store import SeasonStore
 from leaderboard.cache.seasons import season_name
 from leaderboard.cache.state import CacheState
-from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings
 from leaderboard.database.database import Database
 from leaderboard.errors import (
@@ -59,7 +58,7 @@ MAX_USERS = 300
 """Three cached seasons, which count as 100 users each."""
 FRESH_S = 3600.0
 STEPS = 500
-WEIGHTS = {"poll": 2.0, "changes_since": 3.0, "apply": 3.0, "board": 0.1, "prune": 0.3, "read": 0.5}
+WEIGHTS = {"poll": 2.0, "changes_since": 3.0, "apply": 3.0, "board": 0.1, "prune": 0.4, "read": 0.5}
 """How much likelier a step is than another one."""
 TUNING = Tuning(
     # Leases and claims run out at any moment, and a process goes on from its own last state.
@@ -184,12 +183,12 @@ class Process:
         self.world = world
         metrics = Metrics()
         database = world.database
-        self.store: CacheStore = cache_from(settings, tuning)
+        self.store = cache_from(settings, tuning)
         self.health = Health(database, metrics)
         self.seasons = SeasonStore(self.store, MAX_USERS, tuning.seasons.claim_ms)
         gate = world.scheduler
         cache = cast(
-            "CacheStore",
+            "Any",
             Gated(
                 self.store,
                 gate,
@@ -468,8 +467,7 @@ class World:
     async def prune(self) -> None:
         """Prunes the log of all that every transaction has seen."""
         await self.scheduler.turn("prune")
-        if self.random.random() < 0.3:
-            await self.database.change_log.prune(LogTuning(keep_s=0, max_index_wait_s=0))
+        await self.database.change_log.prune(LogTuning(keep_s=0, max_index_wait_s=0))
 
 
 @asynccontextmanager

@@ -163,7 +163,7 @@ class SeasonMove:
 
 @dataclass(frozen=True, slots=True)
 class SeasonExport:
-    """A whole cached season, its users in order, and the token and the position of the state it was read at."""
+    """A whole cached season, its users in order, and token and position of the state at that time."""
 
     token: bytes
     position: SnapshotPosition

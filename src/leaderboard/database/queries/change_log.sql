@@ -128,10 +128,10 @@ FROM (
 -- $1: how many seconds of log to keep; $2: the most rows to delete at once; $3: the lock of rank index writers; $4: the
 -- most seconds to keep rows for a rank index that is not updated. Returns how many rows were deleted; no row when it is too
 -- early, or when another process prunes.
--- Deletes what `candidate` sees, which is at least $1 seconds old, but nothing of a season in `kept`: its rank index lacks
--- those rows, or is being built. An index is valid if it covers `pruned`, or if its season is in `kept`. A season is kept
--- while its index is valid, and is not waited for when the index was not updated for $4 seconds although there are rows.
--- `pruned` only advances.
+-- Deletes the rows that `candidate` sees, which are at least $1 seconds old. Of a season in `kept` it deletes only rows that
+-- the rank index has applied too, and none while the index is being built. An index is valid if it covers `pruned`, or if its
+-- season is in `kept`. A season is kept while its index is valid. It is not kept when the index was not updated for $4
+-- seconds although `candidate` sees rows that the index lacks. `pruned` only advances.
 WITH state AS MATERIALIZED (
     SELECT s.candidate, s.pruned, s.kept
     FROM log_state AS s
@@ -147,13 +147,18 @@ logged AS MATERIALIZED (  -- the seasons that have rows, each found by one look 
     )
     SELECT season_id FROM season WHERE season_id IS NOT NULL
 ),
-lagging AS MATERIALIZED (
-    SELECT r.season_id
+lagging AS MATERIALIZED (  -- valid indexes that do not cover `candidate`
+    SELECT r.season_id, r.snapshot
     FROM rank_index AS r, state AS s
     WHERE written_here(r.xmin, r.written_by) AND (snapshot_covers(r.snapshot, s.pruned) OR r.season_id = ANY (s.kept))
       AND NOT snapshot_covers(r.snapshot, s.candidate)
       AND (r.written_at > clock_timestamp() - make_interval(secs => $4)
-           OR r.season_id NOT IN (SELECT season_id FROM logged))
+           OR NOT EXISTS (
+               SELECT FROM changes
+               WHERE changes.season_id = r.season_id AND changes.xid < pg_snapshot_xmax(s.candidate)
+                 AND pg_visible_in_snapshot(changes.xid, s.candidate)
+                 AND NOT pg_visible_in_snapshot(changes.xid, r.snapshot)
+           ))
 ),
 built AS MATERIALIZED (  -- a build deletes an index that is not valid first, so there is none
     SELECT l.season_id FROM logged AS l, state
@@ -161,18 +166,22 @@ built AS MATERIALIZED (  -- a build deletes an index that is not valid first, so
       AND NOT pg_try_advisory_xact_lock_shared($3, l.season_id)
 ),
 kept AS MATERIALIZED (
-    SELECT coalesce(array_agg(season_id), '{}') AS ids FROM (SELECT * FROM lagging UNION SELECT * FROM built) AS either
+    SELECT coalesce(array_agg(season_id), '{}') AS ids
+    FROM (SELECT season_id FROM lagging UNION SELECT season_id FROM built) AS either
 ),
 deleted AS (
     DELETE FROM changes WHERE ctid = ANY (ARRAY(
-        SELECT c.ctid FROM state, kept, logged AS l
+        SELECT c.ctid FROM state, logged AS l
+        LEFT JOIN lagging AS i ON i.season_id = l.season_id
+        -- A snapshot that does not cover `candidate` is an earlier one, and sees nothing that `candidate` does not see.
+        CROSS JOIN LATERAL (SELECT coalesce(i.snapshot, state.candidate) AS snapshot) AS until
         CROSS JOIN LATERAL (
             SELECT changes.ctid FROM changes
-            WHERE changes.season_id = l.season_id AND changes.xid < pg_snapshot_xmax(state.candidate)
-              AND pg_visible_in_snapshot(changes.xid, state.candidate)
+            WHERE changes.season_id = l.season_id AND changes.xid < pg_snapshot_xmax(until.snapshot)
+              AND pg_visible_in_snapshot(changes.xid, until.snapshot)
             LIMIT $2
         ) AS c
-        WHERE l.season_id <> ALL (kept.ids)
+        WHERE l.season_id NOT IN (SELECT season_id FROM built)
         LIMIT $2
     ))
     RETURNING 1

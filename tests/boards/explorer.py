@@ -59,7 +59,15 @@ MAX_USERS = 300
 """Three cached seasons, which count as 100 users each."""
 FRESH_S = 3600.0
 STEPS = 700
-WEIGHTS = {"poll": 2.0, "changes_since": 3.0, "apply": 3.0, "board": 0.1, "prune": 0.12, "expire": 2.0, "read": 0.5}
+WEIGHTS = {
+    "poll": 2.0,
+    "changes_since": 3.0,
+    "apply": 3.0,
+    "board": 0.1,
+    "prune": 0.12,
+    "expire": 2.0,
+    "read": 0.5,
+}
 """How much likelier a step is than another one."""
 TUNING = Tuning(
     # Leases and claims run out when the scheduler says so. A process goes on from its own last state.

@@ -1,4 +1,4 @@
-"""The other seasons' part of a catching up: what to ask PostgreSQL about them, and what to do with the answer.
+"""The other seasons' part of a catching up: what to ask PostgreSQL, and what to do with the answer.
 
 A season is cached, and moves with the cache from its snapshot S to the next one, S'. Or it was loaded beside the
 cache from a snapshot L, and is *admitted*: it moves from L to S'. Neither S nor L has to be the newer one. What

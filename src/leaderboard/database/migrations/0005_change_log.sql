@@ -124,7 +124,8 @@ BEGIN
     ELSIF TG_OP = 'DELETE' THEN
         IF (SELECT count(*) FROM (SELECT FROM old_scores LIMIT barrier_above + 1) AS counted) > barrier_above THEN
             barriers := ARRAY(SELECT season_id FROM old_scores GROUP BY season_id HAVING count(*) > barrier_above);
-            INSERT INTO public.changes (season_id, user_id) SELECT unnest(barriers), NULL;
+            INSERT INTO public.changes (season_id, user_id)
+            SELECT s.season_id, NULL FROM public.seasons AS s WHERE s.season_id = ANY (barriers);
         END IF;
         INSERT INTO public.changes (season_id, user_id, old_key)
         SELECT o.season_id, o.user_id, o.sort_key FROM old_scores AS o
@@ -132,8 +133,9 @@ BEGIN
           AND EXISTS (SELECT FROM public.seasons AS s WHERE s.season_id = o.season_id);
     ELSE
         IF (SELECT count(*) FROM (SELECT FROM new_scores LIMIT barrier_above + 1) AS counted) > barrier_above THEN
-            barriers := ARRAY(SELECT season_id FROM (SELECT season_id FROM new_scores UNION ALL SELECT season_id FROM old_scores) AS either
-                              GROUP BY season_id HAVING count(*) > barrier_above);
+            barriers := ARRAY(SELECT season_id FROM new_scores GROUP BY season_id HAVING count(*) > barrier_above
+                              UNION
+                              SELECT season_id FROM old_scores GROUP BY season_id HAVING count(*) > barrier_above);
             INSERT INTO public.changes (season_id, user_id) SELECT unnest(barriers), NULL;
         END IF;
         INSERT INTO public.changes (season_id, user_id, old_key, new_key)

@@ -121,7 +121,7 @@ class _Measuring:
             # So that boards are in the cache, as in a service that has answered for a while.
             await self._load(api, Spread("", boards, zipf=True), TOP_10, _WARM_UP_S, 0)
             async with self._progress.during("waiting until no boards are loaded"):
-                await until(lambda: _loads_nothing(settings), "no boards are loaded")
+                await until(lambda: loads_nothing(settings), "no boards are loaded")
             async with self._progress.during(f"no requests, {boards:,} boards"):
                 before = self._meter.read(pid(api))
                 await asyncio.sleep(self._plan.idle_s)
@@ -232,7 +232,7 @@ def _cached(api: ApiProcess) -> int:
     return int(metrics(api).get("leaderboard_cached_seasons", 0))
 
 
-async def _loads_nothing(settings: Settings) -> bool:
+async def loads_nothing(settings: Settings) -> bool:
     """Returns whether no user was added to any board in the cache for `_SETTLE_S`."""
     before = _added(settings)
     await asyncio.sleep(_SETTLE_S)

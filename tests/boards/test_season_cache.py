@@ -213,6 +213,16 @@ async def test_hiding_renaming_and_erasing_is_seen_in_every_cached_season(
         assert answers(app, "postgres") == asked
 
 
+async def test_a_rebuild_drops_the_other_seasons(settings: Settings, db: asyncpg.Connection) -> None:
+    await add_users(db, USERS)
+    async with serving(settings) as app:
+        season = await board_with(app, db, "other")
+        await read_until_cached(app, season)
+        assert await app.sync.synchronizer.rebuild("a test")
+        assert await cached(app) == set()
+        await read_until_cached(app, season)
+
+
 async def test_a_season_whose_keys_were_lost_is_loaded_again(settings: Settings, db: asyncpg.Connection) -> None:
     await add_users(db, USERS)
     async with serving(settings) as app:

@@ -8,6 +8,7 @@ import pytest
 
 from leaderboard.app import App
 from leaderboard.cache import keys
+from leaderboard.cache.season_store import SeasonStore
 from leaderboard.config import Settings
 from leaderboard.errors import NotOnBoard
 from leaderboard.model import Context, EncodedTop, Top
@@ -34,8 +35,7 @@ async def serving(settings: Settings, tuning: Tuning = TUNING, **overrides: obje
 
 async def cached(app: App) -> set[str]:
     """Returns the names of the cached seasons."""
-    state = await app.cache.poll("test", lease_ms=0)
-    return set() if state is None else set(state.seasons)
+    return set(await SeasonStore(app.cache, 1, 1).names())
 
 
 def answers(app: App, source: str) -> int:

@@ -56,6 +56,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     SELECT u.hidden INTO NEW.hidden FROM public.users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
+    IF NOT FOUND THEN
+        -- The user was deleted while this waited. By hand, another one may have been inserted with its id.
+        SELECT u.hidden INTO NEW.hidden FROM public.users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
+    END IF;
     NEW.hidden := coalesce(NEW.hidden, false);  -- without such a user, the foreign key is violated
     RETURN NEW;
 END

@@ -74,7 +74,7 @@ class ChangeLog:
         self._sql = load_queries("change_log")
         # One statement, because all must be from one snapshot. $3 of `changes_since` is $7 in it.
         default, others = self._sql["changes_since"].replace("$3", "$7"), self._sql["season_changes_since"]
-        self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608
+        self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608 # nosec B608
         users = load_queries("users")
         self._top_and_total, self._best_of_season = users["top_and_total"], users["best_of_season"]
 

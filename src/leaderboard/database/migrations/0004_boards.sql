@@ -40,6 +40,8 @@ CREATE INDEX scores_hidden ON scores (season_id) WHERE hidden;
 -- See migration 0007: the planner shall assume that scores differ.
 ALTER TABLE scores ALTER sort_key SET (n_distinct = -1);
 
+CREATE INDEX boards_season_ends_at ON boards (season_ends_at);
+
 -- Every entry of every board. A query is about one season, given as a parameter, as a column of the outer row of a
 -- LATERAL, or as a scalar subselect. Then one branch is never executed and both are read by index; by JOIN or ANY, all
 -- would be read and sorted.

@@ -73,9 +73,8 @@ class ChangeLog:
         self._tuning = tuning
         self._sql = load_queries("change_log")
         # One statement, because all must be from one snapshot. $3 of `changes_since` is $7 in it.
-        self._with_seasons = "SELECT * FROM ({}) AS a CROSS JOIN ({}) AS b".format(  # noqa: S608 - of two constants
-            self._sql["changes_since"].replace("$3", "$7"), self._sql["season_changes_since"]
-        )
+        default, others = self._sql["changes_since"].replace("$3", "$7"), self._sql["season_changes_since"]
+        self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608 # nosec B608
         users = load_queries("users")
         self._top_and_total, self._best_of_season = users["top_and_total"], users["best_of_season"]
 

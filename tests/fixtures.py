@@ -55,15 +55,7 @@ SLOW = (
 
 PERMANENT_KEYS = {
     key.encode()
-    for key in (
-        keys.SCORES,
-        keys.METADATA,
-        keys.STATE,
-        keys.DELTAS,
-        keys.SEASONS,
-        keys.PENDING,
-        keys.READS,
-    )
+    for key in (keys.SCORES, keys.METADATA, keys.STATE, keys.DELTAS, keys.SEASONS, keys.PENDING, keys.READS)
 }
 """The keys of the cache that do not expire. All others have a TTL."""
 
@@ -72,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("servers", "servers other than those of the wheels")
     group.addoption("--postgres-bin", type=Path, help="folder with the programs of another PostgreSQL")
     group.addoption("--redis-binary", type=Path, help="server program of another Redis or Valkey")
+    group.addoption("--worlds", default="0:100", help="worlds that the explorer visits, FIRST:LAST")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

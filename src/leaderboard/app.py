@@ -142,7 +142,7 @@ class App:
         self.database = database_from(settings, tuning)
         self.cache = cache_from(settings, tuning)
         self.reader = CacheReader(self.cache)
-        seasons = SeasonStore(self.cache, settings.cache_users)
+        seasons = SeasonStore(self.cache, settings.cache_users, tuning.seasons.claim_ms)
         self.season_reader = SeasonReader(self.cache, seasons, settings.replica_users)
         self.health = Health(self.database, self.metrics)
         self.sync = CacheSync.build(

@@ -62,6 +62,8 @@ class SeasonTuning:
     """A season is loaded after so many reads that the cache did not answer, within `report_s`."""
     report_s: float = 5
     """How often a process reports its reads, by which it is decided which season is evicted."""
+    claim_ms: int = 5000
+    """How long one process alone may load a season. A second load would be work for nothing, and harmless."""
     max_reported: int = 1000
     """A report names so many seasons at most, those that were read most."""
 

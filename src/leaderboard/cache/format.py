@@ -69,7 +69,7 @@ def parse_epoch(stored: bytes) -> str:
 
 
 def member(user_id: int) -> str:
-    """Return the field of the hash for a user, which is also the member of the sorted set without `tie_bits`."""
+    """Return the field of the hash for a user. Without `tie_bits` it is also its member."""
     return f"{user_id:010d}"
 
 

@@ -21,6 +21,8 @@ from leaderboard.errors import LeaderboardError
 from leaderboard.model import Result
 from leaderboard.queries import RankingQuery
 
+_LOADS = 2
+"""Replicas that one batch loads. Queries about further seasons go to PostgreSQL: no batch takes long."""
 _FIELDS = 4
 """Values in a reply of `read_seasons.lua` before the seasons."""
 
@@ -66,7 +68,7 @@ class SeasonReader:
                 return None
             missing, epoch, age_s = reading
             if missing:
-                loaded = {name: by_name[name] for name in missing if await self._load_replica(name)}
+                loaded = {name: by_name[name] for name in missing[:_LOADS] if await self._load_replica(name)}
                 if loaded and await self._read(loaded, queries, results, max_age_s) is None:
                     return None
         return Reading(epoch, age_s, results)

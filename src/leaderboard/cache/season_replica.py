@@ -24,7 +24,9 @@ class SeasonReplica(Replica):
         season = export.season
         super().__init__(season.version, export.users, _MAX_TOP_BYTES)
         self._tie_bits = season.tie_bits
-        self._rules = parse_stored(season.rules)
+        self._rules = rules = parse_stored(season.rules)
+        # Then the sort key is the score, and the rank the position, as on `default`.
+        self._plain = (rules.better, rules.ties, rules.ranks, rules.decimals) == ("higher", "id", "unique", 0)
         self.load = season.load
         self.move_to(season)
 
@@ -48,6 +50,8 @@ class SeasonReplica(Replica):
         return bisect_left(self._places, place(best_key, 0), 0, index) + 1
 
     def _standings(self, first: int, end: int) -> list[Standing]:
+        if self._plain:
+            return super()._standings(first, end)
         rules = self._rules
         standings: list[Standing] = []
         for index, user in enumerate(self._users[first:end], first):

@@ -13,8 +13,6 @@ from leaderboard.errors import CacheRefused
 from leaderboard.model import User
 from leaderboard.snapshot import SnapshotPosition
 
-_CLAIM_MS = 5000
-"""How long one process alone may load a season. A second load would only be work for nothing."""
 _LEAST_WEIGHT = 100
 """A season counts as so many users at least, so that the number of cached seasons is bounded, too."""
 _HALF_LIFE_MS = 60_000
@@ -24,26 +22,34 @@ _HALF_LIFE_MS = 60_000
 class SeasonStore:
     """The cached seasons, in at most `max_users` users."""
 
-    def __init__(self, store: CacheStore, max_users: int) -> None:
+    def __init__(self, store: CacheStore, max_users: int, claim_ms: int) -> None:
+        """`claim_ms`: how long one process alone may load a season."""
         self._store = store
         self._scripts = store.scripts
         self._max_users = max_users
+        self._claim_ms = claim_ms
 
     @property
     def keep(self) -> int:
         """The most users of one season."""
         return self._store.keep
 
+    async def names(self) -> list[str]:
+        """Return the names of the cached seasons. Raises CacheError."""
+        return [name.decode() for name in await self._store.bulk_link.run(self._scripts.season_names())]
+
     async def claim(self, name: str) -> str | None:
         """Claim the load of a season; returns the id of the load, None if another process has the claim."""
         load = secrets.token_hex(8)
-        call = self._scripts.claim_season(load=load, season=name, claim_ms=_CLAIM_MS, max_claim_ms=MAX_CLAIM_MS)
+        call = self._scripts.claim_season(
+            load=load, season=name, claim_ms=self._claim_ms, max_claim_ms=MAX_CLAIM_MS
+        )
         return None if await self._store.bulk_link.run(call) is None else load
 
     async def offer(
         self, name: str, season: CachedSeason, users: Sequence[User], position: SnapshotPosition, reads: int
     ) -> Sequence[str] | None:
-        """Write a loaded season beside the cache, to be admitted; returns the seasons that were evicted for it.
+        """Write a loaded season beside the cache, to be admitted; returns the seasons evicted for it.
 
         `reads`: how often it was read since the last report. None if it is not needed any more, or if the others
         are read as often. Raises CacheError.
@@ -51,7 +57,7 @@ class SeasonStore:
         load = season.load
         for start in range(0, len(users), LOAD_CHUNK):
             rows = encode_users(users[start : start + LOAD_CHUNK], season.tie_bits)
-            call = self._scripts.load_season(load=load, season=name, claim_ms=_CLAIM_MS, rows=rows)
+            call = self._scripts.load_season(load=load, season=name, claim_ms=self._claim_ms, rows=rows)
             if await self._store.bulk_link.run(call) is None:
                 return None
         reply = await self._store.bulk_link.run(

@@ -1,4 +1,4 @@
-"""The cached seasons of boards other than `default`: what Redis keeps about each, and how one is changed.
+"""The cached seasons of boards other than `default`: what Redis keeps of each, how it is changed.
 
 All seasons in the hash `seasons` are at the snapshot of the state, like the board `default`. The keys of a
 season's users carry the id of the load that they came from, so what is written for one load never reaches another.
@@ -33,6 +33,12 @@ def season_name(season: SeasonRef) -> str:
     The number 0 stands for the last ended season, so that name and season change together (see `log_boards`).
     """
     return season.board if season.number is None else f"{season.board}/{season.number}"
+
+
+def season_of(name: str) -> SeasonRef:
+    """Return the season of a name that `season_name` made."""
+    board, _, number = name.partition("/")
+    return SeasonRef(board, int(number) if number else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SeasonMove:
-    """One season's part of `apply`: what changed, and what to do. `pending` is what Redis says of the load."""
+    """One season's part of `apply`: what changed, and what to do. `pending` is the stored load."""
 
     name: str
     action: Action
@@ -157,7 +163,7 @@ class SeasonMove:
 
 @dataclass(frozen=True, slots=True)
 class SeasonExport:
-    """A whole cached season, its users in order, and the token and the position of the state it was read at."""
+    """A whole cached season, its users in order, and token and position of the state at that time."""
 
     token: bytes
     position: SnapshotPosition

@@ -11,8 +11,9 @@ from leaderboard.database.connector import Connection
 from leaderboard.database.rank_index import WRITER_LOCK
 from leaderboard.database.rows import one_row, position_of, users_of
 from leaderboard.database.sql import load_queries
-from leaderboard.database.users import BestUsers
+from leaderboard.database.users import BestOfSeason, BestUsers, best_of_season
 from leaderboard.model import User
+from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import Snapshot, SnapshotPosition
 from leaderboard.tuning import LogTuning, RankIndexTuning
 
@@ -21,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SeasonView:
-    """A view of one season: the lowest sort key that it holds, None for all, and the snapshot that it shows.
+    """A view of one season: the lowest sort key in it, None for all, and the snapshot that it shows.
 
     `since` is None if that is the snapshot of the whole cache.
     """
@@ -71,11 +72,11 @@ class ChangeLog:
         self._connections = connections
         self._tuning = tuning
         self._sql = load_queries("change_log")
-        # One statement, because all must be from one snapshot.
-        self._with_seasons = "SELECT * FROM ({}) AS a CROSS JOIN ({}) AS b".format(  # noqa: S608 - of two constants
-            self._sql["changes_since"], self._sql["season_changes_since"]
-        )
-        self._top_and_total = load_queries("users")["top_and_total"]
+        # One statement, because all must be from one snapshot. $3 of `changes_since` is $7 in it.
+        default, others = self._sql["changes_since"].replace("$3", "$7"), self._sql["season_changes_since"]
+        self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608 # nosec B608
+        users = load_queries("users")
+        self._top_and_total, self._best_of_season = users["top_and_total"], users["best_of_season"]
 
     async def changes_since(
         self, since: Snapshot, floor_score: int | None, limit: int, seasons: Sequence[SeasonView] = ()
@@ -95,6 +96,20 @@ class ChangeLog:
             changes = await self._changes_since(connection, since, floor_score, limit)
             row = await one_row(connection, self._top_and_total, n, self._tuning.max_pending)
             return changes, BestUsers(users_of(row)[0], row["total"])
+
+    async def audit_season(
+        self, since: Snapshot, view: SeasonView, limit: int, season: SeasonRef, n: int
+    ) -> tuple[Changes, BestOfSeason]:
+        """Return `changes_since` with one view, and the best `n` users of its season, both from one snapshot.
+
+        Raises BoardNotFound and SeasonNotFound.
+        """
+        async with self._connections.acquire("REPEATABLE READ, READ ONLY") as connection:
+            changes = await self._changes_since(connection, since, None, limit, [view])
+            row = await one_row(
+                connection, self._best_of_season, season.board, season.number, n, self._tuning.max_pending
+            )
+            return changes, best_of_season(row, season)
 
     async def prune(self, tuning: LogTuning) -> int | None:
         """Delete one batch of old rows; returns how many, None when it is too early.
@@ -123,7 +138,7 @@ class ChangeLog:
         limit: int,
         seasons: Sequence[SeasonView] = (),
     ) -> Changes:
-        sql, arguments = self._sql["changes_since"], [str(since), limit, floor_score]
+        sql, arguments = self._sql["changes_since"], [str(since), limit]
         if seasons:
             sql = self._with_seasons
             arguments += [
@@ -132,6 +147,7 @@ class ChangeLog:
                 [view.lowest for view in seasons],
                 [None if view.since is None else str(view.since) for view in seasons],
             ]
+        arguments.append(floor_score)
         row = await one_row(connection, sql, *arguments)
         changed, deleted = users_of(row)
         found = _season_changes(row) if seasons else []

@@ -58,7 +58,7 @@ class CacheReads:
             self._loader.note_read(season, cached=cached)
 
     async def read(self, batch: Batch[RankingQuery[Any]]) -> list[Reply[Any] | LeaderboardError | None]:
-        """Return a reply for each query, an error if the query has none; None where PostgreSQL has to be asked."""
+        """Return a reply for each query, or its error; None where PostgreSQL has to be asked."""
         self._metrics.batch_items.labels("cache").observe(len(batch.items))
         replies: list[Reply[Any] | LeaderboardError | None] = [None] * len(batch.items)
         groups: dict[tuple[bool, bool], list[int]] = {}

@@ -58,5 +58,5 @@ class CacheSync:
             catch_up, rebuilder, invalidator, waiters, health, interval_s, tuning.sync.cut_off_pause_s
         )
         visibility = Visibility(catch_up, synchronizer, invalidator, waiters, metrics, tuning.sync)
-        auditor = CacheAuditor(database.change_log, cache, reader, metrics)
+        auditor = CacheAuditor(database.change_log, cache, seasons, reader, metrics)
         return cls(visibility, synchronizer, auditor, season_loader)

@@ -141,3 +141,16 @@ SELECT EXISTS (SELECT FROM erased) AS erased, pg_current_xact_id_if_assigned()::
 SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
 FROM (SELECT) AS always
 LEFT JOIN (SELECT user_id, user_name, image_url, total_score, hidden FROM users WHERE user_name = $1) AS u ON true
+
+-- name: find_users
+-- $1: the first name, $2: the name before which they end; $3: the name after which to begin, '' for the first; $4: the most
+-- users; $5: whether to return hidden ones too. Returns a row for each, by name, and one row with a NULL `user_id` if there
+-- is none.
+SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
+FROM (SELECT) AS always
+LEFT JOIN (
+    SELECT user_id, user_name, image_url, total_score, hidden FROM users
+    WHERE user_name >= $1 AND user_name < $2 AND user_name > $3 AND ($5 OR NOT hidden)
+    ORDER BY user_name LIMIT $4
+) AS u ON true
+ORDER BY u.user_name

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from leaderboard.database import schema
-from leaderboard.database.boards import Boards
+from leaderboard.database.boards import Board, Boards
 from leaderboard.database.change_log import ChangeLog
 from leaderboard.database.connections import Connections
 from leaderboard.database.entries import Entries
 from leaderboard.database.idempotency_keys import IdempotencyKeys
-from leaderboard.database.importer import Importer
+from leaderboard.database.importer import EntryImporter, Importer
 from leaderboard.database.rank_index import RankIndex
 from leaderboard.database.rows import one_row, position_of
 from leaderboard.database.scores import Scores
@@ -72,11 +72,14 @@ class Database:
         return allowed
 
     @asynccontextmanager
-    async def importing(self) -> AsyncIterator[Importer]:
-        """Lend an importer with its own connection. Raises DatabaseUnavailable behind a pooler."""
+    async def importing(self, board: Board | None = None) -> AsyncIterator[Importer]:
+        """Lend an importer to a board, None for `default`, with its own connection.
+
+        Raises DatabaseUnavailable behind a pooler.
+        """
         async with self.connections.dedicated({"statement_timeout": "0"}) as connection:
             if self.connections.behind_pooler:
                 raise DatabaseUnavailable(
                     "an import needs a session, and this is a pooler; point DB_HOST and DB_PORT at PostgreSQL"
                 )
-            yield Importer(connection)
+            yield Importer(connection) if board is None else EntryImporter(connection, board)

@@ -19,7 +19,10 @@ def test_only_the_dev_command_imports_the_development_servers() -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", [["serve"], ["migrate"], ["sync"], ["verify"], ["import", "-"], ["dev"]])
+@pytest.mark.parametrize(
+    "command",
+    [["serve"], ["migrate"], ["sync"], ["verify"], ["import", "-"], ["export"], ["boards", "list"], ["dev"]],
+)
 def test_every_command_stops_with_the_error(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "leaderboard", *command],

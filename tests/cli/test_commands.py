@@ -75,6 +75,10 @@ def test_the_key_command_prints_a_key_and_its_entry(tmp_path: Path) -> None:
     found = credentials.KeyRing(credentials.parse_keys(entry)).find(made.encode())
     assert found is not None
     assert (found.name, sorted(found.scopes)) == ("game", ["admin", "read"])
+    made, entry = (line.split()[1] for line in run("--boards", "laps+weekly").stdout.splitlines())
+    found = credentials.KeyRing(credentials.parse_keys(entry)).find(made.encode())
+    assert found is not None
+    assert found.boards == frozenset({"laps", "weekly"})
     refused = run("--scopes", "all")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.count("\n") == 1

@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The name of a Secret of Kubernetes, and the password of the trial.
 NO_SECRETS := --exclude-lines '(secret|secretName): "?[a-z-]+"?}?$$' --exclude-secrets b25seS1mb3ItYS10cmlhbA==
 
-.PHONY: help setup dev test test-all chaos mutants bench bench-quick bench-growth manifests deploy-check aws-setup aws-check aws-cost lint format lock image-digests clean
+.PHONY: help setup dev test test-all chaos explore mutants bench bench-quick bench-growth bench-boards manifests deploy-check aws-setup aws-check aws-cost lint format lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ test-all: setup  ## run all tests
 chaos: setup  ## every fault under load: SECONDS=600 SEED=… ARGS="--only psql"
 	$(BIN)/python -m chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+explore: setup  ## interleavings of everything that changes the cache of boards: WORLDS=0:1000
+	$(BIN)/python -m pytest -q tests/boards/test_explorer.py --worlds $(or $(WORLDS),0:1000) $(IN_PARALLEL) $(ARGS)
+
 mutants: setup  ## remove each guarantee in a copy of the source, and see a test fail: ARGS="--list", ARGS="token epoch"
 	$(BIN)/python -m tests.mutants $(ARGS)
 
@@ -44,6 +47,9 @@ bench-quick: setup  ## whether the hot path is as fast as it should be, in a min
 
 bench-growth: setup .venv/.drawing  ## how ranks and scores behave as the board grows: SIZES="10000 100000" ARGS="--docs"
 	$(BIN)/python -m bench.growth $(if $(SIZES),--sizes "$(SIZES)") $(ARGS)
+
+bench-boards: setup  ## what many boards and large ones cost, beside default: ARGS="--quick", ARGS="--only ends" (needs wrk)
+	$(BIN)/python -m bench.boards $(ARGS)
 
 aws-setup: deploy/aws/.venv/.installed  ## create deploy/aws/.venv with what makes the AWS templates (needs Node.js)
 

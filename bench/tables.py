@@ -32,16 +32,17 @@ class Target:
 
 def target_table(targets: Sequence[Target]) -> str:
     """Returns a table of the targets with the measured figures."""
-    rows = [
-        (
-            target.name,
-            number(target.ratio) + target.unit,
-            f"{'≥' if target.at_least else '≤'} {target.limit:g}{target.unit}",
-            "yes" if target.met else f"**no**, missed by {target.missed_by:.0%}",
-        )
-        for target in targets
-    ]
-    return table(("ratio", "measured", "target", "met"), rows)
+    return table(("ratio", "measured", "target", "met"), [target_row(target) for target in targets])
+
+
+def target_row(target: Target) -> tuple[str, str, str, str]:
+    """Returns the line of a target: its name, the measured figure, the limit, and whether it is met."""
+    return (
+        target.name,
+        number(target.ratio) + target.unit,
+        f"{'≥' if target.at_least else '≤'} {target.limit:g}{target.unit}",
+        "yes" if target.met else f"**no**, missed by {target.missed_by:.0%}",
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,12 @@ from typing import Literal, NamedTuple
 
 from leaderboard.snapshot import Snapshot
 
-Kind = Literal["set", "create", "top", "user", "context", "page", "around"]
+Kind = Literal["set", "add", "best", "remove", "create", "top", "user", "context", "page", "around"]
+"""The kind of an operation.
+
+`add`, `best` and `remove` are of boards other than `default`: add an increment to the entry, keep the better
+score, remove the entry.
+"""
 
 Outcome = Literal["ok", "refused", "missing", "unknown"]
 """The outcome of an operation.
@@ -42,9 +47,11 @@ class Operation:
     name: str = ""
     """The username of a create."""
     score: int | None = None
-    """The score of a write. None for a set is a deletion by hand."""
+    """The score or the increment that a write sends. None for a set is a deletion by hand."""
     previous: int | None = None
-    """The `previousScore` of a set."""
+    """The `previousScore` of a set, an add or a best."""
+    result: int | None = None
+    """The `score` that the answer of an add or a best says."""
     places: tuple[Place, ...] = ()
     """The answer's rows, best first: one for a user, above + user + below for a context."""
     limit: int = 0
@@ -66,7 +73,8 @@ class Operation:
 
     def __str__(self) -> str:
         subject = f"{self.name!r}" if self.kind == "create" else str(self.target or "")
-        written = f" := {self.score}" if self.kind in {"set", "create"} else ""
+        sign = {"set": ":=", "create": ":=", "add": "+=", "best": "max="}.get(self.kind)
+        written = f" {sign} {self.score}" if sign else ""
         asked = f" of {self.limit} after {self.after}" if self.limit else ""
         return (
             f"{self.kind} {subject}{asked}{written} [{self.start:.6f} … {self.end:.6f}]"
@@ -78,6 +86,10 @@ class Operation:
             return self.outcome
         if self.kind == "set":
             return f"previous {self.previous}"
+        if self.kind in {"add", "best"}:
+            return f"{self.result}, previous {self.previous}"
+        if self.kind == "remove":
+            return "removed"
         if self.kind == "create":
             return f"user {self.user_id}"
         age = f" (stale by up to {'any' if self.stale else self.slack_s} s)" if self.stale or self.slack_s else ""

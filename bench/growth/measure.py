@@ -1,13 +1,11 @@
 """Measures one board through the service's stores, in this process, without HTTP and cache."""
 
 import asyncio
-import itertools
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
 
 from bench.growth.board import Board, Place
 from bench.growth.result import (
@@ -15,13 +13,13 @@ from bench.growth.result import (
     TOGETHER,
     Busy,
     Keeping,
-    Latency,
     Look,
     Reads,
     Result,
     Sizes,
     Writes,
 )
+from bench.latency import Latency, timed
 from bench.progress import Progress
 from bench.servers import PATIENT
 from leaderboard.app import App
@@ -40,12 +38,6 @@ BATCH = 200
 LANES = 2
 ROUNDS = 5
 LOOK_EVERY_S = 10
-_WARM_UP = 5
-_FEWEST = 5
-"""The least number of measurements, even if they take too long."""
-
-
-Item = TypeVar("Item")
 
 
 async def measure(
@@ -95,13 +87,13 @@ class _Measuring:
         for depth in DEPTHS:
             async with self._progress.during(f"ranks at {depth} %"):
                 band = await self._board.band(depth)
-                rank[depth] = await self._timed(self._ask_standing, band)
-                context[depth] = await self._timed(self._ask_context, band)
-                plain[depth] = await self._timed(self._board.plain_rank, band)
+                rank[depth] = await timed(self._ask_standing, band, self._seconds)
+                context[depth] = await timed(self._ask_context, band, self._seconds)
+                plain[depth] = await timed(self._board.plain_rank, band, self._seconds)
         async with self._progress.during(f"{TOGETHER} contexts together"):
             band = await self._board.band(50)
             batches = [[ContextQuery(i) for _, i in random.choices(band, k=TOGETHER)] for _ in range(100)]
-            together = await self._timed(self._board.answers, batches)
+            together = await timed(self._board.answers, batches, self._seconds)
         return Reads(rank, context, plain, together)
 
     async def busy(self) -> Busy:
@@ -112,7 +104,7 @@ class _Measuring:
             async with self._kept():
                 rate, context = await asyncio.gather(
                     self._set_scores(3 * self._seconds, STEADY_BATCH, STEADY_RATE, spared),
-                    self._timed(self._ask_context, band, 3 * self._seconds),
+                    timed(self._ask_context, band, 3 * self._seconds),
                 )
         return Busy(context, rate)
 
@@ -145,7 +137,7 @@ class _Measuring:
             writing = asyncio.create_task(self._set_scores(seconds, STEADY_BATCH, STEADY_RATE, spared))
             try:
                 while not writing.done():
-                    context = await self._timed(self._ask_context, band, min(seconds, LOOK_EVERY_S), pause_s=0.05)
+                    context = await timed(self._ask_context, band, min(seconds, LOOK_EVERY_S), pause_s=0.05)
                     now, rows = await self._board.bytes(), await self._board.log_rows()
                     pending = service.metrics.registry.get_sample_value("leaderboard_rank_index_pending") or 0
                     at_s = time.monotonic() - started
@@ -167,26 +159,6 @@ class _Measuring:
 
     async def _ask_context(self, place: Place) -> None:
         await self._board.answers([ContextQuery(place[1])])
-
-    async def _timed(
-        self,
-        ask: Callable[[Item], Awaitable[object]],
-        items: Sequence[Item],
-        seconds: float | None = None,
-        *,
-        pause_s: float = 0,
-    ) -> Latency:
-        """Measures `ask` for the items, one after the other."""
-        endless = itertools.cycle(items)
-        for item in itertools.islice(endless, _WARM_UP):
-            await ask(item)
-        taken: list[float] = []
-        ends = time.perf_counter() + (self._seconds if seconds is None else seconds)
-        while (started := time.perf_counter()) < ends or len(taken) < _FEWEST:
-            await ask(next(endless))
-            taken.append(time.perf_counter() - started)
-            await asyncio.sleep(pause_s)
-        return Latency.of(taken)
 
     async def _set_scores(
         self, seconds: float, batch: int = BATCH, rate: float = math.inf, spared: Collection[int] = ()

@@ -9,7 +9,8 @@ from statistics import median
 
 from bench import tables
 from bench.growth.measure import STEADY_RATE
-from bench.growth.result import DEPTHS, TOGETHER, Latency, Look, Result
+from bench.growth.result import DEPTHS, TOGETHER, Look, Result
+from bench.latency import Latency
 from bench.tables import STYLE, Target, count, filled, number
 
 _COMPARED = 100_000

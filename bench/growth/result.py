@@ -1,29 +1,14 @@
 """The results of one board, as plain data."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median, quantiles
-from typing import Self
+from statistics import median
+
+from bench.latency import Latency
 
 DEPTHS = (1, 50, 99)
 """The depths at which ranks are measured, in percent of the board from its top."""
 TOGETHER = 64
 """How many contexts are asked for in one batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Quantiles of a duration, and how often it was measured."""
-
-    p50_ms: float
-    p99_ms: float
-    times: int
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> Self:
-        """Returns the quantiles of two or more durations."""
-        p99 = quantiles(seconds, n=100, method="inclusive")[98]
-        return cls(median(seconds) * 1000, p99 * 1000, len(seconds))
 
 
 @dataclass(frozen=True, slots=True)

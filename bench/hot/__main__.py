@@ -7,7 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from bench.hot import report, wrk
+from bench import wrk
+from bench.hot import report
 from bench.hot.measure import Plan, measure
 from bench.hot.result import NULL, OURS, PLAIN, Result
 from bench.hot.work import MOSTLY_READS, READS, SET_SCORE

@@ -1,6 +1,5 @@
 """The contestants: processes that are measured, each with its own databases."""
 
-import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,18 +10,14 @@ import msgspec
 
 from bench.hot import null
 from bench.hot.result import NULL, OURS, PLAIN, TWO
+from bench.service import beside, pid, running
 from leaderboard.config import Settings
 from leaderboard.model import User
 from tests.system import ApiProcess, sql
 
-_HOSTNAME = "127.0.0.1"
 _OWN_SCORE = 1_000_000
 _DROPPED = {"date", "content-length"}
 """Headers that the server adds."""
-
-
-class PortTaken(Exception):
-    """Another process listens on the port of a contestant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +30,7 @@ class Contestant:
 
     @property
     def pid(self) -> int:
-        assert self.api.process is not None
-        return self.api.process.pid
+        return pid(self.api)
 
 
 def boards(settings: Settings, names: Sequence[str]) -> dict[str, Settings]:
@@ -46,19 +40,12 @@ def boards(settings: Settings, names: Sequence[str]) -> dict[str, Settings]:
         if name in {NULL, OURS}:
             found[name] = settings
             continue
-        database = f"{settings.db_name}_{number}"
+        other = beside(settings, number)
         sql(
             settings.model_copy(update={"db_name": "postgres"}),
-            f"CREATE DATABASE {database} TEMPLATE {settings.db_name}",
+            f"CREATE DATABASE {other.db_name} TEMPLATE {settings.db_name}",
         )
-        redis_url = settings.redis_url.get_secret_value().rpartition("/")[0] + f"/{number}"
-        found[name] = settings.model_copy(
-            update={
-                "db_name": database,
-                "redis_url": type(settings.redis_url)(redis_url),
-                "workers": 2 if name == TWO else 1,
-            }
-        )
+        found[name] = other.model_copy(update={"workers": 2 if name == TWO else 1})
         if name == PLAIN:
             # It uses no change log, so it should not pay for one.
             sql(found[name], "ALTER TABLE users DISABLE TRIGGER USER")
@@ -83,19 +70,6 @@ def contestants(boards: dict[str, Settings]) -> Iterator[list[Contestant]]:
             api = ApiProcess(boards[NULL], "bench.hot.null", BENCH_ANSWERS=str(answers))
             found[NULL] = Contestant(NULL, stack.enter_context(running(api)), None)
         yield [found[name] for name in boards]
-
-
-@contextmanager
-def running(api: ApiProcess) -> Iterator[ApiProcess]:
-    """Starts the process. Raises PortTaken first, because our servers would share the port silently."""
-    with socket.socket() as probe:
-        if probe.connect_ex((_HOSTNAME, api.settings.port)) == 0:
-            raise PortTaken(f"another process listens on port {api.settings.port}")
-    try:
-        yield api.start()
-    finally:
-        api.kill()
-        api.client.close()
 
 
 def record(contestant: Contestant) -> null.Answers:

@@ -10,9 +10,6 @@ VACUUM ANALYZE users
 -- name: checkpoint
 CHECKPOINT
 
--- name: backend
-SELECT pg_backend_pid()
-
 -- name: active
 -- $1: a database. The number of its active statements.
 SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND state <> 'idle' AND pid <> pg_backend_pid()

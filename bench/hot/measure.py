@@ -5,27 +5,28 @@ So a machine that is slower for a while is slower for all of them.
 
 import asyncio
 import random
-import resource
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from statistics import median
 
 import asyncpg
-from prometheus_client.parser import text_string_to_metric_families
 
+from bench import processes, wrk
 from bench.growth.board import Board
-from bench.hot import processes, raw, wrk
-from bench.hot.contestants import Contestant, boards, contestants, running
-from bench.hot.result import NULL, OURS, PLAIN, TWO, Cell, Facts, Raw, Result, Shot, Used
+from bench.hot import raw
+from bench.hot.contestants import Contestant, boards, contestants
+from bench.hot.result import NULL, OURS, PLAIN, TWO, Cell, Facts, Raw, Result, Shot
 from bench.hot.watch import Watcher, WrongAnswer
 from bench.hot.work import MANY, WORKS, Work
-from bench.hot.wrk import Load
 from bench.progress import Progress
 from bench.servers import PATIENT
+from bench.service import metrics, running
+from bench.usage import Meter
+from bench.wrk import Load
 from leaderboard.app import App
 from leaderboard.config import Settings
 from leaderboard.database.rows import one_row
@@ -72,7 +73,7 @@ async def measure(settings: Settings, plan: Plan, progress: Progress) -> Result:
     with contestants(found) as rivals, tempfile.TemporaryDirectory() as folder:
         connection = await connect(settings)
         try:
-            arena = _Arena(connection, rivals, plan, Path(folder), progress)
+            arena = _Arena(connection, rivals, plan, Path(folder), progress, await Meter.of(settings))
             cells, limits = await arena.measure()
         finally:
             await connection.close()
@@ -100,21 +101,19 @@ class _Arena:
         plan: Plan,
         folder: Path,
         progress: Progress,
+        meter: Meter,
     ) -> None:
         self._connection = connection
+        self._meter = meter
         self._rivals = {rival.name: rival for rival in rivals}
         self._plan = plan
         self._ids = folder / "ids"
         self._progress = progress
         text = resources.files(__package__).joinpath("hot.sql").read_text("utf-8")
         self._sql = named_queries("hot.sql", text)
-        self._stores: tuple[int, int] = (0, 0)
 
     async def measure(self) -> tuple[list[Cell], Raw]:
         """Measures all of the plan."""
-        backend = (await one_row(self._connection, self._sql["backend"]))[0]
-        some = next(iter(self._rivals.values())).api.settings
-        self._stores = (processes.parent(backend), redis(some).info("server")["process_id"])
         cells, limits = self._cells(), Raw([], [])
         for cell in cells:
             if cell.connections == MANY:
@@ -159,9 +158,9 @@ class _Arena:
         if work.creates:
             environment["names"] = name
         with Watcher(rival.api.url, work, ids, rival.own, name) as watcher:
-            before = self._used(rival)
+            before = self._meter.read(rival.pid)
             load = await wrk.run(rival.api.url, cell.connections, seconds, **environment)
-            used = _since(before, self._used(rival))
+            used = self._meter.read(rival.pid).since(before)
             watcher.close()
             await self._until_quiet(rival)
         check(cell, load)
@@ -201,26 +200,6 @@ class _Arena:
                 raise TimeoutError(f"{rival.name} still has active statements after {_PATIENCE_S} s")
             quiet = 0 if (await one_row(self._connection, active, database))[0] else quiet + 1
             await asyncio.sleep(_QUIET_PAUSE_S)
-
-    def _used(self, rival: Contestant) -> Used:
-        """Returns the CPU time used until now; `others` is that of the whole machine."""
-        api, postgres, valkey = map(processes.cpu_s, (rival.pid, *self._stores))
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        load = children.ru_utime + children.ru_stime
-        ourselves = time.process_time()
-        others = processes.busy_s() - api - postgres - valkey - load - ourselves
-        return Used(api, postgres, valkey, load, others, time.monotonic())
-
-
-def _since(before: Used, after: Used) -> Used:
-    return Used(
-        after.api - before.api,
-        after.postgres - before.postgres,
-        after.valkey - before.valkey,
-        after.load - before.load,
-        max(0.0, after.others - before.others),
-        after.elapsed - before.elapsed,
-    )
 
 
 def check(cell: Cell, load: Load) -> None:
@@ -269,18 +248,12 @@ def _cold_start(settings: Settings, users: int) -> _ColdStart:
     with running(ApiProcess(settings)) as api:
         full = min(users, settings.cache_size)
         eventually(
-            lambda: _metrics(api).get("leaderboard_cached_users", 0) >= full, _PATIENCE_S, "the cache is full"
+            lambda: metrics(api).get("leaderboard_cached_users", 0) >= full, _PATIENCE_S, "the cache is full"
         )
         seconds = time.perf_counter() - began
-        metrics = _metrics(api)
-        rebuild_s = metrics["leaderboard_rebuild_seconds_sum"] / metrics["leaderboard_rebuild_seconds_count"]
+        found = metrics(api)
+        rebuild_s = found["leaderboard_rebuild_seconds_sum"] / found["leaderboard_rebuild_seconds_count"]
         return _ColdStart(seconds, rebuild_s, redis(settings).info("memory")["used_memory"])
-
-
-def _metrics(api: ApiProcess) -> Mapping[str, float]:
-    """Returns the metrics without labels."""
-    families = text_string_to_metric_families(api.client.get("/metrics").text)
-    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
 
 def _typical(starts: Sequence[_ColdStart], api_bytes: int) -> Facts:

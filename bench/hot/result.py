@@ -5,21 +5,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.hot.work import MANY, Work
-from bench.hot.wrk import Load
+from bench.usage import Used
+from bench.wrk import Load
 
 NULL, PLAIN, OURS, TWO = "null", "plain", "ours", "ours, 2 processes"
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """CPU seconds of contestant, stores, load generator and all others, within `elapsed` seconds."""
-
-    api: float
-    postgres: float
-    valkey: float
-    load: float
-    others: float
-    elapsed: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,13 @@ class Watcher(threading.Thread):
     """A thread that sends requests like those of the load, some times per second, and checks the answers.
 
     At the end it raises the first WrongAnswer. `own` is a user whose score only this thread sets. Without one, the
-    answers are fixed, and only their shape is checked.
+    answers are fixed, and only their shape is checked. `board` is the beginning of the paths of a board other than
+    `default`.
     """
 
-    def __init__(self, url: str, work: Work, ids: Sequence[int], own: User | None, name: str) -> None:
+    def __init__(
+        self, url: str, work: Work, ids: Sequence[int], own: User | None, name: str, board: str = ""
+    ) -> None:
         super().__init__(name="watching", daemon=True)
         self.looks = 0
         self._pause_s = _PAUSE_S
@@ -50,6 +53,7 @@ class Watcher(threading.Thread):
         self._work = work
         self._ids = ids
         self._own = own
+        self._board = board
         self._names = (f"{name}-watched-{number}" for number in itertools.count())
         self._closing = threading.Event()
         self._found: Exception | None = None
@@ -95,7 +99,7 @@ class Watcher(threading.Thread):
 
     def _read(self) -> None:
         if n := self._work.top:
-            self._check(self._get(f"/leaderboard/top/{n}", _Top).users, first=1, length=n)
+            self._check(self._get(f"{self._board}/leaderboard/top/{n}", _Top).users, first=1, length=n)
         else:
             self._context(random.choice(self._ids))
 
@@ -105,7 +109,7 @@ class Watcher(threading.Thread):
             user = self._post("/users", {"username": next(self._names), "score": score}, 201)
         else:
             user_id = 1 if self._own is None else self._own.user_id
-            user = self._post(f"/users/{user_id}/score", {"score": score}, 200)
+            user = self._post(f"{self._board}/users/{user_id}/score", {"score": score}, 200)
         if self._own is None:
             return
         if user.total_score != score:
@@ -115,7 +119,7 @@ class Watcher(threading.Thread):
             raise WrongAnswer(f"{self._work.name}: score {score} was set, and the next read shows {shown}")
 
     def _context(self, user_id: int) -> Standing:
-        context: _Context = self._get(f"/leaderboard/user/{user_id}/context", _Context)
+        context: _Context = self._get(f"{self._board}/leaderboard/user/{user_id}/context", _Context)
         if self._own is not None and context.user.user_id != user_id:
             raise WrongAnswer(f"the context of user {user_id} is that of {context.user.user_id}")
         users = [*context.above, context.user, *context.below]

@@ -14,9 +14,9 @@ from bench.hot.measure import Plan, check, measure
 from bench.hot.result import NULL, OURS, PLAIN, TWO, Cell
 from bench.hot.watch import Watcher, WrongAnswer
 from bench.hot.work import CONTEXT_ALL, CREATE, HALF_READS, SET_SCORE, TOP_10
-from bench.hot.wrk import Load
 from bench.progress import Progress
 from bench.tables import Target
+from bench.wrk import Load
 from leaderboard.config import Settings
 
 pytestmark = pytest.mark.anyio

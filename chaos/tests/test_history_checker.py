@@ -783,9 +783,20 @@ def permutations(operations: Sequence[Operation]) -> Iterator[tuple[Operation, .
 def works(state: int | None, order: Sequence[Operation]) -> bool:
     """Returns whether these operations, one after another, give the recorded answers."""
     for operation in order:
+        result = operation.score
+        if operation.kind in {"add", "best"} and state is not None and operation.score is not None:
+            result = state + operation.score if operation.kind == "add" else max(state, operation.score)
         if operation.outcome == "unknown":
-            state = operation.score
-        elif operation.kind == "user":
+            state = result
+        elif operation.outcome == "ok" and operation.kind in {"add", "best"}:
+            if (state, result) != (operation.previous, operation.result):
+                return False
+            state = result
+        elif operation.outcome == "ok" and operation.kind == "remove":
+            if state is None:
+                return False
+            state = None
+        elif operation.kind in {"user", "remove"}:
             if state != (operation.places[0].score if operation.places else None):
                 return False
         else:
@@ -795,14 +806,17 @@ def works(state: int | None, order: Sequence[Operation]) -> bool:
     return True
 
 
-def register_history(chance: Random) -> list[Operation]:
+OPERATORS = ("add", "add", "best", "remove")
+
+
+def register_history(chance: Random, *, operators: bool) -> list[Operation]:
     """Returns up to seven overlapping operations on one user; one of them may be wrong."""
     state: int | None = 0
     operations: list[Operation] = []
     for moment in range(chance.randint(1, 7)):
         start, end = moment - chance.randint(0, 3), moment + chance.randint(0, 3) + 0.5
         score = chance.randint(0, 3)
-        match chance.choice(["read", "read", "set", "set", "unknown", "by hand"]):
+        match chance.choice(["read", "read", "set", "set", "unknown", "by hand", *(OPERATORS * operators)]):
             case "read" if state is None:
                 operations.append(Operation("user", 1, start, end, "missing"))
             case "read":
@@ -813,6 +827,17 @@ def register_history(chance: Random) -> list[Operation]:
             case "set":
                 operations.append(Operation("set", 1, start, end, score=score, previous=state))
                 state = score
+            case "add" | "best" as kind:
+                result = score if state is None else state + score if kind == "add" else max(state, score)
+                unknown = chance.random() < 0.4
+                if unknown:
+                    operations.append(Operation(kind, 1, start, outcome="unknown", score=score))
+                else:
+                    operations.append(Operation(kind, 1, start, end, score=score, previous=state, result=result))
+                state = chance.choice([state, result]) if unknown else result
+            case "remove":
+                operations.append(Operation("remove", 1, start, end, "missing" if state is None else "ok"))
+                state = None
             case kind:
                 written = None if kind == "by hand" else score
                 operations.append(Operation("set", 1, start, outcome="unknown", score=written))
@@ -831,9 +856,9 @@ def register_history(chance: Random) -> list[Operation]:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(CHANCE)
-def test_the_register_search_agrees_with_trying_every_order(chance: Random) -> None:
-    operations = register_history(chance)
+@given(CHANCE, st.booleans())
+def test_the_register_search_agrees_with_trying_every_order(chance: Random, operators: bool) -> None:
+    operations = register_history(chance, operators=operators)
     possible = any(works(0, order) for order in permutations(operations))
     assert (linearizability.check({1: 0}, operations) == []) == possible
 
@@ -847,6 +872,25 @@ def test_the_register_search_names_the_operations_around() -> None:
     assert str(far[-1]) in text
     assert str(meanwhile) in text
     assert str(far[3]) not in text
+
+
+def test_the_register_search_knows_adding_keeping_the_best_and_removing() -> None:
+    two = [Operation("add", 5, n, outcome="unknown", score=score) for n, score in enumerate((2, 40))]
+    assert linearizability.check({5: 100}, [*two, one({5: ("u5", 142)}, 5, 3, 4)]) == []
+    assert linearizability.check({5: 100}, [*two, one({5: ("u5", 144)}, 5, 3, 4)])
+    lost = Operation("add", 5, 3, 4, score=1, previous=100, result=101)
+    assert linearizability.check({5: 100}, [replace(lost, start=1, end=2), lost])
+    [text] = linearizability.check({5: 100}, [replace(lost, result=102)])
+    assert "is not the result of the operation" in text
+    worse = Operation("best", 5, 1, 2, score=7, previous=100, result=100)
+    assert linearizability.check({5: 100}, [worse]) == []
+    assert linearizability.check({5: 100}, [replace(worse, result=7)])
+    removed = Operation("remove", 5, 3, 4)
+    assert (
+        linearizability.check({5: 100}, [removed, replace(worse, start=5, end=6, previous=None, result=7)]) == []
+    )
+    assert linearizability.check({5: 100}, [removed, replace(removed, start=5, end=6)])
+    assert linearizability.check({5: 100}, [removed, replace(removed, start=5, end=6, outcome="missing")]) == []
 
 
 def test_what_the_register_search_leaves_out_and_lets_be_late() -> None:

@@ -15,6 +15,8 @@ from leaderboard import tls
 from leaderboard.batching import QueueLimits
 from leaderboard.cache.reader import CacheReader
 from leaderboard.cache.scripts import Scripts
+from leaderboard.cache.season_reader import SeasonReader
+from leaderboard.cache.season_store import SeasonStore
 from leaderboard.cache.servers import Login, Servers
 from leaderboard.cache.store import CacheStore
 from leaderboard.config import Settings
@@ -37,6 +39,7 @@ from leaderboard.maintenance.seasons import SeasonKeeper
 from leaderboard.metrics import Metrics
 from leaderboard.periodic import Job, Jobs
 from leaderboard.redis_url import parse_redis_url
+from leaderboard.service.cache_reads import CacheReads
 from leaderboard.service.service import Service
 from leaderboard.setting_formats import host_names, networks, rate
 from leaderboard.sync import CacheSync
@@ -139,6 +142,8 @@ class App:
         self.database = database_from(settings, tuning)
         self.cache = cache_from(settings, tuning)
         self.reader = CacheReader(self.cache)
+        seasons = SeasonStore(self.cache, settings.cache_users, tuning.seasons.claim_ms)
+        self.season_reader = SeasonReader(self.cache, seasons, settings.replica_users)
         self.health = Health(self.database, self.metrics)
         self.sync = CacheSync.build(
             self.database,
@@ -146,8 +151,9 @@ class App:
             self.reader,
             self.health,
             self.metrics,
+            seasons,
             interval_s=interval_s,
-            tuning=tuning.sync,
+            tuning=tuning,
         )
         limits = QueueLimits(settings.queue_limit, _QUEUE_SHARE * settings.request_timeout_ms / 1000)
         keys = self.database.idempotency_keys
@@ -155,7 +161,14 @@ class App:
         key_limiter = KeyLimiter(keys, self.metrics, key_limits, tuning.keys)
         self.service = Service.build(
             self.database,
-            self.reader,
+            CacheReads(
+                self.reader,
+                self.season_reader,
+                self.sync.season_loader,
+                self.health,
+                self.metrics,
+                tuning.sync.fresh_s,
+            ),
             self.sync.visibility,
             self.health,
             key_limiter,
@@ -168,6 +181,7 @@ class App:
         jobs: list[Job] = [
             SeasonKeeper(self.service.boards, self.database.boards),
             self.sync.synchronizer,
+            self.sync.season_loader,
             LogPruner(self.database.change_log, tuning.log),
             RankIndexMaintainer(self.database.rank_index, self.metrics, interval_s),
             key_limiter,
@@ -183,6 +197,7 @@ class App:
         await self.database.open()
         with contextlib.suppress(CacheError):
             await self.reader.open()
+            await self.season_reader.open()
         self.jobs.start()
         try:
             yield
@@ -202,7 +217,9 @@ class App:
         await self.jobs.stop()
         await self.sync.visibility.close()
         await self.sync.synchronizer.close()
+        await self.sync.season_loader.close()
         await self.reader.close()
+        await self.season_reader.close()
         await self.cache.close()
         await self.database.close()
 

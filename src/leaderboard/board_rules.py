@@ -31,6 +31,11 @@ Ranks = Literal["unique", "shared"]
 Number = int | Decimal
 """A number in JSON. Not a float, which is not exact."""
 
+_MOST_WITH_DECIMALS: int = 2**52 - 1
+"""The largest scaled score of a board with decimals.
+
+A JSON reader that has only doubles, as JavaScript does, would read some larger ones as their neighbours.
+"""
 _TIE_BITS = 31
 _MOST_TENTHS: int = 2**_TIE_BITS - 1
 _MAX_UNKNOWN_FIELDS = 20
@@ -42,7 +47,6 @@ _NAME = re.compile(BOARD_NAME_PATTERN)
 _NAME_ALLOWED = "1 to 64 of a-z, 0-9, '-', '_' and '.' are allowed, a letter or digit first"
 FIXED_WITH_ENTRIES = ("better", "ties", "decimals")
 """The rules that cannot change while there are entries, because their sort keys depend on them."""
-_SETTABLE_ON_DEFAULT = frozenset({"title", "lowest", "highest"})
 _SPELLING = {"schedule": "season", "keep_seasons": "keepSeasons"}
 # Raises instead of rounding. The precision is more than any score and any sum of two has.
 _EXACT = Context(prec=40, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[Inexact, InvalidOperation])
@@ -106,7 +110,7 @@ class KeyRules:
 
 def key_rules(board: BoardRules) -> KeyRules:
     """Return what SQL needs of the rules."""
-    low, high = _storable(board.ties)
+    low, high = _storable(board)
     bounds = [
         low if board.lowest is None else scale(board, board.lowest),
         high if board.highest is None else scale(board, board.highest),
@@ -162,14 +166,14 @@ def changes_refused(old: BoardRules, new: BoardRules, has_entries: bool) -> list
 def refused_on_default(board: BoardRules) -> list[str]:
     """Return the fields, as in JSON, that the board `default` cannot take.
 
-    It takes a title, lowest and highest. A field with the value that `default` has anyway is not refused, so that
-    the answer of a GET can be put.
+    It takes a title. A field with the value that `default` has anyway is not refused, so that the answer of a GET
+    can be put.
     """
     own = BoardRules()
     return [
         name
         for name, attribute in _ATTRIBUTES.items()
-        if name not in _SETTABLE_ON_DEFAULT and getattr(board, attribute) != getattr(own, attribute)
+        if name != "title" and getattr(board, attribute) != getattr(own, attribute)
     ]
 
 
@@ -197,7 +201,7 @@ def scale(board: BoardRules, number: Number) -> int:
     5.0 and 1e3 are the integers 5 and 1000. Raises ValueError if the number has more decimals than the board, or
     is outside of what the board can store. `lowest` and `highest` are not compared.
     """
-    low, high = _storable(board.ties)
+    low, high = _storable(board)
     scaled = None
     if _is_small(number):
         try:
@@ -240,9 +244,12 @@ def _is_small(number: Number) -> bool:
     return number.is_finite() if isinstance(number, Decimal) else abs(number) <= SCORE_MAX
 
 
-def _storable(ties: Ties) -> tuple[int, int]:
-    """Return the lowest and the highest scaled score that a sort key has room for."""
-    return (-INT32_MAX - 1, INT32_MAX) if ties == "first" else (-SCORE_MAX, SCORE_MAX)
+def _storable(board: BoardRules) -> tuple[int, int]:
+    """Return the lowest and the highest scaled score that a sort key has room for and JSON keeps exactly."""
+    if board.ties == "first":
+        return -INT32_MAX - 1, INT32_MAX
+    most = _MOST_WITH_DECIMALS if board.decimals else SCORE_MAX
+    return -most, most
 
 
 def _check_bounds(found: dict[str, Any], errors: dict[str, str]) -> None:

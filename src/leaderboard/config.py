@@ -127,6 +127,18 @@ class Settings(BaseSettings):
     host: str = Field("0.0.0.0", pattern=_NOT_BLANK, description="address that the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
     cache_size: int = Field(10_000, ge=10, le=100_000, description="the cache holds at least this many best users")
+    cache_users: int = Field(
+        100_000,
+        ge=1000,
+        le=10_000_000,
+        description="the cache holds at most so many users of other boards than `default`, all boards together",
+    )
+    replica_users: int = Field(
+        100_000,
+        ge=1000,
+        le=10_000_000,
+        description="each process holds at most so many of these users in its own memory",
+    )
     max_top_n: int = Field(100_000, ge=1, le=100_000, description="largest n of `/leaderboard/top/{n}`")
     sync_interval_ms: int = Field(
         300, ge=50, le=400, description="milliseconds between the updates of the cache by each process"

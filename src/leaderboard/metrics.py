@@ -113,6 +113,17 @@ class Metrics:
             "leaderboard_idempotency_keys", "Idempotency keys at the last count", registry=registry
         )
         self.cached_users = Gauge("leaderboard_cached_users", "Users in the cache", registry=registry)
+        self.cached_seasons = Gauge(
+            "leaderboard_cached_seasons", "Seasons of other boards than `default` in the cache", registry=registry
+        )
+        self.season_loads = Counter(
+            "leaderboard_season_loads_total", "Seasons that were loaded for the cache", registry=registry
+        )
+        self.season_evictions = Counter(
+            "leaderboard_season_evictions_total",
+            "Seasons that were evicted for others that are read more often",
+            registry=registry,
+        )
         self.redis_up = Gauge("leaderboard_redis_up", "Whether Redis answers", registry=registry)
         self.postgres_up = Gauge("leaderboard_postgres_up", "Whether PostgreSQL answers", registry=registry)
         self.postgres_writable = Gauge(

@@ -19,7 +19,7 @@ NEIGHBOURS = 5
 Rank = Annotated[int, Meta(ge=1, description="1-based position by (score descending, userId ascending)")]
 Total = Annotated[int, Meta(ge=0, description="how many users there are on the board")]
 UserId = Annotated[int, Meta(ge=1, le=INT32_MAX)]
-Score = Annotated[int, Meta(ge=SCORE_MIN, le=SCORE_MAX)]
+Score = Annotated[int, Meta(ge=SCORE_MIN, le=SCORE_MAX, extra_json_schema={"format": "int64"})]
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 """Returns a value as JSON. Scores of boards with decimals are Decimals, which become numbers."""

@@ -56,6 +56,18 @@ def clean_username(text: str) -> str:
     return _clean(text, MAX_NAME, "a username")
 
 
+def clean_prefix(text: str) -> str:
+    """Return the beginning of usernames as they are stored: without blanks before it, in normal form C.
+
+    It may be empty. Raises ValueError if no username can begin like this.
+    """
+    prefix = _normal(text.lstrip(), MAX_NAME)
+    if len(prefix) > MAX_NAME:
+        raise ValueError(f"is {len(prefix)} characters long; up to {MAX_NAME} characters are allowed")
+    _check_characters(prefix, "a username")
+    return prefix
+
+
 def clean_title(text: str) -> str:
     """Return the title of a board, trimmed and in Unicode's normal form C. Raises ValueError."""
     return _clean(text, MAX_TITLE, "a title")
@@ -94,23 +106,31 @@ def clean_image_url(text: str) -> str:
 
 def _clean(text: str, most: int, what: str) -> str:
     """Return `text` trimmed and in normal form C. Raises ValueError, which calls the text `what`."""
-    cleaned = text.strip()
-    # Normalising can take quadratic time. It makes one character of four at most.
-    if len(cleaned) <= 4 * most:
-        cleaned = normalize("NFC", cleaned)
+    cleaned = _normal(text.strip(), most)
     if not cleaned:
         raise ValueError(f"is empty; 1 to {most} characters are allowed")
     if len(cleaned) > most:
         raise ValueError(f"is {len(cleaned)} characters long; 1 to {most} characters are allowed")
-    for character in cleaned:
-        rejected = _REJECTED.get(category(character))
-        if rejected is not None:
-            raise ValueError(f"contains {_code(character)}, {rejected}; none is allowed in {what}")
-    if override := _BIDI.search(cleaned):
-        raise ValueError(f"contains {_code(override[0])}, which reorders the text around it; none is allowed")
+    _check_characters(cleaned, what)
     if all(category(c) == "Cf" or c.isspace() or _BLANK.match(c) for c in cleaned):
         raise ValueError("is invisible; at least one visible character is needed")
     return cleaned
+
+
+def _normal(text: str, most: int) -> str:
+    """Return `text` in normal form C, or unchanged if it is longer than `most` in any form."""
+    # Normalising can take quadratic time. It makes one character of four at most.
+    return normalize("NFC", text) if len(text) <= 4 * most else text
+
+
+def _check_characters(text: str, what: str) -> None:
+    """Raise ValueError, which calls the text `what`, if it has a character that is rejected."""
+    for character in text:
+        rejected = _REJECTED.get(category(character))
+        if rejected is not None:
+            raise ValueError(f"contains {_code(character)}, {rejected}; none is allowed in {what}")
+    if override := _BIDI.search(text):
+        raise ValueError(f"contains {_code(override[0])}, which reorders the text around it; none is allowed")
 
 
 def _url_problem(url: str) -> str:

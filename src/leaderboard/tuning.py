@@ -55,6 +55,20 @@ class SyncTuning:
 
 
 @dataclass(frozen=True, slots=True)
+class SeasonTuning:
+    """When seasons of boards other than `default` are loaded into the cache."""
+
+    load_after: int = 3
+    """A season is loaded after so many reads that the cache did not answer, within `report_s`."""
+    report_s: float = 5
+    """How often a process reports its reads, by which it is decided which season is evicted."""
+    claim_ms: int = 5000
+    """How long one process alone may load a season. A second load would be work for nothing, and harmless."""
+    max_reported: int = 1000
+    """A report names so many seasons at most, those that were read most."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogTuning:
     """How the change log is kept short."""
 
@@ -102,6 +116,7 @@ class Tuning:
     connections: ConnectionTuning = field(default_factory=ConnectionTuning)
     writes: WriteTuning = field(default_factory=WriteTuning)
     sync: SyncTuning = field(default_factory=SyncTuning)
+    seasons: SeasonTuning = field(default_factory=SeasonTuning)
     log: LogTuning = field(default_factory=LogTuning)
     ranks: RankIndexTuning = field(default_factory=RankIndexTuning)
     keys: KeyTuning = field(default_factory=KeyTuning)

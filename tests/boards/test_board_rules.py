@@ -29,6 +29,7 @@ from leaderboard.model import INT32_MAX
 from leaderboard.schedules import Schedule
 
 SAFE = 2**53 - 1
+SAFE_WITH_DECIMALS = 2**52 - 1
 INT32_MIN = -(2**31)
 MOST_TENTHS = 2**31 - 1
 
@@ -43,7 +44,8 @@ any_tenths = st.sampled_from([-1, 0, 1, MOST_TENTHS, MOST_TENTHS + 1, 2**40]) | 
 
 def ends(board: BoardRules) -> tuple[int, int]:
     """Returns the lowest and the highest scaled score of a board."""
-    return (INT32_MIN, INT32_MAX) if board.ties == "first" else (-SAFE, SAFE)
+    safe = SAFE_WITH_DECIMALS if board.decimals else SAFE
+    return (INT32_MIN, INT32_MAX) if board.ties == "first" else (-safe, safe)
 
 
 @st.composite
@@ -165,7 +167,7 @@ def test_the_error_is_not_much_longer_than_the_request() -> None:
         ('{"decimals": 2, "lowest": 1.105, "highest": 1e14}', ["lowest", "highest"]),
         ('{"ties": "first", "lowest": -2147483649, "highest": 2147483648}', ["lowest", "highest"]),
         ('{"ties": "first", "decimals": 6, "highest": 2147.483648}', ["highest"]),
-        ('{"decimals": 6, "lowest": -9007199254.740992}', ["lowest"]),
+        ('{"decimals": 6, "lowest": -4503599627.370496}', ["lowest"]),
     ],
 )
 def test_bounds_that_the_board_cannot_have_are_refused(fields: str, wrong: list[str]) -> None:
@@ -221,14 +223,16 @@ def test_what_the_entries_depend_on_is_fixed_with_the_first_entry(
     assert changes_refused(old, new, has_entries=False) == []
 
 
-def test_default_takes_only_a_title_and_bounds() -> None:
-    allowed = {"title": "All time", "lowest": 0, "highest": 10}
+def test_default_takes_only_a_title() -> None:
+    allowed = {"title": "All time"}
     refused = {
         "better": "lower",
         "keeps": "best",
         "ties": "first",
         "ranks": "shared",
         "decimals": 1,
+        "lowest": 0,
+        "highest": 10,
         "season": {"every": "day"},
         "keepSeasons": 3,
     }
@@ -288,8 +292,8 @@ def test_an_invalid_name_is_refused_with_a_reason(name: str, reason: str) -> Non
         (0, "0e999999999", 0),
         (0, "9007199254740991", SAFE),
         (0, "-9007199254740991.0", -SAFE),
-        (2, "90071992547409.91", SAFE),
-        (6, "-9007199254.740991", -SAFE),
+        (2, "45035996273704.95", SAFE_WITH_DECIMALS),
+        (6, "-4503599627.370495", -SAFE_WITH_DECIMALS),
         (6, "1e-6", 1),
     ],
     ids=lambda value: str(value)[:30],
@@ -310,7 +314,7 @@ def test_a_number_is_scaled_exactly(decimals: int, text: str, scaled: int) -> No
         (0, "1e-999999999", "whole numbers"),
         (0, "1e-9999999999999999999999", "out of range"),
         (0, "9007199254740992", "from -9007199254740991 to 9007199254740991"),
-        (2, "90071992547409.92", "from -90071992547409.91 to 90071992547409.91"),
+        (2, "45035996273704.96", "from -45035996273704.95 to 45035996273704.95"),
         (0, "1e999999999", "out of range"),
         (0, "-1e9999999999999999999999", "out of range"),
         (0, "9" * 4000, "out of range"),
@@ -370,6 +374,8 @@ def test_a_score_goes_through_json_unchanged(drawn: tuple[BoardRules, list[int]]
     assert "e" not in text.lower()
     assert len(text.partition(".")[2]) == board.decimals
     assert scale(board, number) == scale(board, from_json(text)) == score
+    # Also by a reader that has only doubles.
+    assert scale(board, Decimal(f"{float(text):.{board.decimals}f}")) == score
 
 
 # Sort keys

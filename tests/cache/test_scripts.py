@@ -15,9 +15,17 @@ FILES = {
     for file in resources.files("leaderboard.cache").joinpath("scripts").iterdir()
     if file.name.endswith(".lua")
 }
-KEYS = {**keys.BY_NAME, **keys.loading("nonce")}
-DELETED = ["first deleted", "second deleted"]
-ROWS = ("a member", "a score", "its metadata")
+REBUILD_KEYS = {**keys.BY_NAME, **keys.loading("nonce")}
+SEASON_KEYS = {**keys.BY_NAME, **keys.loading_season("load", "season")}
+LISTS: dict[str, list[Any]] = {
+    "deleted": ["first deleted", "second deleted"],
+    "rows": ["a member", "a score", "its metadata"],
+    "seasons": ["part of a season", "another part"],
+    "versions": ["a season", "its version"],
+    "reads": ["a season", 3],
+}
+FILE_OF = {"claim_season": "claim", "load_season": "load"}
+METHODS = [name for name, _ in inspect.getmembers(Scripts, inspect.isfunction) if not name.startswith("_")]
 
 
 def declared(name: str, what: str) -> list[str]:
@@ -30,34 +38,44 @@ def declared(name: str, what: str) -> list[str]:
 def values(name: str) -> dict[str, Any]:
     """Returns a different value for each parameter of a script's method."""
     parameters = inspect.signature(getattr(Scripts, name)).parameters.keys() - {"self"}
-    lists: dict[str, Any] = {"deleted": DELETED, "rows": ROWS}
-    return {parameter: lists.get(parameter, parameter) for parameter in parameters}
+    return {parameter: LISTS.get(parameter, parameter) for parameter in parameters}
 
 
 def script(name: str) -> tuple[Script, dict[str, Any]]:
     """Returns a script and the keys of a rebuild, which some scripts need."""
-    return Script.load(name), keys.loading("nonce")
+    return Script.load(name), keys.loading_season("load", "season")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_script_gets_the_arguments_that_its_file_declares(name: str) -> None:
-    given = values(name)
-    call = getattr(Scripts(), name)(**given)
-    assert list(call.keys) == [KEYS[key] for key in declared(name, "KEYS")]
-    # The script gets the number of deletions by name. The list of them follows the named arguments.
-    deleted, rows = given.pop("deleted", []), given.pop("rows", ())
-    by_name = {**given, "deletions": len(deleted)} if deleted else given
+def test_every_script_has_a_method() -> None:
+    assert {FILE_OF.get(name, name) for name in METHODS} == FILES.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_script_gets_the_arguments_that_its_file_declares(method: str) -> None:
+    name = FILE_OF.get(method, method)
+    given = values(method)
+    call = getattr(Scripts(), method)(**given)
+    known = SEASON_KEYS if "load" in given else REBUILD_KEYS
+    assert list(call.keys) == [known[key] for key in declared(name, "KEYS")]
+    # The lists follow the named arguments. `apply` gets the lengths of two of them by name.
+    further = [value for parameter in LISTS for value in given.pop(parameter, [])]
+    if method == "apply":
+        given |= {"deletions": len(LISTS["deleted"]), "changes": len(LISTS["rows"]) // 3}
+    if "load" in given:
+        given["nonce"] = given.pop("load")
+    if name in ("claim", "load"):
+        given.pop("season", None)
     arguments = declared(name, "ARGV")
-    if deleted or rows:
+    if further:
         assert arguments.pop() == "..."
-    assert set(arguments) == by_name.keys()
-    assert list(call.arguments) == [*(by_name[argument] for argument in arguments), *deleted, *rows]
+    assert set(arguments) == given.keys()
+    assert list(call.arguments) == [*(given[argument] for argument in arguments), *further]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_script_reads_its_keys_and_arguments_by_name_only(name: str) -> None:
     code = re.sub(r"--.*", "", FILES[name])
-    assert "KEYS" not in code
+    assert not re.search(r"\bKEYS\b", code)
     assert not re.findall(r"ARGV\[\d", code)
     used = set(re.findall(r"\w+", code))
     assert used >= {*declared(name, "KEYS"), *declared(name, "ARGV")} - {"..."}

@@ -73,7 +73,7 @@ async def test_apply_returns_the_state_that_it_made(cache: Cache, server: Redis)
         made = await cache.apply("one", state, position(30 + number), new, [], 1)
         found = await poll(cache)
         assert isinstance(made, CacheState)
-        assert replace(made, now=found.now) == found
+        assert replace(made, now=found.now, seasons=found.seasons, pending=found.pending) == found
         assert state.now <= 1_000_000 * seconds + microseconds <= made.now <= found.now
         assert made.asof == state.now
         state = made
@@ -159,14 +159,16 @@ async def test_a_malformed_change_writes_nothing(cache: Cache, server: Redis) ->
                     nonce="one",
                     expected_token=state.token,
                     new_token="new token",
-                    epoch="3|e",
+                    epoch="4|e",
                     snapshot="9:9:",
                     asof=state.now,
                     total=5,
                     keep=20,
                     delta=b"",
                     deleted=[member(1)],
-                    rows=(*good, *bad),
+                    rows=[*good, *bad],
+                    idle_ms=1000,
+                    seasons=[],
                 )
             )
         assert all_keys(server) == keys_before

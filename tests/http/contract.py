@@ -40,6 +40,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 KEYWORDS = {
     *("$ref", "anyOf", "type", "properties", "required", "additionalProperties", "items"),
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum", "pattern"),
+    *("minProperties", "maxProperties"),
     *("title", "description", "default", "examples", "format"),
 }
 
@@ -168,8 +169,11 @@ class Contract:
 
 
 def _out_of_bounds(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[str]:
-    size = len(value) if isinstance(value, str | list) else value
-    for least, most in (("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems")):
+    size = len(value) if isinstance(value, str | list | dict) else value
+    for least, most in (
+        *(("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems")),
+        ("minProperties", "maxProperties"),
+    ):
         if least in schema and size < schema[least]:
             yield f"{where}: {value!r} is below {least} {schema[least]}"
         if most in schema and size > schema[most]:
@@ -344,7 +348,7 @@ def path_of(route: Route, **values: object) -> str:
 
 def query_of(route: Route) -> str:
     """The query string that a route needs."""
-    return "?username=ada" if route.name == "find_user" else ""
+    return "?username=ada" if route.name == "find_users" else ""
 
 
 def documented_calls() -> list[tuple[str, str]]:

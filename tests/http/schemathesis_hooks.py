@@ -1,9 +1,11 @@
 """Hooks for Schemathesis, which expects every request that matches the document to be accepted.
 
 JSON Schema cannot express all rules. A refusal of such a body is right only if it names exactly the fields that
-the rules refuse, and a refusal of such a query string only because of its cursor.
+the rules refuse. A refusal of such a query string is right only if its parameters do not fit each other, or if one
+is a cursor or a name that does not exist.
 """
 
+import json
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -12,12 +14,24 @@ from urllib.parse import urlencode
 import schemathesis
 from schemathesis.openapi.checks import RejectedPositiveData
 
-from leaderboard.errors import InvalidParameter
+from leaderboard.errors import InvalidField, InvalidParameter
+from leaderboard.http import board_bodies
 from leaderboard.http.paging import page_query
-from leaderboard.rules import clean_image_url, clean_username
+from leaderboard.rules import clean_image_url, clean_prefix, clean_username
 
 _numbers = count()
 _CURSOR = "AgAAAAAAAAAFAAAAAQ"
+_PARSERS: dict[str, Callable[[bytes], object]] = {
+    # A time zone, a cron expression, two bounds that fit each other.
+    "PUT /boards/{board}": board_bodies.board_rules,
+    # A user that is there once.
+    "POST /boards/{board}/scores": board_bodies.changes,
+}
+_CHANGE_ENTRY = "POST /boards/{board}/users/{id}/score"
+_REMOVE_ENTRY = "DELETE /boards/{board}/users/{id}"
+LEAVERS = range(101, 301)
+"""The ids of users of the board `left`, each of which leaves it once."""
+_leavers = iter(LEAVERS)
 
 
 def _refused(rule: Callable[[str], str], text: object) -> bool:
@@ -27,8 +41,17 @@ def _refused(rule: Callable[[str], str], text: object) -> bool:
         return True
 
 
-def _unsayable(body: dict[str, Any]) -> set[str]:
+def _unsayable(label: str, body: dict[str, Any]) -> set[str]:
     """Returns the fields that match the document, but may be refused."""
+    if label == _CHANGE_ENTRY:
+        # By the rules of the board.
+        return set(body)
+    if label in _PARSERS:
+        try:
+            _PARSERS[label](json.dumps(body).encode())
+        except InvalidField as error:
+            return set(error.errors)
+        return set()
     fields = {
         # A pattern cannot express assigned characters, nor the length after normalisation.
         "username": _refused(clean_username, body.get("username")),
@@ -38,8 +61,24 @@ def _unsayable(body: dict[str, Any]) -> set[str]:
     return {name for name, refused in fields.items() if refused}
 
 
-def _no_place(query: dict[str, Any]) -> bool:
-    """Returns True if there is an `after` that may be refused."""
+def _no_query(label: str, query: dict[str, Any]) -> bool:
+    """Returns True for a query string that matches the document, but may be refused."""
+    if label == "GET /users":
+        # Exactly one of the two, and what belongs to it.
+        if ("username" in query) == ("prefix" in query):
+            return True
+        if "username" in query:
+            return bool({"after", "limit"} & set(query)) or _refused(clean_username, query["username"])
+        try:
+            clean_prefix(str(query["prefix"]))
+        except ValueError:
+            return True
+        return "\0" in str(query.get("after", ""))
+    if not label.endswith("/leaderboard"):
+        return False
+    # The schema of one parameter cannot mention another.
+    if "users" in query and {"limit", "after", "around_rank"} & set(query):
+        return True
     if "after" not in query:
         return False
     try:
@@ -47,7 +86,6 @@ def _no_place(query: dict[str, Any]) -> bool:
     except InvalidParameter:
         # Only the `next` of a page is valid.
         return True
-    # The schema of one parameter cannot mention another.
     return "around_rank" in query
 
 
@@ -57,13 +95,25 @@ def before_call(_context: object, case: Any, _kwargs: dict[str, Any]) -> None:
     number = next(_numbers)
     if case.meta is None or not case.meta.generation.mode.is_positive or number % 4 == 0:
         return
-    if case.query and _no_place(case.query):
-        case.query = {name: value for name, value in case.query.items() if name != "around_rank"}
-        case.query["after"] = _CURSOR
-    if isinstance(case.body, dict):
+    label = case.operation.label
+    if case.headers and "Idempotency-Key" in case.headers:
+        # It generates few keys and many bodies.
+        case.headers["Idempotency-Key"] = f"key-{number}"
+    if label == "GET /users" and _no_query(label, case.query or {}):
+        case.query = {"prefix": "user"} if number % 2 else {"username": "ada"}
+    if case.query and _no_query(label, case.query):
+        others = {name: value for name, value in case.query.items() if name not in {"around_rank", "users"}}
+        case.query = others | ({"after": _CURSOR} if "after" in others else {})
+    if label == _REMOVE_ENTRY:
+        case.path_parameters = {"board": "left", "id": next(_leavers, 1)}
+    if label == _CHANGE_ENTRY:
+        case.path_parameters = {**case.path_parameters, "board": "default"}
+        case.body = {"score": number}
+    elif isinstance(case.body, dict):
+        unsayable = _unsayable(label, case.body)
         acceptable = {"username": f"user {number}", "imageUrl": None}
         new = {"username": f"{case.body['username'][:100]} {number}"} if "username" in case.body else {}
-        case.body = case.body | new | {name: acceptable[name] for name in _unsayable(case.body)}
+        case.body = case.body | new | {name: acceptable.get(name) for name in unsayable if "[" not in name}
 
 
 @schemathesis.hook
@@ -72,9 +122,9 @@ def filter_failure(_context: object, failure: Exception, case: Any, response: An
     if not isinstance(failure, RejectedPositiveData) or response.status_code != 422:
         return True
     if response.json()["code"] == "idempotency_key_reused":
-        # It generates few keys and many bodies.
         return "Idempotency-Key" not in case.headers
-    if case.query:
-        return not _no_place(case.query)
+    label = case.operation.label
     named = {error["field"] for error in response.json().get("errors", ())}
-    return not named or named != _unsayable(case.body)
+    if not named:
+        return not _no_query(label, case.query or {})
+    return named != _unsayable(label, case.body)

@@ -86,10 +86,6 @@ def test_every_spelling_of_an_integer_is_that_score(ledger: Ledger, number: str,
     assert f'"score":{score},'.encode() in answer.body
     answer = ledger.create(f'{{"username":"spelled {number[:100]}","score":{number}}}')
     assert (answer.status, answer.json()["score"]) == (201, score)
-    answer = ledger.set(f' {{\t"score" :\r\n{number} }} ')
-    assert (answer.status, answer.json()["score"]) == (200, score)
-    # Not "-0", which some readers take for a number with a fraction.
-    assert f'"score":{score},'.encode() in answer.body
 
 
 @pytest.mark.parametrize(("name", "named"), UNKNOWN_FIELDS, ids=short)
@@ -193,11 +189,12 @@ def test_a_value_is_taken_where_it_may_stand_and_nowhere_else(ledger: Ledger, to
     refused(ledger.create(f"[{token}]"), "invalid_field", "body")
 
 
-def places(segment: str) -> Iterator[tuple[str, str]]:
-    """Method and path of every call that has a parameter, with the segment in its place."""
+def places(segment: str, *parameters: str) -> Iterator[tuple[str, str]]:
+    """Method and path of every call that has one of these parameters, with the segment in its place."""
     for method, path in documented_calls():
-        if "{" in path:
-            yield method, re.sub(r"\{\w+\}", lambda _: segment, path)
+        if any(f"{{{parameter}}}" in path for parameter in parameters):
+            spelled = re.sub(rf"\{{({'|'.join(parameters)})\}}", lambda _: segment, path)
+            yield method, spelled.replace("{board}", "default")
 
 
 @pytest.mark.parametrize(
@@ -206,14 +203,14 @@ def places(segment: str) -> Iterator[tuple[str, str]]:
 def test_a_parameter_is_a_number_and_nothing_else(ledger: Ledger, segment: str) -> None:
     if segment == str(10**5) or re.fullmatch(r"[1-9]", segment) or "%2F" in segment or not segment:
         return  # a number, no segment, or two
-    for method, path in places(segment):
-        answer = ledger.caller.send(method, path, b'{"score":1}' if method == "POST" else None)
+    for method, path in places(segment, "id", "n"):
+        answer = ledger.caller.send(method, path, b'{"score":1}' if method in {"POST", "PUT", "PATCH"} else None)
         refused(answer, "invalid_parameter")
 
 
 @pytest.mark.parametrize("segment", ENCODED_SLASHES)
 def test_an_encoded_slash_separates_nothing(ledger: Ledger, segment: str) -> None:
-    for method, path in places(segment):
+    for method, path in places(segment, "id", "n", "board"):
         refused(ledger.caller.send(method, path, b'{"score":1}' if method == "POST" else None), "not_found")
 
 
@@ -337,13 +334,17 @@ def test_any_bytes_as_body(ledger: Ledger, body: bytes) -> None:
 SEGMENTS = ANY_TEXT | st.text(st.sampled_from("0123456789+-_. %/\0\n٣１e"), max_size=12) | st.integers().map(str)
 
 
+# A segment that is the id of a user would erase it, which the ledger does not know.
+CALLS = [call for call in documented_calls() if call != ("DELETE", "/users/{id}")]
+
+
 @MANY
-@given(st.sampled_from(documented_calls()), SEGMENTS, st.booleans())
+@given(st.sampled_from(CALLS), SEGMENTS, st.booleans())
 def test_any_text_as_a_path(ledger: Ledger, call: tuple[str, str], text: str, safe: bool) -> None:
     segment = quote(text.encode("utf-8", "surrogatepass"), safe="%/+" if safe else "")
     method, template = call
-    path = template.replace("{id}", segment).replace("{n}", segment)
-    if path == template:
+    path = template.replace("{id}", segment).replace("{n}", segment).replace("{board}", "default")
+    if "{id}" not in template and "{n}" not in template:
         path += segment
     answer = ledger.caller.send(method, path, b'{"score":1}' if method == "POST" else None)
     assert answer.status < 500

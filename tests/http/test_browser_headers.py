@@ -44,7 +44,7 @@ def bodies(route: Route, user_id: int) -> list[bytes | None]:
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_with_every_method_and_body(caller: Caller, route: Route) -> None:
-    if route.name == "find_user":
+    if route.name == "find_users":
         caller.post("/users", {"username": "ada"})
     user_id = caller.create(f"for {route.name}")
     assert caller.call("PUT", "/boards/board", {}).status in {200, 201}

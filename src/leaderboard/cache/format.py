@@ -1,8 +1,12 @@
 """How users, epochs and deltas are written in Redis.
 
-A member of the sorted set is the user id, padded with zeros to ten digits. Its score is the user's score, negated.
-So Redis's order, ascending by score and then by bytes, is the order of the board (`ordering.py`). Redis stores a
-score as a double, which is exact from SCORE_MIN to SCORE_MAX.
+A member of the sorted set is the user id, padded with zeros to ten digits. Its score is the user's sort key,
+negated. So Redis's order, ascending by score and then by bytes, is the order of the board (`ordering.py`). Redis
+stores a score as a double, which is exact from SCORE_MIN to SCORE_MAX.
+
+On boards where the first to reach a score is before the others, a sort key has more bits than that. Its low
+`tie_bits` are the time, and stand in the member before the id: as their complement, padded with zeros to ten
+digits, and a colon. The metadata of such a user begin with the same prefix, because the hash is by id.
 """
 
 import re
@@ -15,10 +19,12 @@ import msgspec
 from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, User
 from leaderboard.snapshot import SnapshotPosition
 
-_FORMAT = "3"
+_FORMAT = "4"
 """Stands before the epoch. A program with another layout of the keys does not know such an epoch."""
 
 _MEMBER = re.compile(rb"[0-9]{10}")
+_MEMBER_WITH_TIME = re.compile(rb"([0-9]{10}):([0-9]{10})")
+_PREFIX_LENGTH = 11
 
 MAX_DELTA_USERS = 1000
 MAX_DELTA_BYTES = 16_384
@@ -63,42 +69,60 @@ def parse_epoch(stored: bytes) -> str:
 
 
 def member(user_id: int) -> str:
-    """Return the member of the sorted set, and field of the hash, for a user."""
+    """Return the field of the hash for a user. Without `tie_bits` it is also its member."""
     return f"{user_id:010d}"
 
 
-def encode_users(users: Iterable[User]) -> Iterator[str | int | bytes]:
+def prefix_length(tie_bits: int) -> int:
+    """Return how many bytes of a member stand before the user id."""
+    return _PREFIX_LENGTH if tie_bits else 0
+
+
+def encode_users(users: Iterable[User], tie_bits: int = 0) -> Iterator[str | int | bytes]:
     """Return member, score and metadata of each user, one after the other."""
+    if tie_bits:
+        return chain.from_iterable(_row_with_time(user, tie_bits) for user in users)
     return chain.from_iterable(map(_row, users))
 
 
-def parse_users(scores: Sequence[bytes], metadata: Sequence[bytes]) -> list[User]:
-    """Read members with scores and members with metadata. Raises ValueError if they do not fit together."""
+def parse_users(scores: Sequence[bytes], metadata: Sequence[bytes], tie_bits: int = 0) -> list[User]:
+    """Read members with scores and ids with metadata. Raises ValueError if they do not fit together."""
     named = dict(_pairs(metadata))
     users = []
-    for stored_id, stored_score in _pairs(scores):
-        user_id, total_score = parse_member(stored_id), parse_score(stored_score)
+    for stored_member, stored_score in _pairs(scores):
+        user_id, key = parse_member(stored_member, stored_score, tie_bits)
+        stored_id = stored_member[-10:]
         if stored_id not in named:
             raise ValueError(f"{stored_id!r} has a score and no metadata")
+        stored = named.pop(stored_id)
+        if not stored.startswith(stored_member[:-10]):
+            raise ValueError(f"the metadata of {stored_id!r} begin with another time than {stored_member!r}")
         try:
-            names = _decode_metadata(named.pop(stored_id))
+            names = _decode_metadata(stored[prefix_length(tie_bits) :])
         except ValueError as error:
             raise ValueError(f"the metadata of {stored_id!r} are malformed: {error}") from error
-        users.append(User(user_id, names.user_name, names.image_url, total_score))
+        users.append(User(user_id, names.user_name, names.image_url, key))
     for stored_id in named:
         raise ValueError(f"{stored_id!r} has metadata and no score")
     return users
 
 
-def parse_member(stored: bytes) -> int:
-    """Read a user id from a member. Raises ValueError."""
-    if _MEMBER.fullmatch(stored) and 1 <= (user_id := int(stored)) <= INT32_MAX:
-        return user_id
+def parse_member(stored: bytes, score: bytes, tie_bits: int = 0) -> tuple[int, int]:
+    """Return the user id and the sort key of a member of the sorted set. Raises ValueError."""
+    key = _parse_score(score)
+    stored_id = stored
+    if tie_bits:
+        match = _MEMBER_WITH_TIME.fullmatch(stored)
+        if match is None or int(match[1]) >= 1 << tie_bits:
+            raise ValueError(f"the member {stored!r} is no time and user id, of ten digits each")
+        key = (key << tie_bits) | ((1 << tie_bits) - 1 - int(match[1]))
+        stored_id = match[2]
+    if _MEMBER.fullmatch(stored_id) and 1 <= (user_id := int(stored_id)) <= INT32_MAX:
+        return user_id, key
     raise ValueError(f"the member {stored!r} is no user id of ten digits")
 
 
-def parse_score(stored: bytes) -> int:
-    """Read a user's score from the score of a member, which is negated. Raises ValueError."""
+def _parse_score(stored: bytes) -> int:
     try:
         score = -int(stored)
     except ValueError:
@@ -112,8 +136,17 @@ _decode_metadata = msgspec.json.Decoder(_Metadata).decode
 
 
 def _row(user: User) -> tuple[str | int | bytes, ...]:
-    metadata = msgspec.json.encode(_Metadata(user.user_name, user.image_url))
-    return member(user.user_id), -user.total_score, metadata
+    return member(user.user_id), -user.total_score, _metadata(user)
+
+
+def _row_with_time(user: User, tie_bits: int) -> tuple[str | int | bytes, ...]:
+    mask = (1 << tie_bits) - 1
+    prefix = f"{mask - (user.total_score & mask):010d}:"
+    return prefix + member(user.user_id), -(user.total_score >> tie_bits), prefix.encode() + _metadata(user)
+
+
+def _metadata(user: User) -> bytes:
+    return msgspec.json.encode(_Metadata(user.user_name, user.image_url))
 
 
 def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:

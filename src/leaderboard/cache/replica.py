@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from leaderboard.cache.format import Delta
-from leaderboard.cache.tops import EncodedTops
+from leaderboard.cache.tops import MAX_BYTES, EncodedTops
 from leaderboard.model import NEIGHBOURS, Context, EncodedTop, Standing, Top, User, ranked
 from leaderboard.ordering import place
 
@@ -17,7 +17,7 @@ from leaderboard.ordering import place
 class Replica:
     """The users of one state of the cache, best first. A `queries.Ranking`."""
 
-    def __init__(self, token: bytes = b"", users: Iterable[User] = ()) -> None:
+    def __init__(self, token: bytes = b"", users: Iterable[User] = (), max_top_bytes: int = MAX_BYTES) -> None:
         self._token = token
         self._complete = False
         self._total = 0
@@ -25,7 +25,7 @@ class Replica:
         # Two lists in the same order: the users, and their places to search in.
         self._users = sorted(self._by_id.values(), key=_place)
         self._places = list(map(_place, self._users))
-        self._tops = EncodedTops()
+        self._tops = EncodedTops(max_top_bytes)
 
     @property
     def token(self) -> bytes:

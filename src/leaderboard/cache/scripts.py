@@ -84,7 +84,8 @@ class Scripts:
     """All scripts. Each method returns the call; `Link.run` makes it."""
 
     def __init__(self) -> None:
-        names = ("read", "poll", "apply", "invalidate", "claim", "load", "swap", "export", "clear")
+        folder = resources.files(__package__).joinpath("scripts")
+        names = [path.name.removesuffix(".lua") for path in folder.iterdir() if path.name.endswith(".lua")]
         self._scripts = {name: Script.load(name) for name in names}
 
     def read(self, *, max_age_us: int, replica_token: bytes) -> Call:
@@ -106,10 +107,12 @@ class Scripts:
         keep: int,
         delta: bytes,
         deleted: list[str],
-        rows: Iterable[Argument],
+        rows: list[Argument],
+        idle_ms: int,
+        seasons: list[Argument],
     ) -> Call:
         return self._scripts["apply"].call(
-            (*deleted, *rows),
+            (*deleted, *rows, *seasons),
             nonce=nonce,
             expected_token=expected_token,
             new_token=new_token,
@@ -120,6 +123,8 @@ class Scripts:
             keep=keep,
             delta=delta,
             deletions=len(deleted),
+            changes=len(rows) // 3,
+            idle_ms=idle_ms,
         )
 
     def invalidate(self, *, new_token: str) -> Call:
@@ -162,3 +167,53 @@ class Scripts:
 
     def clear(self, *, unreadable_token: bytes) -> Call:
         return self._scripts["clear"].call(unreadable_token=unreadable_token)
+
+    # Of seasons of boards other than `default`
+
+    def read_seasons(self, *, max_age_us: int, versions: Iterable[Argument]) -> Call:
+        return self._scripts["read_seasons"].call(tuple(versions), max_age_us=max_age_us)
+
+    def season_names(self) -> Call:
+        return self._scripts["season_names"].call()
+
+    def export_season(self, *, season: str) -> Call:
+        return self._scripts["export_season"].call(season=season)
+
+    def claim_season(self, *, load: str, season: str, claim_ms: int, max_claim_ms: int) -> Call:
+        return self._scripts["claim"].call(
+            other_keys=keys.loading_season(load, season), nonce=load, claim_ms=claim_ms, max_claim_ms=max_claim_ms
+        )
+
+    def load_season(self, *, load: str, season: str, claim_ms: int, rows: Iterable[Argument]) -> Call:
+        return self._scripts["load"].call(
+            tuple(rows), other_keys=keys.loading_season(load, season), nonce=load, claim_ms=claim_ms
+        )
+
+    def offer(
+        self,
+        *,
+        load: str,
+        season: str,
+        offer: bytes,
+        count: int,
+        least_weight: int,
+        max_users: int,
+        reads_of_it: int,
+        half_life_ms: int,
+        keep_ms: int,
+    ) -> Call:
+        return self._scripts["offer"].call(
+            other_keys=keys.loading_season(load, season),
+            nonce=load,
+            season=season,
+            offer=offer,
+            count=count,
+            least_weight=least_weight,
+            max_users=max_users,
+            reads_of_it=reads_of_it,
+            half_life_ms=half_life_ms,
+            keep_ms=keep_ms,
+        )
+
+    def note_reads(self, *, half_life_ms: int, idle_ms: int, reads: Iterable[Argument]) -> Call:
+        return self._scripts["note_reads"].call(tuple(reads), half_life_ms=half_life_ms, idle_ms=idle_ms)

@@ -1,6 +1,6 @@
 """What the cache says about itself, and how it is read from the replies of the scripts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,9 @@ class CacheState:
     `token` changes with every change of the cache and with every invalidation. `asof` is the time of the poll
     before the snapshot was taken. `leased`: this process has the lease. `consistent`: the keys have as many
     members as `count` says. `connection_number` is the number of the connection it was read on.
+
+    `seasons` are the entries of the cached seasons by name, and `pending` the loads to be admitted: `CachedSeason`
+    and `PendingLoad` read them. Both are None without the lease, and `pending` after an apply if there are any.
     """
 
     now: int
@@ -53,6 +56,8 @@ class CacheState:
     asof: int
     valid: bool
     connection_number: int
+    seasons: Mapping[str, bytes] | None
+    pending: Mapping[str, bytes] | None
 
     @property
     def age_s(self) -> float:
@@ -62,7 +67,7 @@ class CacheState:
     @classmethod
     def parse(cls, reply: Sequence[Any], connection_number: int) -> "CacheState":
         """Read the reply of `poll.lua`. Raises ValueError if another program has written the state."""
-        now, leased, consistent, token, epoch, snapshot, floor, count, total, asof, valid = reply
+        now, leased, consistent, token, epoch, snapshot, floor, count, total, asof, valid, seasons, pending = reply
         if None in reply:
             raise ValueError("the state lacks a field")
         is_complete(floor, int(count), int(total))
@@ -78,6 +83,8 @@ class CacheState:
             int(asof),
             valid == b"1",
             connection_number,
+            by_name(seasons) if leased else None,
+            by_name(pending) if leased else None,
         )
 
 
@@ -109,3 +116,17 @@ def is_complete(floor: bytes, count: int, total: int) -> bool:
     if count > total or (floor == b"" and count != total):
         raise ValueError(f"it has {count} of {total} users, and the floor {floor!r}")
     return floor == b""
+
+
+def by_name(flat: Sequence[bytes]) -> dict[str, bytes]:
+    """Return the values of a hash by field, from a reply that lists both in turn. Raises ValueError."""
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def staying_and_leaving(
+    floor: Floor | None, changed: Sequence[User], deleted: Sequence[int]
+) -> tuple[list[User], list[int]]:
+    """Return the changed users at the floor or better, and the ids of the others and of the deleted ones."""
+    staying = [user for user in changed if floor is None or floor.includes(user)]
+    leaving = [user.user_id for user in changed if floor is not None and not floor.includes(user)]
+    return staying, [*leaving, *deleted]

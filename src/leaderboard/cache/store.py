@@ -4,7 +4,7 @@ Each method runs one script, so it happens at one instant in Redis. When to call
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -13,8 +13,9 @@ import structlog
 from leaderboard.cache.format import encode_delta, encode_epoch, encode_users, member
 from leaderboard.cache.link import Link
 from leaderboard.cache.scripts import Call, Scripts
+from leaderboard.cache.seasons import SeasonMove
 from leaderboard.cache.servers import Servers
-from leaderboard.cache.state import CacheState, Export, Floor
+from leaderboard.cache.state import CacheState, Export, Floor, by_name, staying_and_leaving
 from leaderboard.errors import CacheDamaged, CacheHangs, CacheRefused, CacheUnavailable
 from leaderboard.model import NEIGHBOURS, User
 from leaderboard.snapshot import SnapshotPosition
@@ -22,9 +23,12 @@ from leaderboard.snapshot import SnapshotPosition
 MAX_CLAIM_MS = 60_000
 """The longest that a process may claim the rebuild for."""
 
+IDLE_MS = 600_000
+"""A season that is not read for so long is evicted."""
+
 _BULK_TIMEOUT_FACTOR = 10
 """A script that touches all of the cache may take so many times longer, for each 10,000 users."""
-_LOAD_CHUNK = 1000
+LOAD_CHUNK = 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -101,20 +105,21 @@ class CacheStore:
         changed: Sequence[User],
         deleted: Sequence[int],
         added: int,
+        seasons: Sequence[SeasonMove] = (),
     ) -> CacheState | NotApplied:
         """Move the cache from `state` to `position`; returns its new state.
 
         `changed` and `deleted` are the users that changed in between, as far as the cache may hold them; `added`
-        is how many more users there are, in the cache or not. The snapshot must have been taken after `state` was
-        read, whose time becomes `asof`. The connection must still be the same: another server may have the same
-        token and older users. Raises CacheError.
+        is how many more users there are, in the cache or not; all this is about the board `default`. `seasons` are
+        the other seasons that change.
+
+        The snapshot must have been taken after `state` was read, whose time becomes `asof`. The connection must
+        still be the same: another server may have the same token and older users. Raises CacheError.
         """
-        floor = state.floor
-        staying = [user for user in changed if floor is None or floor.includes(user)]
-        leaving = [user.user_id for user in changed if floor is not None and not floor.includes(user)]
-        leaving.extend(deleted)
+        staying, leaving = staying_and_leaving(state.floor, changed, deleted)
         token = secrets.token_hex(8)
         total = state.total + added
+        many = len(changed) + len(deleted) + sum(len(move.changed) + len(move.deleted) for move in seasons)
         reply = await self.catch_up_link.run(
             self.scripts.apply(
                 nonce=nonce,
@@ -127,16 +132,18 @@ class CacheStore:
                 keep=self.keep,
                 delta=encode_delta(self.keep, leaving, staying),
                 deleted=list(map(member, leaving)),
-                rows=encode_users(staying),
+                rows=list(encode_users(staying)),
+                idle_ms=IDLE_MS,
+                seasons=[argument for move in seasons for argument in move.arguments(self.keep)],
             ),
             connection_number=state.connection_number,
-            timeout_factor=self._bulk_factor if len(changed) + len(deleted) > _LOAD_CHUNK else 1,
+            timeout_factor=self._bulk_factor if many > LOAD_CHUNK else 1,
         )
         if reply is None:
             return NotApplied.CONFLICT
         if reply == -1:
             return NotApplied.INCONSISTENT
-        now, count, new_floor = reply
+        now, count, new_floor, pending, entries = reply
         return CacheState(
             now=now,
             leased=False,
@@ -149,6 +156,8 @@ class CacheStore:
             asof=state.now,
             valid=True,
             connection_number=state.connection_number,
+            seasons=_with_changes(state.seasons, by_name(entries)),
+            pending=None if pending else {},
         )
 
     async def invalidate(self) -> bool:
@@ -186,8 +195,8 @@ class CacheStore:
         total: int,
     ) -> bool:
         """Load `users` beside the cache and swap them in, invalid; returns False if the claim has expired."""
-        for start in range(0, len(users), _LOAD_CHUNK):
-            rows = encode_users(users[start : start + _LOAD_CHUNK])
+        for start in range(0, len(users), LOAD_CHUNK):
+            rows = encode_users(users[start : start + LOAD_CHUNK])
             if await self.bulk_link.run(self.scripts.load(nonce=nonce, claim_ms=claim_ms, rows=rows)) is None:
                 return False
         reply = await self.bulk_link.run(
@@ -232,6 +241,13 @@ class CacheStore:
         _log.warning("dropped a cache that could not be read", reason=str(cause))
         await self.catch_up_link.run(self.scripts.clear(unreadable_token=token))
         return CacheDamaged(f"the cache could not be read and was dropped: {cause}")
+
+
+def _with_changes(seasons: Mapping[str, bytes] | None, changed: Mapping[str, bytes]) -> Mapping[str, bytes] | None:
+    """Return the entries with those that changed; an empty one is of a season that is not cached now."""
+    if seasons is None or not changed:
+        return seasons
+    return {name: entry for name, entry in {**seasons, **changed}.items() if entry}
 
 
 def _is_wrong_type(error: CacheRefused) -> bool:

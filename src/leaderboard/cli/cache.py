@@ -20,6 +20,7 @@ from leaderboard.sync.audit import Audit
 
 _MAX_SHOWN = 50
 """How many differences are printed."""
+_ALL = 1_000_000
 _COMPARE_S = 3.0
 """How long to try to compare: just after a large change, a running service is about to rebuild the cache."""
 
@@ -60,11 +61,13 @@ class _Comparison(NamedTuple):
     cache: Audit
     wrong_buckets: list[Bucket] | None
     """The buckets of the rank index that count wrongly; None when there is no valid rank index."""
+    cached_seasons: dict[str, Audit]
     seasons: list[_Recount]
 
     @property
     def equal(self) -> bool:
         wrong = self.wrong_buckets or any(recount.wrong_buckets for recount in self.seasons)
+        wrong = wrong or any(audit.differences or audit.totals for audit in self.cached_seasons.values())
         return not (self.damage or self.cache.differences or self.cache.totals or wrong)
 
 
@@ -76,6 +79,7 @@ def verify() -> None:
     if found.cache.compared is None:
         fail(f"nothing to compare: {found.cache.note}", ExitStatus.FAILED)
     _print_cache(found.cache)
+    _print_cached_seasons(found.cached_seasons)
     _print_rank_index(found.wrong_buckets)
     for recount in found.seasons:
         _print_season(recount)
@@ -98,7 +102,8 @@ async def _compare(app: App) -> _Comparison:
             others = [
                 _Recount(season, await ranks.recount_all(season.season_id)) for season in await ranks.indexed()
             ]
-            return _Comparison(damage, audit, await ranks.recount_all(), others)
+            cached = await app.sync.auditor.audit_seasons(_ALL)
+            return _Comparison(damage, audit, await ranks.recount_all(), cached, others)
         await asyncio.sleep(0.2)
 
 
@@ -109,6 +114,19 @@ def _print_cache(audit: Audit) -> None:
         print("users in all: {:,} in the cache, {:,} in PostgreSQL".format(*audit.totals))
     if not audit.differences and not audit.totals:
         print(f"the cache equals PostgreSQL: {audit.compared:,} users compared at one snapshot")
+
+
+def _print_cached_seasons(audits: dict[str, Audit]) -> None:
+    compared = 0
+    for name, audit in audits.items():
+        compared += audit.compared or 0
+        if audit.differences or audit.totals:
+            print(f"the cached season {name}:")
+            _print_cache(audit)
+    if audits and not any(audit.differences or audit.totals for audit in audits.values()):
+        print(
+            f"the seasons of other boards in the cache equal PostgreSQL: {len(audits):,} with {compared:,} users"
+        )
 
 
 def _print_rank_index(wrong_buckets: list[Bucket] | None) -> None:

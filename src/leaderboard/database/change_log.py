@@ -1,7 +1,9 @@
-"""The change log, the table `user_changes`: what changed since a snapshot, and keeping the log short."""
+"""The change log, the table `changes`: what changed since a snapshot, and keeping the log short."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import asyncpg
 import structlog
 
 from leaderboard.database.connections import Connections
@@ -9,12 +11,39 @@ from leaderboard.database.connector import Connection
 from leaderboard.database.rank_index import WRITER_LOCK
 from leaderboard.database.rows import one_row, position_of, users_of
 from leaderboard.database.sql import load_queries
-from leaderboard.database.users import BestUsers
+from leaderboard.database.users import BestOfSeason, BestUsers, best_of_season
 from leaderboard.model import User
+from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import Snapshot, SnapshotPosition
 from leaderboard.tuning import LogTuning, RankIndexTuning
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SeasonView:
+    """A view of one season: the lowest sort key in it, None for all, and the snapshot that it shows.
+
+    `since` is None if that is the snapshot of the whole cache.
+    """
+
+    season_id: int
+    board_id: int
+    lowest: int | None
+    since: Snapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeasonChanges:
+    """What changed in a season, as in `Changes`; the score of a user is its sort key.
+
+    `reaches` is also False if the board has changed: then the view has to be loaded again.
+    """
+
+    reaches: bool
+    changed: list[User]
+    deleted: list[int]
+    added: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +53,7 @@ class Changes:
     `changed` are users as they are now, `deleted` ids of users that no longer exist, `added` how many more users
     there are. `reaches` is False if the log was pruned since, or says only that too much changed: then the view
     has to be rebuilt. `log_valid` is False if the log was restored from another server's dump: it has to be reset.
+    All this is about the board `default`; `seasons` are the changes of the other views, in their order.
     """
 
     position: SnapshotPosition
@@ -32,6 +62,7 @@ class Changes:
     changed: list[User]
     deleted: list[int]
     added: int
+    seasons: list[SeasonChanges]
 
 
 class ChangeLog:
@@ -41,24 +72,44 @@ class ChangeLog:
         self._connections = connections
         self._tuning = tuning
         self._sql = load_queries("change_log")
-        self._top_and_total = load_queries("users")["top_and_total"]
+        # One statement, because all must be from one snapshot. $3 of `changes_since` is $7 in it.
+        default, others = self._sql["changes_since"].replace("$3", "$7"), self._sql["season_changes_since"]
+        self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608 # nosec B608
+        users = load_queries("users")
+        self._top_and_total, self._best_of_season = users["top_and_total"], users["best_of_season"]
 
-    async def changes_since(self, since: Snapshot, floor_score: int | None, limit: int) -> Changes:
+    async def changes_since(
+        self, since: Snapshot, floor_score: int | None, limit: int, seasons: Sequence[SeasonView] = ()
+    ) -> Changes:
         """Return what changed since a snapshot among users of `floor_score` or better, of all with None.
 
-        With `limit` log rows or more, `reaches` is False.
+        With `limit` log rows or more, `reaches` is False, for `default` and for each of `seasons`.
         """
         async with self._connections.acquire() as connection:
-            return await self._changes_since(connection, since, floor_score, limit)
+            return await self._changes_since(connection, since, floor_score, limit, seasons)
 
     async def audit(
         self, since: Snapshot, floor_score: int | None, limit: int, n: int
     ) -> tuple[Changes, BestUsers]:
-        """Return `catch_up` and the best `n` users, both from one snapshot."""
+        """Return `changes_since` and the best `n` users of `default`, both from one snapshot."""
         async with self._connections.acquire("REPEATABLE READ, READ ONLY") as connection:
             changes = await self._changes_since(connection, since, floor_score, limit)
             row = await one_row(connection, self._top_and_total, n, self._tuning.max_pending)
             return changes, BestUsers(users_of(row)[0], row["total"])
+
+    async def audit_season(
+        self, since: Snapshot, view: SeasonView, limit: int, season: SeasonRef, n: int
+    ) -> tuple[Changes, BestOfSeason]:
+        """Return `changes_since` with one view, and the best `n` users of its season, both from one snapshot.
+
+        Raises BoardNotFound and SeasonNotFound.
+        """
+        async with self._connections.acquire("REPEATABLE READ, READ ONLY") as connection:
+            changes = await self._changes_since(connection, since, None, limit, [view])
+            row = await one_row(
+                connection, self._best_of_season, season.board, season.number, n, self._tuning.max_pending
+            )
+            return changes, best_of_season(row, season)
 
     async def prune(self, tuning: LogTuning) -> int | None:
         """Delete one batch of old rows; returns how many, None when it is too early.
@@ -80,8 +131,39 @@ class ChangeLog:
         return reset
 
     async def _changes_since(
-        self, connection: Connection, since: Snapshot, floor_score: int | None, limit: int
+        self,
+        connection: Connection,
+        since: Snapshot,
+        floor_score: int | None,
+        limit: int,
+        seasons: Sequence[SeasonView] = (),
     ) -> Changes:
-        row = await one_row(connection, self._sql["changes_since"], str(since), limit, floor_score)
+        sql, arguments = self._sql["changes_since"], [str(since), limit]
+        if seasons:
+            sql = self._with_seasons
+            arguments += [
+                [view.season_id for view in seasons],
+                [view.board_id for view in seasons],
+                [view.lowest for view in seasons],
+                [None if view.since is None else str(view.since) for view in seasons],
+            ]
+        arguments.append(floor_score)
+        row = await one_row(connection, sql, *arguments)
         changed, deleted = users_of(row)
-        return Changes(position_of(row), row["reaches"], row["log_valid"], changed, deleted, row["added"])
+        found = _season_changes(row) if seasons else []
+        return Changes(position_of(row), row["reaches"], row["log_valid"], changed, deleted, row["added"], found)
+
+
+def _season_changes(row: asyncpg.Record) -> list[SeasonChanges]:
+    found = [
+        SeasonChanges(reaches, [], [], added)
+        for reaches, added in zip(row["seasons_reach"], row["seasons_added"], strict=True)
+    ]
+    columns = ("entry_seasons", "entry_user_ids", "entry_user_names", "entry_image_urls", "entry_sort_keys")
+    for n, user_id, user_name, image_url, sort_key in zip(*[row[name] for name in columns], strict=True):
+        season = found[n - 1]
+        if sort_key is None:
+            season.deleted.append(user_id)
+        else:
+            season.changed.append(User(user_id, user_name, image_url, sort_key))
+    return found

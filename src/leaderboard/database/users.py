@@ -23,9 +23,12 @@ from leaderboard.database.sql import load_queries
 from leaderboard.database.writing import NotWritten, write
 from leaderboard.errors import DatabaseRefused
 from leaderboard.model import Account, Standing, User
+from leaderboard.ordering import place
 from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
+
+_LAST_CHARACTER = chr(0x10FFFF)
 
 
 class NewUser(msgspec.Struct, frozen=True):
@@ -41,6 +44,21 @@ class NewUser(msgspec.Struct, frozen=True):
 class BestUsers:
     """The best users, best first, and how many users there are in all."""
 
+    users: list[User]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class BestOfSeason:
+    """The best users of a season, best first, and how many there are in all; their scores are sort keys.
+
+    `rules` are those of the board, as they are stored.
+    """
+
+    season_id: int
+    board_id: int
+    tie_bits: int
+    rules: str
     users: list[User]
     total: int
 
@@ -66,6 +84,15 @@ class Users:
             row = await one_row(connection, self._sql["top_of_season"], season.board, season.number, n)
             return AtSnapshot(standings_of(row, 1, rules_of(row, season)), position_of(row))
 
+    async def best_of_season(self, n: int, season: SeasonRef) -> AtSnapshot[BestOfSeason]:
+        """Return the best `n` users of a season, for the cache. Raises BoardNotFound and SeasonNotFound."""
+        max_pending = self._tuning.ranks.max_pending
+        async with self._connections.acquire() as connection:
+            row = await one_row(
+                connection, self._sql["best_of_season"], season.board, season.number, n, max_pending
+            )
+        return AtSnapshot(best_of_season(row, season), position_of(row))
+
     async def top_and_total(self, n: int) -> AtSnapshot[BestUsers]:
         """Return the best `n` users and how many users there are in all."""
         max_pending = self._tuning.ranks.max_pending
@@ -78,6 +105,19 @@ class Users:
         async with self._connections.acquire() as connection:
             row = await one_row(connection, self._sql["find_user"], user_name)
             return AtSnapshot(_account(row), position_of(row))
+
+    async def with_prefix(
+        self, prefix: str, after: str, limit: int, *, hidden: bool
+    ) -> AtSnapshot[Sequence[Account]]:
+        """Return the users whose names begin with `prefix` and are after `after`, `limit` at most, by name.
+
+        Names are in the order of code points. Hidden users are among them only with `hidden`.
+        """
+        arguments = prefix, _end_of_prefix(prefix), after, limit, hidden
+        async with self._connections.acquire() as connection:
+            rows = await connection.fetch(self._sql["find_users"], *arguments)
+        accounts = [account for row in rows if (account := _account(row)) is not None]
+        return AtSnapshot(accounts, position_of(rows[0]))
 
     async def update(
         self, user_id: int, user_name: str | None, image_url: str | UnsetType | None, hidden: bool | None
@@ -154,7 +194,23 @@ class Users:
         return Committed(results, position)
 
 
+def _end_of_prefix(prefix: str) -> str:
+    """Return the first text after all those with that prefix, in the order of code points.
+
+    A prefix ends with an assigned character (`rules.clean_prefix`), so there is a next one. After all texts with
+    the prefix "" is the last character, which begins no name.
+    """
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else _LAST_CHARACTER
+
+
 def _account(row: asyncpg.Record) -> Account | None:
     if row["user_id"] is None:
         return None
     return Account(row["user_id"], row["user_name"], row["image_url"], row["total_score"], row["hidden"])
+
+
+def best_of_season(row: asyncpg.Record, season: SeasonRef) -> BestOfSeason:
+    """Read the row of the statement `best_of_season`. Raises BoardNotFound and SeasonNotFound."""
+    rules_of(row, season)
+    users = sorted(users_of(row)[0], key=lambda user: place(user.total_score, user.user_id))
+    return BestOfSeason(row["season_id"], row["board_id"], row["tie_bits"], row["rules"], users, row["total"])

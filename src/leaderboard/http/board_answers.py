@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from leaderboard.board_rules import Better, BoardRules, Keeps, Number, Ranks, Ties
 from leaderboard.database.boards import Board, Season
 from leaderboard.http.paging import NextPage
-from leaderboard.model import EntrySet, Rank, ScoreSet, Total, UserId
+from leaderboard.model import Account, EntrySet, Rank, ScoreSet, Total, UserId
 from leaderboard.schedules import Every
 
 BoardScore = Annotated[float, Meta(description="with as many decimals as the board has")]
@@ -169,6 +169,13 @@ class UserBoards(msgspec.Struct, frozen=True):
 
     boards: list[str]
     next: NextPage
+
+
+class FoundUsers(msgspec.Struct, frozen=True):
+    """Users by name."""
+
+    users: list[Account]
+    next: Annotated[str | None, Meta(description="the name for `after`; null on the last page")]
 
 
 def board_answer(board: Board) -> BoardAnswer:

@@ -1,6 +1,7 @@
 """Request bodies of the calls about boards, seasons and entries, and of changes to a user."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -89,6 +90,16 @@ class UpdateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: Username | UnsetType = UNSET
     imageUrl: ImageUrl | UnsetType | None = UNSET  # noqa: N815
     hidden: bool | UnsetType = UNSET
+
+
+PROPERTY_COUNTS: Mapping[type, Mapping[str, int]] = MappingProxyType(
+    {
+        ChangeEntry: {"minProperties": 1, "maxProperties": 1},
+        ChangeOneOfMany: {"minProperties": 2, "maxProperties": 2},
+        UpdateUser: {"minProperties": 1},
+    }
+)
+"""How many members a body may have, in JSON Schema: a struct cannot say that one of two must be given."""
 
 
 def change(body: bytes) -> Change:

@@ -66,10 +66,16 @@ class SeasonListParameters(msgspec.Struct, frozen=True):
     limit: Limit = _LIST
 
 
-class UsernameParameters(msgspec.Struct, frozen=True):
-    """The parameters of `GET /users`."""
+class FindParameters(msgspec.Struct, frozen=True):
+    """The parameters of `GET /users`: `username`, or `prefix` with `after` and `limit`."""
 
-    username: Annotated[str, Meta(min_length=1, description="the name of the user")]
+    username: Annotated[str, Meta(min_length=1, description="the name of the user")] | None = None
+    prefix: (
+        Annotated[str, Meta(description="what names begin with: lists those users, by name in code point order")]
+        | None
+    ) = None
+    after: Annotated[str, Meta(description="the `next` of a list: lists what follows it")] | None = None
+    limit: Limit = _LIST
 
 
 def board_of(scope: AsgiScope) -> str:

@@ -17,9 +17,10 @@ from leaderboard.http.status import ServiceStatus
 from leaderboard.metrics import Metrics
 from leaderboard.model import EncodedTop, encode_json
 from leaderboard.queries import FriendsQuery, PageAroundQuery, PageQuery
+from leaderboard.service.cache_reads import Reply
 from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Once
-from leaderboard.service.reads import Reads, Reply
+from leaderboard.service.reads import Reads
 from leaderboard.service.writes import Writes
 from leaderboard.web.pages import HOME_SIZE, Pages
 

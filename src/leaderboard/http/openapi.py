@@ -8,6 +8,7 @@ import msgspec
 
 from leaderboard.http import problems
 from leaderboard.http.access import Access
+from leaderboard.http.board_bodies import PROPERTY_COUNTS
 from leaderboard.http.route import Parameter, Route, TextParameter
 
 _AGE = {
@@ -74,8 +75,11 @@ def _schemas(routes: Iterable[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
     """Returns a reference to the schema of each struct that is sent or received, and the named schemas."""
     structs: dict[Any, None] = {problems.Problem: None}
     for route in routes:
-        structs.update({type_: None for type_ in (route.answer, route.body) if isinstance(type_, type)})
+        types = (route.answer, *route.other_answers, route.body)
+        structs.update({type_: None for type_ in types if isinstance(type_, type)})
     schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    for struct, counts in PROPERTY_COUNTS.items():
+        components[struct.__name__] |= counts
     return dict(zip(structs, schemas, strict=True)), components
 
 
@@ -144,7 +148,8 @@ def _responses(route: Route, references: Mapping[Any, Any]) -> dict[str, dict[st
         schema = {"type": "object" if route.answer == "application/json" else "string"}
         content = {route.answer: {"schema": schema}}
     else:
-        content = {"application/json": {"schema": references[route.answer]}}
+        schemas = [references[type_] for type_ in (route.answer, *route.other_answers)]
+        content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
     content |= {media_type: {"schema": {"type": "string"}} for media_type in route.media_types}
     success: dict[str, Any] = {"description": route.summary, "content": content}
     if route.status == 201:

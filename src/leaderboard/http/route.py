@@ -39,6 +39,7 @@ class Route:
         handler: a method of `Handlers`, not bound. Its docstring is the summary in the OpenAPI document.
         answer: the struct of a successful response, its media type if no struct describes it, or None without a
             body.
+        other_answers: structs of which a successful response may have one instead.
         problems: codes from the table of problems.
         parameters: those of the path, in its order.
         needs: the scope a key must have; None if the route is always open to everyone.
@@ -66,6 +67,7 @@ class Route:
     body: type | None = None
     takes_key: bool = False
     query: type | None = None
+    other_answers: tuple[type, ...] = ()
     other_responses: Mapping[int, type] = field(default_factory=dict)
     media_types: tuple[str, ...] = ()
     may_be_stale: bool = False

@@ -17,6 +17,7 @@ from leaderboard.http.board_answers import (
     BoardTop,
     ChangedEntry,
     EntryResults,
+    FoundUsers,
     SeasonAnswer,
     SeasonsAnswer,
     UserBoards,
@@ -26,10 +27,10 @@ from leaderboard.http.board_handlers import BoardHandlers
 from leaderboard.http.board_queries import (
     BoardListParameters,
     BoardPageParameters,
+    FindParameters,
     RankParameters,
     SeasonListParameters,
     SeasonParameters,
-    UsernameParameters,
 )
 from leaderboard.http.bodies import CreateUser, SetScore
 from leaderboard.http.handlers import Handlers
@@ -113,7 +114,14 @@ ROUTES: tuple[Route, ...] = (
         ),
         _read("/users/{id}", Handlers.get_user, Standing, READ_USER, (USER_ID,)),
         _write_once("/users", Handlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
-        _list("/users", UserHandlers.find_user, Account, READ_USER, query=UsernameParameters),
+        _list(
+            "/users",
+            UserHandlers.find_users,
+            Account,
+            READ_USER,
+            query=FindParameters,
+            other_answers=(FoundUsers,),
+        ),
     ),
     # Users on all boards.
     _admin("PATCH", "/users/{id}", UserHandlers.update_user, Account, UPDATE_USER, (USER_ID,), body=UpdateUser),

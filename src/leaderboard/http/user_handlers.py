@@ -1,5 +1,7 @@
 """The handlers of users as such: find, change and erase them, and list their boards."""
 
+from collections.abc import Mapping
+
 from leaderboard import rules
 from leaderboard.errors import InvalidParameter, UsernameNotFound
 from leaderboard.http import board_answers, board_bodies, requests
@@ -8,7 +10,7 @@ from leaderboard.http.asgi import AsgiScope, Receive
 from leaderboard.http.board_handlers import NO_CONTENT
 from leaderboard.http.board_queries import (
     BoardListParameters,
-    UsernameParameters,
+    FindParameters,
     after_of,
     limit_of,
     parameters,
@@ -28,18 +30,40 @@ class UserHandlers:
         self._boards = boards
         self._access = access
 
-    async def find_user(self, scope: AsgiScope, _receive: Receive) -> Response:
-        """The user of a name; a hidden one is found with the admin scope only"""
-        text = parameters(scope, UsernameParameters).get("username", "")
+    async def find_users(self, scope: AsgiScope, _receive: Receive) -> Response:
+        """The user of a name, or the users with a prefix; hidden ones are found with the admin scope only"""
+        values = parameters(scope, FindParameters)
+        sees_hidden = self._access.has_scope("admin", scope)
+        if "prefix" in values:
+            return Response(200, JSON, encode_json(await self._with_prefix(values, sees_hidden=sees_hidden)))
+        for name in ("after", "limit"):
+            if name in values:
+                raise InvalidParameter(name, values[name], "given with `prefix`")
+        text = values.get("username", "")
         try:
-            name = rules.clean_username(text)
+            username = rules.clean_username(text)
         except ValueError:
-            allowed = f"a username, 1 to {rules.MAX_NAME} characters"
+            allowed = f"a username, 1 to {rules.MAX_NAME} characters; or give `prefix`"
             raise InvalidParameter("username", text, allowed) from None
-        account = await self._users.find(name)
-        if account is None or (account.hidden and not self._access.has_scope("admin", scope)):
-            raise UsernameNotFound(name)
+        account = await self._users.find(username)
+        if account is None or (account.hidden and not sees_hidden):
+            raise UsernameNotFound(username)
         return Response(200, JSON, encode_json(account))
+
+    async def _with_prefix(self, values: Mapping[str, str], *, sees_hidden: bool) -> board_answers.FoundUsers:
+        if "username" in values:
+            raise InvalidParameter("username", values["username"], "given without `prefix`")
+        try:
+            prefix = rules.clean_prefix(values["prefix"])
+        except ValueError:
+            allowed = f"the beginning of a username, up to {rules.MAX_NAME} characters"
+            raise InvalidParameter("prefix", values["prefix"], allowed) from None
+        after, limit = values.get("after", ""), limit_of(values)
+        if "\0" in after:
+            raise InvalidParameter("after", after, "the `next` of a list")
+        found = await self._users.with_prefix(prefix, after, limit + 1, hidden=sees_hidden)
+        users = list(found[:limit])
+        return board_answers.FoundUsers(users, users[-1].user_name if len(found) > limit else None)
 
     async def update_user(self, scope: AsgiScope, receive: Receive) -> Response:
         """Rename, hide or show a user, or change its image"""

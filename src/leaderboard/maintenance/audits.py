@@ -9,6 +9,8 @@ from leaderboard.periodic import every
 from leaderboard.sync import CacheSync
 from leaderboard.sync.catch_up import RebuildNeeded
 
+_SEASONS = 20
+"""Seasons of other boards that one audit compares."""
 _SHOWN = 5
 """Differences that a log line lists."""
 
@@ -44,6 +46,20 @@ class CacheAudits:
                 totals=audit.totals,
             )
             await self._sync.synchronizer.discard("an audit found differences")
+        await self._audit_seasons()
+
+    async def _audit_seasons(self) -> None:
+        for name, audit in (await self._sync.auditor.audit_seasons(_SEASONS)).items():
+            if audit.differences or audit.totals:
+                self._metrics.audit_differences.inc(len(audit.differences) + bool(audit.totals))
+                _log.error(
+                    "a cached season differed from PostgreSQL",
+                    season=name,
+                    users=len(audit.differences),
+                    first=[str(difference) for difference in audit.differences[:_SHOWN]],
+                    totals=audit.totals,
+                )
+                await self._sync.synchronizer.discard("an audit found differences in a season")
 
 
 class RankIndexAudits:

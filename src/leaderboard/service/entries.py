@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 
 from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits, cancel_is_safe
 from leaderboard.board_rules import DEFAULT_BOARD, BoardRules, Number, key_rules, scale, unscale
@@ -27,6 +28,8 @@ from leaderboard.sync.visibility import Visibility
 from leaderboard.tuning import WriteTuning
 
 _MAX_BATCH = 1000
+_EXACT = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX)
+"""Does not round any number that fits into a body."""
 
 
 class EntryWrites:
@@ -94,7 +97,7 @@ class EntryWrites:
         self._health.check_writable()
         if once is None:
             return await self._submit(board, user_id, number, adds=adds)
-        key = idempotency_key(*once, ("add" if adds else "set", board, user_id, str(number)))
+        key = idempotency_key(*once, ("add" if adds else "set", board, user_id, _same_for_equal(number)))
         return await self._idempotency.once(
             key,
             lambda: self._submit(board, user_id, number, key, adds=adds),
@@ -145,6 +148,11 @@ class EntryWrites:
     async def close(self) -> None:
         """Finish what was begun."""
         await self._queue.close()
+
+
+def _same_for_equal(number: Number) -> str:
+    """Return a text that equal numbers share: 0.5, 0.50 and 5e-1 are one request, as 5 and 5.0 are."""
+    return str(_EXACT.normalize(Decimal(number)))
 
 
 def _field(*, adds: bool) -> str:

@@ -5,20 +5,17 @@ visible (`sync/visibility.py`), so that no later read, on any process, shows an 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits
-from leaderboard.cache.reader import CacheReader
 from leaderboard.database.database import Database
 from leaderboard.database.rank_index import RankIndexInvalid
 from leaderboard.database.rows import AtSnapshot
 from leaderboard.errors import (
     BoardNotFound,
-    CacheError,
     DatabaseUnavailable,
     LeaderboardError,
     NotOnBoard,
@@ -39,7 +36,8 @@ from leaderboard.queries import (
     StandingQuery,
     TopQuery,
 )
-from leaderboard.snapshot import SnapshotPosition, same_database
+from leaderboard.service.cache_reads import CacheReads, Reply
+from leaderboard.snapshot import SnapshotPosition
 from leaderboard.sync.visibility import Visibility
 
 R = TypeVar("R", bound=Result)
@@ -54,33 +52,19 @@ _LARGE = 1000
 """A result of more users is large: one at a time, it holds up neither Redis nor this process for long."""
 
 
-@dataclass(slots=True)
-class Reply(Generic[R]):
-    """A result. The callers of equal queries in one batch of cache reads share it.
-
-    `age_s` is set only while PostgreSQL is unreachable: the result may be as old as that. `response` is the
-    encoded response, kept by the first request that sends it.
-    """
-
-    result: R
-    age_s: float | None = None
-    response: Any = None
-
-
 class Reads:
     """The reads of one process."""
 
     def __init__(
         self,
         database: Database,
-        cache: CacheReader,
+        cache: CacheReads,
         visibility: Visibility,
         health: Health,
         metrics: Metrics,
         limits: QueueLimits,
         *,
         connections: int,
-        fresh_s: float,
         stale_reads: bool,
     ) -> None:
         """`connections` is how many of PostgreSQL's the reads may use at the same time, three at least."""
@@ -89,11 +73,10 @@ class Reads:
         self._visibility = visibility
         self._health = health
         self._metrics = metrics
-        self._fresh_s = fresh_s
         self._stale_reads = stale_reads
         self._cache_queue: Batcher[RankingQuery[Any], Reply[Any] | None] = Batcher(
             "cache",
-            self._read_cache,
+            cache.read,
             limits,
             BatchLimits(_CACHE_BATCH, large_cost=_LARGE),
             deduplicate=True,
@@ -146,21 +129,22 @@ class Reads:
     # From where an answer comes
 
     async def _answer(self, query: RankingQuery[R]) -> Reply[R]:
-        if query.season is not None:
-            return await self._from_postgres(query)  # Only the board `default` is cached.
         try:
             reply = await self._cache_queue.ask(query)
-        except UserNotFound:
-            self._metrics.answers.inc("cache")
+        except (UserNotFound, NotOnBoard):
+            self._cache.note_answer(query.season, cached=True)
             raise
         if reply is not None:
-            self._metrics.answers.inc("cache")
+            self._cache.note_answer(query.season, cached=True)
             return reply
         try:
-            return await self._from_postgres(query)
+            reply = await self._from_postgres(query)
         except DatabaseUnavailable:
             if not self._stale_reads:
                 raise
+        else:
+            self._cache.note_answer(query.season, cached=False)
+            return reply
         reply = await self._cache_queue.ask(msgspec.structs.replace(query, stale=True))
         if reply is None:
             raise DatabaseUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
@@ -186,37 +170,6 @@ class Reads:
         return await self._database_queue.ask(query)
 
     # How a batch is answered
-
-    async def _read_cache(self, batch: Batch[RankingQuery[Any]]) -> list[Reply[Any] | LeaderboardError | None]:
-        self._metrics.batch_items.labels("cache").observe(len(batch.items))
-        replies: list[Reply[Any] | LeaderboardError | None] = [None] * len(batch.items)
-        for stale in (False, True):
-            asked = [(at, query) for at, query in enumerate(batch.items) if query.stale is stale]
-            if asked:
-                found = await self._read_cache_state([query for _, query in asked], stale=stale)
-                for (at, _), reply in zip(asked, found, strict=True):
-                    replies[at] = reply
-        return replies
-
-    async def _read_cache_state(
-        self, queries: Sequence[RankingQuery[Any]], *, stale: bool
-    ) -> list[Reply[Any] | LeaderboardError | None]:
-        """Answer from one state of the cache; None where PostgreSQL has to be asked."""
-        nothing: list[Reply[Any] | LeaderboardError | None] = [None] * len(queries)
-        try:
-            reading = await self._cache.read(queries, None if stale else self._fresh_s)
-        except CacheError:
-            return nothing
-        epoch = self._health.epoch
-        if reading is None or epoch is None:
-            return nothing
-        if not (same_database(reading.epoch, epoch) if stale else reading.epoch == epoch):
-            return nothing
-        age_s = reading.age_s if stale else None
-        return [
-            result if result is None or isinstance(result, LeaderboardError) else Reply(result, age_s)
-            for result in reading.results
-        ]
 
     async def _read_ranks(
         self, batch: Batch[StandingQuery | ContextQuery]

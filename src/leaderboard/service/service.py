@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from leaderboard.batching import QueueLimits
-from leaderboard.cache.reader import CacheReader
 from leaderboard.database.database import Database
 from leaderboard.health import Health
 from leaderboard.maintenance.idempotency_keys import KeyLimiter
 from leaderboard.metrics import Metrics
 from leaderboard.service.boards import BoardService
+from leaderboard.service.cache_reads import CacheReads
 from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Idempotency
 from leaderboard.service.reads import Reads
@@ -32,7 +32,7 @@ class Service:
     def build(
         cls,
         database: Database,
-        cache: CacheReader,
+        cache: CacheReads,
         visibility: Visibility,
         health: Health,
         key_limiter: KeyLimiter,
@@ -55,7 +55,6 @@ class Service:
                 metrics,
                 limits,
                 connections=read_connections,
-                fresh_s=tuning.sync.fresh_s,
                 stale_reads=stale_reads,
             ),
             Writes(database, visibility, health, idempotency, metrics, limits, tuning.writes),

@@ -1,5 +1,7 @@
 """Finds, renames, hides and erases users, at once on every board."""
 
+from collections.abc import Sequence
+
 from msgspec import UNSET, UnsetType
 
 from leaderboard.database.database import Database
@@ -22,6 +24,15 @@ class UserService:
     async def find(self, user_name: str) -> Account | None:
         """Return the user of that name, hidden or not, None if there is none."""
         found = await self._database.users.find(user_name)
+        await self._publish(found.position)
+        return found.value
+
+    async def with_prefix(self, prefix: str, after: str, limit: int, *, hidden: bool) -> Sequence[Account]:
+        """Return the users whose names begin with `prefix` and are after `after`, `limit` at most, by name.
+
+        Hidden users are among them only with `hidden`.
+        """
+        found = await self._database.users.with_prefix(prefix, after, limit, hidden=hidden)
         await self._publish(found.position)
         return found.value
 

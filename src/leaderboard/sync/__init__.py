@@ -10,6 +10,7 @@ enough.
 from dataclasses import dataclass
 
 from leaderboard.cache.reader import CacheReader
+from leaderboard.cache.season_store import SeasonStore
 from leaderboard.cache.store import CacheStore
 from leaderboard.database.database import Database
 from leaderboard.health import Health
@@ -18,10 +19,11 @@ from leaderboard.sync.audit import CacheAuditor
 from leaderboard.sync.catch_up import CatchUp
 from leaderboard.sync.invalidation import Invalidator
 from leaderboard.sync.rebuild import Rebuilder
+from leaderboard.sync.season_loader import SeasonLoader
 from leaderboard.sync.synchronizer import Synchronizer
 from leaderboard.sync.visibility import Visibility
 from leaderboard.sync.waiters import Waiters
-from leaderboard.tuning import SyncTuning
+from leaderboard.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class CacheSync:
     visibility: Visibility
     synchronizer: Synchronizer
     auditor: CacheAuditor
+    season_loader: SeasonLoader
 
     @classmethod
     def build(
@@ -40,17 +43,20 @@ class CacheSync:
         reader: CacheReader,
         health: Health,
         metrics: Metrics,
+        seasons: SeasonStore,
         *,
         interval_s: float,
-        tuning: SyncTuning,
+        tuning: Tuning,
     ) -> "CacheSync":
         """Wire the parts for one process."""
+        season_loader = SeasonLoader(database.users, seasons, health, metrics, tuning.seasons)
         waiters = Waiters()
-        invalidator = Invalidator(cache, waiters, health, metrics, tuning.fresh_s)
-        catch_up = CatchUp(database.change_log, cache, waiters, invalidator, health, metrics, tuning)
-        rebuilder = Rebuilder(database.users, cache, health, metrics, tuning)
+        invalidator = Invalidator(cache, waiters, health, metrics, tuning.sync.fresh_s)
+        catch_up = CatchUp(database.change_log, cache, waiters, invalidator, health, metrics, tuning.sync)
+        rebuilder = Rebuilder(database.users, cache, health, metrics, tuning.sync)
         synchronizer = Synchronizer(
-            catch_up, rebuilder, invalidator, waiters, health, interval_s, tuning.cut_off_pause_s
+            catch_up, rebuilder, invalidator, waiters, health, interval_s, tuning.sync.cut_off_pause_s
         )
-        visibility = Visibility(catch_up, synchronizer, invalidator, waiters, metrics, tuning)
-        return cls(visibility, synchronizer, CacheAuditor(database.change_log, cache, reader, metrics))
+        visibility = Visibility(catch_up, synchronizer, invalidator, waiters, metrics, tuning.sync)
+        auditor = CacheAuditor(database.change_log, cache, seasons, reader, metrics)
+        return cls(visibility, synchronizer, auditor, season_loader)

@@ -1,14 +1,19 @@
 """Audits the cache: compares it with PostgreSQL at one snapshot, user by user."""
 
+import random
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 
 from leaderboard.cache.reader import CacheReader
-from leaderboard.cache.state import Export, Floor
+from leaderboard.cache.season_store import SeasonStore
+from leaderboard.cache.seasons import season_of
+from leaderboard.cache.state import Floor
 from leaderboard.cache.store import CacheStore
-from leaderboard.database.change_log import ChangeLog, Changes
-from leaderboard.errors import CacheDamaged
+from leaderboard.database.change_log import ChangeLog, Changes, SeasonChanges, SeasonView
+from leaderboard.database.users import BestOfSeason, BestUsers
+from leaderboard.errors import BoardNotFound, CacheDamaged, SeasonNotFound
 from leaderboard.metrics import Metrics
 from leaderboard.model import User
 from leaderboard.ordering import place
@@ -39,12 +44,28 @@ class Audit:
     totals: tuple[int, int] | None = None
 
 
+class _Cached(NamedTuple):
+    """What is cached of a season: its best users, its floor, and how many entries it has in all."""
+
+    users: list[User]
+    floor: Floor | None
+    total: int
+
+
 class CacheAuditor:
     """Audits the cache and this process's replica of it."""
 
-    def __init__(self, change_log: ChangeLog, cache: CacheStore, reader: CacheReader, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        change_log: ChangeLog,
+        cache: CacheStore,
+        seasons: SeasonStore,
+        reader: CacheReader,
+        metrics: Metrics,
+    ) -> None:
         self._change_log = change_log
         self._cache = cache
+        self._seasons = seasons
         self._reader = reader
         self._metrics = metrics
 
@@ -71,14 +92,32 @@ class CacheAuditor:
             return Audit(
                 None, "too much changed since the cache was brought up to date; it is about to be rebuilt"
             )
-        cached, floor = _caught_up(export, changes, keep)
-        stored = best.users[:keep] if floor is None else [user for user in best.users if floor.includes(user)]
-        total = export.total + changes.added
-        return Audit(
-            len(cached),
-            differences=_differences(cached, stored),
-            totals=None if total == best.total else (total, best.total),
-        )
+        return _compare(_Cached(export.users, export.floor, export.total), changes, best, keep)
+
+    async def audit_seasons(self, most: int) -> dict[str, Audit]:
+        """Compare the users of some other cached seasons with PostgreSQL, `most` at most, chosen at random.
+
+        Returns the results by the name of the season. Raises as `audit`.
+        """
+        names = await self._seasons.names()
+        return {name: await self._audit_season(name) for name in random.sample(names, min(most, len(names)))}
+
+    async def _audit_season(self, name: str) -> Audit:
+        export = await self._seasons.export(name)
+        if export is None:
+            return Audit(None, "it is not cached any more")
+        season, keep = export.season, self._cache.keep
+        view = SeasonView(season.season_id, season.board_id, None)
+        try:
+            changes, best = await self._change_log.audit_season(
+                export.position.snapshot, view, 2 * self._cache.size, season_of(name), keep + 1
+            )
+        except (BoardNotFound, SeasonNotFound):
+            return Audit(None, "it has been deleted")
+        (found,) = changes.seasons
+        if changes.position.epoch != export.position.epoch or not changes.reaches or not found.reaches:
+            return Audit(None, "it is about to be loaded again")
+        return _compare(_Cached(export.users, season.floor, season.total), found, best, keep)
 
     async def drop_unreadable(self) -> str | None:
         """Drop the cache if it cannot be read, and return why. Raises CacheError.
@@ -92,21 +131,29 @@ class CacheAuditor:
         return None
 
 
-def _caught_up(export: Export, changes: Changes, keep: int) -> tuple[list[User], Floor | None]:
-    """Return the users that the cache would have after catching up, best first, and its floor."""
-    floor = export.floor
-    users = {user.user_id: user for user in export.users}
+def _compare(
+    cached: _Cached, changes: Changes | SeasonChanges, best: BestUsers | BestOfSeason, keep: int
+) -> Audit:
+    """Bring what is cached to the snapshot of the comparison, and compare it."""
+    floor = cached.floor
+    users = {user.user_id: user for user in cached.users}
     for user_id in changes.deleted:
         users.pop(user_id, None)
     for user in changes.changed:
         users.pop(user.user_id, None)
         if floor is None or floor.includes(user):
             users[user.user_id] = user
-    cached = sorted(users.values(), key=lambda user: place(user.total_score, user.user_id))
-    if len(cached) > keep:
-        cached = cached[:keep]
-        floor = Floor(cached[-1].total_score, cached[-1].user_id)
-    return cached, floor
+    present = sorted(users.values(), key=lambda user: place(user.total_score, user.user_id))
+    if len(present) > keep:
+        present = present[:keep]
+        floor = Floor(present[-1].total_score, present[-1].user_id)
+    stored = best.users[:keep] if floor is None else [user for user in best.users if floor.includes(user)]
+    total = cached.total + changes.added
+    return Audit(
+        len(present),
+        differences=_differences(present, stored),
+        totals=None if total == best.total else (total, best.total),
+    )
 
 
 def _differences(cached: list[User], stored: list[User]) -> list[Difference]:

@@ -2,20 +2,23 @@
 
 Read the stored snapshot, ask PostgreSQL in one statement what changed since, and set the changed users to their
 present state. One script does the last step, and first checks by the token that no other process has changed the
-cache meanwhile. Applying is by state, so it does not matter how often, in which order or by which process it is
-done.
+cache meanwhile. It moves the board `default` and all other cached seasons to the same snapshot. Applying is by
+state, so it does not matter how often, in which order or by which process it is done.
 """
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from leaderboard.cache.seasons import SeasonMove
 from leaderboard.cache.state import CacheState
 from leaderboard.cache.store import CacheStore, NotApplied
 from leaderboard.database.change_log import ChangeLog, Changes
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
 from leaderboard.snapshot import SnapshotPosition
+from leaderboard.sync.cached_seasons import CachedSeasons
 from leaderboard.sync.invalidation import Invalidator
 from leaderboard.sync.waiters import Waiters
 from leaderboard.tuning import SyncTuning
@@ -134,8 +137,15 @@ class CatchUp:
 
     async def _catch_up(self, state: CacheState) -> RebuildNeeded | None:
         floor_score = None if state.floor is None else state.floor.total_score
+        try:
+            seasons = CachedSeasons(state, self._cache.size)
+        except ValueError as error:
+            await self._cache.drop_damaged(error)
+            return RebuildNeeded("it could not be read", invalidate=False)
         # Reading more changes than twice the cache's size takes longer than a rebuild.
-        changes = await self._change_log.changes_since(state.position.snapshot, floor_score, 2 * self._cache.size)
+        changes = await self._change_log.changes_since(
+            state.position.snapshot, floor_score, 2 * self._cache.size, seasons.views()
+        )
         self._health.note_postgres(changes.position)
         if changes.position.epoch != state.position.epoch:
             return RebuildNeeded("PostgreSQL has been restarted or replaced")
@@ -143,17 +153,21 @@ class CatchUp:
             if not changes.log_valid:
                 await self._change_log.reset()
             return RebuildNeeded("too much changed to catch up")
-        return await self._apply(state, changes)
+        return await self._apply(state, changes, seasons.moves(changes))
 
-    async def _apply(self, state: CacheState, changes: Changes) -> RebuildNeeded | None:
+    async def _apply(
+        self, state: CacheState, changes: Changes, moves: Sequence[SeasonMove]
+    ) -> RebuildNeeded | None:
         applied = await self._cache.apply(
-            self._nonce, state, changes.position, changes.changed, changes.deleted, changes.added
+            self._nonce, state, changes.position, changes.changed, changes.deleted, changes.added, moves
         )
         if applied is NotApplied.INCONSISTENT:
             return RebuildNeeded("its keys disagreed")
         if applied is NotApplied.CONFLICT:
             return None
-        self.own_state.keep(applied)
+        if applied.pending is not None:
+            self.own_state.keep(applied)
+        self._metrics.cached_seasons.set(len(applied.seasons or ()))
         self._metrics.changes_applied.inc(len(changes.changed) + len(changes.deleted))
         self._advance(applied)
         if state.floor is not None and applied.count < self._cache.size:

@@ -2,17 +2,25 @@
 -- Moves the cache from the state with the expected token to a newer one. Compare and set: every other change of the
 -- cache, and every invalidation, has given it another token. Everything is checked before the first write, because a
 -- script that fails half-way keeps what it has written.
--- KEYS: scores, metadata, state, lease, deltas
--- ARGV: nonce, expected_token, new_token, epoch, snapshot, asof, total, keep, delta, deletions, ...
+-- KEYS: scores, metadata, state, lease, deltas, seasons, pending
+-- ARGV: nonce, expected_token, new_token, epoch, snapshot, asof, total, keep, delta, deletions, changes, idle_ms, ...
 -- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
--- `keep`: the most members to keep. `delta`: what this call does, for replicas, '' if that is too long. The rest:
--- `deletions` members to delete, then member, score and metadata of each user to set.
--- Returns the time in microseconds, the count and the floor of the new state; nil if the token is another one; -1 if
--- the keys do not agree with the state.
+-- `keep`: the most members to keep. `delta`: what this call does, for replicas, '' if that is too long. The rest: of the
+-- board `default`, `deletions` members to delete, then member, score and metadata of `changes` users to set. Then, of each
+-- other season that changes: its name, the load that it is from, what to do ('set' or 'drop' the cached season, 'admit' or
+-- 'reject' the pending load), what is pending and the entry to make of it, how many more entries there are, the delta, the
+-- bytes of a member before the id, how many ids to delete, how many users to set, then the ids, and member, score and
+-- metadata of the users.
+-- A season whose keys do not agree with its entry is dropped. One that was evicted, and a load that is not pending any
+-- more, are left as they are: no season is admitted without a new token, so there is nothing else to change.
+-- Returns the time in microseconds, the count and the floor of the new state, how many loads are pending, and name and
+-- entry of each season that was to change, '' if it is not cached now; nil if the token is another one; -1 if the keys of
+-- `default` do not agree with the state.
+keep = tonumber(keep)
 local first_row = REST + tonumber(deletions)
-assert((#ARGV - first_row + 1) % 3 == 0, 'a row has three values')
-for i = first_row, #ARGV, 3 do
-    assert(#ARGV[i] == 10 and tonumber(ARGV[i + 1]), 'a member or a score is malformed')
+local after = first_row + 3 * tonumber(changes)
+for i = first_row, after - 1, 3 do
+    assert(#ARGV[i] == 10 and tonumber(ARGV[i + 1]) and ARGV[i + 2], 'a member or a score is malformed')
 end
 
 local current = redis.call('HMGET', state, 'token', 'count', 'floor')
@@ -27,6 +35,52 @@ if redis.call('ZCARD', scores) ~= stored_count or redis.call('HLEN', metadata) ~
     return -1
 end
 
+-- An entry of a season: load|version|count|total|floor|bytes of its deltas|the rest.
+local ENTRY = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|(.*)$'
+local plans = {}
+while after <= #ARGV do
+    local name, load, action, waiting, entry = unpack(ARGV, after, after + 4)
+    local plan = {
+        name = name, load = load, action = action, added = tonumber(ARGV[after + 5]), delta = ARGV[after + 6],
+        prefix = tonumber(ARGV[after + 7]), ids = after + 10, keys = '{leaderboard}:load:' .. load,
+    }
+    plan.rows = plan.ids + tonumber(ARGV[after + 8])
+    after = plan.rows + 3 * tonumber(ARGV[after + 9])
+    for i = plan.rows, after - 1, 3 do
+        assert(#ARGV[i] == plan.prefix + 10 and tonumber(ARGV[i + 1]) and ARGV[i + 2], 'a member or a score is malformed')
+    end
+    plan.last = after - 1
+    local stored = redis.call('HGET', seasons, name)
+    if action == 'admit' or action == 'reject' then
+        if redis.call('HGET', pending, name) ~= waiting then
+            plan.action = 'leave'
+        elseif stored then
+            plan.action = 'reject'
+        end
+        stored = entry
+    elseif not stored or stored:match('^[^|]*') ~= load then
+        plan.action = 'leave'
+    end
+    if plan.action == 'set' or plan.action == 'admit' then
+        local _, version, count, present, lowest, bytes, rest = stored:match(ENTRY)
+        plan.version, plan.total, plan.floor, plan.bytes, plan.rest = version, tonumber(present), lowest, tonumber(bytes), rest
+        if redis.call('ZCARD', plan.keys .. ':scores') ~= tonumber(count)
+            or redis.call('HLEN', plan.keys .. ':metadata') ~= tonumber(count) then
+            plan.action = plan.action == 'admit' and 'reject' or 'drop'
+        end
+    end
+    plans[#plans + 1] = plan
+end
+assert(after == #ARGV + 1, 'the arguments of a season are malformed')
+
+local function trim(scores, metadata)
+    for _, member in ipairs(redis.call('ZRANGE', scores, keep, -1)) do
+        redis.call('HDEL', metadata, member:sub(-10))
+    end
+    redis.call('ZREMRANGEBYRANK', scores, keep, -1)
+    return unpack(redis.call('ZRANGE', scores, -1, -1, 'WITHSCORES'))
+end
+
 if redis.call('TYPE', deltas).ok ~= 'list' or delta == '' then
     redis.call('DEL', deltas)
 end
@@ -34,22 +88,75 @@ for i = REST, first_row - 1 do
     redis.call('ZREM', scores, ARGV[i])
     redis.call('HDEL', metadata, ARGV[i])
 end
-for i = first_row, #ARGV, 3 do
+for i = first_row, first_row + 3 * tonumber(changes) - 1, 3 do
     redis.call('ZADD', scores, ARGV[i + 1], ARGV[i])
     redis.call('HSET', metadata, ARGV[i], ARGV[i + 2])
 end
-
-keep = tonumber(keep)
 local count = redis.call('ZCARD', scores)
 if count > keep then
-    for _, member in ipairs(redis.call('ZRANGE', scores, keep, -1)) do
-        redis.call('HDEL', metadata, member)
-    end
-    redis.call('ZREMRANGEBYRANK', scores, keep, -1)
-    local last = redis.call('ZRANGE', scores, -1, -1, 'WITHSCORES')
-    floor = string.format('%d,%d', -tonumber(last[2]), tonumber(last[1]))
+    local last, score = trim(scores, metadata)
+    floor = string.format('%d,%d', -tonumber(score), tonumber(last))
     count = keep
 end
+
+local reply = {}
+for _, plan in ipairs(plans) do
+    local scores, metadata, moves = plan.keys .. ':scores', plan.keys .. ':metadata', plan.keys .. ':deltas'
+    if plan.action == 'drop' then
+        redis.call('HDEL', seasons, plan.name)
+        redis.call('UNLINK', scores, metadata, moves)
+    elseif plan.action == 'reject' then
+        redis.call('HDEL', pending, plan.name)
+    elseif plan.action ~= 'leave' then
+        for i = plan.ids, plan.rows - 1 do
+            local old = plan.prefix > 0 and redis.call('HGET', metadata, ARGV[i])
+            redis.call('ZREM', scores, (old and old:sub(1, plan.prefix) or '') .. ARGV[i])
+            redis.call('HDEL', metadata, ARGV[i])
+        end
+        for i = plan.rows, plan.last, 3 do
+            local id = ARGV[i]:sub(-10)
+            if plan.prefix > 0 then
+                local old = redis.call('HGET', metadata, id)
+                if old and old:sub(1, plan.prefix) ~= ARGV[i]:sub(1, plan.prefix) then
+                    redis.call('ZREM', scores, old:sub(1, plan.prefix) .. id)
+                end
+            end
+            redis.call('ZADD', scores, ARGV[i + 1], ARGV[i])
+            redis.call('HSET', metadata, id, ARGV[i + 2])
+        end
+        local count = redis.call('ZCARD', scores)
+        if count > keep then
+            local last, score = trim(scores, metadata)
+            plan.floor = string.format('%.0f', -tonumber(score)) .. ',' .. last
+            count = keep
+        end
+        if plan.action == 'admit' then
+            redis.call('HDEL', pending, plan.name)
+        end
+        if plan.delta == '' or plan.action == 'admit' then
+            redis.call('DEL', moves)
+            plan.bytes = 0
+        else
+            -- At most a tenth of what the users take, and 64 KiB.
+            local most = math.min(65536, math.max(2048, 26 * count))
+            local delta = plan.version .. new_token .. plan.delta
+            plan.bytes = plan.bytes + #delta
+            local length = redis.call('RPUSH', moves, delta)
+            while length > 0 and (plan.bytes > most or length > 200) do
+                plan.bytes = plan.bytes - #redis.call('LPOP', moves)
+                length = length - 1
+            end
+        end
+        redis.call('HSET', seasons, plan.name, string.format('%s|%s|%.0f|%.0f|%s|%.0f|%s',
+            plan.load, new_token, count, plan.total + plan.added, plan.floor, plan.bytes, plan.rest))
+        for _, key in ipairs({scores, metadata, moves}) do
+            redis.call('PEXPIRE', key, idle_ms)
+        end
+    end
+    reply[#reply + 1] = plan.name
+    reply[#reply + 1] = redis.call('HGET', seasons, plan.name) or ''
+end
+
 redis.call('HSET', state, 'token', new_token, 'epoch', epoch, 'snapshot', snapshot, 'asof', asof,
     'floor', floor, 'count', count, 'total', total, 'valid', 1)
 if delta ~= '' then
@@ -61,4 +168,4 @@ if redis.pcall('GET', lease) == nonce then
     redis.call('DEL', lease)
 end
 local time = redis.call('TIME')
-return {time[1] * 1000000 + time[2], count, floor}
+return {time[1] * 1000000 + time[2], count, floor, redis.call('HLEN', pending), reply}

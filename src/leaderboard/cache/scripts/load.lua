@@ -10,7 +10,8 @@ if redis.call('GET', claim) ~= nonce then
 end
 for i = REST, #ARGV, 3 do
     redis.call('ZADD', loading_scores, ARGV[i + 1], ARGV[i])
-    redis.call('HSET', loading_metadata, ARGV[i], ARGV[i + 2])
+    -- The metadata are by user id, the last ten bytes of the member.
+    redis.call('HSET', loading_metadata, ARGV[i]:sub(-10), ARGV[i + 2])
 end
 -- What an abandoned rebuild has loaded expires.
 redis.call('PEXPIRE', loading_scores, claim_ms)

@@ -1,8 +1,9 @@
 #!lua
 -- Replaces the cache by what was loaded, and leaves it invalid: a write may have been acknowledged since the snapshot
 -- while there was no cache to wait for. The next catching up makes it valid.
--- The claim is checked, or a slow rebuild would replace a newer state.
--- KEYS: scores, metadata, state, deltas, loading_scores, loading_metadata, claim
+-- The claim is checked, or a slow rebuild would replace a newer state. The other seasons are dropped, because they are not
+-- at this snapshot; they are loaded again when they are read.
+-- KEYS: scores, metadata, state, deltas, seasons, loading_scores, loading_metadata, claim
 -- ARGV: nonce, count, new_token, epoch, snapshot, asof, floor, total
 -- `cache/scripts.py` makes locals of these names.
 -- Returns 1; nil if another process has the claim, or not everything that was loaded is still there.
@@ -12,7 +13,11 @@ if redis.call('GET', claim) ~= nonce
     or redis.call('HLEN', loading_metadata) ~= count then
     return false
 end
-redis.call('DEL', scores, metadata, state, claim, deltas)
+for _, stored in ipairs(redis.call('HVALS', seasons)) do
+    local prefix = '{leaderboard}:load:' .. stored:match('^[^|]*')
+    redis.call('UNLINK', prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas')
+end
+redis.call('DEL', scores, metadata, state, claim, deltas, seasons)
 if count > 0 then
     redis.call('RENAME', loading_scores, scores)
     redis.call('RENAME', loading_metadata, metadata)

@@ -56,6 +56,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     SELECT u.hidden INTO NEW.hidden FROM public.users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
+    IF NOT FOUND THEN
+        -- The user was deleted while this waited. By hand, another one may have been inserted with its id.
+        SELECT u.hidden INTO NEW.hidden FROM public.users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
+    END IF;
     NEW.hidden := coalesce(NEW.hidden, false);  -- without such a user, the foreign key is violated
     RETURN NEW;
 END
@@ -77,7 +81,9 @@ CREATE FUNCTION hide_entries() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    UPDATE public.scores SET hidden = NEW.hidden WHERE user_id = NEW.user_id AND hidden <> NEW.hidden;
+    UPDATE public.scores AS e SET hidden = NEW.hidden WHERE e.user_id = NEW.user_id AND e.hidden <> NEW.hidden
+      -- Entries of a season that is not registered are being deleted, see `log_scores`.
+      AND EXISTS (SELECT FROM public.seasons AS s WHERE s.season_id = e.season_id);
     RETURN NULL;
 END
 $$;

@@ -3,8 +3,9 @@
 -- step
 CREATE TABLE changes (
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    season_id integer NOT NULL,  -- 0: a change of a user's name or image, which every season reads
-    user_id   integer,           -- NULL: a barrier, more changed than is listed, and every view of the season rebuilds
+    season_id integer NOT NULL,  -- 0: a change of a user's name or image, which every season reads; -1: of a board
+    user_id   integer,           -- NULL: a barrier, more changed than is listed, and every view of the season rebuilds;
+                                 -- with season -1, the id of the board
     old_key   bigint,            -- NULL: there was no visible entry
     new_key   bigint             -- NULL: there is no visible entry any more
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_insert_threshold = -1);
@@ -123,7 +124,8 @@ BEGIN
     ELSIF TG_OP = 'DELETE' THEN
         IF (SELECT count(*) FROM (SELECT FROM old_scores LIMIT barrier_above + 1) AS counted) > barrier_above THEN
             barriers := ARRAY(SELECT season_id FROM old_scores GROUP BY season_id HAVING count(*) > barrier_above);
-            INSERT INTO public.changes (season_id, user_id) SELECT unnest(barriers), NULL;
+            INSERT INTO public.changes (season_id, user_id)
+            SELECT s.season_id, NULL FROM public.seasons AS s WHERE s.season_id = ANY (barriers);
         END IF;
         INSERT INTO public.changes (season_id, user_id, old_key)
         SELECT o.season_id, o.user_id, o.sort_key FROM old_scores AS o
@@ -131,8 +133,9 @@ BEGIN
           AND EXISTS (SELECT FROM public.seasons AS s WHERE s.season_id = o.season_id);
     ELSE
         IF (SELECT count(*) FROM (SELECT FROM new_scores LIMIT barrier_above + 1) AS counted) > barrier_above THEN
-            barriers := ARRAY(SELECT season_id FROM (SELECT season_id FROM new_scores UNION ALL SELECT season_id FROM old_scores) AS either
-                              GROUP BY season_id HAVING count(*) > barrier_above);
+            barriers := ARRAY(SELECT season_id FROM new_scores GROUP BY season_id HAVING count(*) > barrier_above
+                              UNION
+                              SELECT season_id FROM old_scores GROUP BY season_id HAVING count(*) > barrier_above);
             INSERT INTO public.changes (season_id, user_id) SELECT unnest(barriers), NULL;
         END IF;
         INSERT INTO public.changes (season_id, user_id, old_key, new_key)
@@ -143,6 +146,16 @@ BEGIN
         WHERE o.key IS DISTINCT FROM n.key
           AND (barriers IS NULL OR coalesce(o.season_id, n.season_id) <> ALL (barriers));
     END IF;
+    RETURN NULL;
+END
+$$;
+
+-- A board's rules or its current season changed, or one of its seasons was deleted. Views of the board start again.
+CREATE FUNCTION log_boards() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO public.changes (season_id, user_id) SELECT DISTINCT -1, board_id FROM old_rows;
     RETURN NULL;
 END
 $$;
@@ -166,6 +179,12 @@ CREATE TRIGGER log_delete AFTER DELETE ON scores
     REFERENCING OLD TABLE AS old_scores FOR EACH STATEMENT EXECUTE FUNCTION log_scores();
 CREATE TRIGGER log_truncate AFTER TRUNCATE ON scores
     FOR EACH STATEMENT EXECUTE FUNCTION log_scores();
+CREATE TRIGGER log_update AFTER UPDATE ON boards
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+CREATE TRIGGER log_delete AFTER DELETE ON boards
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+CREATE TRIGGER log_delete AFTER DELETE ON seasons
+    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
 
 -- ALWAYS: also in sessions that restore or replicate with triggers switched off.
 ALTER TABLE users ENABLE ALWAYS TRIGGER log_insert;
@@ -177,3 +196,6 @@ ALTER TABLE scores ENABLE ALWAYS TRIGGER log_insert;
 ALTER TABLE scores ENABLE ALWAYS TRIGGER log_update;
 ALTER TABLE scores ENABLE ALWAYS TRIGGER log_delete;
 ALTER TABLE scores ENABLE ALWAYS TRIGGER log_truncate;
+ALTER TABLE boards ENABLE ALWAYS TRIGGER log_update;
+ALTER TABLE boards ENABLE ALWAYS TRIGGER log_delete;
+ALTER TABLE seasons ENABLE ALWAYS TRIGGER log_delete;

@@ -78,7 +78,7 @@ FROM (SELECT) AS always
 LEFT JOIN boards AS b ON b.name = $1
 LEFT JOIN LATERAL (
     SELECT number, started_at, ended_at FROM seasons
-    WHERE seasons.board_id = b.board_id AND ($2::integer IS NULL OR number < $2) ORDER BY number DESC LIMIT $3
+    WHERE seasons.board_id = b.board_id AND ($2::bigint IS NULL OR number < $2) ORDER BY number DESC LIMIT $3
 ) AS s ON true
 ORDER BY s.number DESC
 

@@ -1,12 +1,12 @@
 -- Reads the change log, and keeps it short.
 
 -- name: changes_since
--- $1: the snapshot P of a view; $2: the most log rows to read; $3: the lowest sort key that the view holds, NULL for a view
--- of all entries. About the board `default`, and about the names of users. Returns one row.
+-- $1: the snapshot P of the cache; $2: the most log rows to read; $3: the lowest sort key that the cache holds of `default`,
+-- NULL for all entries. Returns one row, about the board `default`, and the names of users.
 -- P does not see the rows of transactions that began after it, and of those that it lists as running. These are two
 -- index conditions. The condition "not visible in P" would read everything since the oldest transaction that is open
--- anywhere on the server. A user whose logged keys are all below $3 was not in the view and is not now. `added`: how many
--- more entries there are now than at P, in the view or not. `reaches`: the log lists every change since P.
+-- anywhere on the server. A user whose logged keys are all below $3 was not in the cache and is not now. `added`: how many
+-- more entries there are now than at P, in the cache or not. `reaches`: the log lists every change since P.
 WITH view AS MATERIALIZED (SELECT $1::text::pg_snapshot AS p),
 recent AS MATERIALIZED (
     (SELECT season_id, user_id, old_key, new_key FROM changes
@@ -43,14 +43,95 @@ FROM (
         coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
  FROM changed) AS users
 
+-- name: season_changes_since
+-- $1 and $2 as in `changes_since`, of which this is a part in one statement if other seasons are cached. Of each of them,
+-- parallel arrays: $3 its id, $4 its board, $5 the lowest sort key that the cache holds of it, NULL for all entries, and $6
+-- the snapshot that its users are from, NULL for P: another one is that of a load to be admitted. Returns one row.
+-- In the order of $3: `seasons_added` and `seasons_reach`, as `added` and `reaches` in `changes_since`. `added` is a sum, so
+-- it needs exactly the rows that the snapshot lacks. A season whose board has changed does not reach either.
+WITH view AS MATERIALIZED (
+    SELECT pg_snapshot_xmax(p) AS xmax, ARRAY(SELECT pg_snapshot_xip(p)) AS xip FROM (SELECT $1::text::pg_snapshot AS p) AS v
+),
+season AS MATERIALIZED (
+    SELECT s.n, s.season_id, s.board_id, s.lowest, s.since::pg_snapshot AS since
+    FROM unnest($3::integer[], $4::integer[], $5::bigint[], $6::text[])
+        WITH ORDINALITY AS s (season_id, board_id, lowest, since, n)
+),
+recent AS MATERIALIZED (
+    SELECT s.n, s.lowest, c.* FROM season AS s CROSS JOIN LATERAL (
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid >= (SELECT xmax FROM view) LIMIT $2)
+        UNION ALL
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
+    ) AS c WHERE s.since IS NULL
+    UNION ALL
+    SELECT s.n, s.lowest, c.* FROM season AS s CROSS JOIN LATERAL (
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
+        UNION ALL
+        (SELECT user_id, old_key, new_key FROM changes
+         WHERE season_id = s.season_id AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
+    ) AS c WHERE s.since IS NOT NULL
+),
+other AS MATERIALIZED (  -- changes of names, and of boards
+    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN (
+        (SELECT season_id, user_id FROM changes WHERE season_id IN (-1, 0) AND xid >= (SELECT xmax FROM view) LIMIT $2)
+        UNION ALL
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
+    ) AS c WHERE s.since IS NULL
+    UNION ALL
+    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN LATERAL (
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
+        UNION ALL
+        (SELECT season_id, user_id FROM changes
+         WHERE season_id IN (-1, 0) AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
+    ) AS c WHERE s.since IS NOT NULL
+),
+changed AS (
+    SELECT t.n, t.user_id, e.sort_key, u.user_name, u.image_url
+    FROM (
+        SELECT n, user_id FROM recent
+        WHERE user_id IS NOT NULL AND (lowest IS NULL OR old_key >= lowest OR new_key >= lowest)
+        UNION
+        SELECT n, user_id FROM other WHERE season_id = 0
+    ) AS t
+    JOIN season AS s ON s.n = t.n
+    LEFT JOIN LATERAL (
+        SELECT sort_key FROM scores
+        WHERE scores.user_id = t.user_id AND scores.season_id = s.season_id AND NOT scores.hidden LIMIT 1
+    ) AS e ON true
+    LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u ON true
+)
+SELECT seasons.*, entries.*
+FROM (
+    SELECT coalesce(array_agg(coalesce(r.added, 0) ORDER BY s.n), '{}') AS seasons_added,
+           coalesce(array_agg(coalesce(r.complete, true) AND coalesce(o.complete, true)
+                              AND (s.since IS NULL OR snapshot_covers(s.since, l.pruned)) ORDER BY s.n), '{}') AS seasons_reach
+    FROM log_state AS l, season AS s
+    LEFT JOIN (
+        SELECT n, count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
+        FROM recent GROUP BY n
+    ) AS r ON r.n = s.n
+    LEFT JOIN (
+        SELECT n, count(*) < $2 AND bool_and(season_id = 0 OR user_id <> board_id) AS complete FROM other GROUP BY n
+    ) AS o ON o.n = s.n
+) AS seasons,
+(SELECT coalesce(array_agg(n), '{}') AS entry_seasons, coalesce(array_agg(user_id), '{}') AS entry_user_ids,
+        coalesce(array_agg(user_name), '{}') AS entry_user_names,
+        coalesce(array_agg(image_url), '{}') AS entry_image_urls, coalesce(array_agg(sort_key), '{}') AS entry_sort_keys
+ FROM changed) AS entries
+
 -- name: prune
 -- $1: how many seconds of log to keep; $2: the most rows to delete at once; $3: the lock of rank index writers; $4: the
 -- most seconds to keep rows for a rank index that is not updated. Returns how many rows were deleted; no row when it is too
 -- early, or when another process prunes.
--- Deletes what `candidate` sees, which is at least $1 seconds old, but nothing of a season in `kept`: its rank index lacks
--- those rows, or is being built. An index is valid if it covers `pruned`, or if its season is in `kept`. A season is kept
--- while its index is valid, and is not waited for when the index was not updated for $4 seconds although there are rows.
--- `pruned` only advances.
+-- Deletes the rows that `candidate` sees, which are at least $1 seconds old. Of a season in `kept` it deletes only rows that
+-- the rank index has applied too, and none while the index is being built. An index is valid if it covers `pruned`, or if its
+-- season is in `kept`. A season is kept while its index is valid. It is not kept when the index was not updated for $4
+-- seconds although `candidate` sees rows that the index lacks. `pruned` only advances.
 WITH state AS MATERIALIZED (
     SELECT s.candidate, s.pruned, s.kept
     FROM log_state AS s
@@ -66,13 +147,18 @@ logged AS MATERIALIZED (  -- the seasons that have rows, each found by one look 
     )
     SELECT season_id FROM season WHERE season_id IS NOT NULL
 ),
-lagging AS MATERIALIZED (
-    SELECT r.season_id
+lagging AS MATERIALIZED (  -- valid indexes that do not cover `candidate`
+    SELECT r.season_id, r.snapshot
     FROM rank_index AS r, state AS s
     WHERE written_here(r.xmin, r.written_by) AND (snapshot_covers(r.snapshot, s.pruned) OR r.season_id = ANY (s.kept))
       AND NOT snapshot_covers(r.snapshot, s.candidate)
       AND (r.written_at > clock_timestamp() - make_interval(secs => $4)
-           OR r.season_id NOT IN (SELECT season_id FROM logged))
+           OR NOT EXISTS (
+               SELECT FROM changes
+               WHERE changes.season_id = r.season_id AND changes.xid < pg_snapshot_xmax(s.candidate)
+                 AND pg_visible_in_snapshot(changes.xid, s.candidate)
+                 AND NOT pg_visible_in_snapshot(changes.xid, r.snapshot)
+           ))
 ),
 built AS MATERIALIZED (  -- a build deletes an index that is not valid first, so there is none
     SELECT l.season_id FROM logged AS l, state
@@ -80,18 +166,22 @@ built AS MATERIALIZED (  -- a build deletes an index that is not valid first, so
       AND NOT pg_try_advisory_xact_lock_shared($3, l.season_id)
 ),
 kept AS MATERIALIZED (
-    SELECT coalesce(array_agg(season_id), '{}') AS ids FROM (SELECT * FROM lagging UNION SELECT * FROM built) AS either
+    SELECT coalesce(array_agg(season_id), '{}') AS ids
+    FROM (SELECT season_id FROM lagging UNION SELECT season_id FROM built) AS either
 ),
 deleted AS (
     DELETE FROM changes WHERE ctid = ANY (ARRAY(
-        SELECT c.ctid FROM state, kept, logged AS l
+        SELECT c.ctid FROM state, logged AS l
+        LEFT JOIN lagging AS i ON i.season_id = l.season_id
+        -- A snapshot that does not cover `candidate` is an earlier one, and sees nothing that `candidate` does not see.
+        CROSS JOIN LATERAL (SELECT coalesce(i.snapshot, state.candidate) AS snapshot) AS until
         CROSS JOIN LATERAL (
             SELECT changes.ctid FROM changes
-            WHERE changes.season_id = l.season_id AND changes.xid < pg_snapshot_xmax(state.candidate)
-              AND pg_visible_in_snapshot(changes.xid, state.candidate)
+            WHERE changes.season_id = l.season_id AND changes.xid < pg_snapshot_xmax(until.snapshot)
+              AND pg_visible_in_snapshot(changes.xid, until.snapshot)
             LIMIT $2
         ) AS c
-        WHERE l.season_id <> ALL (kept.ids)
+        WHERE l.season_id NOT IN (SELECT season_id FROM built)
         LIMIT $2
     ))
     RETURNING 1

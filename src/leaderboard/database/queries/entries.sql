@@ -103,8 +103,8 @@ WITH board AS MATERIALIZED (
     CROSS JOIN LATERAL open_seasons(ARRAY[$1::integer]) AS b
 ),
 removed AS (
-    DELETE FROM scores AS s USING board AS b WHERE s.season_id = b.season_id AND s.user_id = $2 RETURNING s.hidden
+    DELETE FROM scores AS s USING board AS b WHERE s.season_id = b.season_id AND s.user_id = $2 RETURNING s.user_id
 )
-SELECT (SELECT season_id FROM board) AS season_id, (SELECT NOT hidden FROM removed) AS removed,
+SELECT (SELECT season_id FROM board) AS season_id, EXISTS (SELECT FROM removed) AS removed,
        pg_current_xact_id_if_assigned()::text AS xid,
        (SELECT pg_current_snapshot()::text) AS snapshot, (SELECT database_epoch()) AS epoch

@@ -185,6 +185,8 @@ applied AS (
         )
     FROM index AS i, mine
     WHERE r.season_id = $1 AND i.valid AND mine.locked
+      -- They differ if the index is not valid and the few entries of the season were counted instead.
+      AND cardinality(i.keys) = cardinality(r.keys)
       AND ($3 = 0 OR i.pending >= greatest($3, cardinality(i.keys) / 20)
            OR i.pending > 0 AND r.written_at < clock_timestamp() - make_interval(secs => $4))
     RETURNING 1

@@ -32,6 +32,25 @@ CROSS JOIN (
     CROSS JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u
 ) AS best
 
+-- name: best_of_season
+-- $1, $2: board and season as `find_season` takes them; $3: how many; $4: the most pending log rows to read. Returns the best
+-- as `top_of_season` does, in any order, and how many entries there are.
+WITH season AS MATERIALIZED (SELECT * FROM find_season($1, $2)),
+index AS MATERIALIZED (SELECT valid, total FROM rank_index_now((SELECT season_id FROM season), $4))
+SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
+       s.season_id, s.board_id, s.tie_bits, s.rules,
+       CASE WHEN i.valid THEN i.total ELSE entries_between(s.season_id, first_key(), 0, last_key(), 0) END AS total, best.*
+FROM season AS s, index AS i
+CROSS JOIN (
+    SELECT coalesce(array_agg(t.user_id), '{}') AS user_ids, coalesce(array_agg(u.user_name), '{}') AS user_names,
+           coalesce(array_agg(u.image_url), '{}') AS image_urls, coalesce(array_agg(t.sort_key), '{}') AS sort_keys
+    FROM (
+        SELECT user_id, sort_key FROM entries WHERE season_id = (SELECT season_id FROM season) AND NOT hidden
+        ORDER BY sort_key DESC, user_id ASC LIMIT $3
+    ) AS t
+    CROSS JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u
+) AS best
+
 -- name: top_and_total
 -- $1: how many; $2: the most pending log rows to read. Returns the best of the board `default` as `top` does, and how many
 -- entries it has.
@@ -122,3 +141,16 @@ SELECT EXISTS (SELECT FROM erased) AS erased, pg_current_xact_id_if_assigned()::
 SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
 FROM (SELECT) AS always
 LEFT JOIN (SELECT user_id, user_name, image_url, total_score, hidden FROM users WHERE user_name = $1) AS u ON true
+
+-- name: find_users
+-- $1: the first name, $2: the name before which they end; $3: the name after which to begin, '' for the first; $4: the most
+-- users; $5: whether to return hidden ones too. Returns a row for each, by name, and one row with a NULL `user_id` if there
+-- is none.
+SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
+FROM (SELECT) AS always
+LEFT JOIN (
+    SELECT user_id, user_name, image_url, total_score, hidden FROM users
+    WHERE user_name >= $1 AND user_name < $2 AND user_name > $3 AND ($5 OR NOT hidden)
+    ORDER BY user_name LIMIT $4
+) AS u ON true
+ORDER BY u.user_name

@@ -1,0 +1,1 @@
+"""What many boards and large ones cost, beside the board `default`: `make bench-boards`."""

@@ -1,0 +1,59 @@
+#!lua flags=allow-oom
+-- Says whether the cache may be read now, and what has changed in some seasons since the states of the caller's replicas.
+-- As `read.lua` for the board `default`. A cached season is at the snapshot of the state, whenever it last changed.
+-- KEYS: state, seasons
+-- ARGV: max_age_us, ...
+-- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
+-- `max_age_us`: the greatest age of the state in microseconds; -1 accepts any age and an invalid state. The rest: name of
+-- each season, and the version of the caller's replica of it.
+-- Returns the time in microseconds, token, epoch and asof, and nothing more if the state must not be read. Then for each
+-- season: nil if it is not cached; otherwise its entry, and the deltas from the replica's version to this one, oldest
+-- first, nil if they are not all kept.
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local current = redis.call('HMGET', state, 'token', 'epoch', 'asof', 'valid')
+local token, epoch, asof = current[1], current[2], current[3]
+if not (token and epoch and tonumber(asof or '')) then
+    return {now}
+end
+local reply = {now, token, epoch, asof}
+local max_age = tonumber(max_age_us)
+if max_age >= 0 then
+    local age = now - tonumber(asof)
+    if current[4] ~= '1' or age < 0 or age > max_age then
+        return reply
+    end
+end
+
+-- A delta begins with the version before it and the version after it, 16 characters each.
+local function deltas_between(key, version, newest)
+    local found, at = {}, newest
+    while at ~= version do
+        local delta = redis.pcall('LINDEX', key, -1 - #found)
+        if type(delta) ~= 'string' or delta:sub(17, 32) ~= at then
+            return false
+        end
+        found[#found + 1] = delta
+        at = delta:sub(1, 16)
+    end
+    local oldest_first = {}
+    for i = #found, 1, -1 do
+        oldest_first[#oldest_first + 1] = found[i]:sub(33)
+    end
+    return oldest_first
+end
+
+for i = REST, #ARGV, 2 do
+    local entry = redis.call('HGET', seasons, ARGV[i])
+    local answer = false
+    if entry then
+        local load, version, count = entry:match('^([^|]*)|([^|]*)|([^|]*)|')
+        local prefix = '{leaderboard}:load:' .. load
+        count = tonumber(count)
+        if redis.call('ZCARD', prefix .. ':scores') == count and redis.call('HLEN', prefix .. ':metadata') == count then
+            answer = {entry, deltas_between(prefix .. ':deltas', ARGV[i + 1], version)}
+        end
+    end
+    reply[#reply + 1] = answer
+end
+return reply

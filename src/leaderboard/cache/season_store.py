@@ -1,0 +1,97 @@
+"""Loads seasons of boards other than `default` beside the cache, and reads them.
+
+A load becomes part of the cache only by a catching up that admits it (`sync/catch_up.py`).
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+
+from leaderboard.cache.format import encode_users
+from leaderboard.cache.seasons import CachedSeason, PendingLoad, SeasonExport
+from leaderboard.cache.store import IDLE_MS, LOAD_CHUNK, MAX_CLAIM_MS, CacheStore
+from leaderboard.errors import CacheRefused
+from leaderboard.model import User
+from leaderboard.snapshot import SnapshotPosition
+
+_LEAST_WEIGHT = 100
+"""A season counts as so many users at least, so that the number of cached seasons is bounded, too."""
+_HALF_LIFE_MS = 60_000
+"""After so long, a read counts half when it is decided which season has to go."""
+
+
+class SeasonStore:
+    """The cached seasons, in at most `max_users` users."""
+
+    def __init__(self, store: CacheStore, max_users: int, claim_ms: int) -> None:
+        """`claim_ms`: how long one process alone may load a season."""
+        self._store = store
+        self._scripts = store.scripts
+        self._max_users = max_users
+        self._claim_ms = claim_ms
+
+    @property
+    def keep(self) -> int:
+        """The most users of one season."""
+        return self._store.keep
+
+    async def names(self) -> list[str]:
+        """Return the names of the cached seasons. Raises CacheError."""
+        return [name.decode() for name in await self._store.bulk_link.run(self._scripts.season_names())]
+
+    async def claim(self, name: str) -> str | None:
+        """Claim the load of a season; returns the id of the load, None if another process has the claim."""
+        load = secrets.token_hex(8)
+        call = self._scripts.claim_season(
+            load=load, season=name, claim_ms=self._claim_ms, max_claim_ms=MAX_CLAIM_MS
+        )
+        return None if await self._store.bulk_link.run(call) is None else load
+
+    async def offer(
+        self, name: str, season: CachedSeason, users: Sequence[User], position: SnapshotPosition, reads: int
+    ) -> Sequence[str] | None:
+        """Write a loaded season beside the cache, to be admitted; returns the seasons evicted for it.
+
+        `reads`: how often it was read since the last report. None if it is not needed any more, or if the others
+        are read as often. Raises CacheError.
+        """
+        load = season.load
+        for start in range(0, len(users), LOAD_CHUNK):
+            rows = encode_users(users[start : start + LOAD_CHUNK], season.tie_bits)
+            call = self._scripts.load_season(load=load, season=name, claim_ms=self._claim_ms, rows=rows)
+            if await self._store.bulk_link.run(call) is None:
+                return None
+        reply = await self._store.bulk_link.run(
+            self._scripts.offer(
+                load=load,
+                season=name,
+                offer=bytes(PendingLoad(season, position)),
+                count=len(users),
+                least_weight=_LEAST_WEIGHT,
+                max_users=self._max_users,
+                reads_of_it=reads,
+                half_life_ms=_HALF_LIFE_MS,
+                keep_ms=MAX_CLAIM_MS,
+            )
+        )
+        return None if reply is None else [evicted.decode() for evicted in reply]
+
+    async def note_reads(self, reads: Mapping[str, int]) -> None:
+        """Report how often seasons were read since the last report. Raises CacheError."""
+        flat = [argument for item in reads.items() for argument in item]
+        call = self._scripts.note_reads(half_life_ms=_HALF_LIFE_MS, idle_ms=IDLE_MS, reads=flat)
+        await self._store.bulk_link.run(call)
+
+    async def export(self, name: str) -> SeasonExport | None:
+        """Return a whole season, None if it is not cached.
+
+        Raises CacheError, and CacheDamaged after dropping a cache that another program has written.
+        """
+        try:
+            reply = await self._store.bulk_link.run(self._scripts.export_season(season=name))
+            return None if reply is None else SeasonExport.parse(reply)
+        except CacheRefused as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            raise await self._store.drop_damaged(error) from error
+        except ValueError as error:
+            raise await self._store.drop_damaged(error, reply[0]) from error

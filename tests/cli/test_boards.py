@@ -1,6 +1,8 @@
 """`leaderboard boards` makes, changes, lists and deletes boards, and ends their seasons."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from typing import Any
@@ -151,6 +153,30 @@ def test_rules_that_entries_depend_on_stay(settings: Settings) -> None:
     status, error = boards(settings, "configure", "laps", "--better", "lower")
     assert (status, "has entries, which depend on better" in error) == (3, True)
     assert rules(settings, "laps") == UNCHANGED
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y", 0), ("n", 1)])
+def test_a_board_is_deleted_after_a_yes(settings: Settings, answer: str, status: int) -> None:
+    assert boards(settings, "create", "laps")[0] == 0
+    ours, theirs = pty.openpty()
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        done = subprocess.run(
+            [sys.executable, "-m", "leaderboard", "boards", "delete", "laps"],
+            env=environment(settings),
+            stdin=theirs,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == status
+    question = "Delete the board laps with all seasons up to number 1 and 0 entries in the current one? [y/N]: "
+    assert done.stdout.startswith(question)
+    assert ("laps" in listed(settings)) == (answer == "n")
 
 
 def test_a_database_without_boards_has_to_be_migrated(settings: Settings) -> None:

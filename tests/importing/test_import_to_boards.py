@@ -16,10 +16,10 @@ from leaderboard.config import Settings
 from leaderboard.database.boards import Board
 from leaderboard.database.importer import CHUNK, BoardChanged, NamesTaken
 from leaderboard.importing import ImportReport, OnConflict, Progress
-from tests.boards.boards import make_board, started
+from tests.boards.boards import make_board, started, waits_for_lock
 from tests.importing.boards import FAIL, SKIP, UPDATE, counts, many, rejected, run, write_csv
 from tests.importing.test_concurrent_imports import deadlocks
-from tests.system import ApiProcess, environment, eventually, sql
+from tests.system import ApiProcess, connect, environment, eventually, sql, until
 
 pytestmark = pytest.mark.anyio
 
@@ -314,6 +314,57 @@ async def test_concurrent_imports_to_one_board(
     if UPDATE in modes:
         # The last of those that update has the best score.
         assert min(scores) >= max(number for number, mode in enumerate(modes, 1) if mode is UPDATE)
+    assert deadlocks(settings) == 0
+
+
+async def test_a_better_score_that_is_written_meanwhile_stays(
+    settings: Settings, tmp_path: Path, db: asyncpg.Connection
+) -> None:
+    board = await make(settings, "laps", keeps="best")
+    add_entries(settings, board.season_id, {"amy": 1})
+    other = await connect(settings)
+    async with other.transaction():
+        await other.execute("UPDATE scores SET sort_key = 9")
+        path = write_csv(tmp_path / "in.csv", [("amy", 5, "")])
+        task = asyncio.create_task(run(settings, path, UPDATE, board=board))
+        await until(lambda: waits_for_lock(db), "the import waits")
+    await other.close()
+    assert counts(await task) == (1, 0, 1, 0, 0)
+    assert standings(settings, board.season_id) == [("amy", 9)]
+
+
+async def test_an_import_beside_live_writes(settings: Settings, tmp_path: Path) -> None:
+    """No write is lost: each entry is the best of what was written and what the file has."""
+    users = 2 * CHUNK
+    async with started(settings) as app:
+        board = await make_board(app, "laps", keeps="best", ties="first")
+        # Users who exist in the opposite order of the file.
+        add_users(settings, *(str(name) for name, *_ in reversed(many(users))))
+        done = asyncio.Event()
+        written: dict[int, int] = {}
+
+        async def play(seed: int) -> None:
+            chance = random.Random(seed)
+            while not done.is_set():
+                user_id, score = chance.randint(1, users), chance.randint(1, 10)
+                await app.service.entries.set_score("laps", user_id, score)
+                written[user_id] = max(score, written.get(user_id, 0))
+
+        players = [asyncio.create_task(play(seed)) for seed in range(20)]
+        try:
+            path = write_csv(tmp_path / "in.csv", many(users, score=5))
+            await run(settings, path, UPDATE, board=board)
+            await run(settings, path, UPDATE, board=board)
+        finally:
+            done.set()
+            await asyncio.gather(*players)
+    rows = sql(
+        settings, "SELECT user_id, sort_key >> 31 AS score FROM scores WHERE season_id = $1", board.season_id
+    )
+    assert written
+    assert {row["user_id"]: row["score"] for row in rows} == {
+        user_id: max(5, written.get(user_id, 0)) for user_id in range(1, users + 1)
+    }
     assert deadlocks(settings) == 0
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from chaos import board, linearizability
 from chaos.board import Findings
-from chaos.history import Change, Operation, Outcome, Place, Transaction
+from chaos.history import DEFAULT, Change, Operation, Outcome, Place, Season, Transaction
 from leaderboard.snapshot import Snapshot
 
 Users = dict[int, tuple[str, int]]
@@ -52,7 +52,7 @@ class History:
         self.states.append(dict(self.users))
 
     def check(self, *operations: Operation) -> Findings:
-        return board.check(INITIAL, self.transactions, operations)
+        return board.check({DEFAULT: INITIAL}, self.transactions, operations)
 
 
 def standings(users: Users) -> list[Place]:
@@ -492,14 +492,14 @@ def test_a_record_that_cannot_be_is_refused(history: History) -> None:
     a, b, c = history.transactions
     with pytest.raises(ValueError, match="neither"):
         board.check(
-            INITIAL,
+            {DEFAULT: INITIAL},
             [replace(a, seen=Snapshot(101, 103, frozenset({102}))), b, replace(c, seen=Snapshot(100, 101))],
             (),
         )
     with pytest.raises(ValueError, match="otherwise"):
-        board.check(INITIAL, [a, b, replace(c, changes=(Change(3, 5, 42, 50, "u5"),))], ())
+        board.check({DEFAULT: INITIAL}, [a, b, replace(c, changes=(Change(3, 5, 42, 50, "u5"),))], ())
     with pytest.raises(ValueError, match="same id"):
-        board.check(INITIAL, [a, b, replace(c, xid=b.xid)], ())
+        board.check({DEFAULT: INITIAL}, [a, b, replace(c, xid=b.xid)], ())
 
 
 # At random: a database with concurrent transactions, and every state that it can have had
@@ -585,7 +585,7 @@ class Simulation:
 
     def acknowledge(self, xid: int, changes: Sequence[Change]) -> None:
         start = self.begun[xid] - self.chance.randint(0, 2)
-        for _, user_id, old, new, name in changes:
+        for _, user_id, old, new, name, _ in changes:
             end = self.clock + self.chance.choice([0.5, 1.5, 3.5, math.inf])
             outcome: Outcome = "unknown" if end == math.inf else "ok"
             if old is None and name is not None:
@@ -610,7 +610,7 @@ class Simulation:
         return next(users for since, users in reversed(self.states) if since <= time)
 
     def check(self) -> Findings:
-        return board.check(self.initial, self.transactions, self.operations)
+        return board.check({DEFAULT: self.initial}, self.transactions, self.operations)
 
 
 EVENTS = ("begin", "begin", "write", "write", "write", "look", "end", "end", "ask", "ask")
@@ -835,6 +835,9 @@ def register_history(chance: Random, *, operators: bool) -> list[Operation]:
                 else:
                     operations.append(Operation(kind, 1, start, end, score=score, previous=state, result=result))
                 state = chance.choice([state, result]) if unknown else result
+            case "remove" if chance.random() < 0.4:
+                operations.append(Operation("remove", 1, start, outcome="unknown"))
+                state = chance.choice([state, None])
             case "remove":
                 operations.append(Operation("remove", 1, start, end, "missing" if state is None else "ok"))
                 state = None
@@ -911,3 +914,182 @@ def test_what_the_register_search_leaves_out_and_lets_be_late() -> None:
     made = Operation("create", 0, 1, outcome="unknown", name="u9", score=7)
     assert linearizability.check(scores, [made, one({9: ("u9", 7)}, 9, 5, 6)]) == []
     assert linearizability.check(scores, [one({9: ("u9", 7)}, 9, 5, 6)])
+
+
+# Boards and seasons
+
+
+class Rounds:
+    """A board whose season 3 is the current one, and the board `default`.
+
+    Every transaction sees all earlier ones, unless it says otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.third, self.fourth = Season("rounds", 3), Season("rounds", 4)
+        self.initial: dict[Season, Users] = {
+            DEFAULT: dict(INITIAL),
+            Season("rounds", 0): {0: ("", 3)},
+            Season("rounds", 2): {1: ("u1", 7)},
+            self.third: dict(INITIAL),
+        }
+        self.now: dict[Season, Users] = {season: dict(users) for season, users in self.initial.items()}
+        self.now[self.fourth] = {}
+        self.transactions: list[Transaction] = []
+        self._seq = 0
+
+    def commit(
+        self,
+        season: Season,
+        *changes: tuple[int, int | None],
+        by: float | None = None,
+        seen: Snapshot | None = None,
+    ) -> None:
+        """Sets these scores (None: removes the entry) in one transaction."""
+        made = []
+        for user_id, new in changes:
+            self._seq += 1
+            old = self.now[season].pop(user_id, None)
+            name = None if new is None else "" if season.number == 0 else f"u{user_id}"
+            if new is not None and name is not None:
+                self.now[season][user_id] = name, new
+            made.append(Change(self._seq, user_id, None if old is None else old[1], new, name, season))
+        xid = 100 + len(self.transactions)
+        self.transactions.append(Transaction(xid, seen or Snapshot(xid, xid), tuple(made), by))
+
+    def end(self, *, seen: Snapshot | None = None) -> None:
+        self.commit(Season("rounds", 0), (0, 4), seen=seen)
+
+    def check(self, *operations: Operation) -> Findings:
+        return board.check(self.initial, self.transactions, operations)
+
+
+def of_rounds(operation: Operation, season: int | None = None) -> Operation:
+    return replace(operation, board="rounds", season=season)
+
+
+def ended(start: float, end: float, outcome: Outcome = "ok") -> Operation:
+    return Operation("end", 0, start, end, outcome, board="rounds", season=3)
+
+
+@pytest.fixture
+def rounds() -> Rounds:
+    """User 5 gets 200, the season ends, then user 6 gets 300 in the next one."""
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 200))
+    rounds.end()
+    rounds.commit(rounds.fourth, (6, 300))
+    return rounds
+
+
+ROUNDS = (
+    of_rounds(put(5, 200, 1, 2, 95), 3),
+    ended(3, 4),
+    of_rounds(put(6, 300, 5, 6), 4),
+)
+"""The three writes of `rounds`."""
+
+
+def test_a_season_is_shown_as_the_current_one_until_its_end(rounds: Rounds) -> None:
+    old, new = rounds.now[rounds.third], rounds.now[rounds.fourth]
+    for ask in (top, one, context, page, around):
+        assert nothing(rounds.check(*ROUNDS, of_rounds(ask(old, 5, 2.5, 3.5))))
+        assert nothing(rounds.check(*ROUNDS, of_rounds(ask(new, 6, 6.5, 7))))
+    for ask in (top, page, around):
+        assert nothing(rounds.check(*ROUNDS, of_rounds(ask({}, 5, 3.5, 4.5))))
+        late = of_rounds(ask(old, 5, 4.5, 7))
+        findings = rounds.check(*ROUNDS, late)
+        assert findings == Findings(stale_reads=findings.stale_reads)
+        assert str(ROUNDS[1]) in findings.stale_reads[0]
+        assert rounds.check(*ROUNDS, of_rounds(ask(new, 5, 2.5, 2.9))).never_had
+
+
+def test_after_one_answer_of_the_new_season_no_answer_shows_the_old_one(rounds: Rounds) -> None:
+    unknown = (ROUNDS[0], ended(3, math.inf, "unknown"), ROUNDS[2])
+    new, old = of_rounds(top({}, 5, 3.5, 3.6)), of_rounds(top(rounds.now[rounds.third], 5, 3.7, 3.8))
+    assert nothing(rounds.check(*unknown, replace(old, start=3.1, end=3.2), new))
+    assert nothing(rounds.check(*unknown, new, replace(old, start=3.55)))
+    assert rounds.check(*unknown, new, old).stale_reads
+    missing = of_rounds(one({}, 5, 3.7, 3.8))
+    assert nothing(rounds.check(*unknown, new, missing))
+    assert rounds.check(*unknown, replace(missing, start=2.5, end=2.6)).never_had
+
+
+def test_an_archive_and_the_last_season_that_ended(rounds: Rounds) -> None:
+    old = rounds.now[rounds.third]
+    assert nothing(rounds.check(*ROUNDS, of_rounds(top(old, 5, 8, 9), 3), of_rounds(top(old, 5, 8, 9), 0)))
+    assert nothing(rounds.check(*ROUNDS, of_rounds(top(rounds.initial[Season("rounds", 2)], 5, 1, 2), 0)))
+    assert rounds.check(*ROUNDS, of_rounds(top(rounds.initial[Season("rounds", 2)], 5, 8, 9), 0)).stale_reads
+    assert rounds.check(*ROUNDS, of_rounds(top(INITIAL, 5, 8, 9), 3)).stale_reads
+    none = Operation("top", 5, 1, 2, "no season", board="rounds", season=4)
+    assert nothing(rounds.check(*ROUNDS, none))
+    assert rounds.check(*ROUNDS, replace(none, start=8, end=9)).stale_reads
+    assert rounds.check(*ROUNDS, replace(none, season=3)).never_had
+    assert rounds.check(*ROUNDS, replace(none, season=0)).never_had
+    del rounds.initial[Season("rounds", 2)]
+    assert nothing(rounds.check(*ROUNDS, replace(none, season=0)))
+    assert rounds.check(*ROUNDS, replace(none, season=0, start=8, end=9)).stale_reads
+
+
+def test_an_archive_that_changes_after_its_end(rounds: Rounds) -> None:
+    rounds.commit(rounds.third, (7, None), by=8.0)
+    assert nothing(rounds.check(*ROUNDS))
+    rounds.commit(rounds.third, (5, 250))
+    assert len(rounds.check(*ROUNDS).not_once) == 1
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 200))
+    rounds.end(seen=Snapshot(100, 101, frozenset({100})))
+    assert len(rounds.check().not_once) == 1
+
+
+def test_an_acknowledged_score_is_in_the_season_that_its_answer_names(rounds: Rounds) -> None:
+    assert rounds.check(replace(ROUNDS[0], season=4, previous=None), *ROUNDS[1:]).lost
+    assert rounds.check(*ROUNDS, of_rounds(put(7, 400, 8, 9), 4)).lost
+    rounds.commit(rounds.fourth, (5, 200))
+    assert len(rounds.check(*ROUNDS).not_once) == 1
+
+
+def test_an_end_that_was_acknowledged_and_not_done() -> None:
+    rounds = Rounds()
+    assert rounds.check(ended(1, 2)).lost
+    assert nothing(rounds.check(replace(ended(1, 2), season=2)))
+    assert nothing(rounds.check(ended(1, 2, "no season"))) is False
+    assert nothing(rounds.check(replace(ended(1, 2, "no season"), season=4)))
+
+
+def test_an_answer_of_one_board_holds_for_every_other_board() -> None:
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 200))
+    rounds.commit(DEFAULT, (6, 300))
+    unknown = (of_rounds(put(5, 200, 0, math.inf)), put(6, 300, 0, math.inf))
+    new, old = top(rounds.now[DEFAULT], 3, 1, 2), of_rounds(top(INITIAL, 3, 3, 4))
+    assert nothing(rounds.check(*unknown, replace(old, start=0, end=0.5), new))
+    assert rounds.check(*unknown, new, old).stale_reads
+
+
+def test_increments_and_removals_of_a_board() -> None:
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 97))
+    rounds.commit(rounds.third, (5, None))
+    rounds.commit(rounds.third, (5, 4))
+    users = rounds.now[rounds.third]
+    add = Operation("add", 5, 1, 2, score=2, previous=95, result=97, board="rounds", season=3)
+    remove = Operation("remove", 5, 3, 4, board="rounds", season=3)
+    again = replace(add, start=5, end=6, score=4, previous=None, result=4)
+    assert nothing(rounds.check(add, remove, again, of_rounds(top(users, 12, 7, 8))))
+    assert rounds.check(replace(add, previous=93, result=95), remove, again).lost
+    assert rounds.check(add, replace(remove, target=6), again).lost
+    assert rounds.check(add, remove, again, replace(remove, start=8, end=9)).lost
+    before = of_rounds(top(INITIAL | {5: ("u5", 97)}, 12, 4.5, 4.6))
+    assert rounds.check(add, remove, again, before).stale_reads
+    assert rounds.check(add, remove, again, replace(again, start=8, end=9, score=4, previous=4, result=8)).lost
+    rounds.commit(rounds.third, (5, 6))
+    assert len(rounds.check(add, remove, again).not_once) == 1
+
+
+def test_a_user_that_does_not_exist_has_no_entry() -> None:
+    rounds = Rounds()
+    rounds.commit(DEFAULT, (5, None), by=3.0)
+    missing = Operation("set", 5, 5, 6, "missing", score=7, board="rounds")
+    assert nothing(rounds.check(missing))
+    assert rounds.check(replace(missing, target=6)).never_had

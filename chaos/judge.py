@@ -30,7 +30,7 @@ class Verdict:
             kind: []
             for kind in (
                 *("lost", "never had", "too old", "not once"),
-                *("refused", "late", "undecided", "not healed"),
+                *("wrongly refused", "late", "undecided", "not healed"),
             )
         }
     )
@@ -78,14 +78,14 @@ def judge(case: Case) -> Verdict:
             verdict.stale += operation.stale
         verdict.refused += operation.outcome == "refused"
     verdict.wrong["late"] += case.record.late
-    verdict.wrong["refused"] += case.record.odd
+    verdict.wrong["wrongly refused"] += case.record.odd
     for start, end, text in case.record.refused_at:
         conflict = " 409 " in text
         # Without times, an overloaded machine is no violation.
         slow = case.recovered_at is not None and text.endswith("503 overloaded")
         meanwhile = end >= case.began and start <= case.over(case.ended)
         if not (conflict or slow or (case.fault.refusals and meanwhile)):
-            verdict.wrong["refused"].append(text)
+            verdict.wrong["wrongly refused"].append(text)
     return verdict
 
 

@@ -136,7 +136,9 @@ async def change_by_hand(connection: asyncpg.Connection, world: World) -> None:
             # Its entries are deleted too, and those of its successor are made by the other cases.
             await connection.execute("DELETE FROM users WHERE user_id = $1", user_id)
             await connection.execute(
-                "INSERT INTO users (user_id, user_name) VALUES ($1, gen_random_uuid())", user_id
+                "INSERT INTO users (user_id, user_name, hidden) VALUES ($1, gen_random_uuid(), $2)",
+                user_id,
+                world.rng.random() < 0.2,
             )
         case 1 | 2:
             hidden = world.rng.random() < 0.2

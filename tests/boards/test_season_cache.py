@@ -8,6 +8,7 @@ import pytest
 
 from leaderboard.app import App
 from leaderboard.cache import keys
+from leaderboard.cache.season_store import SeasonStore
 from leaderboard.config import Settings
 from leaderboard.errors import NotOnBoard
 from leaderboard.model import Context, EncodedTop, Top
@@ -34,8 +35,7 @@ async def serving(settings: Settings, tuning: Tuning = TUNING, **overrides: obje
 
 async def cached(app: App) -> set[str]:
     """Returns the names of the cached seasons."""
-    state = await app.cache.poll("test", lease_ms=0)
-    return set() if state is None else set(state.seasons)
+    return set(await SeasonStore(app.cache, 1, 1).names())
 
 
 def answers(app: App, source: str) -> int:
@@ -211,6 +211,16 @@ async def test_hiding_renaming_and_erasing_is_seen_in_every_cached_season(
         await users.erase(30)
         assert await best() == [(29, "renamed")] * 2
         assert answers(app, "postgres") == asked
+
+
+async def test_a_rebuild_drops_the_other_seasons(settings: Settings, db: asyncpg.Connection) -> None:
+    await add_users(db, USERS)
+    async with serving(settings) as app:
+        season = await board_with(app, db, "other")
+        await read_until_cached(app, season)
+        assert await app.sync.synchronizer.rebuild("a test")
+        assert await cached(app) == set()
+        await read_until_cached(app, season)
 
 
 async def test_a_season_whose_keys_were_lost_is_loaded_again(settings: Settings, db: asyncpg.Connection) -> None:

@@ -75,7 +75,7 @@ def test_a_script_gets_the_arguments_that_its_file_declares(method: str) -> None
 @pytest.mark.parametrize("name", FILES)
 def test_a_script_reads_its_keys_and_arguments_by_name_only(name: str) -> None:
     code = re.sub(r"--.*", "", FILES[name])
-    assert "KEYS" not in code
+    assert not re.search(r"\bKEYS\b", code)
     assert not re.findall(r"ARGV\[\d", code)
     used = set(re.findall(r"\w+", code))
     assert used >= {*declared(name, "KEYS"), *declared(name, "ARGV")} - {"..."}

@@ -73,7 +73,7 @@ async def test_apply_returns_the_state_that_it_made(cache: Cache, server: Redis)
         made = await cache.apply("one", state, position(30 + number), new, [], 1)
         found = await poll(cache)
         assert isinstance(made, CacheState)
-        assert replace(made, now=found.now) == found
+        assert replace(made, now=found.now, seasons=found.seasons, pending=found.pending) == found
         assert state.now <= 1_000_000 * seconds + microseconds <= made.now <= found.now
         assert made.asof == state.now
         state = made

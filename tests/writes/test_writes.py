@@ -90,7 +90,7 @@ async def test_the_first_of_several_users_with_one_name_gets_it(
         if isinstance(outcome, User):
             row = await db.fetchrow("SELECT * FROM users WHERE user_id = $1", outcome.user_id)
             assert row is not None
-            assert tuple(row) == (outcome.user_id, outcome.user_name, outcome.image_url, outcome.total_score)
+            assert tuple(row)[:4] == (outcome.user_id, outcome.user_name, outcome.image_url, outcome.total_score)
     assert await db.fetchval("SELECT image_url FROM users WHERE user_name = 'b'") == "image 0"
 
 

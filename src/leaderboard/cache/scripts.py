@@ -173,6 +173,9 @@ class Scripts:
     def read_seasons(self, *, max_age_us: int, versions: Iterable[Argument]) -> Call:
         return self._scripts["read_seasons"].call(tuple(versions), max_age_us=max_age_us)
 
+    def season_names(self) -> Call:
+        return self._scripts["season_names"].call()
+
     def export_season(self, *, season: str) -> Call:
         return self._scripts["export_season"].call(season=season)
 

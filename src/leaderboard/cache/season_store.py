@@ -34,6 +34,10 @@ class SeasonStore:
         """The most users of one season."""
         return self._store.keep
 
+    async def names(self) -> list[str]:
+        """Return the names of the cached seasons. Raises CacheError."""
+        return [name.decode() for name in await self._store.bulk_link.run(self._scripts.season_names())]
+
     async def claim(self, name: str) -> str | None:
         """Claim the load of a season; returns the id of the load, None if another process has the claim."""
         load = secrets.token_hex(8)

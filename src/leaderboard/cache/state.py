@@ -42,7 +42,7 @@ class CacheState:
     members as `count` says. `connection_number` is the number of the connection it was read on.
 
     `seasons` are the entries of the cached seasons by name, and `pending` the loads to be admitted: `CachedSeason`
-    and `PendingLoad` read them. `pending` is None if it is not known.
+    and `PendingLoad` read them. Both are None without the lease, and `pending` after an apply if there are any.
     """
 
     now: int
@@ -56,7 +56,7 @@ class CacheState:
     asof: int
     valid: bool
     connection_number: int
-    seasons: Mapping[str, bytes]
+    seasons: Mapping[str, bytes] | None
     pending: Mapping[str, bytes] | None
 
     @property
@@ -83,8 +83,8 @@ class CacheState:
             int(asof),
             valid == b"1",
             connection_number,
-            by_name(seasons),
-            by_name(pending),
+            by_name(seasons) if leased else None,
+            by_name(pending) if leased else None,
         )
 
 

@@ -243,9 +243,9 @@ class CacheStore:
         return CacheDamaged(f"the cache could not be read and was dropped: {cause}")
 
 
-def _with_changes(seasons: Mapping[str, bytes], changed: Mapping[str, bytes]) -> Mapping[str, bytes]:
+def _with_changes(seasons: Mapping[str, bytes] | None, changed: Mapping[str, bytes]) -> Mapping[str, bytes] | None:
     """Return the entries with those that changed; an empty one is of a season that is not cached now."""
-    if not changed:
+    if seasons is None or not changed:
         return seasons
     return {name: entry for name, entry in {**seasons, **changed}.items() if entry}
 

@@ -72,10 +72,9 @@ class ChangeLog:
         self._connections = connections
         self._tuning = tuning
         self._sql = load_queries("change_log")
-        # One statement, because all must be from one snapshot.
-        self._with_seasons = "SELECT * FROM ({}) AS a CROSS JOIN ({}) AS b".format(  # noqa: S608 - of two constants
-            self._sql["changes_since"], self._sql["season_changes_since"]
-        )
+        # One statement, because all must be from one snapshot. $3 of `changes_since` is $7 in it.
+        default, others = self._sql["changes_since"].replace("$3", "$7"), self._sql["season_changes_since"]
+        self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608 # nosec B608
         users = load_queries("users")
         self._top_and_total, self._best_of_season = users["top_and_total"], users["best_of_season"]
 
@@ -139,7 +138,7 @@ class ChangeLog:
         limit: int,
         seasons: Sequence[SeasonView] = (),
     ) -> Changes:
-        sql, arguments = self._sql["changes_since"], [str(since), limit, floor_score]
+        sql, arguments = self._sql["changes_since"], [str(since), limit]
         if seasons:
             sql = self._with_seasons
             arguments += [
@@ -148,6 +147,7 @@ class ChangeLog:
                 [view.lowest for view in seasons],
                 [None if view.since is None else str(view.since) for view in seasons],
             ]
+        arguments.append(floor_score)
         row = await one_row(connection, sql, *arguments)
         changed, deleted = users_of(row)
         found = _season_changes(row) if seasons else []

@@ -1,12 +1,12 @@
 """Ends seasons that are past their end, and deletes the entries of unregistered seasons."""
 
 import asyncio
+from typing import Protocol
 
 import structlog
 
 from leaderboard.database.boards import Boards
 from leaderboard.periodic import every
-from leaderboard.service.boards import BoardService
 
 _END_EVERY_S = 1.0
 _DELETE_EVERY_S = 60.0
@@ -18,10 +18,16 @@ _BATCH = 1000
 _log = structlog.get_logger(__name__)
 
 
+class EndsSeasons(Protocol):
+    """What ends the seasons that are past their end: `service/boards.py`."""
+
+    async def end_due(self) -> int: ...
+
+
 class SeasonKeeper:
     """Ends seasons, as one process among several, and deletes what no season needs."""
 
-    def __init__(self, service: BoardService, boards: Boards) -> None:
+    def __init__(self, service: EndsSeasons, boards: Boards) -> None:
         self._service = service
         self._boards = boards
 

@@ -99,8 +99,7 @@ class CacheAuditor:
 
         Returns the results by the name of the season. Raises as `audit`.
         """
-        state = await self._cache.poll("", lease_ms=0)
-        names = [] if state is None else list(state.seasons)
+        names = await self._seasons.names()
         return {name: await self._audit_season(name) for name in random.sample(names, min(most, len(names)))}
 
     async def _audit_season(self, name: str) -> Audit:

@@ -31,8 +31,10 @@ class CachedSeasons:
     def __init__(self, state: CacheState, size: int) -> None:
         """`size`: a season with fewer users is dropped, unless it has all.
 
-        Raises ValueError if another program has written an entry.
+        Raises ValueError if another program has written an entry, and TypeError for a state without its seasons.
         """
+        if state.seasons is None:
+            raise TypeError("a state that was polled without the lease does not say which seasons are cached")
         self._size = size
         self._cached = {name: CachedSeason.parse(stored) for name, stored in state.seasons.items()}
         self._pending = {

@@ -167,7 +167,7 @@ class CatchUp:
             return None
         if applied.pending is not None:
             self.own_state.keep(applied)
-        self._metrics.cached_seasons.set(len(applied.seasons))
+        self._metrics.cached_seasons.set(len(applied.seasons or ()))
         self._metrics.changes_applied.inc(len(changes.changed) + len(changes.deleted))
         self._advance(applied)
         if state.floor is not None and applied.count < self._cache.size:

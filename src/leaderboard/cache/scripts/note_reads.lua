@@ -9,11 +9,15 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 half_life_ms, idle_ms = tonumber(half_life_ms), tonumber(idle_ms)
+-- So many seasons are noted at most that are not cached: what follows reads all of them.
+local MAX_OTHERS = 10000
 for i = REST, #ARGV, 2 do
-    local before, at = (redis.call('HGET', reads, ARGV[i]) or ''):match('^([^|]*)|(.*)$')
-    local rate = before and tonumber(before) * 0.5 ^ ((now - tonumber(at)) / half_life_ms) or 0
-    redis.call('HSET', reads, ARGV[i], string.format('%.3f|%.0f', rate + tonumber(ARGV[i + 1]), now))
-    local entry = redis.call('HGET', seasons, ARGV[i])
+    local entry, noted = redis.call('HGET', seasons, ARGV[i]), redis.call('HGET', reads, ARGV[i])
+    if entry or noted or redis.call('HLEN', reads) < MAX_OTHERS then
+        local before, at = (noted or ''):match('^([^|]*)|(.*)$')
+        local rate = before and tonumber(before) * 0.5 ^ ((now - tonumber(at)) / half_life_ms) or 0
+        redis.call('HSET', reads, ARGV[i], string.format('%.3f|%.0f', rate + tonumber(ARGV[i + 1]), now))
+    end
     if entry then
         local prefix = '{leaderboard}:load:' .. entry:match('^[^|]*')
         for _, key in ipairs({prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas'}) do

@@ -5,8 +5,8 @@
 -- ARGV: nonce, lease_ms
 -- `cache/scripts.py` makes locals of these names.
 -- `lease_ms` 0: do not try for the lease.
--- Returns the time in microseconds, leased 0 or 1, consistent 0 or 1, the fields of the state, the cached seasons and the
--- loads to be admitted; the time only if there is no state.
+-- Returns the time in microseconds, leased 0 or 1, consistent 0 or 1, the fields of the state, and with the lease also the
+-- cached seasons and the loads to be admitted; the time only if there is no state.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local current = redis.call('HMGET', state, 'token', 'epoch', 'snapshot', 'floor', 'count', 'total', 'asof', 'valid')
@@ -29,5 +29,9 @@ if lease_ms ~= '0' then
         leased = 1
     end
 end
+local others = {{}, {}}
+if leased == 1 then
+    others = {redis.call('HGETALL', seasons), redis.call('HGETALL', pending)}
+end
 return {now, leased, consistent, current[1], current[2], current[3], current[4], current[5], current[6], current[7],
-    current[8], redis.call('HGETALL', seasons), redis.call('HGETALL', pending)}
+    current[8], others[1], others[2]}

@@ -40,6 +40,8 @@ CREATE INDEX scores_hidden ON scores (season_id) WHERE hidden;
 -- See migration 0007: the planner shall assume that scores differ.
 ALTER TABLE scores ALTER sort_key SET (n_distinct = -1);
 
+CREATE INDEX boards_season_ends_at ON boards (season_ends_at);
+
 -- Every entry of every board. A query is about one season, given as a parameter, as a column of the outer row of a
 -- LATERAL, or as a scalar subselect. Then one branch is never executed and both are read by index; by JOIN or ANY, all
 -- would be read and sorted.
@@ -56,6 +58,10 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     SELECT u.hidden INTO NEW.hidden FROM public.users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
+    IF NOT FOUND THEN
+        -- The user was deleted while this waited. By hand, another one may have been inserted with its id.
+        SELECT u.hidden INTO NEW.hidden FROM public.users AS u WHERE u.user_id = NEW.user_id FOR KEY SHARE;
+    END IF;
     NEW.hidden := coalesce(NEW.hidden, false);  -- without such a user, the foreign key is violated
     RETURN NEW;
 END

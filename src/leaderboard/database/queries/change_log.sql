@@ -45,16 +45,16 @@ FROM (
 
 -- name: season_changes_since
 -- $1 and $2 as in `changes_since`, of which this is a part in one statement if other seasons are cached. Of each of them,
--- parallel arrays: $4 its id, $5 its board, $6 the lowest sort key that the cache holds of it, NULL for all entries, and $7
+-- parallel arrays: $3 its id, $4 its board, $5 the lowest sort key that the cache holds of it, NULL for all entries, and $6
 -- the snapshot that its users are from, NULL for P: another one is that of a load to be admitted. Returns one row.
--- In the order of $4: `seasons_added` and `seasons_reach`, as `added` and `reaches` in `changes_since`. `added` is a sum, so
+-- In the order of $3: `seasons_added` and `seasons_reach`, as `added` and `reaches` in `changes_since`. `added` is a sum, so
 -- it needs exactly the rows that the snapshot lacks. A season whose board has changed does not reach either.
 WITH view AS MATERIALIZED (
     SELECT pg_snapshot_xmax(p) AS xmax, ARRAY(SELECT pg_snapshot_xip(p)) AS xip FROM (SELECT $1::text::pg_snapshot AS p) AS v
 ),
 season AS MATERIALIZED (
     SELECT s.n, s.season_id, s.board_id, s.lowest, s.since::pg_snapshot AS since
-    FROM unnest($4::integer[], $5::integer[], $6::bigint[], $7::text[])
+    FROM unnest($3::integer[], $4::integer[], $5::bigint[], $6::text[])
         WITH ORDINALITY AS s (season_id, board_id, lowest, since, n)
 ),
 recent AS MATERIALIZED (

@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 CACHE_SIZE = 20
 """Small, so that most of each board is below the floor."""
+MOST_SEASONS = 10
+"""At most so many seasons are cached beside `default`, each of which counts as 100 users at least."""
 USERS = 60
 APIS = 3
 
@@ -185,7 +187,7 @@ class Rig:
                 **Endpoints.of(self.postgres, self.valkey).__dict__,
                 host="127.0.0.1",
                 cache_size=CACHE_SIZE,
-                cache_users=1000,
+                cache_users=100 * MOST_SEASONS,
                 log_level="warning",
                 audit_interval_s=5,
             )
@@ -366,7 +368,7 @@ class Rig:
                 if state is None or not state.consistent or not state.valid:
                     return {}
                 audit = await parts.sync.auditor.audit()
-                return {DEFAULT.board: audit, **await parts.sync.auditor.audit_seasons(len(state.seasons))}
+                return {DEFAULT.board: audit, **await parts.sync.auditor.audit_seasons(MOST_SEASONS)}
             finally:
                 await parts.close()
 

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from chaos import board, linearizability
 from chaos.board import Findings
+from chaos.faults import Fault
 from chaos.history import DEFAULT, Change, Operation, Outcome, Place, Season, Transaction
+from chaos.judge import Case, judge
+from chaos.load import Record
 from leaderboard.snapshot import Snapshot
 
 Users = dict[int, tuple[str, int]]
@@ -1093,3 +1096,30 @@ def test_a_user_that_does_not_exist_has_no_entry() -> None:
     missing = Operation("set", 5, 5, 6, "missing", score=7, board="rounds")
     assert nothing(rounds.check(missing))
     assert rounds.check(replace(missing, target=6)).never_had
+
+
+def verdict_on(rounds: Rounds, *operations: Operation) -> dict[str, list[str]]:
+    """Returns what a fault without refusals did wrong, by kind."""
+    case = Case(Fault("none", lambda _: None), Record(list(operations)), rounds.initial, rounds.transactions, 0, 9)
+    return {kind: texts for kind, texts in judge(case).wrong.items() if texts}
+
+
+def test_every_season_has_registers_of_its_own(rounds: Rounds) -> None:
+    later = of_rounds(put(6, 400, 7, 8, 300), 4)
+    rounds.commit(rounds.fourth, (6, 400))
+    shown = of_rounds(one(rounds.now[rounds.fourth], 6, 8.1, 8.2))
+    assert verdict_on(rounds, *ROUNDS, later, shown) == {}
+    wrong = verdict_on(rounds, *ROUNDS, later, of_rounds(one({6: ("u6", 300)}, 6, 8.1, 8.2)))
+    assert any(text.startswith("rounds/4, user 6: ") for text in wrong["too old"])
+    archived = of_rounds(one(INITIAL, 5, 2.1, 2.2))
+    wrong = verdict_on(rounds, *ROUNDS, later, archived)
+    assert any(text.startswith("rounds/3, user 5: ") for text in wrong["too old"])
+
+
+def test_an_unknown_increment_counts_only_where_an_entry_shows_it() -> None:
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 95 | 1 << 10))
+    unknown = [Operation("add", 5, 0, outcome="unknown", score=1 << bit, board="rounds") for bit in range(10, 40)]
+    shown = of_rounds(one(rounds.now[rounds.third], 5, 5, 6))
+    assert verdict_on(rounds, *unknown, shown) == {}
+    assert verdict_on(rounds, *unknown[1:], shown).keys() == {"too old"}

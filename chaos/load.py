@@ -313,7 +313,7 @@ class _Client:
             if not again or time.monotonic() > start + _RETRY_S:
                 break
             time.sleep(0.02)
-        if doubtful and outcome == "refused":
+        if doubtful and outcome != "ok":
             # This request was not done, but an earlier copy of it may have been.
             outcome = "unknown"
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from chaos import board, linearizability
 from chaos.board import Findings
 from chaos.faults import Fault
-from chaos.history import DEFAULT, Change, Operation, Outcome, Place, Season, Transaction
+from chaos.history import DEFAULT, Change, Entry, Operation, Outcome, Place, Season, Transaction
 from chaos.judge import Case, judge
 from chaos.load import Record
 from leaderboard.snapshot import Snapshot
@@ -119,6 +119,10 @@ def put(user_id: int, score: int, start: float, end: float, previous: int | None
     """Returns a set; with an infinite `end`, one of unknown outcome."""
     outcome: Outcome = "unknown" if end == math.inf else "ok"
     return Operation("set", user_id, start, end, outcome, score=score, previous=previous)
+
+
+def of_rounds(operation: Operation, season: int | None = None) -> Operation:
+    return replace(operation, board="rounds", season=season)
 
 
 def nothing(findings: Findings) -> bool:
@@ -507,36 +511,65 @@ def test_a_record_that_cannot_be_is_refused(history: History) -> None:
 
 # At random: a database with concurrent transactions, and every state that it can have had
 
+WRITTEN_KINDS = frozenset({"set", "create", "end"})
 WRITTEN = (1, 2, 3, 9)
 """Few, so that operations meet. User 9 is absent at first."""
 
 ASKED = (1, 2, 3, 3, 4, 5, 7, 8, 9, 9)
+
+State = dict[Season, Users]
+NOW = Season("rounds", 0)
+
+
+def shown_by(state: State, question: Operation) -> Users | None:
+    """Returns the users of the season that a read asks for; None if there is no such season in this state."""
+    if question.board == DEFAULT.board:
+        return state[DEFAULT]
+    _, current = state[NOW][0]
+    number = question.season
+    if number is None or number == 0:
+        number = current if number is None else current - 1
+    return state.get(Season("rounds", number), {}) if 1 <= number <= current else None
+
+
+def answer_of(state: State, question: Operation) -> Operation:
+    """Returns the question with the right answer for this state."""
+    users = shown_by(state, question)
+    question = replace(question, outcome="no season" if users is None else "ok", places=(), total=None, more=None)
+    return question if users is None else answer(users, question)
 
 
 @dataclass
 class Simulation:
     """A database whose clock is the number of events. Transactions write, take a snapshot, and end.
 
-    Some write after they have taken it, on top of what they have not seen, as READ COMMITTED does.
+    It has the board `default` and one with seasons, which ends only while no transaction has written to it. Some
+    write after they have taken it, on top of what they have not seen, as READ COMMITTED does.
     """
 
     chance: Random
-    initial: Users = field(default_factory=lambda: {user_id: (f"u{user_id}", user_id) for user_id in range(1, 9)})
+    initial: State = field(
+        default_factory=lambda: {
+            DEFAULT: {user_id: (f"u{user_id}", user_id) for user_id in range(1, 9)},
+            NOW: {0: ("", 1)},
+            Season("rounds", 1): {user_id: (f"u{user_id}", user_id) for user_id in range(1, 5)},
+        }
+    )
     clock: float = 0.0
     running: dict[int, list[Change]] = field(default_factory=dict)
     seen: dict[int, Snapshot] = field(default_factory=dict)
     begun: dict[int, float] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
-    states: list[tuple[float, Users]] = field(default_factory=list)
+    states: list[tuple[float, State]] = field(default_factory=list)
     completed: int = 99
     seq: int = 0
 
     def __post_init__(self) -> None:
-        self.states.append((-math.inf, dict(self.initial)))
+        self.states.append((-math.inf, self.initial))
 
     @property
-    def users(self) -> Users:
+    def now(self) -> State:
         return self.states[-1][1]
 
     def run(self, events: Sequence[str]) -> None:
@@ -547,19 +580,33 @@ class Simulation:
                 self.running[xid], self.begun[xid] = [], self.clock
             elif event == "ask":
                 self.ask()
+            elif event == "end season":
+                self.end_season()
             elif self.running:
                 xid = self.chance.choice(sorted(self.running))
                 {"write": self.write, "look": self.look, "end": self.end}[event](xid)
 
     def write(self, xid: int) -> None:
         user_id = self.chance.choice(WRITTEN)
-        if any(change.user_id == user_id for own in self.running.values() for change in own):
+        _, current = self.now[NOW][0]
+        season = self.chance.choice([DEFAULT, DEFAULT, Season("rounds", current)])
+        if any(change.entry == (season, user_id) for own in self.running.values() for change in own):
             return  # the row is locked
         self.seq += 1
-        old = self.users.get(user_id)
+        old = self.now.get(season, {}).get(user_id)
         new = None if old and self.chance.randint(0, 5) == 0 else 1000 * self.chance.randint(-1, 1) + self.seq
         name = None if new is None else f"u{user_id}"
-        self.running[xid].append(Change(self.seq, user_id, old[1] if old else None, new, name))
+        self.running[xid].append(Change(self.seq, user_id, old[1] if old else None, new, name, season))
+
+    def end_season(self) -> None:
+        if any(change.season != DEFAULT for own in self.running.values() for change in own):
+            return  # a writer has locked the board
+        _, current = self.now[NOW][0]
+        xid = 100 + len(self.begun)
+        self.seq += 1
+        self.running[xid] = [Change(self.seq, 0, current, current + 1, "", NOW)]
+        self.begun[xid] = self.clock
+        self.end(xid)
 
     def look(self, xid: int) -> None:
         xip = frozenset(other for other in self.running if other <= self.completed)
@@ -572,13 +619,14 @@ class Simulation:
         self.completed = max(self.completed, xid)
         if not changes or self.chance.randint(0, 9) == 0:
             return  # it rolls back
-        users = dict(self.users)
+        state = {season: dict(users) for season, users in self.now.items()}
         for change in changes:
+            users = state.setdefault(change.season, {})
             if change.new is None or change.name is None:
                 del users[change.user_id]
             else:
                 users[change.user_id] = (change.name, change.new)
-        self.states.append((self.clock, users))
+        self.states.append((self.clock, state))
         by = None
         if self.chance.random() < 0.5:
             by = self.clock + self.chance.randint(0, 3) if self.chance.random() < 0.5 else None
@@ -588,10 +636,17 @@ class Simulation:
 
     def acknowledge(self, xid: int, changes: Sequence[Change]) -> None:
         start = self.begun[xid] - self.chance.randint(0, 2)
-        for _, user_id, old, new, name, _ in changes:
+        for _, user_id, old, new, name, season in changes:
             end = self.clock + self.chance.choice([0.5, 1.5, 3.5, math.inf])
             outcome: Outcome = "unknown" if end == math.inf else "ok"
-            if old is None and name is not None:
+            if season == NOW:
+                self.operations.append(Operation("end", 0, start, end, outcome, board="rounds", season=old))
+            elif season != DEFAULT and new is not None:
+                number = None if outcome == "unknown" else season.number
+                self.operations.append(replace(put(user_id, new, start, end, old), board="rounds", season=number))
+            elif season != DEFAULT:
+                continue
+            elif old is None and name is not None:
                 made = None if outcome == "unknown" else user_id
                 self.operations.append(Operation("create", 0, start, end, outcome, name, new, user_id=made))
             elif new is not None:
@@ -602,21 +657,23 @@ class Simulation:
         before, after = self.chance.randint(0, 2), self.chance.randint(0, 2) + 0.5
         start, end, age = self.clock - before, self.clock + after, self.chance.choice([0, 0, 1, 2])
         stale = self.chance.randint(0, 4) == 0
-        known = [users for since, users in self.states if since <= self.clock]
-        users = self.chance.choice(known) if stale else self.at(self.clock - age)
+        known = [state for since, state in self.states if since <= self.clock]
+        state = self.chance.choice(known) if stale else self.at(self.clock - age)
         ask = self.chance.choice([top, top, one, context, page, page_behind, around])
+        question = ask({}, self.chance.choice(ASKED), start, end)
+        if self.chance.random() < 0.5:
+            question = of_rounds(question, self.chance.choice([None, None, None, 0, 1, 2]))
         by = f"answer {len(self.operations)}"
-        answer = ask(users, self.chance.choice(ASKED), start, end)
-        self.operations.append(replace(answer, slack_s=float(age), stale=stale, by=by))
+        self.operations.append(replace(answer_of(state, question), slack_s=float(age), stale=stale, by=by))
 
-    def at(self, time: float) -> Users:
+    def at(self, time: float) -> State:
         return next(users for since, users in reversed(self.states) if since <= time)
 
     def check(self) -> Findings:
-        return board.check({DEFAULT: self.initial}, self.transactions, self.operations)
+        return board.check(self.initial, self.transactions, self.operations)
 
 
-EVENTS = ("begin", "begin", "write", "write", "write", "look", "end", "end", "ask", "ask")
+EVENTS = ("begin", "begin", "write", "write", "write", "look", "end", "end", "ask", "ask", "end season")
 
 CHANCE = st.randoms(use_true_random=True)
 """True random choices, because Hypothesis's own rarely combine many events."""
@@ -637,13 +694,15 @@ def test_what_a_database_answers_is_accepted(chance: Random, events: int) -> Non
         Operation("set", change.user_id, 0, outcome="unknown", score=change.new)
         for transaction in simulation.transactions
         for change in transaction.changes
+        if change.season == DEFAULT
     ]
-    scores = {user_id: score for user_id, (_, score) in simulation.initial.items()}
-    assert linearizability.check(scores, [*simulation.operations, *hand]) == []
+    scores = {user_id: score for user_id, (_, score) in simulation.initial[DEFAULT].items()}
+    seen = [operation for operation in simulation.operations if operation.board == DEFAULT.board]
+    assert linearizability.check(scores, [*seen, *hand]) == []
 
 
-def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]]:
-    """Yields every set of transactions that can have been the committed ones, with its users."""
+def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], State]]:
+    """Yields every set of transactions that can have been the committed ones, with the state that it is."""
     transactions = {transaction.xid: transaction for transaction in simulation.transactions}
     snapshots = [{other for other in transactions if t.seen.sees(other)} - {t.xid} for t in transactions.values()]
     changes = sorted((change, xid) for xid, t in transactions.items() for change in t.changes)
@@ -651,22 +710,27 @@ def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]
         state = {xid for xid, is_in in zip(transactions, chosen, strict=True) if is_in}
         if not all(seen <= state or state <= seen for seen in snapshots):
             continue
-        users, skipped = dict(simulation.initial), set()
+        boards = {season: dict(users) for season, users in simulation.initial.items()}
+        skipped: set[Entry] = set()
         for change, xid in changes:
+            users = boards.setdefault(change.season, {})
             if xid not in state:
-                skipped.add(change.user_id)
-            elif change.user_id in skipped:
+                skipped.add(change.entry)
+            elif change.entry in skipped:
                 break  # it lacks the version that it overwrote
             elif change.new is None or change.name is None:
                 del users[change.user_id]
             else:
                 users[change.user_id] = (change.name, change.new)
         else:
-            yield frozenset(state), users
+            yield frozenset(state), boards
 
 
-def explains(users: Users, given: Operation, *, counts: bool) -> bool:
-    """Returns whether the answer is right for these users; without `counts`, except for ranks and totals."""
+def explains(state: State, given: Operation, *, counts: bool) -> bool:
+    """Returns whether the answer is right for this state; without `counts`, except for ranks and totals."""
+    users = shown_by(state, given)
+    if users is None or given.outcome == "no season":
+        return users is None and given.outcome == "no season"
     if given.outcome == "missing":
         return given.target not in users
     if counts:
@@ -697,21 +761,24 @@ def explains(users: Users, given: Operation, *, counts: bool) -> bool:
 def brute_force(simulation: Simulation) -> Mapping[str, str]:
     """Returns for each wrong answer the list it belongs in."""
     states = list(every_state(simulation))
-    by_score = {
-        change.new: t.xid for t in simulation.transactions for change in t.changes if change.new is not None
+    made: dict[tuple[str, int, int | None], int] = {
+        (change.season.board, change.user_id, change.new): t.xid
+        for t in simulation.transactions
+        for change in t.changes
+        if change.new is not None
     }
     begun: dict[int, float] = {}
     for operation in simulation.operations:
-        if operation.kind in {"set", "create"} and operation.score in by_score:
-            xid = by_score[operation.score]
+        if operation.kind in WRITTEN_KINDS and _written(operation) in made:
+            xid = made[_written(operation)]
             begun[xid] = max(begun.get(xid, -math.inf), operation.start)
     verdicts: dict[str, str] = {}
     owed: list[tuple[float, frozenset[int]]] = []
     for operation in sorted(simulation.operations, key=lambda operation: operation.end):
         if operation.outcome == "unknown":
             continue
-        if operation.kind in {"set", "create"} and operation.score is not None:
-            xid = by_score[operation.score]
+        if operation.kind in WRITTEN_KINDS:
+            xid = made[_written(operation)]
             owed.append((operation.end, frozenset.intersection(*(state for state, _ in states if xid in state))))
             continue
         lower: set[int] = set()
@@ -723,17 +790,39 @@ def brute_force(simulation: Simulation) -> Mapping[str, str]:
                 t.xid for t in simulation.transactions if t.committed_by is not None and t.committed_by < late
             }
         possible = [
-            (state, users)
-            for state, users in states
+            (state, boards)
+            for state, boards in states
             if all(begun.get(xid, -math.inf) <= operation.end for xid in state)
         ]
-        if any(lower <= state and explains(users, operation, counts=True) for state, users in possible):
-            needs = [s for s, users in possible if lower <= s and explains(users, operation, counts=False)]
+        right = [
+            _season(boards, operation)
+            for s, boards in possible
+            if lower <= s and explains(boards, operation, counts=True)
+        ]
+        if right:
+            needs = [
+                s
+                for s, boards in possible
+                if lower <= s and explains(boards, operation, counts=False) and _season(boards, operation) in right
+            ]
             owed.append((operation.end, frozenset.intersection(*needs)))
         else:
-            once = any(explains(users, operation, counts=True) for _, users in possible)
+            once = any(explains(boards, operation, counts=True) for _, boards in possible)
             verdicts[operation.by] = "stale" if once else "never"
     return verdicts
+
+
+def _written(operation: Operation) -> tuple[str, int, int | None]:
+    """Returns the board, the user and the score of a write."""
+    if operation.kind == "end":
+        return "rounds", 0, (operation.season or 0) + 1
+    user_id = int(operation.name[1:]) if operation.kind == "create" else operation.target
+    return operation.board, user_id, operation.score
+
+
+def _season(boards: State, question: Operation) -> int:
+    """Returns the season that is the current one, if a read shows that one or the one before; else 0."""
+    return boards[NOW][0][1] if question.board == "rounds" and not question.season else 0
 
 
 def corrupted(chance: Random) -> Simulation:
@@ -743,8 +832,12 @@ def corrupted(chance: Random) -> Simulation:
     if place < 0:
         return simulation
     a, b = (chance.choice(simulation.states)[1] for _ in range(2))
-    mixed = {user: row for user in range(1, 10) if (row := chance.choice([a, b]).get(user))}
-    other = answer(chance.choice([a, mixed]), simulation.operations[place])
+    mixed = {
+        season: {user: row for user in range(10) if (row := chance.choice([a, b]).get(season, {}).get(user))}
+        for season in a | b
+    }
+    mixed[NOW] = chance.choice([a, b])[NOW]
+    other = answer_of(chance.choice([a, mixed]), simulation.operations[place])
     wrong = chance.choice([0, 0, 0, 1, -1])
     places = tuple(row._replace(rank=row.rank + wrong) for row in other.places)
     total = None if other.total is None else other.total + chance.choice([0, 0, 0, 1, -1])
@@ -965,10 +1058,6 @@ class Rounds:
 
     def check(self, *operations: Operation) -> Findings:
         return board.check(self.initial, self.transactions, operations)
-
-
-def of_rounds(operation: Operation, season: int | None = None) -> Operation:
-    return replace(operation, board="rounds", season=season)
 
 
 def ended(start: float, end: float, outcome: Outcome = "ok") -> Operation:

@@ -115,9 +115,10 @@ def _check(
 def _by_season(
     initial: Mapping[Season, Users], transactions: Iterable[Transaction], operations: Iterable[Operation]
 ) -> Mapping[Season, list[Operation]]:
-    """Returns the operations of each season, without those of which it is not known and which show no entry.
+    """Returns the operations of each season.
 
-    A score that a user has on a board is of one season only.
+    An answer does not say which season it shows. A user has a score of a board in one season only, so the first
+    entry that it shows tells. An answer without entries is left out.
     """
     numbers: dict[str, set[int]] = defaultdict(set)
     scores: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)

@@ -24,6 +24,9 @@ CREATE TABLE seasons (
     UNIQUE (board_id, number)
 );
 
+-- Seasons that are not registered any more, and whose entries are still to be deleted. A trigger of migration 0005 adds them.
+CREATE TABLE deleted_seasons (season_id integer PRIMARY KEY);
+
 INSERT INTO boards (board_id, name, season_id) VALUES (1, 'default', 1);
 INSERT INTO seasons (season_id, board_id, number) VALUES (1, 1, 1);
 

@@ -64,6 +64,8 @@ class SeasonTuning:
     """How often a process reports its reads, by which it is decided which season is evicted."""
     claim_ms: int = 5000
     """How long one process alone may load a season. A second load would be work for nothing, and harmless."""
+    max_tries: int = 50
+    """A process tries to load so many seasons at most between two reports."""
     max_reported: int = 1000
     """A report names so many seasons at most, those that were read most."""
 

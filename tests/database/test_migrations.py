@@ -27,7 +27,7 @@ from tests.system import connect, environment, sql, until
 pytestmark = pytest.mark.anyio
 
 QUERY_FILES = (
-    *("boards", "change_log", "entries", "idempotency_keys", "import", "rank_index", "schema"),
+    *("boards", "change_log", "entries", "export", "idempotency_keys", "import", "rank_index", "schema"),
     *("scores", "server", "users"),
 )
 

@@ -232,5 +232,16 @@ class Scripts:
             keep_ms=keep_ms,
         )
 
-    def note_reads(self, *, half_life_ms: int, idle_ms: int, reads: Iterable[Argument]) -> Call:
-        return self._scripts["note_reads"].call(tuple(reads), half_life_ms=half_life_ms, idle_ms=idle_ms)
+    def note_reads(
+        self, *, half_life_ms: int, idle_ms: int, least_weight: int, max_users: int, reads: Iterable[Argument]
+    ) -> Call:
+        return self._scripts["note_reads"].call(
+            tuple(reads),
+            half_life_ms=half_life_ms,
+            idle_ms=idle_ms,
+            least_weight=least_weight,
+            max_users=max_users,
+        )
+
+    def evict(self, *, season: str) -> Call:
+        return self._scripts["evict"].call(season=season)

@@ -95,23 +95,47 @@ class SeasonReader:
         missing = []
         try:
             epoch, age_s = parse_epoch(stored_epoch), (now - int(asof)) / 1e6
-            for (name, replica), answer in zip(replicas.items(), found, strict=True):
-                if answer is None:
-                    self._replicas.drop(name)
-                elif replica is not None and _move(replica, CachedSeason.parse(answer[0]), answer[1]):
-                    for at in by_name[name]:
-                        results[at] = _result(queries[at], replica)
-                else:
-                    self._replicas.drop(name)
-                    missing.append(name)
         except ValueError as error:
             raise await self._store.drop_damaged(error, token) from error
+        for (name, replica), answer in zip(replicas.items(), found, strict=True):
+            if answer is None:
+                self._replicas.drop(name)
+            elif replica is not None and self._move(name, replica, *answer):
+                for at in by_name[name]:
+                    results[at] = _result(queries[at], replica)
+            else:
+                self._replicas.drop(name)
+                missing.append(name)
         if not epoch:
             return None
         return missing, epoch, age_s
 
+    def _move(self, name: str, replica: SeasonReplica, entry: bytes, deltas: Sequence[bytes] | None) -> bool:
+        """Move a replica to the version of an entry; returns False if it has to be loaded."""
+        if deltas is None:
+            return False
+        try:
+            season = CachedSeason.parse(entry)
+            if replica.load != season.load:
+                return False
+            for delta in map(decode_delta, filter(None, deltas)):
+                replica.apply(delta)
+        except ValueError:
+            return False  # Loading it evicts a season that another program has written.
+        if not replica.move_to(season):
+            _log.error(
+                "the replica of a season differed from the cache",
+                season=name,
+                users=len(replica),
+                instead_of=season.count,
+            )
+            return False
+        if deltas:
+            self._replicas.put(name, replica)
+        return True
+
     async def _load_replica(self, name: str) -> bool:
-        """Load a whole season, in whatever state; returns False if it is not cached. Raises CacheDamaged."""
+        """Load a whole season, in whatever state; returns False if it is not cached. Raises CacheError."""
         export = await self._seasons.export(name)
         if export is None:
             return False
@@ -122,21 +146,6 @@ class SeasonReader:
         """Do not trust the state that a new connection finds, until its token changes. As in `CacheReader`."""
         reply = await run(self._scripts.poll(nonce="", lease_ms=0))
         self._untrusted_token = reply[3] if len(reply) > 1 else None
-
-
-def _move(replica: SeasonReplica, season: CachedSeason, deltas: Sequence[bytes] | None) -> bool:
-    """Move a replica to the version of `season`; returns False if it has to be loaded."""
-    if replica.load != season.load or deltas is None:
-        return False
-    try:
-        for delta in map(decode_delta, filter(None, deltas)):
-            replica.apply(delta)
-    except ValueError:
-        return False
-    if not replica.move_to(season):
-        _log.error("the replica of a season differed from the cache", users=len(replica), instead_of=season.count)
-        return False
-    return True
 
 
 def _result(query: RankingQuery[Any], replica: SeasonReplica) -> Result | LeaderboardError | None:

@@ -9,8 +9,8 @@ from leaderboard.cache.seasons import CachedSeason, SeasonExport
 from leaderboard.model import Standing, User
 from leaderboard.ordering import place
 
-_OVERHEAD = 200
-"""A replica counts as so many users more than it has, because of its encoded tops."""
+_LEAST_WEIGHT = 100
+"""A replica counts as so many users at least, as a season does in the cache."""
 _MAX_TOP_BYTES = 65_536
 
 
@@ -82,9 +82,9 @@ class SeasonReplicas:
         return kept[0]
 
     def put(self, name: str, replica: SeasonReplica) -> None:
-        """Keep the replica of a season, and drop others that there is no room for."""
+        """Keep the replica of a season, which may have grown, and drop others that there is no room for."""
         self.drop(name)
-        weight = len(replica) + _OVERHEAD
+        weight = max(len(replica), _LEAST_WEIGHT)
         self._replicas[name] = replica, weight
         self._users += weight
         while self._users > self._max_users and len(self._replicas) > 1:

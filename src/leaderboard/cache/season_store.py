@@ -6,12 +6,16 @@ A load becomes part of the cache only by a catching up that admits it (`sync/cat
 import secrets
 from collections.abc import Mapping, Sequence
 
+import structlog
+
 from leaderboard.cache.format import encode_users
 from leaderboard.cache.seasons import CachedSeason, PendingLoad, SeasonExport
 from leaderboard.cache.store import IDLE_MS, LOAD_CHUNK, MAX_CLAIM_MS, CacheStore
 from leaderboard.errors import CacheRefused
 from leaderboard.model import User
 from leaderboard.snapshot import SnapshotPosition
+
+_log = structlog.get_logger(__name__)
 
 _LEAST_WEIGHT = 100
 """A season counts as so many users at least, so that the number of cached seasons is bounded, too."""
@@ -85,16 +89,29 @@ class SeasonStore:
         )
         return None if reply is None else [evicted.decode() for evicted in reply]
 
-    async def note_reads(self, reads: Mapping[str, int]) -> None:
-        """Report how often seasons were read since the last report. Raises CacheError."""
+    async def note_reads(self, reads: Mapping[str, int]) -> list[str]:
+        """Report how often seasons were read since the last report; returns the seasons that were evicted.
+
+        Evicts those that are not read, and the ones read least if all have grown too large. Raises CacheError.
+        """
         flat = [argument for item in reads.items() for argument in item]
-        call = self._scripts.note_reads(half_life_ms=_HALF_LIFE_MS, idle_ms=IDLE_MS, reads=flat)
-        await self._store.bulk_link.run(call)
+        call = self._scripts.note_reads(
+            half_life_ms=_HALF_LIFE_MS,
+            idle_ms=IDLE_MS,
+            least_weight=_LEAST_WEIGHT,
+            max_users=self._max_users,
+            reads=flat,
+        )
+        return [name.decode() for name in await self._store.bulk_link.run(call)]
+
+    async def evict(self, name: str) -> None:
+        """Remove one season from the cache. Raises CacheError."""
+        await self._store.bulk_link.run(self._scripts.evict(season=name))
 
     async def export(self, name: str) -> SeasonExport | None:
-        """Return a whole season, None if it is not cached.
+        """Return a whole season, None if it is not cached. Raises CacheError.
 
-        Raises CacheError, and CacheDamaged after dropping a cache that another program has written.
+        A season that another program has written is evicted.
         """
         try:
             reply = await self._store.bulk_link.run(self._scripts.export_season(season=name))
@@ -102,6 +119,8 @@ class SeasonStore:
         except CacheRefused as error:
             if "WRONGTYPE" not in str(error):
                 raise
-            raise await self._store.drop_damaged(error) from error
+            _log.warning("evicted a season that could not be read", season=name, reason=str(error))
         except ValueError as error:
-            raise await self._store.drop_damaged(error, reply[0]) from error
+            _log.warning("evicted a season that could not be read", season=name, reason=str(error))
+        await self.evict(name)
+        return None

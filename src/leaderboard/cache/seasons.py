@@ -69,7 +69,14 @@ class CachedSeason:
         """Read an entry. Raises ValueError if another program has written it."""
         return _parse_entry(stored)
 
+    @classmethod
+    def unreadable(cls, stored: bytes) -> "CachedSeason":
+        """Return what is needed to drop an entry that cannot be read: its load."""
+        load = stored.partition(b"|")[0].decode("utf-8", "replace")
+        return cls(load, b"", 0, 0, None, 0, 0, 0, "")
+
     def __bytes__(self) -> bytes:
+        """Return the entry as it is admitted: it has no deltas yet."""
         floor = b"" if self.floor is None else _encode_floor(self.floor, self.tie_bits)
         begin = f"{self.load}|{self.version.decode()}|{self.count}|{self.total}|"
         rest = f"|0|{self.season_id}|{self.board_id}|{self.tie_bits}|{self.rules}"

@@ -72,21 +72,27 @@ class ChangeLog:
         self._connections = connections
         self._tuning = tuning
         self._sql = load_queries("change_log")
-        # One statement, because all must be from one snapshot. $3 of `changes_since` is $7 in it.
-        default, others = self._sql["changes_since"].replace("$3", "$7"), self._sql["season_changes_since"]
+        # One statement, because all must be from one snapshot. $3 and $2 of its parts are $7 and $8 in it.
+        default = self._sql["changes_since"].replace("$3", "$7")
+        others = self._sql["season_changes_since"].replace("$2", "$8")
         self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608 # nosec B608
         users = load_queries("users")
         self._top_and_total, self._best_of_season = users["top_and_total"], users["best_of_season"]
 
     async def changes_since(
-        self, since: Snapshot, floor_score: int | None, limit: int, seasons: Sequence[SeasonView] = ()
+        self,
+        since: Snapshot,
+        floor_score: int | None,
+        limit: int,
+        seasons: Sequence[SeasonView] = (),
+        season_limit: int = 0,
     ) -> Changes:
         """Return what changed since a snapshot among users of `floor_score` or better, of all with None.
 
-        With `limit` log rows or more, `reaches` is False, for `default` and for each of `seasons`.
+        With `limit` log rows or more, `reaches` is False; of each of `seasons`, with `season_limit` rows.
         """
         async with self._connections.acquire() as connection:
-            return await self._changes_since(connection, since, floor_score, limit, seasons)
+            return await self._changes_since(connection, since, floor_score, limit, seasons, season_limit)
 
     async def audit(
         self, since: Snapshot, floor_score: int | None, limit: int, n: int
@@ -105,7 +111,7 @@ class ChangeLog:
         Raises BoardNotFound and SeasonNotFound.
         """
         async with self._connections.acquire("REPEATABLE READ, READ ONLY") as connection:
-            changes = await self._changes_since(connection, since, None, limit, [view])
+            changes = await self._changes_since(connection, since, None, limit, [view], limit)
             row = await one_row(
                 connection, self._best_of_season, season.board, season.number, n, self._tuning.max_pending
             )
@@ -137,6 +143,7 @@ class ChangeLog:
         floor_score: int | None,
         limit: int,
         seasons: Sequence[SeasonView] = (),
+        season_limit: int = 0,
     ) -> Changes:
         sql, arguments = self._sql["changes_since"], [str(since), limit]
         if seasons:
@@ -147,7 +154,7 @@ class ChangeLog:
                 [view.lowest for view in seasons],
                 [None if view.since is None else str(view.since) for view in seasons],
             ]
-        arguments.append(floor_score)
+        arguments += [floor_score, season_limit] if seasons else [floor_score]
         row = await one_row(connection, sql, *arguments)
         changed, deleted = users_of(row)
         found = _season_changes(row) if seasons else []

@@ -59,7 +59,7 @@ class CacheAudits:
                     first=[str(difference) for difference in audit.differences[:_SHOWN]],
                     totals=audit.totals,
                 )
-                await self._sync.synchronizer.discard("an audit found differences in a season")
+                await self._sync.auditor.evict(name)
 
 
 class RankIndexAudits:

@@ -50,10 +50,8 @@ class CacheReads:
         self._metrics = metrics
         self._fresh_s = fresh_s
 
-    def note_answer(self, season: SeasonRef | None, *, cached: bool) -> None:
-        """Note that a query was answered, and whether from the cache: seasons are loaded by that."""
-        if cached:
-            self._metrics.answers.inc("cache")
+    def note_read(self, season: SeasonRef | None, *, cached: bool) -> None:
+        """Note that a season was read, and whether it was cached: seasons are loaded by that."""
         if season is not None:
             self._loader.note_read(season, cached=cached)
 

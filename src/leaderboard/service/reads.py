@@ -132,24 +132,32 @@ class Reads:
         try:
             reply = await self._cache_queue.ask(query)
         except (UserNotFound, NotOnBoard):
-            self._cache.note_answer(query.season, cached=True)
+            self._note_cached(query)
             raise
         if reply is not None:
-            self._cache.note_answer(query.season, cached=True)
+            self._note_cached(query)
             return reply
         try:
             reply = await self._from_postgres(query)
         except DatabaseUnavailable:
             if not self._stale_reads:
                 raise
+        except NotOnBoard:
+            self._cache.note_read(query.season, cached=False)
+            raise
         else:
-            self._cache.note_answer(query.season, cached=False)
+            self._cache.note_read(query.season, cached=False)
             return reply
         reply = await self._cache_queue.ask(msgspec.structs.replace(query, stale=True))
         if reply is None:
             raise DatabaseUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
         self._metrics.answers.inc("stale cache")
+        self._cache.note_read(query.season, cached=True)
         return reply
+
+    def _note_cached(self, query: RankingQuery[Any]) -> None:
+        self._metrics.answers.inc("cache")
+        self._cache.note_read(query.season, cached=True)
 
     async def _from_postgres(self, query: Query[R]) -> Reply[R]:
         self._health.check_postgres()

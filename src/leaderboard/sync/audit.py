@@ -102,6 +102,10 @@ class CacheAuditor:
         names = await self._seasons.names()
         return {name: await self._audit_season(name) for name in random.sample(names, min(most, len(names)))}
 
+    async def evict(self, name: str) -> None:
+        """Remove a season from the cache that differs. Raises CacheError."""
+        await self._seasons.evict(name)
+
     async def _audit_season(self, name: str) -> Audit:
         export = await self._seasons.export(name)
         if export is None:
@@ -117,6 +121,9 @@ class CacheAuditor:
         (found,) = changes.seasons
         if changes.position.epoch != export.position.epoch or not changes.reaches or not found.reaches:
             return Audit(None, "it is about to be loaded again")
+        if (season.season_id, season.tie_bits) != (best.season_id, best.tie_bits):
+            # The log says that nothing has changed, so this must not be.
+            return Audit(len(export.users), totals=(season.season_id, best.season_id))
         return _compare(_Cached(export.users, season.floor, season.total), found, best, keep)
 
     async def drop_unreadable(self) -> str | None:

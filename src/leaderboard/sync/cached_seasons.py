@@ -31,15 +31,25 @@ class CachedSeasons:
     def __init__(self, state: CacheState, size: int) -> None:
         """`size`: a season with fewer users is dropped, unless it has all.
 
-        Raises ValueError if another program has written an entry, and TypeError for a state without its seasons.
+        An entry that another program has written is dropped. Raises TypeError for a state without its seasons.
         """
         if state.seasons is None:
             raise TypeError("a state that was polled without the lease does not say which seasons are cached")
         self._size = size
-        self._cached = {name: CachedSeason.parse(stored) for name, stored in state.seasons.items()}
-        self._pending = {
-            name: (stored, PendingLoad.parse(stored)) for name, stored in (state.pending or {}).items()
-        }
+        self._cached: dict[str, CachedSeason] = {}
+        self._pending: dict[str, tuple[bytes, PendingLoad]] = {}
+        self._unreadable: list[SeasonMove] = []
+        for name, stored in state.seasons.items():
+            try:
+                self._cached[name] = CachedSeason.parse(stored)
+            except ValueError:
+                self._unreadable.append(SeasonMove(name, Action.DROP, CachedSeason.unreadable(stored)))
+        for name, stored in (state.pending or {}).items():
+            try:
+                self._pending[name] = stored, PendingLoad.parse(stored)
+            except ValueError:
+                season = CachedSeason.unreadable(stored)
+                self._unreadable.append(SeasonMove(name, Action.REJECT, season, stored))
 
     def views(self) -> list[SeasonView]:
         """Return what to ask the change log about: the cached seasons, then the loads."""
@@ -60,7 +70,7 @@ class CachedSeasons:
             self._admission(name, stored, load, changes, next(found))
             for name, (stored, load) in self._pending.items()
         ]
-        return _within(MAX_CHANGES, moves)
+        return self._unreadable + _within(MAX_CHANGES, moves)
 
     def _move(self, name: str, season: CachedSeason, changes: SeasonChanges) -> SeasonMove | None:
         too_few = not season.complete and season.count < self._size
@@ -86,9 +96,9 @@ def _view(season: CachedSeason, since: Snapshot | None = None) -> SeasonView:
 def _within(most: int, moves: Sequence[SeasonMove]) -> list[SeasonMove]:
     """Drop the seasons with the most changes until there are at most so many."""
     within: list[SeasonMove] = []
-    for move in sorted(moves, key=_size):
-        most -= _size(move)
-        if most >= 0 or not _size(move):
+    for move in sorted(moves, key=_change_count):
+        most -= _change_count(move)
+        if most >= 0 or not _change_count(move):
             within.append(move)
         else:
             action = Action.REJECT if move.action is Action.ADMIT else Action.DROP
@@ -96,5 +106,5 @@ def _within(most: int, moves: Sequence[SeasonMove]) -> list[SeasonMove]:
     return within
 
 
-def _size(move: SeasonMove) -> int:
+def _change_count(move: SeasonMove) -> int:
     return len(move.changed) + len(move.deleted)

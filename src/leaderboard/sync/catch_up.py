@@ -18,7 +18,7 @@ from leaderboard.database.change_log import ChangeLog, Changes
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
 from leaderboard.snapshot import SnapshotPosition
-from leaderboard.sync.cached_seasons import CachedSeasons
+from leaderboard.sync.cached_seasons import MAX_CHANGES, CachedSeasons
 from leaderboard.sync.invalidation import Invalidator
 from leaderboard.sync.waiters import Waiters
 from leaderboard.tuning import SyncTuning
@@ -137,14 +137,10 @@ class CatchUp:
 
     async def _catch_up(self, state: CacheState) -> RebuildNeeded | None:
         floor_score = None if state.floor is None else state.floor.total_score
-        try:
-            seasons = CachedSeasons(state, self._cache.size)
-        except ValueError as error:
-            await self._cache.drop_damaged(error)
-            return RebuildNeeded("it could not be read", invalidate=False)
+        seasons = CachedSeasons(state, self._cache.size)
         # Reading more changes than twice the cache's size takes longer than a rebuild.
         changes = await self._change_log.changes_since(
-            state.position.snapshot, floor_score, 2 * self._cache.size, seasons.views()
+            state.position.snapshot, floor_score, 2 * self._cache.size, seasons.views(), MAX_CHANGES + 1
         )
         self._health.note_postgres(changes.position)
         if changes.position.epoch != state.position.epoch:

@@ -38,6 +38,7 @@ class SeasonLoader:
         self._misses: dict[str, int] = {}
         self._loading: asyncio.Task[None] | None = None
         self._wanted: dict[str, SeasonRef] = {}
+        self._tries = 0
 
     def note_read(self, season: SeasonRef, *, cached: bool) -> None:
         """Note a read of a season, and whether it was answered from the cache."""
@@ -57,14 +58,13 @@ class SeasonLoader:
         await every(self._tuning.report_s, "reporting reads of seasons", self.report)
 
     async def report(self) -> None:
-        """Report how often seasons were read since the last report. Raises CacheError."""
-        reads, self._reads, self._misses = self._reads, {}, {}
+        """Report how often seasons were read since the last report, also if none was. Raises CacheError."""
+        reads, self._reads, self._misses, self._tries = self._reads, {}, {}, 0
         # What is still wanted will be wanted again.
         self._wanted.clear()
-        if not reads:
-            return
         most = sorted(reads, key=reads.__getitem__, reverse=True)[: self._tuning.max_reported]
-        await self._store.note_reads({name: reads[name] for name in most})
+        evicted = await self._store.note_reads({name: reads[name] for name in most})
+        self._metrics.season_evictions.inc(len(evicted))
 
     async def close(self) -> None:
         """Cancel what is under way."""
@@ -73,19 +73,19 @@ class SeasonLoader:
             await asyncio.gather(self._loading, return_exceptions=True)
 
     async def _load_wanted(self) -> None:
-        while self._wanted:
+        while self._wanted and self._tries < self._tuning.max_tries:
+            self._tries += 1
             name = next(iter(self._wanted))
             season = self._wanted.pop(name)
             try:
                 await self.load(season)
-            except CacheError as error:
-                self._health.note_redis_down(error)
-            except Unavailable as error:
-                self._health.note_postgres_down(error)
             except (BoardNotFound, SeasonNotFound):
                 pass  # It has been deleted meanwhile.
+            except (CacheError, Unavailable) as error:
+                # Nothing is lost: PostgreSQL goes on answering for this season.
+                _log.warning("a season was not loaded for the cache", season=name, reason=str(error))
             except Exception:
-                _log.exception("loading a season failed")
+                _log.exception("loading a season failed", season=name)
 
     async def load(self, season: SeasonRef) -> bool:
         """Load a season beside the cache; returns False if another process does so, or there is no room.

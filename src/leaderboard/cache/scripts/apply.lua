@@ -64,8 +64,10 @@ while after <= #ARGV do
     if plan.action == 'set' or plan.action == 'admit' then
         local _, version, count, present, lowest, bytes, rest = stored:match(ENTRY)
         plan.version, plan.total, plan.floor, plan.bytes, plan.rest = version, tonumber(present), lowest, tonumber(bytes), rest
+        local list = redis.call('TYPE', plan.keys .. ':deltas').ok
         if redis.call('ZCARD', plan.keys .. ':scores') ~= tonumber(count)
-            or redis.call('HLEN', plan.keys .. ':metadata') ~= tonumber(count) then
+            or redis.call('HLEN', plan.keys .. ':metadata') ~= tonumber(count)
+            or list ~= 'list' and list ~= 'none' then
             plan.action = plan.action == 'admit' and 'reject' or 'drop'
         end
     end
@@ -101,12 +103,13 @@ end
 
 local reply = {}
 for _, plan in ipairs(plans) do
-    local scores, metadata, moves = plan.keys .. ':scores', plan.keys .. ':metadata', plan.keys .. ':deltas'
+    local scores, metadata, deltas_key = plan.keys .. ':scores', plan.keys .. ':metadata', plan.keys .. ':deltas'
     if plan.action == 'drop' then
         redis.call('HDEL', seasons, plan.name)
-        redis.call('UNLINK', scores, metadata, moves)
+        redis.call('UNLINK', scores, metadata, deltas_key)
     elseif plan.action == 'reject' then
         redis.call('HDEL', pending, plan.name)
+        redis.call('UNLINK', scores, metadata)
     elseif plan.action ~= 'leave' then
         for i = plan.ids, plan.rows - 1 do
             local old = plan.prefix > 0 and redis.call('HGET', metadata, ARGV[i])
@@ -134,22 +137,25 @@ for _, plan in ipairs(plans) do
             redis.call('HDEL', pending, plan.name)
         end
         if plan.delta == '' or plan.action == 'admit' then
-            redis.call('DEL', moves)
+            redis.call('DEL', deltas_key)
             plan.bytes = 0
         else
             -- At most a tenth of what the users take, and 64 KiB.
             local most = math.min(65536, math.max(2048, 26 * count))
             local delta = plan.version .. new_token .. plan.delta
             plan.bytes = plan.bytes + #delta
-            local length = redis.call('RPUSH', moves, delta)
+            local length = redis.call('RPUSH', deltas_key, delta)
+            if length == 1 then
+                plan.bytes = #delta  -- the others are gone
+            end
             while length > 0 and (plan.bytes > most or length > 200) do
-                plan.bytes = plan.bytes - #redis.call('LPOP', moves)
+                plan.bytes = plan.bytes - #redis.call('LPOP', deltas_key)
                 length = length - 1
             end
         end
         redis.call('HSET', seasons, plan.name, string.format('%s|%s|%.0f|%.0f|%s|%.0f|%s',
             plan.load, new_token, count, plan.total + plan.added, plan.floor, plan.bytes, plan.rest))
-        for _, key in ipairs({scores, metadata, moves}) do
+        for _, key in ipairs({scores, metadata, deltas_key}) do
             redis.call('PEXPIRE', key, idle_ms)
         end
     end

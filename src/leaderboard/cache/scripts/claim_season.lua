@@ -8,23 +8,30 @@
 if redis.call('HEXISTS', pending, season) == 1 then
     return false
 end
+local entry = redis.call('HGET', seasons, season)
+if entry then
+    local load, users = entry:match('^([^|]*)|[^|]*|([^|]*)|')
+    local prefix = '{leaderboard}:load:' .. load
+    if redis.call('ZCARD', prefix .. ':scores') == tonumber(users)
+        and redis.call('HLEN', prefix .. ':metadata') == tonumber(users) then
+        return false
+    end
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local function rate_of(name)
-    local reads_then, at = (redis.call('HGET', reads, name) or ''):match('^([^|]*)|(.*)$')
-    return reads_then and tonumber(reads_then) * 0.5 ^ ((now - tonumber(at)) / tonumber(half_life_ms)) or 0
+    local reads_then, at = (redis.call('HGET', reads, name) or ''):match('^([%d.]+)|(%d+)$')
+    return reads_then and tonumber(reads_then) * 0.5 ^ (math.max(0, now - tonumber(at)) / tonumber(half_life_ms)) or 0
 end
 
 least_weight = tonumber(least_weight)
 local used, lowest = least_weight, math.huge
 local others = redis.call('HGETALL', seasons)
 for i = 1, #others, 2 do
-    local load, users = others[i + 1]:match('^([^|]*)|[^|]*|([^|]*)|')
     if others[i] ~= season then
-        used = used + math.max(tonumber(users), least_weight)
+        local users = others[i + 1]:match('^[^|]*|[^|]*|([^|]*)|')
+        used = used + math.max(tonumber(users) or 0, least_weight)
         lowest = math.min(lowest, rate_of(others[i]))
-    elseif redis.call('ZCARD', '{leaderboard}:load:' .. load .. ':scores') == tonumber(users) then
-        return false
     end
 end
 if used > tonumber(max_users) and lowest >= rate_of(season) + tonumber(reads_of_it) then

@@ -1,22 +1,33 @@
 #!lua
--- Notes how often seasons were read since the last report of a process, and forgets those that are not read any more.
+-- Notes how often seasons were read since the last report of a process. Then evicts seasons that are not read any more, and
+-- those that are read least if all together have become too large: a season that was small when it was admitted may grow.
 -- KEYS: seasons, reads
--- ARGV: half_life_ms, idle_ms, ...
+-- ARGV: half_life_ms, idle_ms, least_weight, max_users, ...
 -- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
--- `half_life_ms`: after so long, a read counts half. `idle_ms`: after so long without a read, a season is evicted. The rest:
--- name and number of reads of each season.
+-- `half_life_ms`: after so long, a read counts half. `idle_ms`: after so long without a read, a season is evicted. A season
+-- counts as `least_weight` users at least, and all together as `max_users` at most. The rest: name and number of reads of
+-- each season.
 -- Returns the names of the seasons that were evicted.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-half_life_ms, idle_ms = tonumber(half_life_ms), tonumber(idle_ms)
+half_life_ms, idle_ms, least_weight = tonumber(half_life_ms), tonumber(idle_ms), tonumber(least_weight)
 -- So many seasons are noted at most that are not cached: what follows reads all of them.
 local MAX_OTHERS = 10000
+
+-- Returns the rate of a season, and how long ago it was noted. The clock of another server may have noted it.
+local function parse(noted)
+    local reads_then, at = (noted or ''):match('^([%d.]+)|(%d+)$')
+    if not reads_then then
+        return 0, nil
+    end
+    local ago = math.max(0, now - tonumber(at))
+    return tonumber(reads_then) * 0.5 ^ (ago / half_life_ms), ago
+end
+
 for i = REST, #ARGV, 2 do
     local entry, noted = redis.call('HGET', seasons, ARGV[i]), redis.call('HGET', reads, ARGV[i])
     if entry or noted or redis.call('HLEN', reads) < MAX_OTHERS then
-        local before, at = (noted or ''):match('^([^|]*)|(.*)$')
-        local rate = before and tonumber(before) * 0.5 ^ ((now - tonumber(at)) / half_life_ms) or 0
-        redis.call('HSET', reads, ARGV[i], string.format('%.3f|%.0f', rate + tonumber(ARGV[i + 1]), now))
+        redis.call('HSET', reads, ARGV[i], string.format('%.3f|%.0f', parse(noted) + tonumber(ARGV[i + 1]), now))
     end
     if entry then
         local prefix = '{leaderboard}:load:' .. entry:match('^[^|]*')
@@ -26,18 +37,43 @@ for i = REST, #ARGV, 2 do
     end
 end
 
-local evicted = {}
+local rates = {}
 local noted = redis.call('HGETALL', reads)
 for i = 1, #noted, 2 do
-    if now - tonumber(noted[i + 1]:match('|(.*)$')) > idle_ms then
+    local rate, ago = parse(noted[i + 1])
+    if not ago or ago > idle_ms then
         redis.call('HDEL', reads, noted[i])
-        local entry = redis.call('HGET', seasons, noted[i])
-        if entry then
-            local prefix = '{leaderboard}:load:' .. entry:match('^[^|]*')
-            redis.call('HDEL', seasons, noted[i])
-            redis.call('UNLINK', prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas')
-            evicted[#evicted + 1] = noted[i]
-        end
+    else
+        rates[noted[i]] = rate
     end
+end
+
+local evicted, stay, used = {}, {}, 0
+local function evict(season)
+    local prefix = '{leaderboard}:load:' .. season.load
+    redis.call('HDEL', seasons, season.name)
+    redis.call('UNLINK', prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas')
+    evicted[#evicted + 1] = season.name
+end
+
+local cached = redis.call('HGETALL', seasons)
+for i = 1, #cached, 2 do
+    local load, users = cached[i + 1]:match('^([^|]*)|[^|]*|([^|]*)|')
+    local season = {name = cached[i], load = load or '', weight = math.max(tonumber(users) or 0, least_weight)}
+    season.rate = rates[season.name]
+    if season.rate then
+        used = used + season.weight
+        stay[#stay + 1] = season
+    else
+        evict(season)
+    end
+end
+table.sort(stay, function(a, b) return a.rate < b.rate end)
+for _, season in ipairs(stay) do
+    if used <= tonumber(max_users) then
+        break
+    end
+    evict(season)
+    used = used - season.weight
 end
 return evicted

@@ -22,33 +22,32 @@ end
 local entry = redis.call('HGET', seasons, season)
 if entry then
     local load, users = entry:match('^([^|]*)|[^|]*|([^|]*)|')
-    local scores, metadata = keys_of(load)
+    local scores, metadata = keys_of(load or '')
     if redis.call('ZCARD', scores) == tonumber(users) and redis.call('HLEN', metadata) == tonumber(users) then
         return false
     end
-    -- Its keys have expired, so it is not read any more.
-    redis.call('HDEL', seasons, season)
-    redis.call('UNLINK', keys_of(load))
 end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local function rate_of(name)
-    local reads_then, at = (redis.call('HGET', reads, name) or ''):match('^([^|]*)|(.*)$')
-    return reads_then and tonumber(reads_then) * 0.5 ^ ((now - tonumber(at)) / tonumber(half_life_ms)) or 0
+    local reads_then, at = (redis.call('HGET', reads, name) or ''):match('^([%d.]+)|(%d+)$')
+    return reads_then and tonumber(reads_then) * 0.5 ^ (math.max(0, now - tonumber(at)) / tonumber(half_life_ms)) or 0
 end
 
 least_weight = tonumber(least_weight)
 local used, victims = math.max(count, least_weight), {}
 local others = redis.call('HGETALL', seasons)
 for i = 1, #others, 2 do
-    local load, users = others[i + 1]:match('^([^|]*)|[^|]*|([^|]*)|')
-    local weight = math.max(tonumber(users), least_weight)
-    used = used + weight
-    victims[#victims + 1] = {name = others[i], load = load, weight = weight, rate = rate_of(others[i])}
+    if others[i] ~= season then
+        local load, users = others[i + 1]:match('^([^|]*)|[^|]*|([^|]*)|')
+        local weight = math.max(tonumber(users) or 0, least_weight)
+        used = used + weight
+        victims[#victims + 1] = {name = others[i], load = load or '', weight = weight, rate = rate_of(others[i])}
+    end
 end
 for _, waiting in ipairs(redis.call('HVALS', pending)) do
-    used = used + math.max(tonumber(waiting:match('^[^|]*|[^|]*|([^|]*)|')), least_weight)
+    used = used + math.max(tonumber(waiting:match('^[^|]*|[^|]*|([^|]*)|')) or 0, least_weight)
 end
 table.sort(victims, function(a, b) return a.rate < b.rate end)
 local own_rate, chosen, excess = rate_of(season) + tonumber(reads_of_it), {}, used - tonumber(max_users)
@@ -66,6 +65,11 @@ if excess > 0 then
     return false
 end
 
+if entry then
+    -- Some of its keys have expired or were evicted.
+    redis.call('HDEL', seasons, season)
+    redis.call('UNLINK', keys_of(entry:match('^[^|]*')))
+end
 local evicted = {}
 for _, victim in ipairs(chosen) do
     redis.call('HDEL', seasons, victim.name)

@@ -27,6 +27,9 @@ end
 
 -- A delta begins with the version before it and the version after it, 16 characters each.
 local function deltas_between(key, version, newest)
+    if version == '' then
+        return false
+    end
     local found, at = {}, newest
     while at ~= version do
         local delta = redis.pcall('LINDEX', key, -1 - #found)

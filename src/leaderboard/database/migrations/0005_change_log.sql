@@ -5,7 +5,7 @@ CREATE TABLE changes (
     xid       xid8 NOT NULL DEFAULT pg_current_xact_id(),
     season_id integer NOT NULL,  -- 0: a change of a user's name or image, which every season reads; -1: of a board
     user_id   integer,           -- NULL: a barrier, more changed than is listed, and every view of the season rebuilds;
-                                 -- with season -1, the id of the board
+                                 -- with season -1, the id of the board, NULL for all
     old_key   bigint,            -- NULL: there was no visible entry
     new_key   bigint             -- NULL: there is no visible entry any more
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_insert_threshold = -1);
@@ -150,14 +150,18 @@ BEGIN
 END
 $$;
 
--- A board's rules or its current season changed, or one of its seasons was deleted. Views of the board start again.
+-- A board or one of its seasons changed. Views of the board start again; of all boards, if the tables were emptied.
 CREATE FUNCTION log_boards() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    INSERT INTO public.changes (season_id, user_id) SELECT DISTINCT -1, board_id FROM old_rows;
-    IF TG_TABLE_NAME = 'seasons' THEN
-        INSERT INTO public.deleted_seasons (season_id) SELECT season_id FROM old_rows ON CONFLICT DO NOTHING;
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO public.changes (season_id, user_id) VALUES (-1, NULL);
+        RETURN NULL;
+    END IF;
+    INSERT INTO public.changes (season_id, user_id) SELECT DISTINCT -1, board_id FROM changed_rows;
+    IF TG_TABLE_NAME = 'seasons' AND TG_OP = 'DELETE' THEN
+        INSERT INTO public.deleted_seasons (season_id) SELECT season_id FROM changed_rows ON CONFLICT DO NOTHING;
     END IF;
     RETURN NULL;
 END
@@ -183,11 +187,17 @@ CREATE TRIGGER log_delete AFTER DELETE ON scores
 CREATE TRIGGER log_truncate AFTER TRUNCATE ON scores
     FOR EACH STATEMENT EXECUTE FUNCTION log_scores();
 CREATE TRIGGER log_update AFTER UPDATE ON boards
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+    REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
 CREATE TRIGGER log_delete AFTER DELETE ON boards
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+    REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+CREATE TRIGGER log_truncate AFTER TRUNCATE ON boards FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+CREATE TRIGGER log_insert AFTER INSERT ON seasons
+    REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+CREATE TRIGGER log_update AFTER UPDATE ON seasons
+    REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
 CREATE TRIGGER log_delete AFTER DELETE ON seasons
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+    REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
+CREATE TRIGGER log_truncate AFTER TRUNCATE ON seasons FOR EACH STATEMENT EXECUTE FUNCTION log_boards();
 
 -- ALWAYS: also in sessions that restore or replicate with triggers switched off.
 ALTER TABLE users ENABLE ALWAYS TRIGGER log_insert;
@@ -201,4 +211,8 @@ ALTER TABLE scores ENABLE ALWAYS TRIGGER log_delete;
 ALTER TABLE scores ENABLE ALWAYS TRIGGER log_truncate;
 ALTER TABLE boards ENABLE ALWAYS TRIGGER log_update;
 ALTER TABLE boards ENABLE ALWAYS TRIGGER log_delete;
+ALTER TABLE boards ENABLE ALWAYS TRIGGER log_truncate;
+ALTER TABLE seasons ENABLE ALWAYS TRIGGER log_insert;
+ALTER TABLE seasons ENABLE ALWAYS TRIGGER log_update;
 ALTER TABLE seasons ENABLE ALWAYS TRIGGER log_delete;
+ALTER TABLE seasons ENABLE ALWAYS TRIGGER log_truncate;

@@ -44,9 +44,10 @@ FROM (
  FROM changed) AS users
 
 -- name: season_changes_since
--- $1 and $2 as in `changes_since`, of which this is a part in one statement if other seasons are cached. Of each of them,
--- parallel arrays: $3 its id, $4 its board, $5 the lowest sort key that the cache holds of it, NULL for all entries, and $6
--- the snapshot that its users are from, NULL for P: another one is that of a load to be admitted. Returns one row.
+-- $1 as in `changes_since`, of which this is a part in one statement if other seasons are cached; $2: the most log rows of a
+-- season to read. Of each season, parallel arrays: $3 its id, $4 its board, $5 the lowest sort key that the cache holds of
+-- it, NULL for all entries, and $6 the snapshot that its users are from, NULL for P: another one is that of a load to be
+-- admitted. Returns one row.
 -- In the order of $3: `seasons_added` and `seasons_reach`, as `added` and `reaches` in `changes_since`. `added` is a sum, so
 -- it needs exactly the rows that the snapshot lacks. A season whose board has changed does not reach either.
 WITH view AS MATERIALIZED (
@@ -74,21 +75,32 @@ recent AS MATERIALIZED (
          WHERE season_id = s.season_id AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
     ) AS c WHERE s.since IS NOT NULL
 ),
-other AS MATERIALIZED (  -- changes of names, and of boards
-    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN (
-        (SELECT season_id, user_id FROM changes WHERE season_id IN (-1, 0) AND xid >= (SELECT xmax FROM view) LIMIT $2)
-        UNION ALL
-        (SELECT season_id, user_id FROM changes
-         WHERE season_id IN (-1, 0) AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
-    ) AS c WHERE s.since IS NULL
+boards AS MATERIALIZED (  -- changed boards; NULL for all of them
+    (SELECT user_id AS board_id FROM changes WHERE season_id = -1 AND xid >= (SELECT xmax FROM view))
+    UNION
+    (SELECT user_id FROM changes WHERE season_id = -1 AND xid = ANY ((SELECT xip FROM view)::xid8[]))
+),
+other_board AS MATERIALIZED (  -- the seasons whose board has changed
+    SELECT s.n FROM season AS s
+    WHERE s.since IS NULL AND EXISTS (SELECT FROM boards AS b WHERE b.board_id IS NULL OR b.board_id = s.board_id)
     UNION ALL
-    SELECT s.n, s.board_id, c.season_id, c.user_id FROM season AS s CROSS JOIN LATERAL (
-        (SELECT season_id, user_id FROM changes
-         WHERE season_id IN (-1, 0) AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
+    SELECT s.n FROM season AS s
+    WHERE s.since IS NOT NULL AND (
+        EXISTS (SELECT FROM changes WHERE season_id = -1 AND coalesce(user_id, s.board_id) = s.board_id
+                AND xid >= pg_snapshot_xmax(s.since))
+        OR EXISTS (SELECT FROM changes WHERE season_id = -1 AND coalesce(user_id, s.board_id) = s.board_id
+                   AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since)))))
+),
+renamed AS MATERIALIZED (  -- users with another name or image, since any of the snapshots
+    (SELECT user_id FROM changes WHERE season_id = 0 AND xid >= (SELECT xmax FROM view) LIMIT $2)
+    UNION ALL
+    (SELECT user_id FROM changes WHERE season_id = 0 AND xid = ANY ((SELECT xip FROM view)::xid8[]) LIMIT $2)
+    UNION ALL
+    (SELECT c.user_id FROM season AS s CROSS JOIN LATERAL (
+        (SELECT user_id FROM changes WHERE season_id = 0 AND xid >= pg_snapshot_xmax(s.since) LIMIT $2)
         UNION ALL
-        (SELECT season_id, user_id FROM changes
-         WHERE season_id IN (-1, 0) AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
-    ) AS c WHERE s.since IS NOT NULL
+        (SELECT user_id FROM changes WHERE season_id = 0 AND xid = ANY (ARRAY(SELECT pg_snapshot_xip(s.since))) LIMIT $2)
+    ) AS c WHERE s.since IS NOT NULL LIMIT $2)
 ),
 changed AS (
     SELECT t.n, t.user_id, e.sort_key, u.user_name, u.image_url
@@ -96,7 +108,12 @@ changed AS (
         SELECT n, user_id FROM recent
         WHERE user_id IS NOT NULL AND (lowest IS NULL OR old_key >= lowest OR new_key >= lowest)
         UNION
-        SELECT n, user_id FROM other WHERE season_id = 0
+        -- From the user to its entries: most users are on few boards. One that has left a board is a log row of it.
+        SELECT s.n, r.user_id
+        FROM renamed AS r
+        CROSS JOIN LATERAL (SELECT season_id, sort_key FROM scores WHERE scores.user_id = r.user_id AND NOT hidden) AS e
+        JOIN season AS s ON s.season_id = e.season_id
+        WHERE s.lowest IS NULL OR e.sort_key >= s.lowest
     ) AS t
     JOIN season AS s ON s.n = t.n
     LEFT JOIN LATERAL (
@@ -108,16 +125,14 @@ changed AS (
 SELECT seasons.*, entries.*
 FROM (
     SELECT coalesce(array_agg(coalesce(r.added, 0) ORDER BY s.n), '{}') AS seasons_added,
-           coalesce(array_agg(coalesce(r.complete, true) AND coalesce(o.complete, true)
+           coalesce(array_agg(coalesce(r.complete, true) AND s.n NOT IN (SELECT o.n FROM other_board AS o)
+                              AND (SELECT count(*) < $2 FROM renamed)
                               AND (s.since IS NULL OR snapshot_covers(s.since, l.pruned)) ORDER BY s.n), '{}') AS seasons_reach
     FROM log_state AS l, season AS s
     LEFT JOIN (
         SELECT n, count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
         FROM recent GROUP BY n
     ) AS r ON r.n = s.n
-    LEFT JOIN (
-        SELECT n, count(*) < $2 AND bool_and(season_id = 0 OR user_id <> board_id) AS complete FROM other GROUP BY n
-    ) AS o ON o.n = s.n
 ) AS seasons,
 (SELECT coalesce(array_agg(n), '{}') AS entry_seasons, coalesce(array_agg(user_id), '{}') AS entry_user_ids,
         coalesce(array_agg(user_name), '{}') AS entry_user_names,
@@ -163,7 +178,13 @@ lagging AS MATERIALIZED (  -- valid indexes that do not cover `candidate`
 built AS MATERIALIZED (  -- a build deletes an index that is not valid first, so there is none
     SELECT l.season_id FROM logged AS l, state
     WHERE NOT EXISTS (SELECT FROM rank_index AS r WHERE r.season_id = l.season_id)
-      AND NOT pg_try_advisory_xact_lock_shared($3, l.season_id)
+      -- Not by trying for the lock: the table of locks would have to hold one for each season. A build that begins only now
+      -- has a later snapshot than `candidate`, and needs nothing of what is deleted.
+      AND l.season_id IN (
+          SELECT objid::bigint FROM pg_locks
+          WHERE locktype = 'advisory' AND classid = $3 AND objsubid = 2
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      )
 ),
 kept AS MATERIALIZED (
     SELECT coalesce(array_agg(season_id), '{}') AS ids

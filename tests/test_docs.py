@@ -292,12 +292,14 @@ def test_the_calls_of_the_readme_are_those_of_the_route_table() -> None:
 
 
 def commands() -> dict[str, set[str]]:
-    """Returns the options of each command."""
+    """Returns the options of each command. A group of commands has those of all its commands."""
+
+    def options(command: Any) -> set[str]:
+        own = {option for each in command.params for option in each.opts if option.startswith("--")}
+        return own.union(*map(options, getattr(command, "commands", {}).values()))
+
     group: Any = typer.main.get_command(cli)
-    return {
-        name: {option for each in command.params for option in each.opts if option.startswith("--")}
-        for name, command in group.commands.items()
-    }
+    return {name: options(command) for name, command in group.commands.items()}
 
 
 def test_the_commands_of_the_readme_are_those_there_are() -> None:

@@ -62,8 +62,7 @@ VACUUM ANALYZE changes
 CHECKPOINT
 
 -- name: pruned
--- Rows of `default` may stay for ten minutes after the last change, because its rank index is not written anew.
-SELECT NOT EXISTS (SELECT FROM changes WHERE season_id > 1)
+SELECT NOT EXISTS (SELECT FROM changes)
 
 -- name: best
 SELECT user_id FROM users ORDER BY total_score DESC, user_id ASC LIMIT 10000

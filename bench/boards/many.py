@@ -23,7 +23,7 @@ from bench.service import beside, metrics, pid, running
 from bench.usage import Meter, Used
 from leaderboard.config import Settings
 from leaderboard.model import User
-from tests.system import ApiProcess, redis, sql
+from tests.system import ApiProcess, redis, sql, until
 
 WORKS = (TOP_10, CONTEXT_BEST, SET_SCORE)
 """Reads come first, because writes make the tables larger."""
@@ -33,7 +33,9 @@ _PLACES = 100_000
 _WARM_UP_S = 5.0
 """How long boards are read before idling is measured: the cache loads those that are read often."""
 _SETTLE_S = 2.0
-"""A service that was just asked is given so long to finish."""
+"""When no board was loaded for so long, the cache is idle."""
+_PAUSE_S = 0.2
+"""After a load, for the requests that wrk did not wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ class _Measuring:
         with self._service(settings) as api:
             # So that boards are in the cache, as in a service that has answered for a while.
             await self._load(api, Spread("", boards, zipf=True), TOP_10, _WARM_UP_S, 0)
-            await asyncio.sleep(_SETTLE_S)
+            async with self._progress.during("waiting until no boards are loaded"):
+                await until(lambda: loads_nothing(settings), "no boards are loaded")
             async with self._progress.during(f"no requests, {boards:,} boards"):
                 before = self._meter.read(pid(api))
                 await asyncio.sleep(self._plan.idle_s)
@@ -194,7 +197,7 @@ class _Measuring:
             load = await self._load(api, spread, work, seconds, number)
             used = self._meter.read(pid(api)).since(before)
             watcher.close()
-        await asyncio.sleep(_SETTLE_S / 10)  # for the requests that wrk did not wait for
+        await asyncio.sleep(_PAUSE_S)
         return Shot(load, used, watcher.looks)
 
     async def _load(self, api: ApiProcess, spread: Spread, work: Work, seconds: float, seed: int) -> wrk.Load:
@@ -227,3 +230,15 @@ class _Measuring:
 def _cached(api: ApiProcess) -> int:
     """Returns how many boards are in the cache, besides `default`."""
     return int(metrics(api).get("leaderboard_cached_seasons", 0))
+
+
+async def loads_nothing(settings: Settings) -> bool:
+    """Returns whether no user was added to any board in the cache for `_SETTLE_S`."""
+    before = _added(settings)
+    await asyncio.sleep(_SETTLE_S)
+    return _added(settings) == before
+
+
+def _added(settings: Settings) -> int:
+    commands = redis(settings).info("commandstats")
+    return int(commands["cmdstat_zadd"]["calls"]) if "cmdstat_zadd" in commands else 0

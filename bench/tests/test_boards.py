@@ -1,5 +1,6 @@
 """`make bench-boards` creates the boards that it says, runs on small ones, reports, and finds wrong answers."""
 
+import asyncio
 import json
 import shutil
 from collections import Counter
@@ -17,7 +18,7 @@ from bench.boards import report
 from bench.boards.__main__ import parser, plan_of
 from bench.boards.fill import connected, filled_with_users, prune
 from bench.boards.large import measure_large
-from bench.boards.many import measure_many
+from bench.boards.many import loads_nothing, measure_many
 from bench.boards.places import lines, places, user_ids
 from bench.boards.plan import DEPTH, IDLE, MEMORY, QUICK, SPREAD, WARM, BadPlan, Plan
 from bench.boards.result import DEFAULT, Depth, Ends, Idle, Large, Many, Memory, Result
@@ -30,7 +31,7 @@ from bench.service import running
 from bench.usage import Used
 from bench.wrk import Load
 from leaderboard.config import Settings
-from tests.system import ApiProcess, connect, until
+from tests.system import ApiProcess, connect, redis, until
 
 pytestmark = pytest.mark.anyio
 with_wrk = pytest.mark.skipif(
@@ -182,6 +183,22 @@ async def test_many_boards_are_measured(settings: Settings, monkeypatch: pytest.
     assert many.memory is not None
     assert many.memory.api_bytes > 10_000_000
     assert many.memory.valkey_bytes > 0
+
+
+async def test_nothing_is_loaded_when_no_user_is_added_to_the_cache(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many_module, "_SETTLE_S", 0)
+    assert await loads_nothing(settings)
+
+    async def load() -> None:
+        with redis(settings) as client:
+            client.zadd("loading", {"user": 1})
+            client.delete("loading")
+
+    loading = asyncio.create_task(load())
+    assert not await loads_nothing(settings)
+    await loading
 
 
 async def test_large_boards_are_measured(settings: Settings) -> None:

@@ -128,13 +128,13 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
     cache_size: int = Field(10_000, ge=10, le=100_000, description="the cache holds at least this many best users")
     cache_users: int = Field(
-        100_000,
+        200_000,
         ge=1000,
         le=10_000_000,
         description="the cache holds at most so many users of other boards than `default`, all boards together",
     )
     replica_users: int = Field(
-        100_000,
+        200_000,
         ge=1000,
         le=10_000_000,
         description="each process holds at most so many of these users in its own memory",

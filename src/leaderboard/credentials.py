@@ -1,4 +1,4 @@
-"""API keys: the entries of `API_KEYS`, their scopes, and new keys.
+"""API keys: the entries of `API_KEYS`, their scopes and boards, and new keys.
 
 A key is hashed with plain SHA-256. A slow hash protects passwords, because people choose passwords that can be
 guessed. A key of 256 random bits cannot be guessed, and a slow hash would slow down every call.
@@ -12,19 +12,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from leaderboard.board_rules import BOARD_NAME_PATTERN
+
 Scope = Literal["read", "write", "admin"]
 
 _DEFAULT_SCOPES: frozenset[Scope] = frozenset({"read", "write"})
 _SCOPES: dict[str, Scope] = {"read": "read", "write": "write", "admin": "admin"}
 _ENTRY = re.compile(
-    r"(?:(?P<name>[a-z0-9_-]{1,32}):(?P<scopes>[a-z]+(?:\+[a-z]+)*):)?"
+    r"(?:(?P<name>[a-z0-9_-]{1,32}):(?P<scopes>[a-z]+(?:\+[a-z]+)*)"
+    rf"(?:@(?P<boards>{BOARD_NAME_PATTERN}(?:\+{BOARD_NAME_PATTERN})*))?:)?"
     r"(?:sha256:(?P<hash>[0-9a-f]{64})|(?P<key>[A-Za-z0-9._~+/=-]{16,200}))"
 )
 _EMPTY_DIGEST = hashlib.sha256(b"").digest()
 """SHA-256 of the empty string. Rejected: an unset shell variable would otherwise become a valid key."""
 ALLOWED = (
-    "KEY or NAME:SCOPES:KEY, where KEY is 16 to 200 of A-Z a-z 0-9 . _ ~ + / = - or sha256: and 64 hex digits,"
-    " SCOPES are read, write and admin, joined by +, and NAME is 1 to 32 of a-z 0-9 _ -"
+    "KEY, NAME:SCOPES:KEY or NAME:SCOPES@BOARDS:KEY, where KEY is 16 to 200 of A-Z a-z 0-9 . _ ~ + / = - or"
+    " sha256: and 64 hex digits, SCOPES are read, write and admin, joined by +, BOARDS are names of boards, joined"
+    " by +, and NAME is 1 to 32 of a-z 0-9 _ -"
 )
 
 
@@ -38,11 +42,13 @@ class BadEntry(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key, by the SHA-256 of its bytes, and its scopes."""
+    """A key, by the SHA-256 of its bytes, and what it may do."""
 
     name: str
     scopes: frozenset[Scope]
     digest: bytes
+    boards: frozenset[str] | None = None
+    """The boards that it is limited to; None: no limit."""
 
 
 class KeyRing:
@@ -83,7 +89,8 @@ def parse_keys(text: str) -> tuple[ApiKey, ...]:
         digest = bytes.fromhex(match["hash"]) if match["hash"] else hashlib.sha256(match["key"].encode()).digest()
         if digest == _EMPTY_DIGEST:
             raise BadEntry(number, "the hash of a key, and not of an empty text")
-        key = ApiKey(match["name"] or f"sha256 {digest.hex()[:8]}", scopes, digest)
+        boards = frozenset(match["boards"].split("+")) if match["boards"] else None
+        key = ApiKey(match["name"] or f"sha256 {digest.hex()[:8]}", scopes, digest, boards)
         if any(key.name == other.name or key.digest == other.digest for other in keys):
             raise BadEntry(number, "a key and a name that no entry before it has")
         keys.append(key)

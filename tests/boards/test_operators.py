@@ -119,6 +119,8 @@ async def answer(send: Callable[[], Awaitable[EntrySet]], world: World, *, repea
         except IdempotencyKeyInUse:
             await asyncio.sleep(0.005)
         except Unavailable:
+            # Refused at once, this would otherwise go on without ever giving way to others.
+            await asyncio.sleep(0.005)
             return "refused"
 
 
@@ -132,6 +134,7 @@ async def remove(app: App, world: World, board: Board, user_id: int) -> None:
     except OutcomeUnknown:
         operation = Operation("set", user_id, start, end, "unknown")
     except Unavailable:
+        await asyncio.sleep(0.005)
         return
     world.operations[board.name].append(operation)
 
@@ -157,6 +160,7 @@ async def read(app: App, world: World) -> None:
         except NotOnBoard:
             operation = Operation("user", user_id, start, time.monotonic(), "missing")
         except Unavailable:
+            await asyncio.sleep(0.005)
             continue
         else:
             places = tuple(

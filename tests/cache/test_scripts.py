@@ -24,7 +24,7 @@ LISTS: dict[str, list[Any]] = {
     "versions": ["a season", "its version"],
     "reads": ["a season", 3],
 }
-FILE_OF = {"claim_season": "claim", "load_season": "load"}
+FILE_OF = {"load_season": "load"}
 METHODS = [name for name, _ in inspect.getmembers(Scripts, inspect.isfunction) if not name.startswith("_")]
 
 

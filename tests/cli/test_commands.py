@@ -19,7 +19,10 @@ def test_only_the_dev_command_imports_the_development_servers() -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", [["serve"], ["migrate"], ["sync"], ["verify"], ["import", "-"], ["dev"]])
+@pytest.mark.parametrize(
+    "command",
+    [["serve"], ["migrate"], ["sync"], ["verify"], ["import", "-"], ["export"], ["boards", "list"], ["dev"]],
+)
 def test_every_command_stops_with_the_error(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "leaderboard", *command],
@@ -72,6 +75,10 @@ def test_the_key_command_prints_a_key_and_its_entry(tmp_path: Path) -> None:
     found = credentials.KeyRing(credentials.parse_keys(entry)).find(made.encode())
     assert found is not None
     assert (found.name, sorted(found.scopes)) == ("game", ["admin", "read"])
+    made, entry = (line.split()[1] for line in run("--boards", "laps+weekly").stdout.splitlines())
+    found = credentials.KeyRing(credentials.parse_keys(entry)).find(made.encode())
+    assert found is not None
+    assert found.boards == frozenset({"laps", "weekly"})
     refused = run("--scopes", "all")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.count("\n") == 1

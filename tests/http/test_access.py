@@ -61,12 +61,24 @@ NEEDS = {
     ("GET", "/assets/{name}"): "nothing",
 }
 UNLIMITED = {"/livez", "/readyz"}
+ON_DEFAULT = {
+    ("GET", "/leaderboard/top/{n}"),
+    ("GET", "/leaderboard/user/{id}/context"),
+    ("GET", "/leaderboard"),
+    ("GET", "/users/{id}"),
+    ("POST", "/users/{id}/score"),
+    ("POST", "/users"),
+    ("GET", "/users"),
+}
+"""The calls about `default`. Those with neither this nor a board in their path are about all boards or users."""
 
 BARE = "a-bare-key-of-the-first-generation"
 READER = "one-that-may-only-read"
 WRITER = "one-that-may-only-write"
 ADMIN = "one-that-may-only-look-at-metrics"
 ALL = "one-that-may-do-everything"
+GAMES = "one-that-may-do-everything-with-two-boards"
+DEFAULT = "one-that-may-do-everything-with-default"
 
 
 def hashed(key: str) -> str:
@@ -75,7 +87,8 @@ def hashed(key: str) -> str:
 
 KEYS = (
     f"{BARE},reader:read:{READER},writer:write:{hashed(WRITER)},"
-    f"ops:admin:{hashed(ADMIN)},all:read+write+admin:{ALL}"
+    f"ops:admin:{hashed(ADMIN)},all:read+write+admin:{ALL},"
+    f"two:read+write+admin@games+ended:{GAMES},default:read+write+admin@default:{DEFAULT}"
 )
 PRIVATE, PUBLIC = pem(rsa.generate_private_key(65537, 2048))
 STRANGER, _ = pem(rsa.generate_private_key(65537, 2048))
@@ -94,10 +107,11 @@ class Credential:
     header: str | None
     scopes: frozenset[str] = frozenset()
     user: int | None = None
+    boards: frozenset[str] | None = None
 
 
-def key(value: str, *scopes: str) -> Credential:
-    return Credential(f"Bearer {value}", frozenset(scopes))
+def key(value: str, *scopes: str, boards: frozenset[str] | None = None) -> Credential:
+    return Credential(f"Bearer {value}", frozenset(scopes), boards=boards)
 
 
 def unknown(header: str | None) -> Credential:
@@ -123,6 +137,8 @@ def credentials() -> dict[str, Credential]:
         "writer": key(WRITER, "write"),
         "admin": key(ADMIN, "admin"),
         "all": key(ALL, "read", "write", "admin"),
+        "two boards": key(GAMES, "read", "write", "admin", boards=frozenset({"games", "ended"})),
+        "default": key(DEFAULT, "read", "write", "admin", boards=frozenset({"default"})),
         "this user": Credential(f"Bearer {token()}", frozenset({"read"}), USER),
         "another user": Credential(f"Bearer {token(sub=str(ANOTHER))}", frozenset({"read"}), ANOTHER),
         "expired": unknown(f"Bearer {token(exp=now - LEEWAY_S - 5)}"),
@@ -142,7 +158,9 @@ def credentials() -> dict[str, Credential]:
     }
 
 
-def expected(needs: str, credential: Credential, *, reads: str, user_writes: str, guarded: bool) -> str:
+def expected(
+    needs: str, credential: Credential, board: str | None, *, reads: str, user_writes: str, guarded: bool
+) -> str:
     """Returns the expected problem code, "" for success. The user in the path is USER."""
     if needs == "nothing" or not guarded or (needs == "read" and reads == "open"):
         return ""
@@ -150,7 +168,16 @@ def expected(needs: str, credential: Credential, *, reads: str, user_writes: str
         return "unauthorized"
     own = needs == "own score" and user_writes == "on" and credential.user == USER
     scope = "write" if needs == "own score" else needs
-    return "" if own or scope in credential.scopes else "forbidden"
+    on_board = credential.boards is None or board in credential.boards
+    return "" if own or (scope in credential.scopes and on_board) else "forbidden"
+
+
+def board_of(route: Route) -> str | None:
+    """Returns the board that a call of the route is about, None for all boards or users."""
+    if "{board}" in route.path:
+        others = {"delete_board": "deleted", "remove_entry": "left", "end_season": "ended", "put_board": "ended"}
+        return others.get(route.name, "games")
+    return "default" if (route.method, route.path) in ON_DEFAULT else None
 
 
 _names = count(1)
@@ -171,19 +198,15 @@ class Board:
         """Makes a valid call, and records what it must do if it succeeds."""
         headers = [] if credential.header is None else [("Authorization", credential.header)]
         number = next(_names)
-        values = {"id": USER, "board": "games"}
+        values = {"id": USER, "board": board_of(route) or ""}
         match route.name:
             case "erase_user":
                 values["id"] = self.open.create(f"erased {number}")
                 self.names.add(f"erased {number}")
             case "delete_board":
                 self.open.call("PUT", "/boards/deleted", {})
-                values["board"] = "deleted"
             case "remove_entry":
-                values["board"] = "left"
                 self.open.post(f"/boards/left/users/{USER}/score", {"score": 1})
-            case "end_season" | "put_board":
-                values["board"] = "ended"
         path = ASSET if route.path == "/assets/{name}" else path_of(route, **values)
         body = json.dumps(body_of(route, number)).encode() if route.body else None
         answer = caller.send(method, path, body, headers)
@@ -235,6 +258,7 @@ def test_this_table_has_every_route() -> None:
         needs = NEEDS[route.method, route.path]
         assert (route.needs or "nothing") == ("write" if needs == "own score" else needs)
         assert route.own_user_only == (needs == "own score")
+        assert route.on_default == ((route.method, route.path) in ON_DEFAULT)
         assert route.limited == (route.path not in UNLIMITED)
         # The document agrees.
         assert {"unauthorized", "forbidden"} & set(route.problems) == (
@@ -264,7 +288,12 @@ def test_every_route_with_every_credential(board: Board, reads: str, user_writes
         for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
             answer = board.call(caller, method, route, credential)
             code = expected(
-                NEEDS[route.method, route.path], credential, reads=reads, user_writes=user_writes, guarded=guarded
+                NEEDS[route.method, route.path],
+                credential,
+                board_of(route),
+                reads=reads,
+                user_writes=user_writes,
+                guarded=guarded,
             )
             status = {"": route.status, "unauthorized": 401, "forbidden": 403}[code]
             if answer.status != status or (method != "HEAD" and answer.code != code):
@@ -300,7 +329,7 @@ def test_tokens_without_keys_protect_writes(board: Board) -> None:
         for method, path in (("POST", "/users"), ("POST", "/users/{id}/score"), ("GET", "/metrics")):
             (route,) = (each for each in ROUTES if (each.method, each.path) == (method, path))
             answer = board.call(caller, method, route, credential)
-            code = expected(NEEDS[method, path], credential, reads="open", user_writes="on", guarded=True)
+            code = expected(NEEDS[method, path], credential, None, reads="open", user_writes="on", guarded=True)
             assert answer.code == code, (name, method, path)
     board.check()
 
@@ -345,6 +374,57 @@ def test_the_home_page_is_not_shown_where_reads_need_a_key(board: Board) -> None
         assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     caller = board.start(api_keys=SecretStr(KEYS))
     assert caller.get("/", **browser).headers["content-type"].startswith("text/html")
+
+
+def test_a_key_that_is_limited_to_boards_is_told_to_which(board: Board) -> None:
+    caller = board.start(api_keys=SecretStr(KEYS), reads="key")
+
+    def detail(key: str, method: str, path: str, body: bytes | None = None) -> str:
+        answer = caller.send(method, path, body, [("Authorization", f"Bearer {key}")])
+        assert (answer.status, answer.code) == (403, "forbidden")
+        return str(answer.json()["detail"])
+
+    two, default = "it is limited to the boards ended, games", "it is limited to the board default"
+    score = b'{"score": 1}'
+    assert detail(GAMES, "POST", "/boards/left/users/1/score", score) == (
+        f"the key two may not POST /boards/left/users/1/score, about the board left: {two}"
+    )
+    assert detail(GAMES, "POST", "/users/1/score", score) == (
+        f"the key two may not POST /users/1/score, about the board default: {two}"
+    )
+    assert detail(GAMES, "GET", "/boards") == f"the key two may not GET /boards, about all boards or users: {two}"
+    assert detail(DEFAULT, "DELETE", "/users/1") == (
+        f"the key default may not DELETE /users/1, about all boards or users: {default}"
+    )
+    # A board's name is compared as it is.
+    for path in (
+        "/boards/GAMES/scores",
+        "/boards/games%20/scores",
+        "/boards/games%2B/scores",
+        "/boards/ended+games/scores",
+    ):
+        detail(GAMES, "POST", path, b"{}")
+
+
+def test_a_limited_key_may_use_its_boards_under_each_of_their_paths(board: Board) -> None:
+    caller = board.start(api_keys=SecretStr(KEYS), reads="key")
+    headers = [("Authorization", f"Bearer {DEFAULT}")]
+    for path in (f"/users/{USER}", f"/boards/default/users/{USER}", f"/boards/default/users/{USER}/"):
+        assert caller.send("GET", path, None, headers).status == 200
+    made = [("Authorization", f"Bearer {key}") for key in (GAMES, ALL)]
+    path, body = "/boards/ended", b'{"title": "Ended"}'
+    assert caller.send("PUT", path, body, made[:1]).status == 200
+
+
+def test_only_a_key_for_all_boards_finds_hidden_users(board: Board) -> None:
+    sql(board.settings, "INSERT INTO users (user_name, hidden) VALUES ('hidden', true)")
+    board.names.add("hidden")
+    caller = board.start(api_keys=SecretStr(KEYS), reads="key")
+    found = [
+        caller.send("GET", "/users?username=hidden", None, [("Authorization", f"Bearer {key}")]).status
+        for key in (ALL, DEFAULT)
+    ]
+    assert found == [200, 404]
 
 
 # Rate limits

@@ -33,6 +33,23 @@ def test_entries_may_be_hashed_and_named() -> None:
     assert bare.scopes == {"read", "write"}
 
 
+def test_a_key_may_be_limited_to_boards() -> None:
+    text = f"game:read+write@laps:{FIRST} ops:admin@default+2024.w-1_x:{HASHED} all:write:{SECOND}"
+    assert [(key.name, key.boards) for key in parse_keys(text)] == [
+        ("game", {"laps"}),
+        ("ops", {"default", "2024.w-1_x"}),
+        ("all", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "boards", ["@", "@Laps", "@laps+", "@+laps", "@laps,", "@-laps", "@laps@weekly", "@" + "x" * 65]
+)
+def test_a_limit_that_names_no_board_is_refused(boards: str) -> None:
+    with pytest.raises(BadEntry):
+        parse_keys(f"game:write{boards}:{FIRST}")
+
+
 def test_the_hash_of_an_empty_text_is_no_key() -> None:
     """A script that hashes an unset variable would otherwise let in every call with an empty key."""
     with pytest.raises(BadEntry, match="empty"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from leaderboard import app
 from leaderboard.config import Settings
+from leaderboard.database.boards import Board
 from leaderboard.importing import ImportReport, OnConflict, Progress, import_file
 from tests.system import sql
 
@@ -38,8 +39,9 @@ async def run(
     path: Path,
     on_conflict: OnConflict = SKIP,
     progress: Callable[[Progress], None] = lambda _: None,
+    board: Board | None = None,
 ) -> ImportReport:
-    async with app.database_from(settings).importing() as importer:
+    async with app.database_from(settings).importing(board) as importer:
         return await import_file(str(path), importer, on_conflict, progress)
 
 

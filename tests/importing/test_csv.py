@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from leaderboard.database.importer import Row
 from leaderboard.importing import Rejected, UnusableFile, rejection_reason
-from tests.importing.rows import HEADER, read
+from tests.importing.rows import HEADER, SCORES, read
 
 
 def brief(rows: list[Row | Rejected]) -> list[object]:
@@ -139,7 +139,7 @@ def test_a_bad_row_is_rejected_alone(line: bytes, reason: str) -> None:
 
 def test_a_rejected_row_keeps_its_cells() -> None:
     assert read(b"score,imageUrl,username\nx,y,\n1,2\n") == [
-        Rejected(2, rejection_reason("", "x", "y"), "", "x", "y"),
+        Rejected(2, rejection_reason(SCORES, "", "x", "y"), "", "x", "y"),
         Rejected(3, "has 2 fields, the header has 3", "", "1", "2"),
     ]
 

@@ -1,5 +1,7 @@
 """Importing into PostgreSQL: the users, the change log, the report and the rejected rows."""
 
+import csv
+import gzip
 import os
 import random
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from leaderboard.config import Settings
-from leaderboard.database.importer import CHUNK, NamesTaken
+from leaderboard.database.importer import NamesTaken
 from leaderboard.importing import ImportReport, OnConflict, Progress, UnusableFile
 from tests.importing.boards import FAIL, SKIP, UPDATE, board, counts, create, many, rejected, run, write_csv
 from tests.system import sql
@@ -133,8 +135,7 @@ async def test_rows_are_written_in_the_order_of_the_file_and_logged_one_by_one(
     await run(settings, write_csv(tmp_path / "in.csv.gz", users), SKIP, seen.append)
     ids = {row["user_name"]: row["user_id"] for row in sql(settings, "SELECT user_id, user_name FROM users")}
     places = [ids[str(name)] for name, *_ in users]
-    assert max(places[:CHUNK]) < min(places[CHUNK : 2 * CHUNK])
-    assert max(places[CHUNK : 2 * CHUNK]) < min(places[2 * CHUNK :])
+    assert places == sorted(places)
     (log,) = sql(settings, "SELECT count(*), count(user_id) AS listed, count(DISTINCT xid) AS xids FROM changes")
     assert tuple(log) == (25_000, 25_000, 3)
 
@@ -144,6 +145,17 @@ async def test_rows_are_written_in_the_order_of_the_file_and_logged_one_by_one(
     assert 0 < reading[0].done < reading[1].done <= reading[2].done == reading[2].total
     writing = [(p.rows, p.done, p.total, p.report.imported) for p in seen if p.stage == "writing"]
     assert writing == [(n, n, 25_000, n) for n in (10_000, 20_000, 25_000)]
+
+
+@pytest.mark.parametrize("on_conflict", OnConflict)
+async def test_new_users_with_one_score_are_in_the_order_of_the_file(
+    settings: Settings, tmp_path: Path, on_conflict: OnConflict
+) -> None:
+    names = [f"user {n}" for n in range(1000)]
+    random.Random(3).shuffle(names)
+    await run(settings, write_csv(tmp_path / "in.csv", [(name, 7, "") for name in names]), on_conflict)
+    order = sql(settings, "SELECT user_name FROM users ORDER BY total_score DESC, user_id ASC")
+    assert [row["user_name"] for row in order] == names
 
 
 async def test_a_broken_file_writes_nothing(settings: Settings, tmp_path: Path) -> None:
@@ -177,8 +189,14 @@ async def test_the_npm_board(settings: Settings, tmp_path: Path) -> None:
     path.write_bytes(NPM.read_bytes())
     report = await run(settings, path)
     assert counts(report) == (226_974, 226_974, 0, 0, 0)
-    best = sql(settings, "SELECT user_name, total_score FROM users ORDER BY total_score DESC, user_id LIMIT 3")
-    assert [tuple(row) for row in best] == [
+    best = [
+        tuple(row)
+        for row in sql(settings, "SELECT user_name, total_score FROM users ORDER BY total_score DESC, user_id ASC")
+    ]
+    with gzip.open(path, "rt", newline="") as file:
+        rows = [(row["username"], int(row["score"])) for row in csv.DictReader(file)]
+    assert best == sorted(rows, key=lambda row: -row[1])
+    assert best[:3] == [
         ("semver", 2399072936), ("ansi-styles", 2165311120), ("debug", 2069940879)
     ]  # fmt: skip
     barriers = sql(settings, "SELECT count(*) AS n FROM changes WHERE user_id IS NULL")

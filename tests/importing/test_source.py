@@ -11,7 +11,7 @@ import pytest
 
 import leaderboard
 from leaderboard.importing import CsvUsers, Rejected, UnusableFile, open_source
-from tests.importing.rows import HEADER, rows_of
+from tests.importing.rows import HEADER, SCORES, rows_of
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.csv", "a"])
@@ -48,8 +48,8 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 
 def test_standard_input_is_read_from_a_pipe_and_from_a_file(tmp_path: Path) -> None:
     program = (
-        "from leaderboard.importing import CsvUsers, open_source\n"
-        "with open_source('-') as s: print(list(CsvUsers(s.text)), s.size, s.position())"
+        "from leaderboard.importing import CsvUsers, open_source\nfrom tests.importing.rows import SCORES\n"
+        "with open_source('-') as s: print(list(CsvUsers(s.text, SCORES)), s.size, s.position())"
     )
     data = HEADER + b"bob,5,\n"
     for content in (data, gzip.compress(data)):
@@ -70,7 +70,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         with open_source(str(path)) as source:
-            good = sum(not isinstance(row, Rejected) for row in CsvUsers(source.text))
+            good = sum(not isinstance(row, Rejected) for row in CsvUsers(source.text, SCORES))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -179,9 +179,26 @@ class Scripts:
     def export_season(self, *, season: str) -> Call:
         return self._scripts["export_season"].call(season=season)
 
-    def claim_season(self, *, load: str, season: str, claim_ms: int, max_claim_ms: int) -> Call:
-        return self._scripts["claim"].call(
-            other_keys=keys.loading_season(load, season), nonce=load, claim_ms=claim_ms, max_claim_ms=max_claim_ms
+    def claim_season(
+        self,
+        *,
+        load: str,
+        season: str,
+        least_weight: int,
+        max_users: int,
+        reads_of_it: int,
+        half_life_ms: int,
+        claim_ms: int,
+    ) -> Call:
+        return self._scripts["claim_season"].call(
+            other_keys=keys.loading_season(load, season),
+            nonce=load,
+            season=season,
+            least_weight=least_weight,
+            max_users=max_users,
+            reads_of_it=reads_of_it,
+            half_life_ms=half_life_ms,
+            claim_ms=claim_ms,
         )
 
     def load_season(self, *, load: str, season: str, claim_ms: int, rows: Iterable[Argument]) -> Call:

@@ -38,11 +38,21 @@ class SeasonStore:
         """Return the names of the cached seasons. Raises CacheError."""
         return [name.decode() for name in await self._store.bulk_link.run(self._scripts.season_names())]
 
-    async def claim(self, name: str) -> str | None:
-        """Claim the load of a season; returns the id of the load, None if another process has the claim."""
+    async def claim(self, name: str, reads: int) -> str | None:
+        """Claim the load of a season; returns the id of the load.
+
+        `reads`: how often it was read since the last report. None if it is cached, if another process has the
+        claim, or if there is no room, because all others are read as often. Raises CacheError.
+        """
         load = secrets.token_hex(8)
         call = self._scripts.claim_season(
-            load=load, season=name, claim_ms=self._claim_ms, max_claim_ms=MAX_CLAIM_MS
+            load=load,
+            season=name,
+            least_weight=_LEAST_WEIGHT,
+            max_users=self._max_users,
+            reads_of_it=reads,
+            half_life_ms=_HALF_LIFE_MS,
+            claim_ms=self._claim_ms,
         )
         return None if await self._store.bulk_link.run(call) is None else load
 

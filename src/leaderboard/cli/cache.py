@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -12,14 +11,12 @@ from rich.text import Text
 
 from leaderboard.app import App
 from leaderboard.cli.exits import ExitStatus, fail
-from leaderboard.cli.options import settings_with
+from leaderboard.cli.process import with_app
 from leaderboard.database.rank_index import Bucket, IndexedSeason
 from leaderboard.errors import CacheDamaged
 from leaderboard.model import User
 from leaderboard.printable import printable
 from leaderboard.sync.audit import Audit
-
-_T = TypeVar("_T")
 
 _MAX_SHOWN = 50
 """How many differences are printed."""
@@ -46,7 +43,7 @@ def sync(
         seconds = time.perf_counter() - started
         print(f"{done} in {seconds:.2f} s: {state.count:,} users as of snapshot {state.position.snapshot}")
 
-    _with_app(work)
+    with_app(work)
 
 
 class _Recount(NamedTuple):
@@ -76,7 +73,7 @@ class _Comparison(NamedTuple):
 
 def verify() -> None:
     """Compare cache and rank index with the users, at one snapshot each; exit 1 if anything differs."""
-    found = _with_app(_compare)
+    found = with_app(_compare)
     for line in found.damage:
         print(f"{line}; it has been rebuilt")
     if found.cache.compared is None:
@@ -175,17 +172,3 @@ def _described(user: User | None) -> Text:
         return Text("absent")
     image = "" if user.image_url is None else f" {user.image_url}"
     return Text(printable(f"{user.total_score} {user.user_name}{image}"))
-
-
-def _with_app(work: Callable[[App], Coroutine[Any, Any, _T]]) -> _T:
-    """Run `work` with the parts of a process, without its background work."""
-
-    async def run() -> _T:
-        app = App(settings_with())
-        await app.database.open()
-        try:
-            return await work(app)
-        finally:
-            await app.close()
-
-    return asyncio.run(run())

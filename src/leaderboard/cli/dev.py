@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from leaderboard import app, importing, server
+from leaderboard.board_rules import DEFAULT_BOARD
 from leaderboard.cli.importing import import_users
 from leaderboard.cli.options import settings_with
 from leaderboard.cli.serve import warn_if_open
@@ -108,7 +109,7 @@ def _step(name: str) -> Iterator[None]:
 
 def _import_example(settings: Settings) -> None:
     with resources.as_file(resources.files("leaderboard") / "example.csv") as example:
-        import_users(settings, str(example), importing.OnConflict.SKIP)
+        import_users(str(example), DEFAULT_BOARD, importing.OnConflict.SKIP, settings)
 
 
 async def _is_empty(settings: Settings) -> bool:

@@ -12,10 +12,14 @@ from leaderboard.credentials import BadEntry, new_key, parse_keys
 def key(
     name: Annotated[str | None, typer.Option(help="Its name; default: a random one.")] = None,
     scopes: Annotated[str, typer.Option(help="Its scopes: read, write and admin, joined by +.")] = "read+write",
+    boards: Annotated[
+        str | None, typer.Option(help="The boards it is limited to, joined by +; default: no limit.")
+    ] = None,
 ) -> None:
     """Make an API key: print it for the caller, and its entry for API_KEYS, which holds only its hash."""
     made, hashed = new_key()
-    entry = f"{name or secrets.token_hex(4)}:{scopes}:{hashed}"
+    limit = "" if boards is None else f"@{boards}"
+    entry = f"{name or secrets.token_hex(4)}:{scopes}{limit}:{hashed}"
     try:
         parse_keys(entry)
     except BadEntry as error:

@@ -167,17 +167,17 @@ class Boards:
         async with self._connections.acquire() as connection:
             await connection.execute(self._sql["expired_seasons"], board_id, keep)
 
-    async def orphans(self, after: int, limit: int) -> Sequence[int]:
-        """Return the ids of seasons that have entries and are not registered any more."""
+    async def orphans(self, limit: int) -> Sequence[int]:
+        """Return the ids of seasons that are not registered any more and whose entries are to be deleted."""
         async with self._connections.acquire() as connection:
-            rows = await connection.fetch(self._sql["orphans"], after, limit)
+            rows = await connection.fetch(self._sql["orphans"], limit)
         return [row["season_id"] for row in rows]
 
     async def delete_orphans(self, season_id: int, limit: int) -> int:
         """Delete entries of a season that is not registered any more; returns how many, about `limit` at most."""
         async with self._connections.acquire() as connection:
-            deleted: int = await connection.fetchval(self._sql["delete_orphans"], season_id, limit)
-        return deleted
+            deleted: int | None = await connection.fetchval(self._sql["delete_orphans"], season_id, limit)
+        return deleted or 0
 
 
 def _board(row: asyncpg.Record) -> Board | None:

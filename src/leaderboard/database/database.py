@@ -4,18 +4,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from leaderboard.database import schema
-from leaderboard.database.boards import Boards
+from leaderboard.database.boards import Board, Boards
 from leaderboard.database.change_log import ChangeLog
 from leaderboard.database.connections import Connections
 from leaderboard.database.entries import Entries
+from leaderboard.database.exporter import Exporter
 from leaderboard.database.idempotency_keys import IdempotencyKeys
-from leaderboard.database.importer import Importer
+from leaderboard.database.importer import EntryImporter, Importer
 from leaderboard.database.rank_index import RankIndex
 from leaderboard.database.rows import one_row, position_of
 from leaderboard.database.scores import Scores
 from leaderboard.database.sql import load_queries
 from leaderboard.database.users import Users
 from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
+from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
 
@@ -72,11 +74,24 @@ class Database:
         return allowed
 
     @asynccontextmanager
-    async def importing(self) -> AsyncIterator[Importer]:
-        """Lend an importer with its own connection. Raises DatabaseUnavailable behind a pooler."""
+    async def importing(self, board: Board | None = None) -> AsyncIterator[Importer]:
+        """Lend an importer to a board, None for `default`, with its own connection.
+
+        Raises DatabaseUnavailable behind a pooler.
+        """
         async with self.connections.dedicated({"statement_timeout": "0"}) as connection:
             if self.connections.behind_pooler:
                 raise DatabaseUnavailable(
                     "an import needs a session, and this is a pooler; point DB_HOST and DB_PORT at PostgreSQL"
                 )
-            yield Importer(connection)
+            yield Importer(connection) if board is None else EntryImporter(connection, board)
+
+    @asynccontextmanager
+    async def exporting(self, season: SeasonRef | None = None) -> AsyncIterator[Exporter]:
+        """Lend an exporter of a season, None for `default`, at one snapshot and with its own connection.
+
+        Raises BoardNotFound and SeasonNotFound.
+        """
+        settings = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+        async with self.connections.dedicated(settings, isolation="REPEATABLE READ, READ ONLY") as connection:
+            yield await Exporter.of(connection, season)

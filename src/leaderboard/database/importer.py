@@ -1,4 +1,4 @@
-"""Imports many users on one connection: first into a temporary table, then from there into `users`.
+"""Imports many rows on one connection: first into a temporary table, then from there into a board.
 
 The first step finds every error of the input before anything is written. The second works in chunks, one
 transaction each, so that neither locks nor the change log grow with the file.
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from leaderboard.board_rules import BoardRules, key_rules
+from leaderboard.database.boards import Board
 from leaderboard.database.sql import load_queries
 from leaderboard.errors import InvalidInput
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 Row = tuple[int, str, int, str | None]
-"""Line number, user_name, total_score, image_url; the last three as `rules` returns them."""
+"""Line number, user_name, value, image_url. The value is the score; on boards, the one of which more is better."""
 
 CHUNK = 10_000
 """Rows that one statement writes. Above 20,000 the change log would write a barrier."""
@@ -28,27 +30,34 @@ _NAMED = 5
 
 
 class OnConflict(StrEnum):
-    """What to do with a row whose username exists."""
+    """What to do with a row whose user is on the board already."""
 
     SKIP = "skip"
     UPDATE = "update"
-    """Give the user the row's score, and the row's image if the input has images."""
+    """Give the user the row's score, unless the board keeps the best and has a better one.
+
+    If the input has images, users who exist get the row's image, or none.
+    """
     FAIL = "fail"
     """Write no row at all."""
 
 
 class NamesTaken(InvalidInput):
-    """Usernames exist, and `OnConflict.FAIL` was given.
+    """Users are on the board, and `OnConflict.FAIL` was given.
 
     `lines` has the first few of them by line, `in_all` says how many there are.
     """
 
-    def __init__(self, lines: dict[int, str], in_all: int) -> None:
+    def __init__(self, lines: dict[int, str], in_all: int, are: str) -> None:
         named = ", ".join(f"{name!r} (line {line})" for line, name in lines.items())
         more = f" and {in_all - len(lines)} more" if in_all > len(lines) else ""
-        super().__init__(f"nothing was imported, because these users exist: {named}{more}")
+        super().__init__(f"nothing was imported, because these users {are}: {named}{more}")
         self.lines = lines
         self.in_all = in_all
+
+
+class BoardChanged(InvalidInput):
+    """The season or the rules by which the input was read are not the board's current ones any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ class WriteProgress:
 
 
 class Importer:
-    """One import: `begin`, `load` any number of times, `drop_repeated`, `write`.
+    """One import to the board `default`: `begin`, `load` any number of times, `drop_repeated`, `write`.
 
     Owns the connection, which must be a session of PostgreSQL: a pooler in transaction mode would lose the
     temporary tables.
@@ -79,16 +88,17 @@ class Importer:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
         self._sql = load_queries("import")
+        self.rules = BoardRules()
         self.rows = 0
         """How many rows there are to write."""
 
     async def begin(self) -> None:
-        """Create the temporary table, which exists until the connection is closed."""
+        """Create the temporary tables, which exist until the connection is closed."""
         await self._connection.execute(self._sql["create_incoming"])
 
     async def load(self, rows: Sequence[Row]) -> None:
         """Add rows, with ascending line numbers."""
-        columns = ("line", "user_name", "total_score", "image_url")
+        columns = ("line", "user_name", "value", "image_url")
         await self._connection.copy_records_to_table("incoming", records=rows, columns=columns)
         self.rows += len(rows)
 
@@ -98,20 +108,20 @@ class Importer:
             await self._connection.execute(self._sql[step])
         async with self._connection.transaction():
             async for found in self._connection.cursor(self._sql["repeated"], prefetch=1000):
-                line, first_line, user_name, total_score, image_url = found
-                dropped(Repeated((line, user_name, total_score, image_url), first_line))
+                line, first_line, user_name, value, image_url = found
+                dropped(Repeated((line, user_name, value, image_url), first_line))
                 self.rows -= 1
         await self._connection.execute(self._sql["delete_repeated"])
 
     async def write(
         self, on_conflict: OnConflict, has_images: bool, report: Callable[[WriteProgress], None]
     ) -> None:
-        """Write the rows into `users` in the order of their lines, and call `report` after every chunk.
+        """Write the rows in the order of their lines, and call `report` after every chunk.
 
         With `has_images`, UPDATE sets images too, and removes those of users whose row has none.
 
         With SKIP and UPDATE each chunk is committed, and a second run completes an interrupted one. With FAIL
-        everything is one transaction; raises NamesTaken if any username exists.
+        everything is one transaction; raises NamesTaken if any user is on the board. Raises BoardChanged.
         """
         if on_conflict is OnConflict.FAIL:
             await self._write_all_or_nothing(report)
@@ -128,14 +138,13 @@ class Importer:
                 report(WriteProgress(rows, imported, skipped=existing))
 
     async def _commit_chunk(self, line: int, last: int, on_conflict: OnConflict, has_images: bool) -> int:
-        """Write one chunk; returns how many users are new."""
+        """Write one chunk; returns how many entries are new."""
         for attempt in range(1, _TRIES + 1):
             try:
                 async with self._transaction():
-                    added: int = await self._connection.fetchval(self._sql["insert_chunk"], line, last)
                     if on_conflict is OnConflict.UPDATE:
-                        await self._connection.execute(self._sql["update_chunk"], line, last, has_images)
-                    return added
+                        return await self._add_and_update(line, last, has_images)
+                    return await self._add(line, last)
             except asyncpg.DeadlockDetectedError:
                 if attempt == _TRIES:
                     raise
@@ -150,11 +159,11 @@ class Importer:
                     line = rows = 0
                     while rows < self.rows:
                         last, count = await self._next_chunk(line)
-                        await self._connection.execute(self._sql["insert_chunk_strictly"], line, last)
+                        await self._add_strictly(line, last)
                         line, rows = last, rows + count
                         report(WriteProgress(rows))
             except (asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError):
-                # A username was taken since the check.
+                # A user came to the board since the check.
                 if attempt == _TRIES:
                     raise
             else:
@@ -162,9 +171,9 @@ class Importer:
                 return
 
     async def _raise_if_taken(self) -> None:
-        taken = await self._connection.fetch(self._sql["taken"], _NAMED)
+        taken = await self._taken()
         if taken:
-            raise NamesTaken({row["line"]: row["user_name"] for row in taken}, taken[0]["in_all"])
+            raise NamesTaken({row["line"]: row["user_name"] for row in taken}, taken[0]["in_all"], self._are)
 
     async def _next_chunk(self, line: int) -> tuple[int, int]:
         """Return the last line of the chunk after `line`, and how many rows it has."""
@@ -176,3 +185,97 @@ class Importer:
         async with self._connection.transaction():
             await self._connection.execute(self._sql["set_up_transaction"])
             yield
+
+    # What differs between `default` and the other boards. Each writes or reads a chunk of lines.
+
+    _are = "exist"
+
+    async def _add(self, line: int, last: int) -> int:
+        return await self._add_users(line, last, with_scores=True)
+
+    async def _add_and_update(self, line: int, last: int, has_images: bool) -> int:
+        added = await self._add(line, last)
+        await self._connection.execute(self._sql["update_users"], line, last, has_images, True)
+        return added
+
+    async def _add_strictly(self, line: int, last: int) -> None:
+        await self._connection.execute(self._sql["add_users_strictly"], line, last)
+
+    async def _taken(self) -> "Sequence[asyncpg.Record]":
+        return await self._connection.fetch(self._sql["taken_names"], _NAMED)
+
+    async def _add_users(self, line: int, last: int, *, with_scores: bool) -> int:
+        added: int = await self._connection.fetchval(self._sql["add_users"], line, last, with_scores)
+        return added
+
+
+class EntryImporter(Importer):
+    """One import to the current season of another board, which creates the users that do not exist."""
+
+    _are = "are on the board"
+
+    def __init__(self, connection: asyncpg.Connection, board: Board) -> None:
+        super().__init__(connection)
+        self._board = board
+        self._tie_bits = key_rules(board.rules).tie_bits
+        self.rules = board.rules
+
+    async def begin(self) -> None:
+        await super().begin()
+        await self._connection.execute(self._sql["create_placed"])
+
+    @asynccontextmanager
+    async def _transaction(self) -> "AsyncIterator[None]":
+        async with super()._transaction():
+            await self._lock_season()
+            yield
+
+    async def _lock_season(self) -> None:
+        """Keep the season from ending before the transaction does. Raises BoardChanged."""
+        board = self._board
+        season = await self._connection.fetchrow(self._sql["open_season"], board.board_id)
+        if season is None or season["season_id"] != board.season_id:
+            raise BoardChanged(f"the season {board.season_number} of the board {board.name!r} has ended")
+        if season["version"] != board.version:
+            raise BoardChanged(f"the rules of the board {board.name!r} have been changed")
+
+    async def _add(self, line: int, last: int) -> int:
+        await self._add_users(line, last, with_scores=False)
+        await self._place(line, last, existing=False)
+        return await self._add_entries()
+
+    async def _add_and_update(self, line: int, last: int, has_images: bool) -> int:
+        await self._add_users(line, last, with_scores=False)
+        if has_images:
+            await self._connection.execute(self._sql["update_users"], line, last, True, False)
+        await self._place(line, last, existing=True)
+        added = await self._add_entries()
+        await self._connection.execute(
+            self._sql["update_entries"], self._board.season_id, self._tie_bits, self.rules.keeps == "best"
+        )
+        return added
+
+    async def _add_strictly(self, line: int, last: int) -> None:
+        await self._add_users(line, last, with_scores=False)
+        await self._place(line, last, existing=False)
+        await self._connection.execute(self._sql["add_entries_strictly"], self._board.season_id)
+
+    async def _taken(self) -> Sequence[asyncpg.Record]:
+        return await self._connection.fetch(self._sql["taken_entries"], _NAMED, self._board.season_id)
+
+    async def _place(self, line: int, last: int, *, existing: bool) -> None:
+        """Compute the sort keys of a chunk, in the temporary table `placed`."""
+        await self._connection.execute(self._sql["empty_placed"])
+        await self._connection.execute(
+            self._sql["place"],
+            line,
+            last,
+            self._board.season_id,
+            self._tie_bits,
+            self._board.season_started_at,
+            existing,
+        )
+
+    async def _add_entries(self) -> int:
+        added: int = await self._connection.fetchval(self._sql["add_entries"], self._board.season_id)
+        return added

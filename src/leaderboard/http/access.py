@@ -1,7 +1,7 @@
 """Access control and rate limits: checked once for each request, before its handler.
 
-A caller is a key with its scopes, a user with a token, or an address. A route that no request can be denied is not
-checked at all.
+A caller is a key with its scopes and perhaps its boards, a user with a token, or an address. A route that no
+request can be denied is not checked at all.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from leaderboard.board_rules import DEFAULT_BOARD
 from leaderboard.credentials import KeyRing, Scope
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.asgi import AsgiScope
@@ -62,6 +63,7 @@ class _Caller:
     name: str
     scopes: frozenset[Scope]
     user_id: str | None = None
+    boards: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,14 @@ class Access:
         return route.needs
 
     def has_scope(self, scope: Scope, request: AsgiScope) -> bool:
-        """Returns True if the caller may do what needs the scope. Without keys everyone may do everything."""
+        """Returns True if the caller may do what needs the scope on all boards.
+
+        Without keys everyone may do everything.
+        """
         if not self.guarded:
             return True
         key = self._keys.find(_bearer(request))
-        return key is not None and scope in key.scopes
+        return key is not None and scope in key.scopes and key.boards is None
 
     def accepts_user_tokens(self, route: Route) -> bool:
         """Returns True if a user's token allows the route, perhaps only for that user."""
@@ -152,6 +157,8 @@ class Access:
             or_token = ", or a user's token" if self.accepts_user_tokens(route) else ""
             raise Unauthorized(f"the header Authorization: Bearer is required, with a key for {needs}{or_token}")
         if needs in caller.scopes:
+            if caller.boards is not None:
+                _check_board(route, caller.name, caller.boards, request)
             return
         own = route.own_user_only and self._user_writes and request["path_params"]["id"] == caller.user_id
         if not own:
@@ -162,7 +169,7 @@ class Access:
         limits = self._limits
         credential = _bearer(request)
         key = self._keys.find(credential)
-        caller = None if key is None else _Caller(f"the key {key.name}", key.scopes)
+        caller = None if key is None else _Caller(f"the key {key.name}", key.scopes, boards=key.boards)
         if caller is None:
             # Counted before a token is verified, as that costs more than anything else here.
             if limited and limits.per_address is not None:
@@ -178,6 +185,15 @@ class Access:
         client: Any = request.get("client")
         forwarded = [value for name, value in request["headers"] if name == b"x-forwarded-for"]
         return client_network(client[0] if client else "", forwarded, self._limits.trusted_proxies)
+
+
+def _check_board(route: Route, caller: str, boards: Collection[str], request: AsgiScope) -> None:
+    """Raises Forbidden unless the request is about one of the boards that the caller is limited to."""
+    board = request["path_params"].get("board", DEFAULT_BOARD if route.on_default else None)
+    if board not in boards:
+        about = "all boards or users" if board is None else f"the board {board}"
+        limit = f"it is limited to {'the boards ' if len(boards) > 1 else 'the board '}{', '.join(sorted(boards))}"
+        raise Forbidden(f"{caller} may not {request['method']} {request['path']}, about {about}: {limit}")
 
 
 def _count(limiter: Limiter, caller: Hashable, kind: str) -> None:

@@ -49,6 +49,8 @@ class Route:
         other_responses: the struct of each further status that is not a problem.
         media_types: further media types of a successful response.
         may_be_stale: while PostgreSQL is unreachable, an older answer with `Age` is sent.
+        on_default: it is about the board `default`. A route with neither this nor `{board}` in its path is about
+            all boards or users, and no key that is limited to boards may use it.
         own_user_only: where users may write, the token of the user in the path is enough.
         limited: rate limits and `ALLOWED_HOSTS` apply.
         documented: the OpenAPI document has it.
@@ -69,6 +71,7 @@ class Route:
     other_responses: Mapping[int, type] = field(default_factory=dict)
     media_types: tuple[str, ...] = ()
     may_be_stale: bool = False
+    on_default: bool = False
     own_user_only: bool = False
     limited: bool = True
     documented: bool = True

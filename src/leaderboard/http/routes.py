@@ -91,21 +91,41 @@ def _below(path: str, parameter: TextParameter, routes: Iterable[Route]) -> tupl
     )
 
 
+def _on_default(*routes: Route) -> tuple[Route, ...]:
+    """Returns the routes, which are about the board `default`."""
+    return tuple(replace(route, on_default=True) for route in routes)
+
+
 # Path, handler, answer, problems, path parameters.
 ROUTES: tuple[Route, ...] = (
-    _read("/leaderboard/top/{n}", Handlers.get_top, Top, READ_BY_NUMBER, (TOP_N,)),
-    _read("/leaderboard/user/{id}/context", Handlers.get_context, Context, READ_USER, (USER_ID,)),
-    _read("/leaderboard", Handlers.get_page, PageAnswer, READ_BY_NUMBER, query=PageParameters, may_be_stale=False),
-    _write_once(
-        "/users/{id}/score", Handlers.set_score, ScoreSet, SET_SCORE, (USER_ID,), body=SetScore, own_user_only=True
+    # The board `default`.
+    *_on_default(
+        _read("/leaderboard/top/{n}", Handlers.get_top, Top, READ_BY_NUMBER, (TOP_N,)),
+        _read("/leaderboard/user/{id}/context", Handlers.get_context, Context, READ_USER, (USER_ID,)),
+        _list("/leaderboard", Handlers.get_page, PageAnswer, READ_BY_NUMBER, query=PageParameters),
+        _write_once(
+            "/users/{id}/score",
+            Handlers.set_score,
+            ScoreSet,
+            SET_SCORE,
+            (USER_ID,),
+            body=SetScore,
+            own_user_only=True,
+        ),
+        _read("/users/{id}", Handlers.get_user, Standing, READ_USER, (USER_ID,)),
+        _write_once("/users", Handlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
+        _list(
+            "/users",
+            UserHandlers.find_users,
+            Account,
+            READ_USER,
+            query=FindParameters,
+            other_answers=(FoundUsers,),
+        ),
     ),
-    _read("/users/{id}", Handlers.get_user, Standing, READ_USER, (USER_ID,)),
+    # Users on all boards.
     _admin("PATCH", "/users/{id}", UserHandlers.update_user, Account, UPDATE_USER, (USER_ID,), body=UpdateUser),
     _delete("/users/{id}", UserHandlers.erase_user, problems=ERASE_USER, parameters=(USER_ID,), needs="admin"),
-    _write_once("/users", Handlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
-    _list(
-        "/users", UserHandlers.find_users, Account, READ_USER, query=FindParameters, other_answers=(FoundUsers,)
-    ),
     _list(
         "/users/{id}/boards",
         UserHandlers.get_user_boards,

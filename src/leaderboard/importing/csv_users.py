@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
+from leaderboard.csv_scores import CsvScores
 from leaderboard.database.importer import Row
 from leaderboard.errors import InvalidField
 from leaderboard.importing.source import UnusableFile
-from leaderboard.rules import SCORE_ALLOWED, check_score, clean_image_url, clean_username
+from leaderboard.rules import clean_image_url, clean_username
 
 COLUMNS = ("username", "score", "imageUrl")
 REPORT_COLUMNS = ("line", "reason")
@@ -19,8 +20,6 @@ REPORT_COLUMNS = ("line", "reason")
 
 # Far more than three fields need. Python's csv limits the size of a field, but not the number of fields.
 _MAX_ROW_CHARACTERS = 2**20
-# At most 100 digits, with leading zeros: Python takes quadratic time for thousands.
-_SCORE = re.compile(r" *(-?[0-9]{1,100}) *")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
@@ -38,18 +37,19 @@ class Rejected:
 class CsvUsers:
     """Iterates over the rows of a CSV text with a header line; blank lines are skipped.
 
-    `text` must be opened with `newline=""` and `errors="surrogateescape"`. Raises UnusableFile when the header is
-    wrong, or later, when reading fails.
+    `text` must be opened with `newline=""` and `errors="surrogateescape"`, and `scores` reads its scores. Raises
+    UnusableFile when the header is wrong, or later, when reading fails.
     """
 
-    def __init__(self, text: TextIO) -> None:
+    def __init__(self, text: TextIO, scores: CsvScores) -> None:
+        self._scores = scores
         self._lines = _Lines(text)
         self._reader = csv.reader(self._lines, strict=True)
         self._header = _read_header(self._reader)
         self.has_images = "imageUrl" in self._header
 
     def __iter__(self) -> Iterator[Row | Rejected]:
-        lines, reader, header = self._lines, self._reader, self._header
+        lines, reader, header, parse_score = self._lines, self._reader, self._header, self._scores.parse
         name_at, score_at = header.index("username"), header.index("score")
         image_at = header.index("imageUrl") if self.has_images else None
         while True:
@@ -73,15 +73,16 @@ class CsvUsers:
             name, score = fields[name_at], fields[score_at]
             image_url = fields[image_at] if image_at is not None else ""
             try:
-                yield line, clean_username(name), _parse_score(score), _parse_image_url(image_url)
+                yield line, clean_username(name), parse_score(score), _parse_image_url(image_url)
             except ValueError:
-                yield Rejected(line, rejection_reason(name, score, image_url), name, score, image_url)
+                reason = rejection_reason(self._scores, name, score, image_url)
+                yield Rejected(line, reason, name, score, image_url)
 
 
-def rejection_reason(name: str, score: str, image_url: str) -> str:
-    """Return all that is wrong with a row's cells, in the words that HTTP uses."""
+def rejection_reason(scores: CsvScores, name: str, score: str, image_url: str) -> str:
+    """Return all that is wrong with a row's cells, by column, in the words that HTTP uses."""
     problems = {}
-    checks: tuple[Callable[[str], object], ...] = (clean_username, _parse_score, _parse_image_url)
+    checks: tuple[Callable[[str], object], ...] = (clean_username, scores.parse, _parse_image_url)
     for column, check, cell in zip(COLUMNS, checks, (name, score, image_url), strict=True):
         try:
             check(cell)
@@ -146,15 +147,6 @@ def _read_header(reader: Iterator[list[str]]) -> list[str]:
     if len(set(header)) < len(header):
         raise UnusableFile(f"line 1 names a column twice: {shown}; {wanted}")
     return header
-
-
-def _parse_score(cell: str) -> int:
-    match = _SCORE.fullmatch(cell)
-    if match is None:
-        raise ValueError(
-            f"{'is missing' if not cell.strip() else 'is not a number in plain digits'}; {SCORE_ALLOWED}"
-        )
-    return check_score(int(match[1]))
 
 
 def _parse_image_url(cell: str) -> str | None:

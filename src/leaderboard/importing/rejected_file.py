@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TextIO
 
+from leaderboard.csv_scores import CsvScores
 from leaderboard.database.importer import Repeated
 from leaderboard.importing.csv_users import COLUMNS, REPORT_COLUMNS, Rejected
 from leaderboard.importing.reports import ImportReport
@@ -43,11 +44,11 @@ class RejectedFile:
         self._count += 1
         self._on_rejected(row)
 
-    def add_repeated(self, repeated: Repeated) -> None:
+    def add_repeated(self, repeated: Repeated, scores: CsvScores) -> None:
         """Write a row whose username an earlier line of the file has."""
-        line, user_name, score, image_url = repeated.row
+        line, user_name, value, image_url = repeated.row
         reason = f"username: duplicate of line {repeated.first_line}"
-        self.add(Rejected(line, reason, user_name, str(score), image_url or ""))
+        self.add(Rejected(line, reason, user_name, scores.format(value), image_url or ""))
 
     def report(self, read: int) -> ImportReport:
         """Return the report when `read` rows have been read and none written."""

@@ -1,8 +1,9 @@
-"""Runs an import: reads all rows into a temporary table, then writes them to `users`."""
+"""Runs an import: reads all rows into a temporary table, then writes them to the board."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from leaderboard.csv_scores import CsvScores
 from leaderboard.database.importer import CHUNK, Importer, OnConflict, Row, WriteProgress
 from leaderboard.importing.csv_users import CsvUsers, Rejected
 from leaderboard.importing.rejected_file import RejectedFile
@@ -22,15 +23,16 @@ async def import_file(
     `progress` is called about every 10,000 rows, and `rejected` for each rejected row. Rejected rows are also
     written to a new file `<path>.rejected.csv`, readable by its owner only.
 
-    Raises UnusableFile, or NamesTaken if `on_conflict` is FAIL and usernames exist: nothing was written then.
-    After any other error or a cancellation, at least what the last `progress` reported is committed; importing the
-    file again completes it.
+    Raises UnusableFile, or NamesTaken if `on_conflict` is FAIL and users are on the board: nothing was written
+    then. After BoardChanged, any other error or a cancellation, at least what the last `progress` reported is
+    committed; importing the file again completes it.
     """
     read = 0
+    scores = CsvScores(importer.rules)
     with open_source(path) as source, RejectedFile(path, rejected, source.status) as rejects:
         await importer.begin()
         good: list[Row] = []
-        users = CsvUsers(source.text)
+        users = CsvUsers(source.text, scores)
         for row in users:
             read += 1
             if isinstance(row, Rejected):
@@ -42,7 +44,7 @@ async def import_file(
                 good.clear()
                 progress(Progress("reading", read, source.position(), source.size, rejects.report(read)))
         await importer.load(good)
-        await importer.drop_repeated(rejects.add_repeated)
+        await importer.drop_repeated(lambda repeated: rejects.add_repeated(repeated, scores))
         progress(Progress("reading", read, source.position(), source.size, rejects.report(read)))
     report = rejects.report(read)
 

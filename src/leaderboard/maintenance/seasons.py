@@ -45,7 +45,7 @@ class SeasonKeeper:
     async def delete_orphans(self) -> None:
         """Delete the entries of unregistered seasons, in batches. Raises DatabaseUnavailable."""
         deleted = 0
-        for season_id in await self._boards.orphans(1, _SEASONS):
+        for season_id in await self._boards.orphans(_SEASONS):
             while count := await self._boards.delete_orphans(season_id, _BATCH):
                 deleted += count
         if deleted:

@@ -59,6 +59,8 @@ class SeasonLoader:
     async def report(self) -> None:
         """Report how often seasons were read since the last report. Raises CacheError."""
         reads, self._reads, self._misses = self._reads, {}, {}
+        # What is still wanted will be wanted again.
+        self._wanted.clear()
         if not reads:
             return
         most = sorted(reads, key=reads.__getitem__, reverse=True)[: self._tuning.max_reported]
@@ -91,7 +93,7 @@ class SeasonLoader:
         Raises CacheError, Unavailable, BoardNotFound and SeasonNotFound.
         """
         name = season_name(season)
-        load = await self._store.claim(name)
+        load = await self._store.claim(name, self._reads.get(name, 0))
         if load is None:
             return False
         keep = self._store.keep

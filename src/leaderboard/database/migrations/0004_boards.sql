@@ -24,6 +24,9 @@ CREATE TABLE seasons (
     UNIQUE (board_id, number)
 );
 
+-- Seasons that are not registered any more, and whose entries are still to be deleted. A trigger of migration 0005 adds them.
+CREATE TABLE deleted_seasons (season_id integer PRIMARY KEY);
+
 INSERT INTO boards (board_id, name, season_id) VALUES (1, 'default', 1);
 INSERT INTO seasons (season_id, board_id, number) VALUES (1, 1, 1);
 
@@ -39,6 +42,8 @@ CREATE INDEX scores_order ON scores (season_id, sort_key DESC, user_id ASC) WHER
 CREATE INDEX scores_hidden ON scores (season_id) WHERE hidden;
 -- See migration 0007: the planner shall assume that scores differ.
 ALTER TABLE scores ALTER sort_key SET (n_distinct = -1);
+
+CREATE INDEX boards_season_ends_at ON boards (season_ends_at);
 
 -- Every entry of every board. A query is about one season, given as a parameter, as a column of the outer row of a
 -- LATERAL, or as a scalar subselect. Then one branch is never executed and both are read by index; by JOIN or ANY, all

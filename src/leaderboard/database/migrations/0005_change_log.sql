@@ -156,6 +156,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     INSERT INTO public.changes (season_id, user_id) SELECT DISTINCT -1, board_id FROM old_rows;
+    IF TG_TABLE_NAME = 'seasons' THEN
+        INSERT INTO public.deleted_seasons (season_id) SELECT season_id FROM old_rows ON CONFLICT DO NOTHING;
+    END IF;
     RETURN NULL;
 END
 $$;

@@ -103,34 +103,28 @@ WITH old AS (
 DELETE FROM seasons WHERE season_id IN (SELECT season_id FROM old)
 
 -- name: orphans
--- $1: the season after which to look; $2: the most seasons. Returns seasons that have entries and are not in the registry:
--- of boards that were deleted, or seasons that are not kept. Each is found by one look into an index.
-WITH RECURSIVE season AS (
-    (SELECT min(s.season_id) AS season_id FROM (
-        (SELECT season_id FROM scores WHERE NOT hidden AND season_id > $1 ORDER BY season_id LIMIT 1)
-        UNION ALL
-        (SELECT season_id FROM scores WHERE hidden AND season_id > $1 ORDER BY season_id LIMIT 1)) AS s)
-    UNION ALL
-    SELECT (SELECT min(n.season_id) FROM (
-        (SELECT c.season_id FROM scores AS c WHERE NOT c.hidden AND c.season_id > s.season_id ORDER BY c.season_id LIMIT 1)
-        UNION ALL
-        (SELECT c.season_id FROM scores AS c WHERE c.hidden AND c.season_id > s.season_id ORDER BY c.season_id LIMIT 1)) AS n)
-    FROM season AS s WHERE s.season_id IS NOT NULL
-)
-SELECT s.season_id FROM season AS s
-WHERE s.season_id IS NOT NULL AND NOT EXISTS (SELECT FROM seasons AS r WHERE r.season_id = s.season_id)
-LIMIT $2
+-- $1: how many. Returns seasons whose entries are to be deleted: of boards that were deleted, or seasons that are not kept.
+SELECT season_id FROM deleted_seasons ORDER BY season_id LIMIT $1
 
 -- name: delete_orphans
--- $1: the season; $2: the most entries to delete. Returns how many were deleted. By the index of the order, then the hidden
--- ones: other ways would read the whole table. They are not logged, because the season is not in the registry.
-WITH visible AS (
-    DELETE FROM scores WHERE ctid = ANY (ARRAY(
+-- $1: the season; $2: the most entries to delete, visible and hidden ones each. Returns how many were deleted; NULL when
+-- there was none left, or when another process deletes them. By the index of the order, then by that of the hidden ones:
+-- other ways would read the whole table. They are not logged, because the season is not in the registry.
+WITH mine AS MATERIALIZED (
+    SELECT season_id FROM deleted_seasons WHERE season_id = $1 FOR UPDATE SKIP LOCKED
+),
+visible AS (
+    DELETE FROM scores WHERE EXISTS (SELECT FROM mine) AND ctid = ANY (ARRAY(
         SELECT ctid FROM scores WHERE season_id = $1 AND NOT hidden ORDER BY sort_key DESC, user_id ASC LIMIT $2))
     RETURNING 1
 ),
 hidden AS (
-    DELETE FROM scores WHERE ctid = ANY (ARRAY(SELECT ctid FROM scores WHERE season_id = $1 AND hidden LIMIT $2))
+    DELETE FROM scores WHERE EXISTS (SELECT FROM mine)
+        AND ctid = ANY (ARRAY(SELECT ctid FROM scores WHERE season_id = $1 AND hidden LIMIT $2))
     RETURNING 1
+),
+counted AS (SELECT (SELECT count(*) FROM visible) + (SELECT count(*) FROM hidden) AS n),
+done AS (
+    DELETE FROM deleted_seasons AS d USING counted AS c, mine AS m WHERE d.season_id = m.season_id AND c.n = 0
 )
-SELECT (SELECT count(*) FROM visible) + (SELECT count(*) FROM hidden) AS deleted
+SELECT nullif(n, 0) FROM counted

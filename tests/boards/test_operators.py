@@ -283,11 +283,15 @@ async def test_a_batch_that_waits_for_an_insertion_has_locked_no_entry(
             batch = [NewEntry(board.board_id, board.version, user_id, 7) for user_id in (1, 2)]
             writing = asyncio.create_task(app.database.entries.write(batch))
             await until(partial(waits_for_lock, db), "the batch waits")
-            await session.execute(
-                "SET LOCAL lock_timeout = '0.5s'; UPDATE scores SET sort_key = 8 WHERE user_id = 1"
-            )
+            changed = False
+            with suppress(asyncpg.LockNotAvailableError):
+                async with session.transaction():
+                    await session.execute("SET LOCAL lock_timeout = '0.5s'")
+                    await session.execute("UPDATE scores SET sort_key = 8 WHERE user_id = 1")
+                    changed = True
             assert not writing.done()
         outcomes = [written.outcome for written in (await writing).results]
+        assert changed, "the batch has locked the entry"
         assert outcomes == [Outcome.WRITTEN, Outcome.AGAIN]
         assert await stored(db, board.season_id) == {1: 7, 2: 6}
 

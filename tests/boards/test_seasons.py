@@ -1,19 +1,14 @@
 """Seasons end at one moment for all processes, and cost the same however many entries they have."""
 
 import asyncio
-import random
-from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from itertools import count, pairwise
-from operator import itemgetter
 
 import asyncpg
 import pytest
 
-from leaderboard.app import App
 from leaderboard.board_rules import BoardRules
 from leaderboard.config import Settings
 from leaderboard.errors import BoardNotFound, LockedOut, NotOnBoard, SeasonNotFound
@@ -25,7 +20,6 @@ from tests.boards.boards import (
     season_ids,
     shown,
     started,
-    stored,
     two_started,
     waits_for_lock,
 )
@@ -34,105 +28,7 @@ from tests.system import PATIENCE_S, until
 
 pytestmark = pytest.mark.anyio
 
-ENDS = 60
-WRITERS = 8
-USERS_PER_WRITER = 3
 DAILY = {"every": "day", "timezone": "UTC"}
-
-
-@dataclass
-class History:
-    """What the processes answered."""
-
-    season_of: dict[int, int] = field(default_factory=dict)
-    """The season that each acknowledged value is in. No value is written twice."""
-    last: dict[int, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
-    """The last acknowledged value of each user in each season."""
-    reads: list[tuple[int, int, frozenset[int]]] = field(default_factory=list)
-    """When a read of the current season began and ended, and the values it showed."""
-    archives: dict[int, dict[int, int]] = field(default_factory=dict)
-    """What each season showed when its end was acknowledged."""
-    numbers: "count[int]" = field(default_factory=lambda: count(1))
-    """Values, and a clock that never shows one time twice."""
-    ended: bool = False
-
-
-async def write(app: App, users: range, history: History) -> None:
-    while not history.ended:
-        value, user_id = next(history.numbers), random.choice(users)
-        done = await app.service.entries.set_score("weekly", user_id, value)
-        history.season_of[value] = done.season
-        history.last[done.season][user_id] = value
-
-
-async def read(app: App, history: History) -> None:
-    while not history.ended:
-        began = next(history.numbers)
-        values = frozenset((await shown(app, "weekly")).values())
-        history.reads.append((began, next(history.numbers), values))
-
-
-async def end(app: App, history: History) -> None:
-    """Ends one season after another, and reads each when its end is acknowledged."""
-    try:
-        for number in range(1, ENDS + 1):
-            ended = await app.service.boards.end_season("weekly", number)
-            assert ended.ended_at is not None
-            archive = await shown(app, "weekly", number)
-            assert history.archives.setdefault(number, archive) == archive
-            await asyncio.sleep(0.005)
-    finally:
-        history.ended = True
-
-
-async def test_seasons_that_two_processes_end_under_load(settings: Settings, db: asyncpg.Connection) -> None:
-    await add_users(db, WRITERS * USERS_PER_WRITER)
-    # Some writes take longer, so that a season ends while one is under way.
-    await db.execute(
-        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
-        " 'BEGIN PERFORM pg_sleep(0.01 * random()); RETURN NULL; END';"
-        "CREATE TRIGGER wait AFTER INSERT OR UPDATE ON scores FOR EACH STATEMENT EXECUTE FUNCTION wait()"
-    )
-    history = History()
-    async with two_started(settings) as apps:
-        await make_board(apps[0], "weekly")
-        work = [end(app, history) for app in apps]
-        for n in range(WRITERS):
-            users = range(1 + n * USERS_PER_WRITER, 1 + (n + 1) * USERS_PER_WRITER)
-            work += [write(apps[n % 2], users, history), read(apps[n % 2], history)]
-        await asyncio.wait_for(asyncio.gather(*work), PATIENCE_S)
-        ids = await season_ids(db, "weekly")
-        final = {number: await stored(db, season_id) for number, season_id in ids.items()}
-
-    assert sorted(ids) == list(range(1, ENDS + 2)), "each season was ended once"
-    assert await db.fetchval("SELECT count(*) FROM seasons WHERE board_id > 1") == ENDS + 1
-    times = await db.fetch("SELECT started_at, ended_at FROM seasons WHERE board_id > 1 ORDER BY number")
-    assert all(before["ended_at"] == after["started_at"] for before, after in pairwise(times))
-    for number, entries in final.items():
-        assert entries == history.last[number], "a write is not in the season that was acknowledged"
-    for number, archive in history.archives.items():
-        assert archive == final[number], f"season {number} changed after its end was acknowledged"
-    assert sum(map(bool, final.values())) > ENDS // 2
-    check_order_of_reads(history)
-
-
-def check_order_of_reads(history: History) -> None:
-    """Checks that no read shows an older season as current than a read that ended before it began."""
-    shows = [
-        (began, ended, {history.season_of[value] for value in values})
-        for began, ended, values in history.reads
-        if values
-    ]
-    assert len(shows) > ENDS
-    moments = [(ended, seasons, True) for _, ended, seasons in shows]
-    moments += [(began, seasons, False) for began, _, seasons in shows]
-    newest = 0
-    for _, seasons, answered in sorted(moments, key=itemgetter(0)):
-        (season,) = seasons
-        if answered:
-            newest = max(newest, season)
-        else:
-            assert season >= newest, f"season {season} was shown as current after {newest}"
 
 
 async def test_a_write_that_waited_for_the_end_is_in_the_next_season(

@@ -90,7 +90,9 @@ FROM (SELECT EXISTS (SELECT FROM users WHERE users.user_id = $1 AND NOT hidden) 
 LEFT JOIN LATERAL (
     SELECT boards.name FROM boards
     WHERE boards.name > $2
-      AND EXISTS (SELECT FROM entries WHERE entries.season_id = boards.season_id AND entries.user_id = $1 AND NOT entries.hidden)
+      -- `hidden::integer = 0` for the reason given in rank_index.sql.
+      AND EXISTS (SELECT FROM entries
+                  WHERE entries.season_id = boards.season_id AND entries.user_id = $1 AND entries.hidden::integer = 0)
     ORDER BY boards.name LIMIT $3
 ) AS b ON true
 ORDER BY b.name

@@ -142,7 +142,7 @@ def test_a_url_is_enough(settings: Settings, serve: Serve, own_postgres: Embedde
 
 
 def test_the_documented_privileges_are_enough_for_a_role_that_owns_no_tables(
-    settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres
+    settings: Settings, serve: Serve, own_postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     owner = settings.model_copy(update=on(own_postgres))
     ApiProcess(owner).run("migrate")
@@ -160,6 +160,17 @@ def test_the_documented_privileges_are_enough_for_a_role_that_owns_no_tables(
         assert answer.status_code == 201, answer.text
     eventually(lambda: sql(owner, "SELECT FROM rank_index"), 10, "there is a rank index")
     api.run("sync", "--rebuild")
+    path = tmp_path / "in.csv"
+    path.write_text("username,score,imageUrl\nzoe,1,\n")
+    for board in ("laps", "default"):
+        if board == "laps":
+            api.run("boards", "create", board)
+        for mode in ("skip", "update"):
+            api.run("import", str(path), "--board", board, "--on-conflict", mode)
+        api.run("export", "--board", board)
+    api.run("boards", "end", "laps")
+    api.run("boards", "list")
+    api.run("boards", "delete", "laps", "--yes")
 
 
 # Few connections

@@ -18,7 +18,7 @@ from typing import NamedTuple, Self
 from chaos.rig import Servers
 from leaderboard import app
 from leaderboard.config import Settings, load
-from leaderboard.database.rank_index import WRITER_LOCK
+from leaderboard.database.rank_index import DEFAULT_SEASON, WRITER_LOCK
 from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
 from tests.http.pressure import memory_mb
 from tests.system import ApiProcess, connect, sql
@@ -154,6 +154,6 @@ def _no_rank_index(settings: Settings) -> Iterator[None]:
     """Holds the lock without which the rank index cannot be built."""
     with asyncio.Runner() as runner:
         connection = runner.run(connect(settings))
-        runner.run(connection.execute("SELECT pg_advisory_lock($1::bigint)", WRITER_LOCK))
+        runner.run(connection.execute("SELECT pg_advisory_lock($1, $2)", WRITER_LOCK, DEFAULT_SEASON))
         yield
         runner.run(connection.close())

@@ -1,14 +1,17 @@
 """Checks that every answer shows one state that PostgreSQL had, and that this state is new enough.
 
-A state is a set of committed transactions; `committed` says which sets are possible. An answer puts conditions
-on the state. A user that it shows must have that name and score. A user that it does not show must not belong
-into it: for a top, the user is absent or below the last row (absent, if there are fewer than n rows); for a
-context, it is not between the rows, not above them if they begin at rank 1, and not below them if fewer than
+A state is a set of committed transactions, of all boards; `committed` says which sets are possible. An answer
+puts conditions on the state. A user that it shows must have that name and score. A user that it does not show must
+not belong into it: for a top, the user is absent or below the last row (absent, if there are fewer than n rows);
+for a context, it is not between the rows, not above them if they begin at rank 1, and not below them if fewer than
 five are below. A 404 requires that the user is absent. The number of users above the first row must agree with
 its rank.
 
-Every condition but the last is about one user, and allows some of its versions. A larger state never has an
-earlier version of a user. So there is a *least* state that meets these conditions, and finding it needs no
+Which season of a board is the current one is a condition, too. An answer does not say which season it shows, so
+each one that may have been the current one is tried; the state must have it as the current one.
+
+Every condition but the last is about one entry, and allows some of its versions. A larger state never has an
+earlier version of an entry. So there is a *least* state that meets these conditions, and finding it needs no
 search: begin with the transactions that must be included; while a user is at a version that is not allowed, add
 the transaction that made its next version, with all that it depends on. If there is no next version, or an
 excluded transaction would be added, no state explains the answer.
@@ -28,10 +31,10 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chaos.history import Operation, Transaction
-from tests.consistency.committed import Board, Committed
+from chaos.history import WRITES, Operation, Season, Transaction, Users, current_season
+from tests.consistency.committed import Boards, Committed
 from tests.consistency.writes import Writes
-from tests.http.demand import Demand, demand
+from tests.http.demand import Demand, demands
 
 BY_HAND_S = 1.0
 """An answer that began this long after a change by hand must show it."""
@@ -52,6 +55,8 @@ class Findings:
     """Answers that only a committed state explains that was too old."""
     undecided: list[str] = field(default_factory=list)
     """Answers for which the search was given up."""
+    not_once: list[str] = field(default_factory=list)
+    """Writes that were done twice, also in two seasons, and archives that changed after their end."""
 
 
 class GivenUp(Exception):
@@ -63,15 +68,15 @@ class Search:
 
     def __init__(self, committed: Committed) -> None:
         self._committed = committed
-        self.board = Board(committed)
+        self.boards = Boards(committed)
 
     def least(self, wanted: Demand, state: int, forbidden: int) -> int | None:
         """Returns the least state that includes `state` and meets all of the demand but its rank, or None."""
         while not state & forbidden:
-            self.board.move(state)
+            self.boards.move(state)
             grown = state
-            for user_id in wanted.in_the_way(self.board):
-                following = self.board.following(user_id)
+            for entry in wanted.in_the_way(self.boards):
+                following = self.boards.following(entry)
                 if following is None:
                     return None
                 grown |= self._committed.closures[following.transaction]
@@ -80,13 +85,21 @@ class Search:
             state = grown
         return None
 
-    def explain(self, wanted: Demand, state: int, forbidden: int) -> int | None:
-        """Returns what all states that include `state` and explain the answer have in common.
+    def explain(self, wanted: Sequence[Demand], state: int, forbidden: int) -> int | None:
+        """Returns what all states that include `state` and meet one of the demands have in common.
 
         None if no state explains it. Raises GivenUp.
         """
-        for user_id, (score, name) in wanted.shown.items():  # for speed only: `least` would find it
-            first = self._committed.first.get((user_id, score, name))
+        common: int | None = None
+        for demand in wanted:
+            least = self._explain(demand, state, forbidden)
+            if least is not None:
+                common = least if common is None else common & least
+        return common
+
+    def _explain(self, wanted: Demand, state: int, forbidden: int) -> int | None:
+        for entry, (score, name) in wanted.shown.items():  # for speed only: `least` would find it
+            first = self._committed.first.get((entry, score, name))
             if first is not None and first >= 0:
                 state |= self._committed.closures[first]
         least = self.least(wanted, state, forbidden)
@@ -96,8 +109,8 @@ class Search:
             found = open_.pop()
             if found is None:
                 continue
-            self.board.move(found)
-            if wanted.counts(self.board):
+            self.boards.move(found)
+            if wanted.counts(self.boards):
                 return least
             if len(tried) > MAX_STATES:
                 raise GivenUp
@@ -158,8 +171,8 @@ class Checker:
         """Checks one operation."""
         if operation.outcome in {"refused", "unknown"}:
             return
-        if operation.outcome == "ok" and operation.kind in {"set", "create"}:
-            number = self._writes.transaction(operation)
+        if operation.outcome == "ok" and operation.kind in WRITES:
+            number = self._writes.transaction(operation, self._shown.before(operation.start))
             least = None if number is None else self._committed.closures[number]
         else:
             least = self._judge_answer(operation)
@@ -168,7 +181,7 @@ class Checker:
 
     def _judge_answer(self, answer: Operation) -> int | None:
         """Returns what all states that explain the answer have in common; None and a finding if there is none."""
-        wanted = demand(answer)
+        wanted = demands(answer, self._committed)
         if isinstance(wanted, str):
             self.findings.never_had.append(f"{wanted}\n    {answer}")
             return None
@@ -196,13 +209,15 @@ class Checker:
                 self.findings.never_had.append(self._impossible(answer, wanted, lower, late))
         return least
 
-    def _fits(self, wanted: Demand, lower: int, late: int) -> bool:
+    def _fits(self, wanted: Sequence[Demand], lower: int, late: int) -> bool:
         try:
             return self._search.explain(wanted, lower, late) is not None
         except GivenUp:
             return False
 
-    def _too_old(self, answer: Operation, wanted: Demand, late: int, owed: list[tuple[Bounds, float]]) -> str:
+    def _too_old(
+        self, answer: Operation, wanted: Sequence[Demand], late: int, owed: list[tuple[Bounds, float]]
+    ) -> str:
         """Names the first operation or transaction that the answer had to include and does not."""
         text = f"this state was older than allowed\n    {answer}"
         for bounds, time in owed:
@@ -214,27 +229,45 @@ class Checker:
                 text += f"\n  it does not include what had ended {late_s:.6f} s before the limit\n    {cause}"
         return text
 
-    def _impossible(self, answer: Operation, wanted: Demand, lower: int, late: int) -> str:
+    def _impossible(self, answer: Operation, wanted: Sequence[Demand], lower: int, late: int) -> str:
         text = f"no committed state explains this\n    {answer}"
         if late and self._fits(wanted, lower, 0):
             return f"{text}\n  it shows a write that began after it had ended"
-        board = self._search.board
-        board.move(lower)
+        boards = self._search.boards
+        boards.move(lower)
+        current = boards.current(current_season(answer.board)).score
+        season = Season(answer.board, answer.season or current or 1)
         rank = answer.places[0].rank if answer.places else 1
         rows = ", ".join(
             f"{r}. {user} {name!r} {score}"
-            for r, user, name, score in board.rows(rank - 1, max(1, len(answer.places)))
+            for r, user, name, score in boards.rows(season, rank - 1, max(1, len(answer.places)))
         )
-        return f"{text}\n  the oldest state that it may show has\n    {rows}"
+        now = "" if current is None else f" the current season {current} and, of {season.number},"
+        return f"{text}\n  the oldest state that it may show has{now}\n    {rows}"
+
+
+def changed_archives(committed: Committed) -> list[str]:
+    """Returns a text for each change of a season, not by hand, that its end did not see."""
+    texts = []
+    for (season, user_id), versions in committed.versions.items():
+        for ended in committed.versions.get(current_season(season.board), ()):
+            if ended.score == season.number + 1 and ended.transaction >= 0:
+                end = committed.transactions[ended.transaction]
+                for version in versions:
+                    change = committed.transactions[version.transaction]
+                    by_hand = version.transaction < 0 or change.committed_by is not None
+                    if not by_hand and not end.seen.sees(change.xid):
+                        texts.append(f"user {user_id} of {season} changed after the end\n    {end}\n    {change}")
+    return texts
 
 
 def check(
-    initial: Mapping[int, tuple[str, int]], transactions: Sequence[Transaction], operations: Sequence[Operation]
+    initial: Mapping[Season, Users], transactions: Sequence[Transaction], operations: Sequence[Operation]
 ) -> Findings:
     """Checks all answers and acknowledgements.
 
-    `initial` has the name and score of each user id before all transactions. Raises ValueError for transactions
-    that PostgreSQL cannot have made.
+    `initial` has the name and score of each user id before all transactions, by season. Raises ValueError for
+    transactions that PostgreSQL cannot have made.
     """
     committed = Committed(initial, transactions)
     writes = Writes(committed, operations)
@@ -242,4 +275,5 @@ def check(
     for operation in sorted(operations, key=lambda operation: operation.end):
         checker.judge(operation)
     checker.findings.lost += writes.lost
+    checker.findings.not_once += [*writes.done_twice(), *changed_archives(committed)]
     return checker.findings

@@ -19,12 +19,13 @@ from typing import Self
 
 import asyncpg
 
-from chaos.history import Transaction
+from chaos.history import Season, Transaction, Users
 from chaos.proxy import LinkState, Proxy
 from chaos.rig import Api, Rig
 from chaos.steps import STEPS
 from leaderboard import app
 from leaderboard.cache import keys
+from leaderboard.cache.seasons import CachedSeason
 from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey
 from leaderboard.errors import CacheError
 from tests.system import eventually, own_ports, redis, sql
@@ -37,7 +38,7 @@ class Fork:
     transactions: list[Transaction]
     lost_from: float
     moved_at: float
-    initial: dict[int, tuple[str, int]]
+    initial: dict[Season, Users]
     mark: int
 
 
@@ -138,13 +139,19 @@ def remove_member(injection: Injection) -> None:
     injection.times = injection.number(40, 4)
     with redis(injection.rig.settings) as by_hand:
         for number in range(injection.times):
-            members = by_hand.zrange(keys.SCORES, 0, -1)
+            seasons = [CachedSeason.parse(entry) for entry in by_hand.hvals(keys.SEASONS)]
+            cached = [(keys.SCORES, keys.METADATA)]
+            for season in seasons:
+                names = keys.loading_season(season.load, "")
+                cached.append((names["loading_scores"], names["loading_metadata"]))
+            scores, metadata = injection.chance.choice(cached)
+            members = by_hand.zrange(scores, 0, -1)
             if members:
                 member = injection.chance.choice(members)
                 if number % 2:
-                    by_hand.hdel(keys.METADATA, member)
+                    by_hand.hdel(metadata, member)
                 else:
-                    by_hand.zrem(keys.SCORES, member)
+                    by_hand.zrem(scores, member)
             injection.wait(injection.chance.uniform(0.0, 0.2))
 
 
@@ -247,6 +254,8 @@ def rebuilds(injection: Injection) -> None:
 
 # PostgreSQL
 
+_OF_LAST = "season_id = (SELECT season_id FROM boards WHERE name = 'last')"
+
 
 def kill_postgres(injection: Injection) -> None:
     injection.times = injection.number(5, 1)
@@ -301,10 +310,15 @@ def open_transaction(injection: Injection) -> None:
 
 def out_of_band(injection: Injection) -> None:
     rig, chance = injection.rig, injection.chance
-    injection.times = injection.number(20, 3)
+    injection.times = injection.number(20, 5)
     for number in range(injection.times):
         base = 700_000 + 10_000 * number
-        match number % 4:
+        match number % 5:
+            case 4:
+                rig.by_hand(
+                    f"UPDATE scores SET sort_key = {base} + user_id"
+                    f" WHERE user_id % 7 = {number % 7} AND {_OF_LAST}"
+                )
             case 0:
                 rig.by_hand(f"UPDATE users SET total_score = {base} + user_id WHERE user_id % 7 = {number % 7}")
             case 1:
@@ -333,16 +347,18 @@ def truncate(injection: Injection) -> None:
 
 
 def barrier_in_the_log(injection: Injection) -> None:
-    """Changes all users and logs only a barrier, as a statement over more than 20,000 rows does.
+    """Changes all users of two boards and logs only barriers, as statements over more than 20,000 rows do.
 
-    All scores are equal then, so the order of the board is that of the ids.
+    All scores are equal then, so the order of the boards is that of the ids.
     """
     injection.times = injection.number(10, 2)
     for number in range(injection.times):
         injection.rig.by_hand(
             f"UPDATE users SET total_score = {850_000 + number}",
+            f"UPDATE scores SET sort_key = {850_000 + number} WHERE {_OF_LAST}",
             "DELETE FROM changes WHERE xid = pg_current_xact_id()",
             "INSERT INTO changes (season_id, user_id) VALUES (1, NULL)",
+            "INSERT INTO changes (season_id, user_id) SELECT season_id, NULL FROM boards WHERE name = 'last'",
         )
         injection.wait(injection.chance.uniform(0.5, 1.2))
 
@@ -495,7 +511,7 @@ FAULTS = (
     Fault("Redis: FLUSHALL", flush),
     *(
         Fault(f"Redis: DEL {key}", lambda injection, key=key: delete_key(injection, key))  # type: ignore[misc]
-        for key in (keys.SCORES, keys.METADATA, keys.STATE)
+        for key in (keys.SCORES, keys.METADATA, keys.STATE, keys.SEASONS)
     ),
     Fault("Redis: one member removed by hand", remove_member),
     Fault("Redis: maxmemory reached", maxmemory_reached),

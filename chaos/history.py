@@ -4,24 +4,53 @@ Times are `time.monotonic()` of the recording machine, in seconds.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from leaderboard.snapshot import Snapshot
 
-Kind = Literal["set", "add", "best", "remove", "create", "top", "user", "context", "page", "around"]
+Kind = Literal["set", "add", "best", "remove", "end", "create", "top", "user", "context", "page", "around"]
 """The kind of an operation.
 
-`add`, `best` and `remove` are of boards other than `default`: add an increment to the entry, keep the better
-score, remove the entry.
+`add`, `best`, `remove` and `end` are of boards other than `default`: add an increment to the entry, keep the
+better score, remove the entry, end a season.
 """
 
-Outcome = Literal["ok", "refused", "missing", "unknown"]
+WRITES = frozenset({"set", "add", "best", "remove", "end", "create"})
+"""The kinds that change something."""
+
+Outcome = Literal["ok", "refused", "missing", "no season", "unknown"]
 """The outcome of an operation.
 
-`refused`: certainly nothing was done. `missing`: a 404 for the user. `unknown`: there was no answer, or one that
-does not say, so a write may have been done, may be done later, or never.
+`refused`: certainly nothing was done. `missing`: a 404 for the user. `no season`: a 404 for the season. `unknown`:
+there was no answer, or one that does not say, so a write may have been done, may be done later, or never.
 """
+
+
+class Season(NamedTuple):
+    """A season of a board.
+
+    The number 0 is that of no season: under it, a history has which season is the current one, as the score of the
+    user 0.
+    """
+
+    board: str
+    number: int
+
+
+DEFAULT = Season("default", 1)
+
+Entry = tuple[Season, int]
+"""An entry: its season, and the user's id."""
+
+Users = Mapping[int, tuple[str, int]]
+"""Name and score of users, by their ids."""
+
+
+def current_season(board: str) -> Entry:
+    """Returns the entry whose score is the number of the board's current season."""
+    return Season(board, 0), 0
 
 
 class Place(NamedTuple):
@@ -35,11 +64,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One request of one client and its answer."""
+    """One request of one client and its answer. Scores are numbers of which more is better."""
 
     kind: Kind
     target: int
-    """The user's id; n for a top; the rank in the middle of a page; 0 for another page and for a create."""
+    """The user's id; n for a top; the rank in the middle of a page; 0 for another page, a create and an end."""
     start: float
     end: float = math.inf
     """Infinite if no answer came."""
@@ -70,9 +99,18 @@ class Operation:
     """Whether it has an `Age` header: any committed state is allowed."""
     by: str = ""
     """The API process that answered."""
+    board: str = DEFAULT.board
+    season: int | None = None
+    """The number of a season of a board other than `default`.
+
+    That which a read asks for, None for the current one and 0 for the last ended one; that which the answer to a
+    write names; that which an `end` ends.
+    """
 
     def __str__(self) -> str:
         subject = f"{self.name!r}" if self.kind == "create" else str(self.target or "")
+        if self.board != DEFAULT.board:
+            subject += f" on {self.board}" if self.season is None else f" on {self.board}/{self.season}"
         sign = {"set": ":=", "create": ":=", "add": "+=", "best": "max="}.get(self.kind)
         written = f" {sign} {self.score}" if sign else ""
         asked = f" of {self.limit} after {self.after}" if self.limit else ""
@@ -90,6 +128,8 @@ class Operation:
             return f"{self.result}, previous {self.previous}"
         if self.kind == "remove":
             return "removed"
+        if self.kind == "end":
+            return "ended"
         if self.kind == "create":
             return f"user {self.user_id}"
         age = f" (stale by up to {'any' if self.stale else self.slack_s} s)" if self.stale or self.slack_s else ""
@@ -100,7 +140,7 @@ class Operation:
 
 
 class Change(NamedTuple):
-    """One row that a transaction wrote. For one user, `seq` gives the order of its versions."""
+    """One row that a transaction wrote. For one entry, `seq` gives the order of its versions."""
 
     seq: int
     user_id: int
@@ -110,6 +150,11 @@ class Change(NamedTuple):
     """The score after; None for a deleted user."""
     name: str | None
     """The name after; None for a deleted user."""
+    season: Season = DEFAULT
+
+    @property
+    def entry(self) -> Entry:
+        return self.season, self.user_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +170,10 @@ class Transaction:
     """For a change by hand: a time at which it had committed."""
 
     def __str__(self) -> str:
-        changes = ", ".join(f"{user_id}: {old} → {new}" for _, user_id, old, new, _ in self.changes[:5])
+        changes = ", ".join(
+            f"{'' if season == DEFAULT else f'{season.board}/{season.number} '}{user_id}: {old} → {new}"
+            for _, user_id, old, new, _, season in self.changes[:5]
+        )
         more = f" and {len(self.changes) - 5} more" if len(self.changes) > 5 else ""
         when = "" if self.committed_by is None else f" by hand, committed by {self.committed_by:.6f}"
         return f"transaction {self.xid}{when}: {changes}{more}"

@@ -1,8 +1,9 @@
 """Checks that each user's score is linearizable.
 
-Every user is a register. Each operation must take effect at one instant between its start and its end, so that
-all of them, one after another, give the recorded answers. An entry of a board that keeps the best score or adds up
-is a register with the operations `best` and `add`; scores are then numbers of which more is better.
+Every entry is a register; a check is about those of one season. Each operation must take effect at one instant
+between its start and its end, so that all of them, one after another, give the recorded answers. An entry of a
+board that keeps the best score or adds up is a register with the operations `best` and `add`; scores are then
+numbers of which more is better.
 
 This is the search of J. M. Wing and C. Gong, "Testing and verifying concurrent objects" (Journal of Parallel and
 Distributed Computing 17, 1993), as refined by G. Lowe, "Testing for linearizability" (Concurrency and
@@ -28,7 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from chaos.history import Operation
+from chaos.history import WRITES, Operation
 
 Score = int | None
 """None if there is no such user, or no entry."""
@@ -59,13 +60,12 @@ class Step(NamedTuple):
         return state is not None if self.needs is Needs.PRESENT else state == self.needs
 
 
-WRITES = frozenset({"set", "add", "best", "remove", "create"})
 _RELATIVE = frozenset({"add", "best"})
 """The writes whose result depends on the state before."""
 
 
 def _after(operation: Operation, state: Score) -> Score:
-    """Returns the state after a set, an add or a best."""
+    """Returns the state after a set, an add, a best or a remove."""
     if operation.kind not in _RELATIVE or state is None or operation.score is None:
         return operation.score
     return state + operation.score if operation.kind == "add" else max(state, operation.score)
@@ -116,7 +116,7 @@ def _by_user(operations: Iterable[Operation]) -> dict[int, list[Step]]:
             )
         if operation.outcome == "missing":
             users[operation.target].append(Step(start - operation.slack_s, end, None, None, False, operation))
-        elif operation.kind in {"set", *_RELATIVE} and operation.outcome == "unknown":
+        elif operation.kind in {"set", "remove", *_RELATIVE} and operation.outcome == "unknown":
             users[operation.target].append(Step(start, math.inf, None, score, True, operation))
         elif operation.kind in _RELATIVE:
             users[operation.target].append(

@@ -18,10 +18,12 @@ from typing import Any, NamedTuple, Self, TypeVar
 import asyncpg
 from pydantic import SecretStr
 
-from chaos.history import Change, Transaction
+from chaos.history import DEFAULT, Change, Season, Transaction, Users
+from chaos.load import BOARDS
 from chaos.proxy import LinkState, Loop, Proxy
 from chaos.steps import Steps
 from leaderboard import app
+from leaderboard.board_rules import parse_rules
 from leaderboard.config import load
 from leaderboard.database.rank_index import Bucket
 from leaderboard.dev import EmbeddedPostgres, EmbeddedValkey, Endpoints
@@ -43,7 +45,9 @@ from tests.system import (
 T = TypeVar("T")
 
 CACHE_SIZE = 20
-"""Small, so that most of the board is below the floor."""
+"""Small, so that most of each board is below the floor."""
+MOST_SEASONS = 10
+"""At most so many seasons are cached beside `default`, each of which counts as 100 users at least."""
 USERS = 60
 APIS = 3
 
@@ -58,11 +62,15 @@ class Servers(NamedTuple):
 THE_WHEELS = Servers()
 
 
-class IndexWork(NamedTuple):
-    """How often a process has updated the rank index from the change log, and how often it has built it."""
+class Work(NamedTuple):
+    """What a process has done beside answering calls."""
 
     updates: float
+    """Of the rank index from the change log."""
     builds: float
+    """Of the rank index."""
+    loads: float
+    """Of seasons into the cache."""
 
 
 class Api:
@@ -116,9 +124,10 @@ class Api:
         self._get("/leaderboard/top/3")
         return self._answers() > before
 
-    def index_work(self) -> IndexWork:
+    def work(self) -> Work:
         """Returns the counts since the process started."""
-        return IndexWork(*(self._metric(f"leaderboard_rank_index_{name}_total") for name in ("updates", "builds")))
+        names = "rank_index_updates", "rank_index_builds", "season_loads"
+        return Work(*(self._metric(f"leaderboard_{name}_total") for name in names))
 
     def _answers(self) -> float:
         return self._metric('leaderboard_answers_total{source="cache"}')
@@ -178,10 +187,12 @@ class Rig:
                 **Endpoints.of(self.postgres, self.valkey).__dict__,
                 host="127.0.0.1",
                 cache_size=CACHE_SIZE,
+                cache_users=100 * MOST_SEASONS,
                 log_level="warning",
                 audit_interval_s=5,
             )
             asyncio.run(app.database_from(self.settings).migrate(lambda _line: None))
+            self._do(self._make_boards())
             self._do(self._connected(lambda connection: connection.execute(_witness())))
             self.apis = [Api(self, f"api-{number}") for number in range(1, APIS + 1)]
             for api in self.apis:
@@ -203,6 +214,16 @@ class Rig:
         """Returns a folder for another server."""
         self._folders += 1
         return self.folder / f"server-{self._folders}"
+
+    async def _make_boards(self) -> None:
+        database = app.database_from(self.settings)
+        await database.open()
+        try:
+            for board in BOARDS:
+                if board.name != DEFAULT.board:
+                    await database.boards.configure(board.name, parse_rules(board.rules), None, ())
+        finally:
+            await database.close()
 
     # By hand
 
@@ -233,11 +254,19 @@ class Rig:
     # The state of PostgreSQL
 
     def fill(self) -> None:
-        """Replaces all users by USERS users, always the same ones."""
+        """Replaces all users by USERS users, always the same ones, each with an entry on every board."""
         self.query("TRUNCATE users, witness RESTART IDENTITY CASCADE")
+        self.query("DELETE FROM seasons WHERE ended_at IS NOT NULL")
         self.query(
             "INSERT INTO users (user_name, total_score)"
             " SELECT 'user ' || n, n * 10007 % 1000 FROM generate_series(1, $1::int) AS n",
+            USERS,
+        )
+        self.query(
+            "INSERT INTO scores (season_id, user_id, sort_key)"
+            # A sum begins with none of the increments, and the best with a score that is soon beaten.
+            " SELECT season_id, n, CASE keeps WHEN 'sum' THEN 0 WHEN 'best' THEN -n ELSE n * 10007 % 1000 END"
+            " FROM boards, generate_series(1, $1::int) AS n WHERE board_id > 1",
             USERS,
         )
 
@@ -245,17 +274,29 @@ class Rig:
         """Waits until the cache shows the users of `fill`, and forgets earlier changes by hand."""
         self._by_hand.clear()
         if self.healed(PATIENCE_S) is None:
-            raise AssertionError("the cache does not show the initial board")
+            raise AssertionError("the cache does not show the initial boards")
 
-    def state(self) -> tuple[dict[int, tuple[str, int]], int]:
-        """Returns all users while writes are locked out, and the last `seq` of the witness."""
+    def state(self) -> tuple[dict[Season, Users], int]:
+        """Returns all entries while writes are locked out, and the last `seq` of the witness."""
 
-        async def read(connection: asyncpg.Connection) -> tuple[dict[int, tuple[str, int]], int]:
+        async def read(connection: asyncpg.Connection) -> tuple[dict[Season, Users], int]:
             async with connection.transaction():
-                await connection.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
-                users = await connection.fetch("SELECT user_id, user_name, total_score FROM users")
+                # In the order in which statements lock them.
+                await connection.execute("LOCK TABLE users, scores, seasons, boards IN SHARE ROW EXCLUSIVE MODE")
+                seasons = await connection.fetch(
+                    "SELECT b.name, s.number, s.season_id, s.season_id = b.season_id AS is_current"
+                    " FROM seasons AS s JOIN boards AS b USING (board_id)"
+                )
+                entries = await connection.fetch(
+                    "SELECT e.season_id, user_id, user_name, sort_key FROM entries AS e JOIN users USING (user_id)"
+                )
                 mark = await connection.fetchval("SELECT coalesce(max(seq), 0) FROM witness")
-            return {row[0]: (row[1], row[2]) for row in users}, mark
+            users: dict[int, dict[int, tuple[str, int]]] = {row["season_id"]: {} for row in seasons}
+            for season_id, user_id, name, score in entries:
+                users[season_id][user_id] = name, score
+            state: dict[Season, Users] = {Season(row[0], row[1]): users[row[2]] for row in seasons}
+            state |= {Season(row[0], 0): {0: ("", row[1])} for row in seasons if row["is_current"]}
+            return state, mark
 
         return self._do(self._connected(read))
 
@@ -263,14 +304,16 @@ class Rig:
         """Returns the transactions with a larger `seq` in the witness than `since`."""
         self.state()
         rows = self.query(
-            "SELECT xid::text, seen::text, seq, user_id, old, new, name FROM witness WHERE seq > $1 ORDER BY seq",
+            "SELECT xid::text, seen::text, board, season, seq, user_id, old, new, name"
+            " FROM witness WHERE seq > $1 ORDER BY seq",
             since,
         )
         changes: dict[int, list[Change]] = {}
         seen: dict[int, Snapshot] = {}
         for row in rows:
             xid = int(row[0])
-            changes.setdefault(xid, []).append(Change(*row[2:]))
+            of_row = Change(*row[4:])._replace(season=Season(row[2], row[3]))
+            changes.setdefault(xid, []).append(of_row)
             seen[xid] = Snapshot.parse(row[1])
         return [Transaction(xid, seen[xid], tuple(of), self._by_hand.get(xid)) for xid, of in changes.items()]
 
@@ -285,14 +328,17 @@ class Rig:
     def healed(self, seconds: float) -> float | None:
         """Waits until cache and rank index are valid and equal to PostgreSQL; returns after how many seconds.
 
+        That is so of all cached seasons.
+
         None if that takes longer than `seconds`. Raises AssertionError if a valid one differs from PostgreSQL.
         """
         began = time.monotonic()
         while time.monotonic() - began < seconds:
-            audit, wrong = self._audit(), self._recount()
-            if audit is not None and audit.compared is not None and wrong is not None:
+            audits, wrong = self._audits(), self._recount()
+            for name, audit in audits.items():
                 if audit.differences or audit.totals:
-                    raise AssertionError(f"the cache differs: {audit.totals} {audit.differences[:5]}")
+                    raise AssertionError(f"{name} differs: {audit.totals} {audit.differences[:5]}")
+            if audits and all(audit.compared is not None for audit in audits.values()) and wrong is not None:
                 if wrong:
                     raise AssertionError(f"the rank index differs: {wrong[:5]}")
                 if all(api.reads_from_cache() for api in self.apis if api.status() == "ok"):
@@ -311,22 +357,25 @@ class Rig:
         except Unavailable:
             return None
 
-    def _audit(self) -> Audit | None:
-        async def work() -> Audit:
+    def _audits(self) -> Mapping[str, Audit]:
+        """Returns the audits of `default` and of all other cached seasons; none while the cache is not valid."""
+
+        async def work() -> Mapping[str, Audit]:
             parts = app.App(self.settings)
             await parts.database.open()
             try:
                 state = await parts.cache.poll("", lease_ms=0)
                 if state is None or not state.consistent or not state.valid:
-                    return Audit(None, "the cache is not valid")
-                return await parts.sync.auditor.audit()
+                    return {}
+                audit = await parts.sync.auditor.audit()
+                return {DEFAULT.board: audit, **await parts.sync.auditor.audit_seasons(MOST_SEASONS)}
             finally:
                 await parts.close()
 
         try:
             return self._do(work())
         except (CacheError, Unavailable):
-            return None
+            return {}
 
     # Switching to other servers
 

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from chaos.faults import Fault, Injection
+from chaos.history import DEFAULT
 from chaos.judge import Case, Verdict, judge
 from chaos.load import Load, Plan
-from chaos.rig import CACHE_SIZE, IndexWork, Rig
+from chaos.rig import CACHE_SIZE, Rig, Work
 from tests.system import PATIENCE_S
 
 DEADLINE_S = 5.5
 """The deadline of a request, plus half a second."""
 _SHOWN = 3
-NONE = IndexWork(0, 0)
+NONE = Work(0, 0, 0)
 
 
 @dataclass
@@ -24,9 +25,8 @@ class Result:
     times: int = 0
     healed_s: float = 0.0
     slowest_s: float = 0.0
-    updates: int = 0
-    builds: int = 0
-    """Of the rank index, counted by the processes that were not killed."""
+    work: Work = NONE
+    """Of the processes that were not killed."""
     verdict: Verdict = field(default_factory=Verdict)
 
 
@@ -56,8 +56,15 @@ class Run:
         injection = Injection(rig, random.Random(seed), self._long and not again, mark)
         deadline_s = DEADLINE_S if self._timed else 2 * PATIENCE_S
         heals_within_s = fault.shown_within_s if self._timed else PATIENCE_S
-        plan = Plan({api.name: api.port for api in rig.apis}, tuple(initial), CACHE_SIZE, seed, deadline_s)
-        before = self._index_work()
+        plan = Plan(
+            {api.name: api.port for api in rig.apis},
+            {board: users[0][1] for (board, number), users in initial.items() if number == 0},
+            tuple(initial[DEFAULT]),
+            CACHE_SIZE,
+            seed,
+            deadline_s,
+        )
+        before = self._work()
         with Load(plan) as load:
             time.sleep(self._pause_s)
             began = time.monotonic()
@@ -74,7 +81,7 @@ class Run:
                 recovered_at = time.monotonic()
             time.sleep(self._pause_s)
             record = load.stop()
-        after = self._index_work()
+        after = self._work()
         since = mark if injection.fork is None else injection.fork.mark
         case = Case(fault, record, initial, rig.transactions(since), began, ended, injection.fork, recovered_at)
         verdict = judge(case)
@@ -82,13 +89,14 @@ class Run:
             verdict.wrong["not healed"].append(not_healed)
         self._add(fault, injection.times, healed_s, record.slowest_s, verdict)
         result = self.results[fault.name]
-        result.updates += sum(int(after[pid].updates - before.get(pid, NONE).updates) for pid in after)
-        result.builds += sum(int(after[pid].builds - before.get(pid, NONE).builds) for pid in after)
+        for pid, work in after.items():
+            done = zip(result.work, work, before.get(pid, NONE), strict=True)
+            result.work = Work(*(total + now - then for total, now, then in done))
         return verdict
 
-    def _index_work(self) -> dict[int, IndexWork]:
+    def _work(self) -> dict[int, Work]:
         """By pid, for the running processes."""
-        return {api.process.pid: api.index_work() for api in self._rig.apis if api.process is not None}
+        return {api.process.pid: api.work() for api in self._rig.apis if api.process is not None}
 
     def _add(self, fault: Fault, times: int, healed_s: float | None, slowest_s: float, verdict: Verdict) -> None:
         result = self.results.setdefault(fault.name, Result())
@@ -115,13 +123,13 @@ class Run:
 def table(results: Mapping[str, Result]) -> str:
     """Returns the results as a Markdown table."""
     kinds = list(Verdict().wrong)
-    seen = ["reads", "writes", "unknown", "503", "with `Age`", "updates", "builds", "slowest", "healed in"]
+    seen = ["reads", "writes", "unknown", "503", "with `Age`", *Work._fields, "slowest", "healed in"]
     heads = ["fault", "times", *seen, *kinds]
     lines = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
     for name, result in results.items():
         verdict = result.verdict
         counts = [result.times, verdict.reads, verdict.writes, verdict.unknown, verdict.refused, verdict.stale]
-        counts += [result.updates, result.builds]
+        counts += map(int, result.work)
         lines.append(
             [
                 name,

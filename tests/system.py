@@ -244,16 +244,26 @@ class Question:
     """One read.
 
     "top": the best `number`. "user" and "context": the user whose id is `number`. "page": up to `limit` users
-    after the cursor `after`, or from the first. "around": up to `limit` users around the rank `number`.
+    after the cursor `after`, or from the first. "around": up to `limit` users around the rank `number`. `board` is
+    "" for the paths without a board, `season` is "" for the current season.
     """
 
     kind: Literal["top", "user", "context", "page", "around"]
     number: int = 0
     limit: int = 0
     after: Cursor | None = None
+    board: str = ""
+    season: str = ""
 
     @property
     def path(self) -> str:
+        path = self._path
+        if self.board:
+            path = f"/boards/{self.board}{path}"
+        return f"{path}{'&' if '?' in path else '?'}season={self.season}" if self.season else path
+
+    @property
+    def _path(self) -> str:
         match self.kind:
             case "top":
                 return f"/leaderboard/top/{self.number}"

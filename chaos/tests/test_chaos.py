@@ -14,7 +14,7 @@ from chaos.run import Run
 def run(request: pytest.FixtureRequest, module_folder: Path) -> Iterator[Run]:
     servers = Servers(request.config.getoption("--postgres-bin"), request.config.getoption("--redis-binary"))
     folder = module_folder / "chaos"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     folder.chmod(0o755)
     # Redis keeps its usual deadline, because some faults make it hang.
     patient = {"request_timeout_ms": 60_000, "db_timeout_ms": 60_000}
@@ -30,10 +30,9 @@ def test_the_promises_are_kept(run: Run, fault: Fault) -> None:
     assert verdict.writes > 0
 
 
-def test_the_rank_index_is_at_work_meanwhile(run: Run) -> None:
+def test_the_rank_index_and_the_cache_of_seasons_are_at_work_meanwhile(run: Run) -> None:
     fault = next(fault for fault in FAULTS if "more than the log lists" in fault.name)
     verdict = run.inject(fault, seed=2)
     result = run.results[fault.name]
     assert not verdict.violations
-    assert result.builds > 0
-    assert result.updates > 0
+    assert min(result.work) > 0, result.work

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from chaos import board, linearizability
 from chaos.board import Findings
-from chaos.history import Change, Operation, Outcome, Place, Transaction
+from chaos.faults import Fault
+from chaos.history import DEFAULT, Change, Entry, Operation, Outcome, Place, Season, Transaction
+from chaos.judge import Case, judge
+from chaos.load import Record
 from leaderboard.snapshot import Snapshot
 
 Users = dict[int, tuple[str, int]]
@@ -52,7 +55,7 @@ class History:
         self.states.append(dict(self.users))
 
     def check(self, *operations: Operation) -> Findings:
-        return board.check(INITIAL, self.transactions, operations)
+        return board.check({DEFAULT: INITIAL}, self.transactions, operations)
 
 
 def standings(users: Users) -> list[Place]:
@@ -116,6 +119,10 @@ def put(user_id: int, score: int, start: float, end: float, previous: int | None
     """Returns a set; with an infinite `end`, one of unknown outcome."""
     outcome: Outcome = "unknown" if end == math.inf else "ok"
     return Operation("set", user_id, start, end, outcome, score=score, previous=previous)
+
+
+def of_rounds(operation: Operation, season: int | None = None) -> Operation:
+    return replace(operation, board="rounds", season=season)
 
 
 def nothing(findings: Findings) -> bool:
@@ -492,48 +499,77 @@ def test_a_record_that_cannot_be_is_refused(history: History) -> None:
     a, b, c = history.transactions
     with pytest.raises(ValueError, match="neither"):
         board.check(
-            INITIAL,
+            {DEFAULT: INITIAL},
             [replace(a, seen=Snapshot(101, 103, frozenset({102}))), b, replace(c, seen=Snapshot(100, 101))],
             (),
         )
     with pytest.raises(ValueError, match="otherwise"):
-        board.check(INITIAL, [a, b, replace(c, changes=(Change(3, 5, 42, 50, "u5"),))], ())
+        board.check({DEFAULT: INITIAL}, [a, b, replace(c, changes=(Change(3, 5, 42, 50, "u5"),))], ())
     with pytest.raises(ValueError, match="same id"):
-        board.check(INITIAL, [a, b, replace(c, xid=b.xid)], ())
+        board.check({DEFAULT: INITIAL}, [a, b, replace(c, xid=b.xid)], ())
 
 
 # At random: a database with concurrent transactions, and every state that it can have had
 
+WRITTEN_KINDS = frozenset({"set", "create", "end"})
 WRITTEN = (1, 2, 3, 9)
 """Few, so that operations meet. User 9 is absent at first."""
 
 ASKED = (1, 2, 3, 3, 4, 5, 7, 8, 9, 9)
+
+State = dict[Season, Users]
+NOW = Season("rounds", 0)
+
+
+def shown_by(state: State, question: Operation) -> Users | None:
+    """Returns the users of the season that a read asks for; None if there is no such season in this state."""
+    if question.board == DEFAULT.board:
+        return state[DEFAULT]
+    _, current = state[NOW][0]
+    number = question.season
+    if number is None or number == 0:
+        number = current if number is None else current - 1
+    return state.get(Season("rounds", number), {}) if 1 <= number <= current else None
+
+
+def answer_of(state: State, question: Operation) -> Operation:
+    """Returns the question with the right answer for this state."""
+    users = shown_by(state, question)
+    question = replace(question, outcome="no season" if users is None else "ok", places=(), total=None, more=None)
+    return question if users is None else answer(users, question)
 
 
 @dataclass
 class Simulation:
     """A database whose clock is the number of events. Transactions write, take a snapshot, and end.
 
-    Some write after they have taken it, on top of what they have not seen, as READ COMMITTED does.
+    It has the board `default` and one with seasons, which ends only while no transaction has written to it. Some
+    write after they have taken it, on top of what they have not seen, as READ COMMITTED does.
     """
 
     chance: Random
-    initial: Users = field(default_factory=lambda: {user_id: (f"u{user_id}", user_id) for user_id in range(1, 9)})
+    initial: State = field(
+        default_factory=lambda: {
+            DEFAULT: {user_id: (f"u{user_id}", user_id) for user_id in range(1, 9)},
+            NOW: {0: ("", 1)},
+            Season("rounds", 1): {user_id: (f"u{user_id}", user_id) for user_id in range(1, 5)},
+        }
+    )
     clock: float = 0.0
     running: dict[int, list[Change]] = field(default_factory=dict)
     seen: dict[int, Snapshot] = field(default_factory=dict)
     begun: dict[int, float] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
-    states: list[tuple[float, Users]] = field(default_factory=list)
+    states: list[tuple[float, State]] = field(default_factory=list)
     completed: int = 99
     seq: int = 0
 
     def __post_init__(self) -> None:
-        self.states.append((-math.inf, dict(self.initial)))
+        self.states.append((-math.inf, self.initial))
 
     @property
-    def users(self) -> Users:
+    def now(self) -> State:
         return self.states[-1][1]
 
     def run(self, events: Sequence[str]) -> None:
@@ -544,19 +580,33 @@ class Simulation:
                 self.running[xid], self.begun[xid] = [], self.clock
             elif event == "ask":
                 self.ask()
+            elif event == "end season":
+                self.end_season()
             elif self.running:
                 xid = self.chance.choice(sorted(self.running))
                 {"write": self.write, "look": self.look, "end": self.end}[event](xid)
 
     def write(self, xid: int) -> None:
         user_id = self.chance.choice(WRITTEN)
-        if any(change.user_id == user_id for own in self.running.values() for change in own):
+        _, current = self.now[NOW][0]
+        season = self.chance.choice([DEFAULT, DEFAULT, Season("rounds", current)])
+        if any(change.entry == (season, user_id) for own in self.running.values() for change in own):
             return  # the row is locked
         self.seq += 1
-        old = self.users.get(user_id)
+        old = self.now.get(season, {}).get(user_id)
         new = None if old and self.chance.randint(0, 5) == 0 else 1000 * self.chance.randint(-1, 1) + self.seq
         name = None if new is None else f"u{user_id}"
-        self.running[xid].append(Change(self.seq, user_id, old[1] if old else None, new, name))
+        self.running[xid].append(Change(self.seq, user_id, old[1] if old else None, new, name, season))
+
+    def end_season(self) -> None:
+        if any(change.season != DEFAULT for own in self.running.values() for change in own):
+            return  # a writer has locked the board
+        _, current = self.now[NOW][0]
+        xid = 100 + len(self.begun)
+        self.seq += 1
+        self.running[xid] = [Change(self.seq, 0, current, current + 1, "", NOW)]
+        self.begun[xid] = self.clock
+        self.end(xid)
 
     def look(self, xid: int) -> None:
         xip = frozenset(other for other in self.running if other <= self.completed)
@@ -569,13 +619,14 @@ class Simulation:
         self.completed = max(self.completed, xid)
         if not changes or self.chance.randint(0, 9) == 0:
             return  # it rolls back
-        users = dict(self.users)
+        state = {season: dict(users) for season, users in self.now.items()}
         for change in changes:
+            users = state.setdefault(change.season, {})
             if change.new is None or change.name is None:
                 del users[change.user_id]
             else:
                 users[change.user_id] = (change.name, change.new)
-        self.states.append((self.clock, users))
+        self.states.append((self.clock, state))
         by = None
         if self.chance.random() < 0.5:
             by = self.clock + self.chance.randint(0, 3) if self.chance.random() < 0.5 else None
@@ -585,10 +636,17 @@ class Simulation:
 
     def acknowledge(self, xid: int, changes: Sequence[Change]) -> None:
         start = self.begun[xid] - self.chance.randint(0, 2)
-        for _, user_id, old, new, name in changes:
+        for _, user_id, old, new, name, season in changes:
             end = self.clock + self.chance.choice([0.5, 1.5, 3.5, math.inf])
             outcome: Outcome = "unknown" if end == math.inf else "ok"
-            if old is None and name is not None:
+            if season == NOW:
+                self.operations.append(Operation("end", 0, start, end, outcome, board="rounds", season=old))
+            elif season != DEFAULT and new is not None:
+                number = None if outcome == "unknown" else season.number
+                self.operations.append(replace(put(user_id, new, start, end, old), board="rounds", season=number))
+            elif season != DEFAULT:
+                continue
+            elif old is None and name is not None:
                 made = None if outcome == "unknown" else user_id
                 self.operations.append(Operation("create", 0, start, end, outcome, name, new, user_id=made))
             elif new is not None:
@@ -599,21 +657,23 @@ class Simulation:
         before, after = self.chance.randint(0, 2), self.chance.randint(0, 2) + 0.5
         start, end, age = self.clock - before, self.clock + after, self.chance.choice([0, 0, 1, 2])
         stale = self.chance.randint(0, 4) == 0
-        known = [users for since, users in self.states if since <= self.clock]
-        users = self.chance.choice(known) if stale else self.at(self.clock - age)
+        known = [state for since, state in self.states if since <= self.clock]
+        state = self.chance.choice(known) if stale else self.at(self.clock - age)
         ask = self.chance.choice([top, top, one, context, page, page_behind, around])
+        question = ask({}, self.chance.choice(ASKED), start, end)
+        if self.chance.random() < 0.5:
+            question = of_rounds(question, self.chance.choice([None, None, None, 0, 1, 2]))
         by = f"answer {len(self.operations)}"
-        answer = ask(users, self.chance.choice(ASKED), start, end)
-        self.operations.append(replace(answer, slack_s=float(age), stale=stale, by=by))
+        self.operations.append(replace(answer_of(state, question), slack_s=float(age), stale=stale, by=by))
 
-    def at(self, time: float) -> Users:
+    def at(self, time: float) -> State:
         return next(users for since, users in reversed(self.states) if since <= time)
 
     def check(self) -> Findings:
         return board.check(self.initial, self.transactions, self.operations)
 
 
-EVENTS = ("begin", "begin", "write", "write", "write", "look", "end", "end", "ask", "ask")
+EVENTS = ("begin", "begin", "write", "write", "write", "look", "end", "end", "ask", "ask", "end season")
 
 CHANCE = st.randoms(use_true_random=True)
 """True random choices, because Hypothesis's own rarely combine many events."""
@@ -634,13 +694,15 @@ def test_what_a_database_answers_is_accepted(chance: Random, events: int) -> Non
         Operation("set", change.user_id, 0, outcome="unknown", score=change.new)
         for transaction in simulation.transactions
         for change in transaction.changes
+        if change.season == DEFAULT
     ]
-    scores = {user_id: score for user_id, (_, score) in simulation.initial.items()}
-    assert linearizability.check(scores, [*simulation.operations, *hand]) == []
+    scores = {user_id: score for user_id, (_, score) in simulation.initial[DEFAULT].items()}
+    seen = [operation for operation in simulation.operations if operation.board == DEFAULT.board]
+    assert linearizability.check(scores, [*seen, *hand]) == []
 
 
-def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]]:
-    """Yields every set of transactions that can have been the committed ones, with its users."""
+def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], State]]:
+    """Yields every set of transactions that can have been the committed ones, with the state that it is."""
     transactions = {transaction.xid: transaction for transaction in simulation.transactions}
     snapshots = [{other for other in transactions if t.seen.sees(other)} - {t.xid} for t in transactions.values()]
     changes = sorted((change, xid) for xid, t in transactions.items() for change in t.changes)
@@ -648,22 +710,27 @@ def every_state(simulation: Simulation) -> Iterator[tuple[frozenset[int], Users]
         state = {xid for xid, is_in in zip(transactions, chosen, strict=True) if is_in}
         if not all(seen <= state or state <= seen for seen in snapshots):
             continue
-        users, skipped = dict(simulation.initial), set()
+        boards = {season: dict(users) for season, users in simulation.initial.items()}
+        skipped: set[Entry] = set()
         for change, xid in changes:
+            users = boards.setdefault(change.season, {})
             if xid not in state:
-                skipped.add(change.user_id)
-            elif change.user_id in skipped:
+                skipped.add(change.entry)
+            elif change.entry in skipped:
                 break  # it lacks the version that it overwrote
             elif change.new is None or change.name is None:
                 del users[change.user_id]
             else:
                 users[change.user_id] = (change.name, change.new)
         else:
-            yield frozenset(state), users
+            yield frozenset(state), boards
 
 
-def explains(users: Users, given: Operation, *, counts: bool) -> bool:
-    """Returns whether the answer is right for these users; without `counts`, except for ranks and totals."""
+def explains(state: State, given: Operation, *, counts: bool) -> bool:
+    """Returns whether the answer is right for this state; without `counts`, except for ranks and totals."""
+    users = shown_by(state, given)
+    if users is None or given.outcome == "no season":
+        return users is None and given.outcome == "no season"
     if given.outcome == "missing":
         return given.target not in users
     if counts:
@@ -694,21 +761,24 @@ def explains(users: Users, given: Operation, *, counts: bool) -> bool:
 def brute_force(simulation: Simulation) -> Mapping[str, str]:
     """Returns for each wrong answer the list it belongs in."""
     states = list(every_state(simulation))
-    by_score = {
-        change.new: t.xid for t in simulation.transactions for change in t.changes if change.new is not None
+    made: dict[tuple[str, int, int | None], int] = {
+        (change.season.board, change.user_id, change.new): t.xid
+        for t in simulation.transactions
+        for change in t.changes
+        if change.new is not None
     }
     begun: dict[int, float] = {}
     for operation in simulation.operations:
-        if operation.kind in {"set", "create"} and operation.score in by_score:
-            xid = by_score[operation.score]
+        if operation.kind in WRITTEN_KINDS and _written(operation) in made:
+            xid = made[_written(operation)]
             begun[xid] = max(begun.get(xid, -math.inf), operation.start)
     verdicts: dict[str, str] = {}
     owed: list[tuple[float, frozenset[int]]] = []
     for operation in sorted(simulation.operations, key=lambda operation: operation.end):
         if operation.outcome == "unknown":
             continue
-        if operation.kind in {"set", "create"} and operation.score is not None:
-            xid = by_score[operation.score]
+        if operation.kind in WRITTEN_KINDS:
+            xid = made[_written(operation)]
             owed.append((operation.end, frozenset.intersection(*(state for state, _ in states if xid in state))))
             continue
         lower: set[int] = set()
@@ -720,17 +790,39 @@ def brute_force(simulation: Simulation) -> Mapping[str, str]:
                 t.xid for t in simulation.transactions if t.committed_by is not None and t.committed_by < late
             }
         possible = [
-            (state, users)
-            for state, users in states
+            (state, boards)
+            for state, boards in states
             if all(begun.get(xid, -math.inf) <= operation.end for xid in state)
         ]
-        if any(lower <= state and explains(users, operation, counts=True) for state, users in possible):
-            needs = [s for s, users in possible if lower <= s and explains(users, operation, counts=False)]
+        right = [
+            _season(boards, operation)
+            for s, boards in possible
+            if lower <= s and explains(boards, operation, counts=True)
+        ]
+        if right:
+            needs = [
+                s
+                for s, boards in possible
+                if lower <= s and explains(boards, operation, counts=False) and _season(boards, operation) in right
+            ]
             owed.append((operation.end, frozenset.intersection(*needs)))
         else:
-            once = any(explains(users, operation, counts=True) for _, users in possible)
+            once = any(explains(boards, operation, counts=True) for _, boards in possible)
             verdicts[operation.by] = "stale" if once else "never"
     return verdicts
+
+
+def _written(operation: Operation) -> tuple[str, int, int | None]:
+    """Returns the board, the user and the score of a write."""
+    if operation.kind == "end":
+        return "rounds", 0, (operation.season or 0) + 1
+    user_id = int(operation.name[1:]) if operation.kind == "create" else operation.target
+    return operation.board, user_id, operation.score
+
+
+def _season(boards: State, question: Operation) -> int:
+    """Returns the season that is the current one, if a read shows that one or the one before; else 0."""
+    return boards[NOW][0][1] if question.board == "rounds" and not question.season else 0
 
 
 def corrupted(chance: Random) -> Simulation:
@@ -740,8 +832,12 @@ def corrupted(chance: Random) -> Simulation:
     if place < 0:
         return simulation
     a, b = (chance.choice(simulation.states)[1] for _ in range(2))
-    mixed = {user: row for user in range(1, 10) if (row := chance.choice([a, b]).get(user))}
-    other = answer(chance.choice([a, mixed]), simulation.operations[place])
+    mixed = {
+        season: {user: row for user in range(10) if (row := chance.choice([a, b]).get(season, {}).get(user))}
+        for season in a | b
+    }
+    mixed[NOW] = chance.choice([a, b])[NOW]
+    other = answer_of(chance.choice([a, mixed]), simulation.operations[place])
     wrong = chance.choice([0, 0, 0, 1, -1])
     places = tuple(row._replace(rank=row.rank + wrong) for row in other.places)
     total = None if other.total is None else other.total + chance.choice([0, 0, 0, 1, -1])
@@ -835,6 +931,9 @@ def register_history(chance: Random, *, operators: bool) -> list[Operation]:
                 else:
                     operations.append(Operation(kind, 1, start, end, score=score, previous=state, result=result))
                 state = chance.choice([state, result]) if unknown else result
+            case "remove" if chance.random() < 0.4:
+                operations.append(Operation("remove", 1, start, outcome="unknown"))
+                state = chance.choice([state, None])
             case "remove":
                 operations.append(Operation("remove", 1, start, end, "missing" if state is None else "ok"))
                 state = None
@@ -911,3 +1010,205 @@ def test_what_the_register_search_leaves_out_and_lets_be_late() -> None:
     made = Operation("create", 0, 1, outcome="unknown", name="u9", score=7)
     assert linearizability.check(scores, [made, one({9: ("u9", 7)}, 9, 5, 6)]) == []
     assert linearizability.check(scores, [one({9: ("u9", 7)}, 9, 5, 6)])
+
+
+# Boards and seasons
+
+
+class Rounds:
+    """A board whose season 3 is the current one, and the board `default`.
+
+    Every transaction sees all earlier ones, unless it says otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.third, self.fourth = Season("rounds", 3), Season("rounds", 4)
+        self.initial: dict[Season, Users] = {
+            DEFAULT: dict(INITIAL),
+            Season("rounds", 0): {0: ("", 3)},
+            Season("rounds", 2): {1: ("u1", 7)},
+            self.third: dict(INITIAL),
+        }
+        self.now: dict[Season, Users] = {season: dict(users) for season, users in self.initial.items()}
+        self.now[self.fourth] = {}
+        self.transactions: list[Transaction] = []
+        self._seq = 0
+
+    def commit(
+        self,
+        season: Season,
+        *changes: tuple[int, int | None],
+        by: float | None = None,
+        seen: Snapshot | None = None,
+    ) -> None:
+        """Sets these scores (None: removes the entry) in one transaction."""
+        made = []
+        for user_id, new in changes:
+            self._seq += 1
+            old = self.now[season].pop(user_id, None)
+            name = None if new is None else "" if season.number == 0 else f"u{user_id}"
+            if new is not None and name is not None:
+                self.now[season][user_id] = name, new
+            made.append(Change(self._seq, user_id, None if old is None else old[1], new, name, season))
+        xid = 100 + len(self.transactions)
+        self.transactions.append(Transaction(xid, seen or Snapshot(xid, xid), tuple(made), by))
+
+    def end(self, *, seen: Snapshot | None = None) -> None:
+        self.commit(Season("rounds", 0), (0, 4), seen=seen)
+
+    def check(self, *operations: Operation) -> Findings:
+        return board.check(self.initial, self.transactions, operations)
+
+
+def ended(start: float, end: float, outcome: Outcome = "ok") -> Operation:
+    return Operation("end", 0, start, end, outcome, board="rounds", season=3)
+
+
+@pytest.fixture
+def rounds() -> Rounds:
+    """User 5 gets 200, the season ends, then user 6 gets 300 in the next one."""
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 200))
+    rounds.end()
+    rounds.commit(rounds.fourth, (6, 300))
+    return rounds
+
+
+ROUNDS = (
+    of_rounds(put(5, 200, 1, 2, 95), 3),
+    ended(3, 4),
+    of_rounds(put(6, 300, 5, 6), 4),
+)
+"""The three writes of `rounds`."""
+
+
+def test_a_season_is_shown_as_the_current_one_until_its_end(rounds: Rounds) -> None:
+    old, new = rounds.now[rounds.third], rounds.now[rounds.fourth]
+    for ask in (top, one, context, page, around):
+        assert nothing(rounds.check(*ROUNDS, of_rounds(ask(old, 5, 2.5, 3.5))))
+        assert nothing(rounds.check(*ROUNDS, of_rounds(ask(new, 6, 6.5, 7))))
+    for ask in (top, page, around):
+        assert nothing(rounds.check(*ROUNDS, of_rounds(ask({}, 5, 3.5, 4.5))))
+        late = of_rounds(ask(old, 5, 4.5, 7))
+        findings = rounds.check(*ROUNDS, late)
+        assert findings == Findings(stale_reads=findings.stale_reads)
+        assert str(ROUNDS[1]) in findings.stale_reads[0]
+        assert rounds.check(*ROUNDS, of_rounds(ask(new, 5, 2.5, 2.9))).never_had
+
+
+def test_after_one_answer_of_the_new_season_no_answer_shows_the_old_one(rounds: Rounds) -> None:
+    unknown = (ROUNDS[0], ended(3, math.inf, "unknown"), ROUNDS[2])
+    new, old = of_rounds(top({}, 5, 3.5, 3.6)), of_rounds(top(rounds.now[rounds.third], 5, 3.7, 3.8))
+    assert nothing(rounds.check(*unknown, replace(old, start=3.1, end=3.2), new))
+    assert nothing(rounds.check(*unknown, new, replace(old, start=3.55)))
+    assert rounds.check(*unknown, new, old).stale_reads
+    missing = of_rounds(one({}, 5, 3.7, 3.8))
+    assert nothing(rounds.check(*unknown, new, missing))
+    assert rounds.check(*unknown, replace(missing, start=2.5, end=2.6)).never_had
+
+
+def test_an_archive_and_the_last_season_that_ended(rounds: Rounds) -> None:
+    old = rounds.now[rounds.third]
+    assert nothing(rounds.check(*ROUNDS, of_rounds(top(old, 5, 8, 9), 3), of_rounds(top(old, 5, 8, 9), 0)))
+    assert nothing(rounds.check(*ROUNDS, of_rounds(top(rounds.initial[Season("rounds", 2)], 5, 1, 2), 0)))
+    assert rounds.check(*ROUNDS, of_rounds(top(rounds.initial[Season("rounds", 2)], 5, 8, 9), 0)).stale_reads
+    assert rounds.check(*ROUNDS, of_rounds(top(INITIAL, 5, 8, 9), 3)).stale_reads
+    none = Operation("top", 5, 1, 2, "no season", board="rounds", season=4)
+    assert nothing(rounds.check(*ROUNDS, none))
+    assert rounds.check(*ROUNDS, replace(none, start=8, end=9)).stale_reads
+    assert rounds.check(*ROUNDS, replace(none, season=3)).never_had
+    assert rounds.check(*ROUNDS, replace(none, season=0)).never_had
+    del rounds.initial[Season("rounds", 2)]
+    assert nothing(rounds.check(*ROUNDS, replace(none, season=0)))
+    assert rounds.check(*ROUNDS, replace(none, season=0, start=8, end=9)).stale_reads
+
+
+def test_an_archive_that_changes_after_its_end(rounds: Rounds) -> None:
+    rounds.commit(rounds.third, (7, None), by=8.0)
+    assert nothing(rounds.check(*ROUNDS))
+    rounds.commit(rounds.third, (5, 250))
+    assert len(rounds.check(*ROUNDS).not_once) == 1
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 200))
+    rounds.end(seen=Snapshot(100, 101, frozenset({100})))
+    assert len(rounds.check().not_once) == 1
+
+
+def test_an_acknowledged_score_is_in_the_season_that_its_answer_names(rounds: Rounds) -> None:
+    assert rounds.check(replace(ROUNDS[0], season=4, previous=None), *ROUNDS[1:]).lost
+    assert rounds.check(*ROUNDS, of_rounds(put(7, 400, 8, 9), 4)).lost
+    rounds.commit(rounds.fourth, (5, 200))
+    assert len(rounds.check(*ROUNDS).not_once) == 1
+
+
+def test_an_end_that_was_acknowledged_and_not_done() -> None:
+    rounds = Rounds()
+    assert rounds.check(ended(1, 2)).lost
+    assert nothing(rounds.check(replace(ended(1, 2), season=2)))
+    assert nothing(rounds.check(ended(1, 2, "no season"))) is False
+    assert nothing(rounds.check(replace(ended(1, 2, "no season"), season=4)))
+
+
+def test_an_answer_of_one_board_holds_for_every_other_board() -> None:
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 200))
+    rounds.commit(DEFAULT, (6, 300))
+    unknown = (of_rounds(put(5, 200, 0, math.inf)), put(6, 300, 0, math.inf))
+    new, old = top(rounds.now[DEFAULT], 3, 1, 2), of_rounds(top(INITIAL, 3, 3, 4))
+    assert nothing(rounds.check(*unknown, replace(old, start=0, end=0.5), new))
+    assert rounds.check(*unknown, new, old).stale_reads
+
+
+def test_increments_and_removals_of_a_board() -> None:
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 97))
+    rounds.commit(rounds.third, (5, None))
+    rounds.commit(rounds.third, (5, 4))
+    users = rounds.now[rounds.third]
+    add = Operation("add", 5, 1, 2, score=2, previous=95, result=97, board="rounds", season=3)
+    remove = Operation("remove", 5, 3, 4, board="rounds", season=3)
+    again = replace(add, start=5, end=6, score=4, previous=None, result=4)
+    assert nothing(rounds.check(add, remove, again, of_rounds(top(users, 12, 7, 8))))
+    assert rounds.check(replace(add, previous=93, result=95), remove, again).lost
+    assert rounds.check(add, replace(remove, target=6), again).lost
+    assert rounds.check(add, remove, again, replace(remove, start=8, end=9)).lost
+    before = of_rounds(top(INITIAL | {5: ("u5", 97)}, 12, 4.5, 4.6))
+    assert rounds.check(add, remove, again, before).stale_reads
+    assert rounds.check(add, remove, again, replace(again, start=8, end=9, score=4, previous=4, result=8)).lost
+    rounds.commit(rounds.third, (5, 6))
+    assert len(rounds.check(add, remove, again).not_once) == 1
+
+
+def test_a_user_that_does_not_exist_has_no_entry() -> None:
+    rounds = Rounds()
+    rounds.commit(DEFAULT, (5, None), by=3.0)
+    missing = Operation("set", 5, 5, 6, "missing", score=7, board="rounds")
+    assert nothing(rounds.check(missing))
+    assert rounds.check(replace(missing, target=6)).never_had
+
+
+def verdict_on(rounds: Rounds, *operations: Operation) -> dict[str, list[str]]:
+    """Returns what a fault without refusals did wrong, by kind."""
+    case = Case(Fault("none", lambda _: None), Record(list(operations)), rounds.initial, rounds.transactions, 0, 9)
+    return {kind: texts for kind, texts in judge(case).wrong.items() if texts}
+
+
+def test_every_season_has_registers_of_its_own(rounds: Rounds) -> None:
+    later = of_rounds(put(6, 400, 7, 8, 300), 4)
+    rounds.commit(rounds.fourth, (6, 400))
+    shown = of_rounds(one(rounds.now[rounds.fourth], 6, 8.1, 8.2))
+    assert verdict_on(rounds, *ROUNDS, later, shown) == {}
+    wrong = verdict_on(rounds, *ROUNDS, later, of_rounds(one({6: ("u6", 300)}, 6, 8.1, 8.2)))
+    assert any(text.startswith("rounds/4, user 6: ") for text in wrong["too old"])
+    archived = of_rounds(one(INITIAL, 5, 2.1, 2.2))
+    wrong = verdict_on(rounds, *ROUNDS, later, archived)
+    assert any(text.startswith("rounds/3, user 5: ") for text in wrong["too old"])
+
+
+def test_an_unknown_increment_counts_only_where_an_entry_shows_it() -> None:
+    rounds = Rounds()
+    rounds.commit(rounds.third, (5, 95 | 1 << 10))
+    unknown = [Operation("add", 5, 0, outcome="unknown", score=1 << bit, board="rounds") for bit in range(10, 40)]
+    shown = of_rounds(one(rounds.now[rounds.third], 5, 5, 6))
+    assert verdict_on(rounds, *unknown, shown) == {}
+    assert verdict_on(rounds, *unknown[1:], shown).keys() == {"too old"}

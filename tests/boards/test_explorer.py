@@ -21,4 +21,4 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 async def test_no_interleaving_shows_what_postgres_did_not_have(settings: Settings, seed: int) -> None:
     seen = await explore(settings, seed)
-    assert min(seen[what] for what in ("committed", "applied", "offered", "season compared")) > 0, seen
+    assert min(seen["committed"], seen["applied"]) > 0, seen

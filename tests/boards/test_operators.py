@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from itertools import count, product
 from typing import Literal
@@ -25,7 +26,7 @@ from chaos import linearizability
 from chaos.history import Operation, Place
 from chaos.history import Outcome as Recorded
 from leaderboard.app import App
-from leaderboard.board_rules import BoardRules
+from leaderboard.board_rules import BoardRules, to_json
 from leaderboard.config import Settings
 from leaderboard.database.boards import Board
 from leaderboard.database.entries import NewEntry, Outcome
@@ -283,9 +284,52 @@ async def test_a_batch_that_waits_for_an_insertion_has_locked_no_entry(
             writing = asyncio.create_task(app.database.entries.write(batch))
             await until(partial(waits_for_lock, db), "the batch waits")
             await session.execute(
-                "SET LOCAL lock_timeout = '10s'; UPDATE scores SET sort_key = 8 WHERE user_id = 1"
+                "SET LOCAL lock_timeout = '0.5s'; UPDATE scores SET sort_key = 8 WHERE user_id = 1"
             )
             assert not writing.done()
         outcomes = [written.outcome for written in (await writing).results]
         assert outcomes == [Outcome.WRITTEN, Outcome.AGAIN]
         assert await stored(db, board.season_id) == {1: 7, 2: 6}
+
+
+async def test_a_score_is_taken_and_stored_by_the_rules_that_another_process_has_set(
+    settings: Settings, db: asyncpg.Connection
+) -> None:
+    await add_users(db, 1)
+    async with two_started(settings) as (one, other):
+        await make_board(one, "changed")
+        await one.service.entries.set_score("changed", 1, 7)
+        # Without entries, all rules can change. The first process does not learn of it.
+        await one.service.entries.remove("changed", 1)
+        board = await make_board(other, "changed", better="lower")
+        await one.service.entries.set_score("changed", 1, 7)
+        assert await stored(db, board.season_id) == {1: -7}
+        # By the rules that the process knows, these are refused.
+        await one.service.entries.remove("changed", 1)
+        await make_board(other, "changed", decimals=2)
+        assert (await one.service.entries.set_score("changed", 1, Decimal("7.25"))).total_score == Decimal("7.25")
+        await make_board(other, "changed", decimals=2, keeps="sum")
+        assert (await one.service.entries.add("changed", 1, 1)).total_score == Decimal("8.25")
+        await make_board(other, "changed", decimals=2)
+        assert (await one.service.entries.set_score("changed", 1, 5)).total_score == 5
+        with pytest.raises(InvalidField):
+            await one.service.entries.set_score("changed", 1, Decimal("0.001"))
+
+
+async def test_a_batch_that_waited_for_new_rules_writes_nothing_by_the_old_ones(
+    settings: Settings, db: asyncpg.Connection, session: asyncpg.Connection
+) -> None:
+    await add_users(db, 1)
+    async with started(settings) as app:
+        board = await make_board(app, "changed")
+        async with session.transaction():
+            await session.execute("SELECT pg_advisory_xact_lock(7001, $1)", board.board_id % 64)
+            writing = asyncio.create_task(app.service.entries.set_score("changed", 1, 7))
+            await until(partial(waits_for_lock, db), "the batch waits")
+            await session.execute(
+                "UPDATE boards SET version = version + 1, rules = $2 WHERE board_id = $1",
+                board.board_id,
+                to_json(BoardRules(better="lower")),
+            )
+        await writing
+        assert await stored(db, board.season_id) == {1: -7}

@@ -1,4 +1,4 @@
-"""All states that PostgreSQL can have been in, by the snapshots of its transactions, and the board in each state.
+"""All states that PostgreSQL can have been in, by the snapshots of its transactions, and the boards in each state.
 
 A state is the set of committed transactions, as the bits of an int. Snapshots are taken and transactions end one
 at a time. So of any two snapshots one sees all that the other sees, and each real state contains, or is contained
@@ -11,18 +11,19 @@ them: the union of their closures.
 """
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from chaos.history import Change, Transaction
+from chaos.history import Change, Entry, Season, Transaction, Users, current_season
 
 Key = tuple[int, int]
-"""The sort key of a user: (negated score, id). The best is first."""
+"""The place of an entry: (negated score, user id). The best is first."""
 
 
 class Version(NamedTuple):
-    """A user after `transaction` (an index; -1: the initial state). Score and name are None if it is absent."""
+    """An entry after `transaction` (an index; -1: the initial state). Score and name are None if it is absent."""
 
     transaction: int
     score: int | None
@@ -46,16 +47,20 @@ class Committed:
     Raises ValueError for a history that is impossible in PostgreSQL.
     """
 
-    def __init__(self, initial: Mapping[int, tuple[str, int]], transactions: Sequence[Transaction]) -> None:
+    def __init__(self, initial: Mapping[Season, Users], transactions: Sequence[Transaction]) -> None:
+        """`initial` has all seasons that there were, also those without entries."""
         order, sizes = _in_buckets(transactions)
         self.transactions = order
-        self.versions: dict[int, list[Version]] = {
-            user_id: [Version(-1, score, name)] for user_id, (name, score) in initial.items()
+        self.seasons = set(initial)
+        self.versions: dict[Entry, list[Version]] = {
+            (season, user_id): [Version(-1, score, name)]
+            for season, users in initial.items()
+            for user_id, (name, score) in users.items()
         }
-        self.first: dict[tuple[int, int | None, str | None], int] = {
-            (user_id, score, name): -1 for user_id, (name, score) in initial.items()
+        self.first: dict[tuple[Entry, int | None, str | None], int] = {
+            (entry, version.score, version.name): -1 for entry, (version,) in self.versions.items()
         }
-        """By user, score and name: the transaction of the first such version."""
+        """By entry, score and name: the transaction of the first such version."""
         self.closures: list[int] = []
         """By transaction: the least state that contains it."""
         self._buckets: list[int] = []
@@ -70,10 +75,11 @@ class Committed:
         self.all = (1 << len(order)) - 1
 
     def _add(self, index: int, change: Change) -> None:
-        if change.user_id not in self.versions:
-            self.versions[change.user_id] = [Version(-1, None, None)]
-            self.first[change.user_id, None, None] = -1
-        versions = self.versions[change.user_id]
+        entry = change.entry
+        if entry not in self.versions:
+            self.versions[entry] = [Version(-1, None, None)]
+            self.first[entry, None, None] = -1
+        versions = self.versions[entry]
         before = versions[-1]
         if before.score != change.old:
             raise ValueError(f"user {change.user_id} was {before.score}, but {change} says otherwise")
@@ -82,7 +88,12 @@ class Committed:
         if before.transaction == index:
             versions.pop()
         versions.append(Version(index, change.new, change.name))
-        self.first.setdefault((change.user_id, change.new, change.name), index)
+        self.first.setdefault((entry, change.new, change.name), index)
+
+    def numbers(self, board: str) -> list[int]:
+        """Returns the numbers of the seasons that were current at some time, ascending."""
+        versions = self.versions.get(current_season(board), ())
+        return [version.score for version in versions if version.score is not None] or [1]
 
     def concurrent(self, state: int) -> Iterator[int]:
         """Yields the transactions that can have committed next after `state`, or at the same time."""
@@ -119,57 +130,59 @@ def _in_buckets(transactions: Sequence[Transaction]) -> tuple[list[Transaction],
     return order, sizes
 
 
-class Board:
-    """The standings in one state. Changing to a near state is cheap."""
+class Boards:
+    """The standings of all seasons in one state. Changing to a near state is cheap."""
 
     def __init__(self, committed: Committed) -> None:
         self._committed = committed
         self._state = 0
-        self._at: dict[int, int] = dict.fromkeys(committed.versions, 0)
-        """By user: which of its versions is current."""
-        self.keys: list[Key] = sorted(
-            (-versions[0].score, user_id)
-            for user_id, versions in committed.versions.items()
-            if versions[0].score is not None
-        )
+        self._at: dict[Entry, int] = dict.fromkeys(committed.versions, 0)
+        """By entry: which of its versions is current."""
+        self.keys: dict[Season, list[Key]] = defaultdict(list)
+        """By season: the places of its entries, in order."""
+        for (season, user_id), versions in committed.versions.items():
+            if versions[0].score is not None:
+                insort(self.keys[season], (-versions[0].score, user_id))
 
     def move(self, state: int) -> None:
         """Changes the standings to those in `state`."""
         changed = {
-            change.user_id
+            change.entry
             for index in bits(state ^ self._state)
             for change in self._committed.transactions[index].changes
         }
         self._state = state
-        for user_id in changed:
-            versions, at = self._committed.versions[user_id], self._at[user_id]
+        for entry in changed:
+            versions, at = self._committed.versions[entry], self._at[entry]
             before = versions[at].score
             while at + 1 < len(versions) and state >> versions[at + 1].transaction & 1:
                 at += 1
             while at and not state >> versions[at].transaction & 1:
                 at -= 1
-            self._at[user_id] = at
+            self._at[entry] = at
             after = versions[at].score
             if before != after:
+                season, user_id = entry
+                keys = self.keys[season]
                 if before is not None:
-                    del self.keys[bisect_left(self.keys, (-before, user_id))]
+                    del keys[bisect_left(keys, (-before, user_id))]
                 if after is not None:
-                    insort(self.keys, (-after, user_id))
+                    insort(keys, (-after, user_id))
 
-    def current(self, user_id: int) -> Version:
-        """Returns the current version of the user. It is absent for an unknown id."""
-        at = self._at.get(user_id)
-        return Version(-1, None, None) if at is None else self._committed.versions[user_id][at]
+    def current(self, entry: Entry) -> Version:
+        """Returns the current version of the entry. It is absent for an unknown one."""
+        at = self._at.get(entry)
+        return Version(-1, None, None) if at is None else self._committed.versions[entry][at]
 
-    def following(self, user_id: int) -> Version | None:
-        """Returns the version of the user after the current one, or None."""
-        versions = self._committed.versions.get(user_id, [])
-        at = self._at.get(user_id, 0) + 1
+    def following(self, entry: Entry) -> Version | None:
+        """Returns the version of the entry after the current one, or None."""
+        versions = self._committed.versions.get(entry, [])
+        at = self._at.get(entry, 0) + 1
         return versions[at] if at < len(versions) else None
 
-    def rows(self, start: int, count: int) -> list[tuple[int, int, str | None, int]]:
+    def rows(self, season: Season, start: int, count: int) -> list[tuple[int, int, str | None, int]]:
         """Returns (rank, id, name, score) of `count` users from the index `start`."""
         return [
-            (rank, user_id, self.current(user_id).name, -negated)
-            for rank, (negated, user_id) in enumerate(self.keys[start : start + count], start + 1)
+            (rank, user_id, self.current((season, user_id)).name, -negated)
+            for rank, (negated, user_id) in enumerate(self.keys[season][start : start + count], start + 1)
         ]

@@ -1,22 +1,24 @@
-"""What a response implies about the state it shows, as a condition on a board."""
+"""What a response implies about the state it shows, as conditions on the boards."""
 
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from chaos.history import Operation
+from chaos.history import DEFAULT, WRITES, Entry, Operation, Season, current_season
 from leaderboard.model import NEIGHBOURS
-from tests.consistency.committed import Board, Key
+from tests.consistency.committed import Boards, Committed, Key
 
-BEST: Key = (-(2**32), 0)
+BEST: Key = (-sys.maxsize, 0)
 """Before all users."""
 
 
 class Demand(NamedTuple):
-    """A condition on the state of the board, implied by a response."""
+    """A condition on the state, implied by a response about one season."""
 
-    shown: Mapping[int, tuple[int | None, str | None]]
-    """Score and name by user; None for a user that does not exist."""
+    season: Season
+    shown: Mapping[Entry, tuple[int | None, str | None]]
+    """Score and name by entry; None for an entry that does not exist."""
     first: Key | None
     """The users from here to `last` are exactly those shown; None: nothing is implied about others."""
     last: Key
@@ -25,33 +27,85 @@ class Demand(NamedTuple):
     below: bool
     """Whether users may be below the last one."""
     total: int | None = None
-    """How many users the board has, if the response has a total."""
+    """How many users the season has, if the response has a total."""
+    current: range | None = None
+    """Which of the board's seasons may be the current one; None: any."""
 
-    def in_the_way(self, board: Board) -> Iterator[int]:
-        """Yields the users whose version contradicts the condition."""
-        for user_id, version in self.shown.items():
-            if board.current(user_id)[1:] != version:
-                yield user_id
+    def in_the_way(self, boards: Boards) -> Iterator[Entry]:
+        """Yields the entries whose version contradicts the condition."""
+        if self.current is not None:
+            register = current_season(self.season.board)
+            if boards.current(register).score not in self.current:
+                yield register
+        for entry, version in self.shown.items():
+            if boards.current(entry)[1:] != version:
+                yield entry
         if self.first is not None:
-            start = bisect_left(board.keys, self.first) if self.above else 0
-            stop = bisect_right(board.keys, self.last) if self.below else len(board.keys)
-            for _, user_id in board.keys[start:stop]:
-                if user_id not in self.shown:
-                    yield user_id
+            keys = boards.keys[self.season]
+            start = bisect_left(keys, self.first) if self.above else 0
+            stop = bisect_right(keys, self.last) if self.below else len(keys)
+            for _, user_id in keys[start:stop]:
+                if (self.season, user_id) not in self.shown:
+                    yield self.season, user_id
 
-    def counts(self, board: Board) -> bool:
+    def counts(self, boards: Boards) -> bool:
         """Returns True if the total and the number of users before the first are right."""
-        if self.total is not None and len(board.keys) != self.total:
+        keys = boards.keys[self.season]
+        if self.total is not None and len(keys) != self.total:
             return False
-        return self.first is None or bisect_left(board.keys, self.first) == self.above
+        return self.first is None or bisect_left(keys, self.first) == self.above
 
 
-def demand(answer: Operation) -> Demand | str:
-    """Returns the condition of a response, or why no state can satisfy it."""
+def demands(answer: Operation, committed: Committed) -> list[Demand] | str:
+    """Returns the conditions of a response, of which one must be met, or why no state can satisfy it.
+
+    There are several where the response does not say which season it shows.
+    """
+    if answer.outcome == "missing" and answer.kind in WRITES and answer.kind != "remove":
+        # There is no such user.
+        return [_nothing(DEFAULT, {(DEFAULT, answer.target): (None, None)})]
+    if answer.board == DEFAULT.board:
+        wanted = _demand(answer, DEFAULT)
+        return wanted if isinstance(wanted, str) else [wanted]
+    found: list[Demand] = []
+    for season, current in _seasons(answer, committed):
+        wanted = _nothing(season, {}) if answer.outcome == "no season" else _demand(answer, season)
+        if isinstance(wanted, str):
+            return wanted
+        if all(
+            (entry, *version) in committed.first or version == (None, None)
+            for entry, version in wanted.shown.items()
+        ):
+            found.append(wanted._replace(current=current))
+    return found
+
+
+def _seasons(answer: Operation, committed: Committed) -> Iterator[tuple[Season, range]]:
+    """Yields the seasons that a response may show, each with the seasons that may be the current one then."""
+    board, number = answer.board, answer.season
+    numbers = committed.numbers(board)
+    missing = answer.outcome == "no season"
+    if number is None:
+        yield from ((Season(board, n), range(n, n + 1)) for n in numbers)
+    elif number:
+        yield Season(board, number), range(number) if missing else range(number, sys.maxsize)
+    else:
+        for n in numbers:
+            exists = n > numbers[0] or (n > 1 and Season(board, n - 1) in committed.seasons)
+            if exists != missing:
+                yield Season(board, n - 1), range(n, n + 1)
+
+
+def _nothing(season: Season, shown: Mapping[Entry, tuple[int | None, str | None]]) -> Demand:
+    """Returns a condition on some entries, and on no others."""
+    return Demand(season, shown, None, BEST, 0, True)
+
+
+def _demand(answer: Operation, season: Season) -> Demand | str:
     if answer.outcome == "missing":
-        if answer.kind not in {"user", "context", "set"}:
+        if answer.kind not in {"user", "context", "remove"}:
             return "this always has a result"
-        return Demand({answer.target: (None, None)}, None, BEST, 0, True)
+        return _nothing(season, {(season, answer.target): (None, None)})
     places = answer.places
     keys = [(-place.score, place.user_id) for place in places]
     rank = places[0].rank if places else 1
@@ -61,34 +115,34 @@ def demand(answer: Operation) -> Demand | str:
         return "its ranks do not follow each other"
     match answer.kind:
         case "top":
-            return _of_top(answer, keys)
+            return _of_top(answer, season, keys)
         case "user":
-            return _of_user(answer, keys)
+            return _of_user(answer, season, keys)
         case "context":
-            return _of_context(answer, keys)
+            return _of_context(answer, season, keys)
         case _:
-            return _of_page(answer, keys)
+            return _of_page(answer, season, keys)
 
 
-def _shown(answer: Operation) -> dict[int, tuple[int | None, str | None]]:
-    return {place.user_id: (place.score, place.name) for place in answer.places}
+def _shown(answer: Operation, season: Season) -> dict[Entry, tuple[int | None, str | None]]:
+    return {(season, place.user_id): (place.score, place.name) for place in answer.places}
 
 
-def _of_top(answer: Operation, keys: list[Key]) -> Demand | str:
+def _of_top(answer: Operation, season: Season, keys: list[Key]) -> Demand | str:
     places = answer.places
     if len(places) > answer.target or (places and places[0].rank != 1):
         return "these are not the best n"
     first, last = (keys[0], keys[-1]) if keys else (BEST, BEST)
-    return Demand(_shown(answer), first, last, 0, len(places) == answer.target)
+    return Demand(season, _shown(answer, season), first, last, 0, len(places) == answer.target)
 
 
-def _of_user(answer: Operation, keys: list[Key]) -> Demand | str:
+def _of_user(answer: Operation, season: Season, keys: list[Key]) -> Demand | str:
     if [place.user_id for place in answer.places] != [answer.target]:
         return "this is not the user, or not the user alone"
-    return Demand(_shown(answer), keys[0], keys[0], answer.places[0].rank - 1, True)
+    return Demand(season, _shown(answer, season), keys[0], keys[0], answer.places[0].rank - 1, True)
 
 
-def _of_context(answer: Operation, keys: list[Key]) -> Demand | str:
+def _of_context(answer: Operation, season: Season, keys: list[Key]) -> Demand | str:
     places, total = answer.places, answer.total
     above = next((number for number, place in enumerate(places) if place.user_id == answer.target), None)
     if above is None:
@@ -100,10 +154,12 @@ def _of_context(answer: Operation, keys: list[Key]) -> Demand | str:
         return "these are not its neighbours"
     if total < places[-1].rank or (below < NEIGHBOURS and total != places[-1].rank):
         return "its rows and its total do not fit each other"
-    return Demand(_shown(answer), keys[0], keys[-1], places[0].rank - 1, total > places[-1].rank, total)
+    return Demand(
+        season, _shown(answer, season), keys[0], keys[-1], places[0].rank - 1, total > places[-1].rank, total
+    )
 
 
-def _of_page(answer: Operation, keys: list[Key]) -> Demand | str:
+def _of_page(answer: Operation, season: Season, keys: list[Key]) -> Demand | str:
     places, limit, total = answer.places, answer.limit, answer.total
     if total is None:
         return "it does not say how many users there are"
@@ -125,4 +181,4 @@ def _of_page(answer: Operation, keys: list[Key]) -> Demand | str:
         first = (-score, user_id + 1)
         if keys and keys[0] < first:
             return "it does not begin behind its cursor"
-    return Demand(_shown(answer), first, keys[-1] if keys else first, above, left > 0, total)
+    return Demand(season, _shown(answer, season), first, keys[-1] if keys else first, above, left > 0, total)

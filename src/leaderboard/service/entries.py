@@ -110,7 +110,14 @@ class EntryWrites:
         deadline = time.monotonic() + self._tuning.row_wait_s
         while True:
             board = await self._boards.known(name)
-            item = _new_entry(board, user_id, number, key, adds=adds)
+            try:
+                item = _new_entry(board, user_id, number, key, adds=adds)
+            except InvalidField:
+                # Another process may have changed the rules since.
+                current = await self._boards.get(name)
+                if (current.board_id, current.version) == (board.board_id, board.version):
+                    raise
+                continue
             written = await self._queue.submit(item)
             match written.outcome:
                 case Outcome.WRITTEN | Outcome.SAME:

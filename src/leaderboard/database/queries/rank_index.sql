@@ -1,7 +1,9 @@
 -- Finds ranks, and keeps the rank index that finds them. Everything that one answer says comes from one statement and
 -- so from one snapshot: the index, the pending log rows, the entries counted, the users shown and the total.
 -- Users are looked up one by one (LATERAL … LIMIT 1). The planner does not know how few they are, and would read all of
--- a board of a hundred thousand users for them.
+-- a board of a hundred thousand users for them. `hidden::integer = 0` is NOT hidden, but no condition of an index: if most
+-- seasons are small, the planner would look for the entry of a user in the index in the order of the board, and read all of a
+-- large season.
 
 -- name: standings
 -- $1, $2: board and season as `find_season` takes them; $3: user ids; $4: for each, how many neighbours to show on each
@@ -17,7 +19,7 @@ asked AS MATERIALIZED (
     FROM unnest($3::integer[], $4::integer[]) WITH ORDINALITY AS a (user_id, reach, n)
     LEFT JOIN LATERAL (
         SELECT entries.user_id, entries.sort_key FROM entries
-        WHERE season_id = (SELECT season_id FROM season) AND NOT hidden AND entries.user_id = a.user_id LIMIT 1
+        WHERE season_id = (SELECT season_id FROM season) AND hidden::integer = 0 AND entries.user_id = a.user_id LIMIT 1
     ) AS e ON true
 )
 SELECT present.snapshot, present.epoch, s.season_id, s.season_number, s.rules, i.valid, r.rank, around.*,

@@ -118,7 +118,7 @@ changed AS (
     JOIN season AS s ON s.n = t.n
     LEFT JOIN LATERAL (
         SELECT sort_key FROM scores
-        WHERE scores.user_id = t.user_id AND scores.season_id = s.season_id AND NOT scores.hidden LIMIT 1
+        WHERE scores.user_id = t.user_id AND scores.season_id = s.season_id AND scores.hidden::integer = 0 LIMIT 1
     ) AS e ON true
     LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u ON true
 )

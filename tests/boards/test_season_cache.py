@@ -8,11 +8,15 @@ import pytest
 
 from leaderboard.app import App
 from leaderboard.cache import keys
+from leaderboard.cache.format import Delta
+from leaderboard.cache.season_replica import SeasonReplica, SeasonReplicas
 from leaderboard.cache.season_store import SeasonStore
+from leaderboard.cache.seasons import CachedSeason, SeasonExport
 from leaderboard.config import Settings
 from leaderboard.errors import NotOnBoard
-from leaderboard.model import Context, EncodedTop, Top
+from leaderboard.model import Context, EncodedTop, Top, User
 from leaderboard.queries import ContextQuery, SeasonRef
+from leaderboard.snapshot import Snapshot, SnapshotPosition
 from leaderboard.tuning import SeasonTuning, SyncTuning, Tuning
 from tests.boards.boards import add_users, fill, make_board
 from tests.system import PATIENCE_S, redis, until
@@ -171,6 +175,48 @@ async def test_a_season_read_as_seldom_does_not_evict_another(settings: Settings
         for _ in range(20):
             await app.service.reads.top(1, seldom)
         assert await cached(app) == {"often"}
+
+
+async def test_seasons_that_grow_are_evicted_when_they_are_too_large_together(
+    settings: Settings, db: asyncpg.Connection
+) -> None:
+    await add_users(db, 900)
+    async with serving(settings, cache_users=1000, cache_size=1000) as app:
+        small, other = [await board_with(app, db, name, 10) for name in ("small", "other")]
+        await read_until_cached(app, small, other)
+        for season in (small, other):
+            board = await app.service.boards.get(season.board)
+            await db.execute(
+                "INSERT INTO scores (season_id, user_id, sort_key)"
+                " SELECT $1, n, n FROM generate_series(11, 900) AS n",
+                board.season_id,
+            )
+
+        async def one_is_left() -> bool:
+            await app.service.reads.top(1, other)
+            return await cached(app) == {"other"}
+
+        await until(one_is_left, "the season that is read less has left the cache")
+
+
+def test_replicas_that_grow_drop_others() -> None:
+    replicas = SeasonReplicas(max_users=250)
+    growing, other = replica_of(10), replica_of(10)
+    replicas.put("other", other)
+    replicas.put("growing", growing)
+    assert replicas.get("other") is other
+    replicas.get("growing")
+    growing.apply(Delta(1000, [], [(n, f"user {n}", None, n) for n in range(11, 201)]))
+    replicas.put("growing", growing)
+    assert replicas.get("other") is None
+    assert replicas.get("growing") is growing
+
+
+def replica_of(count: int) -> SeasonReplica:
+    season = CachedSeason("load", b"version", count, count, None, 2, 2, 0, "{}")
+    users = [User(n, f"user {n}", None, n) for n in range(1, count + 1)]
+    position = SnapshotPosition("epoch", Snapshot(1, 1))
+    return SeasonReplica(SeasonExport(b"token", position, season, users))
 
 
 async def test_the_end_of_a_season_and_new_rules_drop_it(settings: Settings, db: asyncpg.Connection) -> None:

@@ -55,9 +55,11 @@ class CacheReads:
         if season is not None:
             self._loader.note_read(season, cached=cached)
 
-    async def read(self, batch: Batch[RankingQuery[Any]]) -> list[Reply[Any] | LeaderboardError | None]:
+    async def read(
+        self, queue: str, batch: Batch[RankingQuery[Any]]
+    ) -> list[Reply[Any] | LeaderboardError | None]:
         """Return a reply for each query, or its error; None where PostgreSQL has to be asked."""
-        self._metrics.batch_items.labels("cache").observe(len(batch.items))
+        self._metrics.batch_items.labels(queue).observe(len(batch.items))
         replies: list[Reply[Any] | LeaderboardError | None] = [None] * len(batch.items)
         groups: dict[tuple[bool, bool], list[int]] = {}
         for at, query in enumerate(batch.items):

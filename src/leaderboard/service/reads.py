@@ -1,10 +1,11 @@
 """Answers queries: from the cache if it may be read, otherwise from PostgreSQL.
 
-Queries that wait together are answered together, in three queues. An answer from PostgreSQL is sent when it is
+Queries that wait together are answered together, in four queues. An answer from PostgreSQL is sent when it is
 visible (`sync/visibility.py`), so that no later read, on any process, shows an older board.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -74,14 +75,9 @@ class Reads:
         self._health = health
         self._metrics = metrics
         self._stale_reads = stale_reads
-        self._cache_queue: Batcher[RankingQuery[Any], Reply[Any] | None] = Batcher(
-            "cache",
-            cache.read,
-            limits,
-            BatchLimits(_CACHE_BATCH, large_cost=_LARGE),
-            deduplicate=True,
-            cost=_cost,
-        )
+        self._cache_queue = self._queue_of_cache("cache", limits)
+        # Its batches may load replicas, which the board `default` does not wait for.
+        self._season_queue = self._queue_of_cache("seasons", limits)
         rank_concurrency = min(_RANK_CONCURRENCY, connections - 2)
         self._rank_queue: Batcher[StandingQuery | ContextQuery, Standing | Context] = Batcher(
             "ranks", self._read_ranks, limits, BatchLimits(_RANK_BATCH, rank_concurrency), deduplicate=True
@@ -94,6 +90,10 @@ class Reads:
             deduplicate=True,
             cost=_cost,
         )
+
+    def _queue_of_cache(self, name: str, limits: QueueLimits) -> Batcher[RankingQuery[Any], Reply[Any] | None]:
+        batches = BatchLimits(_CACHE_BATCH, large_cost=_LARGE)
+        return Batcher(name, partial(self._cache.read, name), limits, batches, deduplicate=True, cost=_cost)
 
     # Of the board `default`, or of a season of another one. Those raise BoardNotFound and SeasonNotFound, too.
 
@@ -119,7 +119,7 @@ class Reads:
 
     def queues(self) -> Sequence[Batcher[Any, Any]]:
         """Return the queues."""
-        return (self._cache_queue, self._rank_queue, self._database_queue)
+        return (self._cache_queue, self._season_queue, self._rank_queue, self._database_queue)
 
     async def close(self) -> None:
         """Finish what was begun."""
@@ -129,8 +129,9 @@ class Reads:
     # From where an answer comes
 
     async def _answer(self, query: RankingQuery[R]) -> Reply[R]:
+        queue = self._cache_queue if query.season is None else self._season_queue
         try:
-            reply = await self._cache_queue.ask(query)
+            reply = await queue.ask(query)
         except (UserNotFound, NotOnBoard):
             self._note_cached(query)
             raise
@@ -148,7 +149,7 @@ class Reads:
         else:
             self._cache.note_read(query.season, cached=False)
             return reply
-        reply = await self._cache_queue.ask(msgspec.structs.replace(query, stale=True))
+        reply = await queue.ask(msgspec.structs.replace(query, stale=True))
         if reply is None:
             raise DatabaseUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
         self._metrics.answers.inc("stale cache")

@@ -13,12 +13,13 @@ from leaderboard.cache.season_replica import SeasonReplica, SeasonReplicas
 from leaderboard.cache.season_store import SeasonStore
 from leaderboard.cache.seasons import CachedSeason, SeasonExport
 from leaderboard.config import Settings
+from leaderboard.database.change_log import SeasonView
 from leaderboard.errors import NotOnBoard
 from leaderboard.model import Context, EncodedTop, Top, User
 from leaderboard.queries import ContextQuery, SeasonRef
 from leaderboard.snapshot import Snapshot, SnapshotPosition
-from leaderboard.tuning import SeasonTuning, SyncTuning, Tuning
-from tests.boards.boards import add_users, fill, make_board
+from leaderboard.tuning import LogTuning, SeasonTuning, SyncTuning, Tuning
+from tests.boards.boards import add_users, fill, make_board, started
 from tests.system import PATIENCE_S, redis, until
 
 pytestmark = pytest.mark.anyio
@@ -149,6 +150,26 @@ async def test_all_answers_of_the_cache_are_those_of_postgres(settings: Settings
                 assert (await other.service.reads.context(query.user_id, season)).result == expected
                 assert (await other.service.reads.standing(query.user_id, season)).result == expected.user
             assert answers(other, "postgres") == asked
+
+
+async def test_a_load_that_is_older_than_the_log_is_not_admitted(
+    settings: Settings, db: asyncpg.Connection
+) -> None:
+    await add_users(db, USERS)
+    async with started(settings) as app:
+        log = app.database.change_log
+        board = await make_board(app, "old")
+        await fill(db, board.season_id, USERS)
+        loaded = (await app.database.users.best_of_season(USERS, SeasonRef("old"))).position.snapshot
+        await db.execute("DELETE FROM scores WHERE user_id < 5")
+        view = SeasonView(board.season_id, board.board_id, None, loaded)
+        for reaches in (True, False):
+            present = (await app.database.now()).snapshot
+            (found,) = (await log.changes_since(present, None, 1000, [view], 1000)).seasons
+            assert found.reaches is reaches
+            assert not reaches or (found.added, sorted(found.deleted)) == (-4, [1, 2, 3, 4])
+            for _ in range(2):  # The first call takes the snapshot up to which the second one prunes.
+                await log.prune(LogTuning(keep_s=0))
 
 
 async def test_what_is_read_least_is_evicted_for_what_is_read_more(

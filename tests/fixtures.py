@@ -100,8 +100,11 @@ def data_dir(session_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def module_folder(session_folder: Path) -> Path:
-    """A folder for what the tests of one module share."""
-    return session_folder / uuid.uuid4().hex
+    """A folder for what the tests of one module share, which other accounts may enter."""
+    folder = session_folder / uuid.uuid4().hex
+    folder.mkdir()
+    folder.chmod(0o755)
+    return folder
 
 
 @pytest.fixture(scope="session")

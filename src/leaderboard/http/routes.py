@@ -112,7 +112,6 @@ ROUTES: tuple[Route, ...] = (
             body=SetScore,
             own_user_only=True,
         ),
-        _read("/users/{id}", Handlers.get_user, Standing, READ_USER, (USER_ID,)),
         _write_once("/users", Handlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
         _list(
             "/users",
@@ -122,6 +121,7 @@ ROUTES: tuple[Route, ...] = (
             query=FindParameters,
             other_answers=(FoundUsers,),
         ),
+        _read("/users/{id}", Handlers.get_user, Standing, READ_USER, (USER_ID,)),
     ),
     # Users on all boards.
     _admin("PATCH", "/users/{id}", UserHandlers.update_user, Account, UPDATE_USER, (USER_ID,), body=UpdateUser),

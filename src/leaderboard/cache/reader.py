@@ -82,7 +82,7 @@ class CacheReader:
                 if known and self._apply(deltas):
                     self._replica.set_state(token, int(total), complete=complete)
                     if len(self._replica) == count:
-                        return Reading(epoch, age_s, self._results(queries))
+                        return Reading(epoch, age_s, results_of(queries, self._replica))
                     _log.error("the replica differed from the cache", users=len(self._replica), instead_of=count)
                 if not await self._load_replica():
                     return None
@@ -94,16 +94,6 @@ class CacheReader:
             return True
         self._replica = Replica()
         return False
-
-    def _results(self, queries: Sequence[RankingQuery[Any]]) -> list[Result | LeaderboardError | None]:
-        replica = self._replica
-        results: list[Result | LeaderboardError | None] = [query.result_from(replica) for query in queries]
-        if replica.complete and None in results:
-            return [
-                query.not_found() if found is None else found
-                for query, found in zip(queries, results, strict=True)
-            ]
-        return results
 
     def _apply(self, deltas: Sequence[bytes]) -> bool:
         """Apply the deltas to the replica; returns False if another program has written them."""
@@ -129,3 +119,13 @@ class CacheReader:
         """
         reply = await run(self._scripts.poll(nonce="", lease_ms=0))
         self._untrusted_token = reply[3] if len(reply) > 1 else None
+
+
+def results_of(queries: Sequence[RankingQuery[Any]], replica: Replica) -> list[Result | LeaderboardError | None]:
+    """Return a result for each query: its error if it has none, None where the replica does not reach."""
+    results: list[Result | LeaderboardError | None] = [query.result_from(replica) for query in queries]
+    if replica.complete and None in results:
+        return [
+            query.not_found() if found is None else found for query, found in zip(queries, results, strict=True)
+        ]
+    return results

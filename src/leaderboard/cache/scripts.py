@@ -3,7 +3,7 @@
 A script declares its keys and arguments in two comments, `-- KEYS: …` and `-- ARGV: …`. From them this module
 makes the Lua locals of the same names, and orders the arguments of a call. A name that one side lacks is a
 TypeError. An argument list that ends in `...` takes any number of further values, which the script finds from
-`ARGV[REST]` on.
+`ARGV[REST]` on. A script that declares `-- USES: …` has the functions of these files of `scripts/shared/`.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from leaderboard.cache import keys
 
 Argument = str | int | bytes
 
-_DECLARATION = re.compile(r"^-- (KEYS|ARGV): (.*)$", re.MULTILINE)
+_DECLARATION = re.compile(r"^-- (KEYS|ARGV|USES): (.*)$", re.MULTILINE)
 _MORE = "..."
 
 
@@ -42,8 +42,9 @@ class Script:
 
     @classmethod
     def load(cls, name: str) -> "Script":
-        """Load `scripts/<name>.lua`, and put the locals that it declares into its second line."""
-        text = resources.files(__package__).joinpath("scripts", f"{name}.lua").read_text("utf-8")
+        """Load `scripts/<name>.lua`, and put after its first line the locals and functions that it declares."""
+        folder = resources.files(__package__).joinpath("scripts")
+        text = folder.joinpath(f"{name}.lua").read_text("utf-8")
         declared = {kind: tuple(names.split(", ")) for kind, names in _DECLARATION.findall(text)}
         key_names, arguments = declared["KEYS"], declared.get("ARGV", ())
         takes_more = arguments[-1:] == (_MORE,)
@@ -53,7 +54,8 @@ class Script:
         source = f"{first_line}\n{_locals('KEYS', key_names)} {_locals('ARGV', arguments)}"
         if takes_more:
             source += f" local REST = {len(arguments) + 1}"
-        source += f"\n{rest}"
+        shared = [folder.joinpath("shared", f"{used}.lua").read_text("utf-8") for used in declared.get("USES", ())]
+        source = "\n".join((source, *shared, rest))
         sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
         return cls(name, source, sha, key_names, arguments, takes_more)
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from leaderboard.cache.format import decode_delta, parse_epoch
-from leaderboard.cache.reader import Reading
+from leaderboard.cache.reader import Reading, results_of
 from leaderboard.cache.scripts import Argument, Call
 from leaderboard.cache.season_replica import SeasonReplica, SeasonReplicas
 from leaderboard.cache.season_store import SeasonStore
@@ -101,8 +101,9 @@ class SeasonReader:
             if answer is None:
                 self._replicas.drop(name)
             elif replica is not None and self._move(name, replica, *answer):
-                for at in by_name[name]:
-                    results[at] = _result(queries[at], replica)
+                found_here = results_of([queries[at] for at in by_name[name]], replica)
+                for at, result in zip(by_name[name], found_here, strict=True):
+                    results[at] = result
             else:
                 self._replicas.drop(name)
                 missing.append(name)
@@ -146,8 +147,3 @@ class SeasonReader:
         """Do not trust the state that a new connection finds, until its token changes. As in `CacheReader`."""
         reply = await run(self._scripts.poll(nonce="", lease_ms=0))
         self._untrusted_token = reply[3] if len(reply) > 1 else None
-
-
-def _result(query: RankingQuery[Any], replica: SeasonReplica) -> Result | LeaderboardError | None:
-    found: Result | None = query.result_from(replica)
-    return query.not_found() if found is None and replica.complete else found

@@ -5,12 +5,10 @@ from typing import Any
 
 from leaderboard.board_rules import parse_stored, score_of, unscale
 from leaderboard.cache.replica import Replica
-from leaderboard.cache.seasons import CachedSeason, SeasonExport
+from leaderboard.cache.seasons import LEAST_WEIGHT, CachedSeason, SeasonExport
 from leaderboard.model import Standing, User
 from leaderboard.ordering import place
 
-_LEAST_WEIGHT = 100
-"""A replica counts as so many users at least, as a season does in the cache."""
 _MAX_TOP_BYTES = 65_536
 
 
@@ -43,9 +41,7 @@ class SeasonReplica(Replica):
         index = bisect_left(self._places, place(user.total_score, user_id))
         return self._standings(index, index + 1)[0]
 
-    def _rank(self, index: int, user: User) -> int:
-        if self._rules.ranks == "unique":
-            return index + 1
+    def _shared_rank(self, index: int, user: User) -> int:
         best_key = (((user.total_score >> self._tie_bits) + 1) << self._tie_bits) - 1
         return bisect_left(self._places, place(best_key, 0), 0, index) + 1
 
@@ -59,7 +55,7 @@ class SeasonReplica(Replica):
             rank = index + 1
             if rules.ranks == "shared":
                 shares = standings and standings[-1].total_score == score
-                rank = standings[-1].rank if shares else self._rank(index, user)
+                rank = standings[-1].rank if shares else self._shared_rank(index, user)
             standings.append(Standing(rank, user.user_id, user.user_name, user.image_url, score))
         return standings
 
@@ -84,7 +80,7 @@ class SeasonReplicas:
     def put(self, name: str, replica: SeasonReplica) -> None:
         """Keep the replica of a season, which may have grown, and drop others that there is no room for."""
         self.drop(name)
-        weight = max(len(replica), _LEAST_WEIGHT)
+        weight = max(len(replica), LEAST_WEIGHT)
         self._replicas[name] = replica, weight
         self._users += weight
         while self._users > self._max_users and len(self._replicas) > 1:

@@ -9,16 +9,14 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from leaderboard.cache.format import encode_users
-from leaderboard.cache.seasons import CachedSeason, PendingLoad, SeasonExport
-from leaderboard.cache.store import IDLE_MS, LOAD_CHUNK, MAX_CLAIM_MS, CacheStore
+from leaderboard.cache.seasons import LEAST_WEIGHT, CachedSeason, PendingLoad, SeasonExport
+from leaderboard.cache.store import IDLE_MS, LOAD_CHUNK, MAX_CLAIM_MS, CacheStore, is_wrong_type
 from leaderboard.errors import CacheRefused
 from leaderboard.model import User
 from leaderboard.snapshot import SnapshotPosition
 
 _log = structlog.get_logger(__name__)
 
-_LEAST_WEIGHT = 100
-"""A season counts as so many users at least, so that the number of cached seasons is bounded, too."""
 _HALF_LIFE_MS = 60_000
 """After so long, a read counts half when it is decided which season has to go."""
 
@@ -52,7 +50,7 @@ class SeasonStore:
         call = self._scripts.claim_season(
             load=load,
             season=name,
-            least_weight=_LEAST_WEIGHT,
+            least_weight=LEAST_WEIGHT,
             max_users=self._max_users,
             reads_of_it=reads,
             half_life_ms=_HALF_LIFE_MS,
@@ -80,7 +78,7 @@ class SeasonStore:
                 season=name,
                 offer=bytes(PendingLoad(season, position)),
                 count=len(users),
-                least_weight=_LEAST_WEIGHT,
+                least_weight=LEAST_WEIGHT,
                 max_users=self._max_users,
                 reads_of_it=reads,
                 half_life_ms=_HALF_LIFE_MS,
@@ -98,7 +96,7 @@ class SeasonStore:
         call = self._scripts.note_reads(
             half_life_ms=_HALF_LIFE_MS,
             idle_ms=IDLE_MS,
-            least_weight=_LEAST_WEIGHT,
+            least_weight=LEAST_WEIGHT,
             max_users=self._max_users,
             reads=flat,
         )
@@ -116,11 +114,9 @@ class SeasonStore:
         try:
             reply = await self._store.bulk_link.run(self._scripts.export_season(season=name))
             return None if reply is None else SeasonExport.parse(reply)
-        except CacheRefused as error:
-            if "WRONGTYPE" not in str(error):
+        except (CacheRefused, ValueError) as error:
+            if isinstance(error, CacheRefused) and not is_wrong_type(error):
                 raise
-            _log.warning("evicted a season that could not be read", season=name, reason=str(error))
-        except ValueError as error:
             _log.warning("evicted a season that could not be read", season=name, reason=str(error))
         await self.evict(name)
         return None

@@ -26,6 +26,9 @@ from leaderboard.model import User
 from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import Snapshot, SnapshotPosition
 
+LEAST_WEIGHT = 100
+"""A season counts as so many users at least, in the cache and in a process: so their number is bounded, too."""
+
 
 def season_name(season: SeasonRef) -> str:
     """Return the name of a season in the cache: the board, and `/number` unless it is the current season.

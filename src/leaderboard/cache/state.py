@@ -123,6 +123,14 @@ def by_name(flat: Sequence[bytes]) -> dict[str, bytes]:
     return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
+def trimmed(users: list[User], keep: int) -> tuple[list[User], Floor | None]:
+    """Return the best `keep` of users in order, and the floor, None if that is all of them."""
+    if len(users) <= keep:
+        return users, None
+    kept = users[:keep]
+    return kept, Floor(kept[-1].total_score, kept[-1].user_id)
+
+
 def staying_and_leaving(
     floor: Floor | None, changed: Sequence[User], deleted: Sequence[int]
 ) -> tuple[list[User], list[int]]:

@@ -90,7 +90,7 @@ class CacheStore:
             reply = await self.catch_up_link.run(self.scripts.poll(nonce=nonce, lease_ms=lease_ms))
             return None if len(reply) == 1 else CacheState.parse(reply, self.catch_up_link.connection_number)
         except CacheRefused as error:
-            if not _is_wrong_type(error):
+            if not is_wrong_type(error):
                 raise
             await self.drop_damaged(error)
         except ValueError as error:
@@ -223,7 +223,7 @@ class CacheStore:
         try:
             reply = await self.bulk_link.run(self.scripts.export())
         except CacheRefused as error:
-            if not _is_wrong_type(error):
+            if not is_wrong_type(error):
                 raise
             raise await self.drop_damaged(error) from error
         if reply is None:
@@ -250,5 +250,6 @@ def _with_changes(seasons: Mapping[str, bytes] | None, changed: Mapping[str, byt
     return {name: entry for name, entry in {**seasons, **changed}.items() if entry}
 
 
-def _is_wrong_type(error: CacheRefused) -> bool:
+def is_wrong_type(error: CacheRefused) -> bool:
+    """Return whether a script met a key of another type, which another program must have written."""
     return "WRONGTYPE" in str(error)

@@ -9,7 +9,7 @@ import structlog
 from leaderboard.cache.reader import CacheReader
 from leaderboard.cache.season_store import SeasonStore
 from leaderboard.cache.seasons import season_of
-from leaderboard.cache.state import Floor
+from leaderboard.cache.state import Floor, trimmed
 from leaderboard.cache.store import CacheStore
 from leaderboard.database.change_log import ChangeLog, Changes, SeasonChanges, SeasonView
 from leaderboard.database.users import BestOfSeason, BestUsers
@@ -151,9 +151,8 @@ def _compare(
         if floor is None or floor.includes(user):
             users[user.user_id] = user
     present = sorted(users.values(), key=lambda user: place(user.total_score, user.user_id))
-    if len(present) > keep:
-        present = present[:keep]
-        floor = Floor(present[-1].total_score, present[-1].user_id)
+    present, raised = trimmed(present, keep)
+    floor = raised or floor
     stored = best.users[:keep] if floor is None else [user for user in best.users if floor.includes(user)]
     total = cached.total + changes.added
     return Audit(

@@ -10,7 +10,7 @@ import time
 
 import structlog
 
-from leaderboard.cache.state import Floor
+from leaderboard.cache.state import trimmed
 from leaderboard.cache.store import MAX_CLAIM_MS, CacheStore
 from leaderboard.database.users import Users
 from leaderboard.health import Health
@@ -58,10 +58,7 @@ class Rebuilder:
             return False
         best = await self._users.top_and_total(self._cache.keep + 1)
         self._health.note_postgres(best.position)
-        users, floor = best.value.users, None
-        if len(users) > self._cache.keep:
-            users = users[: self._cache.keep]
-            floor = Floor(users[-1].total_score, users[-1].user_id)
+        users, floor = trimmed(best.value.users, self._cache.keep)
         total = best.value.total
         if not await self._cache.install(nonce, self._claim_ms, asof, best.position, users, floor, total):
             self._claim_ms = min(2 * self._claim_ms, MAX_CLAIM_MS)

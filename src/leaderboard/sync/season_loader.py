@@ -11,7 +11,7 @@ import structlog
 
 from leaderboard.cache.season_store import SeasonStore
 from leaderboard.cache.seasons import CachedSeason, season_name
-from leaderboard.cache.state import Floor
+from leaderboard.cache.state import trimmed
 from leaderboard.database.users import Users
 from leaderboard.errors import BoardNotFound, CacheError, SeasonNotFound, Unavailable
 from leaderboard.health import Health
@@ -100,10 +100,7 @@ class SeasonLoader:
         best = await self._users.best_of_season(keep + 1, season)
         self._health.note_postgres(best.position)
         found = best.value
-        users, floor = found.users, None
-        if len(users) > keep:
-            users = users[:keep]
-            floor = Floor(users[-1].total_score, users[-1].user_id)
+        users, floor = trimmed(found.users, keep)
         cached = CachedSeason(
             load,
             load.encode(),

@@ -2,6 +2,7 @@
 -- Moves the cache from the state with the expected token to a newer one. Compare and set: every other change of the
 -- cache, and every invalidation, has given it another token. Everything is checked before the first write, because a
 -- script that fails half-way keeps what it has written.
+-- USES: seasons
 -- KEYS: scores, metadata, state, lease, deltas, seasons, pending
 -- ARGV: nonce, expected_token, new_token, epoch, snapshot, asof, total, keep, delta, deletions, changes, idle_ms, ...
 -- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
@@ -42,7 +43,7 @@ while after <= #ARGV do
     local name, load, action, waiting, entry = unpack(ARGV, after, after + 4)
     local plan = {
         name = name, load = load, action = action, added = tonumber(ARGV[after + 5]), delta = ARGV[after + 6],
-        prefix = tonumber(ARGV[after + 7]), ids = after + 10, keys = '{leaderboard}:load:' .. load,
+        prefix = tonumber(ARGV[after + 7]), ids = after + 10,
     }
     plan.rows = plan.ids + tonumber(ARGV[after + 8])
     after = plan.rows + 3 * tonumber(ARGV[after + 9])
@@ -64,10 +65,9 @@ while after <= #ARGV do
     if plan.action == 'set' or plan.action == 'admit' then
         local _, version, count, present, lowest, bytes, rest = stored:match(ENTRY)
         plan.version, plan.total, plan.floor, plan.bytes, plan.rest = version, tonumber(present), lowest, tonumber(bytes), rest
-        local list = redis.call('TYPE', plan.keys .. ':deltas').ok
-        if redis.call('ZCARD', plan.keys .. ':scores') ~= tonumber(count)
-            or redis.call('HLEN', plan.keys .. ':metadata') ~= tonumber(count)
-            or list ~= 'list' and list ~= 'none' then
+        local _, _, deltas_key = keys_of(load)
+        local list = redis.call('TYPE', deltas_key).ok
+        if not is_whole(load, count) or list ~= 'list' and list ~= 'none' then
             plan.action = plan.action == 'admit' and 'reject' or 'drop'
         end
     end
@@ -103,7 +103,7 @@ end
 
 local reply = {}
 for _, plan in ipairs(plans) do
-    local scores, metadata, deltas_key = plan.keys .. ':scores', plan.keys .. ':metadata', plan.keys .. ':deltas'
+    local scores, metadata, deltas_key = keys_of(plan.load)
     if plan.action == 'drop' then
         redis.call('HDEL', seasons, plan.name)
         redis.call('UNLINK', scores, metadata, deltas_key)

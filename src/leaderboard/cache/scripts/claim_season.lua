@@ -1,5 +1,6 @@
 #!lua
 -- Claims the load of a season for one process at a time, if it may find room in the cache.
+-- USES: seasons
 -- KEYS: seasons, pending, reads, claim
 -- ARGV: nonce, season, least_weight, max_users, reads_of_it, half_life_ms, claim_ms
 -- `cache/scripts.py` makes locals of these names, which are those of `offer.lua`.
@@ -11,17 +12,15 @@ end
 local entry = redis.call('HGET', seasons, season)
 if entry then
     local load, users = entry:match('^([^|]*)|[^|]*|([^|]*)|')
-    local prefix = '{leaderboard}:load:' .. load
-    if redis.call('ZCARD', prefix .. ':scores') == tonumber(users)
-        and redis.call('HLEN', prefix .. ':metadata') == tonumber(users) then
+    if is_whole(load or '', users) then
         return false
     end
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-local function rate_of(name)
-    local reads_then, at = (redis.call('HGET', reads, name) or ''):match('^([%d.]+)|(%d+)$')
-    return reads_then and tonumber(reads_then) * 0.5 ^ (math.max(0, now - tonumber(at)) / tonumber(half_life_ms)) or 0
+half_life_ms = tonumber(half_life_ms)
+local function rate(name)
+    return (rate_of(redis.call('HGET', reads, name), now, half_life_ms))
 end
 
 least_weight = tonumber(least_weight)
@@ -31,10 +30,10 @@ for i = 1, #others, 2 do
     if others[i] ~= season then
         local users = others[i + 1]:match('^[^|]*|[^|]*|([^|]*)|')
         used = used + math.max(tonumber(users) or 0, least_weight)
-        lowest = math.min(lowest, rate_of(others[i]))
+        lowest = math.min(lowest, rate(others[i]))
     end
 end
-if used > tonumber(max_users) and lowest >= rate_of(season) + tonumber(reads_of_it) then
+if used > tonumber(max_users) and lowest >= rate(season) + tonumber(reads_of_it) then
     return false
 end
 -- Every claim expires. One that does not was written by another program, and is overwritten.

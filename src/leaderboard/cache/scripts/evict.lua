@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Removes one season from the cache. That needs no token: an apply leaves out a season that is not cached any more.
+-- USES: seasons
 -- KEYS: seasons
 -- ARGV: season
 -- `cache/scripts.py` makes locals of these names.
@@ -8,7 +9,6 @@ local entry = redis.call('HGET', seasons, season)
 if not entry then
     return 0
 end
-local prefix = '{leaderboard}:load:' .. entry:match('^[^|]*')
 redis.call('HDEL', seasons, season)
-redis.call('UNLINK', prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas')
+redis.call('UNLINK', keys_of(entry:match('^[^|]*')))
 return 1

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Reads a whole cached season at one instant, for replicas and audits.
+-- USES: seasons
 -- KEYS: state, seasons
 -- ARGV: season
 -- `cache/scripts.py` makes locals of these names.
@@ -10,6 +11,6 @@ local current = redis.call('HMGET', state, 'token', 'epoch', 'snapshot')
 if not entry or not current[1] then
     return false
 end
-local prefix = '{leaderboard}:load:' .. entry:match('^[^|]*')
+local scores, metadata = keys_of(entry:match('^[^|]*'))
 return {current[1], current[2], current[3], entry,
-    redis.call('ZRANGE', prefix .. ':scores', 0, -1, 'WITHSCORES'), redis.call('HGETALL', prefix .. ':metadata')}
+    redis.call('ZRANGE', scores, 0, -1, 'WITHSCORES'), redis.call('HGETALL', metadata)}

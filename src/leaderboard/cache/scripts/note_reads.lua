@@ -1,6 +1,7 @@
 #!lua
 -- Notes how often seasons were read since the last report of a process. Then evicts seasons that are not read any more, and
 -- those that are read least if all together have become too large: a season that was small when it was admitted may grow.
+-- USES: seasons
 -- KEYS: seasons, reads
 -- ARGV: half_life_ms, idle_ms, least_weight, max_users, ...
 -- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
@@ -14,24 +15,13 @@ half_life_ms, idle_ms, least_weight = tonumber(half_life_ms), tonumber(idle_ms),
 -- So many seasons are noted at most that are not cached: what follows reads all of them.
 local MAX_OTHERS = 10000
 
--- Returns the rate of a season, and how long ago it was noted. The clock of another server may have noted it.
-local function parse(noted)
-    local reads_then, at = (noted or ''):match('^([%d.]+)|(%d+)$')
-    if not reads_then then
-        return 0, nil
-    end
-    local ago = math.max(0, now - tonumber(at))
-    return tonumber(reads_then) * 0.5 ^ (ago / half_life_ms), ago
-end
-
 for i = REST, #ARGV, 2 do
     local entry, noted = redis.call('HGET', seasons, ARGV[i]), redis.call('HGET', reads, ARGV[i])
     if entry or noted or redis.call('HLEN', reads) < MAX_OTHERS then
-        redis.call('HSET', reads, ARGV[i], string.format('%.3f|%.0f', parse(noted) + tonumber(ARGV[i + 1]), now))
+        redis.call('HSET', reads, ARGV[i], string.format('%.3f|%.0f', rate_of(noted, now, half_life_ms) + tonumber(ARGV[i + 1]), now))
     end
     if entry then
-        local prefix = '{leaderboard}:load:' .. entry:match('^[^|]*')
-        for _, key in ipairs({prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas'}) do
+        for _, key in ipairs({keys_of(entry:match('^[^|]*'))}) do
             redis.call('PEXPIRE', key, idle_ms)
         end
     end
@@ -40,7 +30,7 @@ end
 local rates = {}
 local noted = redis.call('HGETALL', reads)
 for i = 1, #noted, 2 do
-    local rate, ago = parse(noted[i + 1])
+    local rate, ago = rate_of(noted[i + 1], now, half_life_ms)
     if not ago or ago > idle_ms then
         redis.call('HDEL', reads, noted[i])
     else
@@ -50,9 +40,8 @@ end
 
 local evicted, stay, used = {}, {}, 0
 local function evict(season)
-    local prefix = '{leaderboard}:load:' .. season.load
     redis.call('HDEL', seasons, season.name)
-    redis.call('UNLINK', prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas')
+    redis.call('UNLINK', keys_of(season.load))
     evicted[#evicted + 1] = season.name
 end
 

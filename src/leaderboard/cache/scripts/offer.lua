@@ -1,6 +1,7 @@
 #!lua
 -- Offers a season that was loaded beside the cache, so that the next catching up admits it. Makes room for it first:
 -- evicts seasons that are read less often.
+-- USES: seasons
 -- KEYS: seasons, pending, reads, loading_scores, loading_metadata, claim
 -- ARGV: nonce, season, offer, count, least_weight, max_users, reads_of_it, half_life_ms, keep_ms
 -- `cache/scripts.py` makes locals of these names.
@@ -14,25 +15,19 @@ if redis.call('GET', claim) ~= nonce or redis.call('HEXISTS', pending, season) =
     return false
 end
 
-local function keys_of(load)
-    local prefix = '{leaderboard}:load:' .. load
-    return prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas'
-end
-
 local entry = redis.call('HGET', seasons, season)
 if entry then
     local load, users = entry:match('^([^|]*)|[^|]*|([^|]*)|')
-    local scores, metadata = keys_of(load or '')
-    if redis.call('ZCARD', scores) == tonumber(users) and redis.call('HLEN', metadata) == tonumber(users) then
+    if is_whole(load or '', users) then
         return false
     end
 end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-local function rate_of(name)
-    local reads_then, at = (redis.call('HGET', reads, name) or ''):match('^([%d.]+)|(%d+)$')
-    return reads_then and tonumber(reads_then) * 0.5 ^ (math.max(0, now - tonumber(at)) / tonumber(half_life_ms)) or 0
+half_life_ms = tonumber(half_life_ms)
+local function rate(name)
+    return (rate_of(redis.call('HGET', reads, name), now, half_life_ms))
 end
 
 least_weight = tonumber(least_weight)
@@ -43,14 +38,14 @@ for i = 1, #others, 2 do
         local load, users = others[i + 1]:match('^([^|]*)|[^|]*|([^|]*)|')
         local weight = math.max(tonumber(users) or 0, least_weight)
         used = used + weight
-        victims[#victims + 1] = {name = others[i], load = load or '', weight = weight, rate = rate_of(others[i])}
+        victims[#victims + 1] = {name = others[i], load = load or '', weight = weight, rate = rate(others[i])}
     end
 end
 for _, waiting in ipairs(redis.call('HVALS', pending)) do
     used = used + math.max(tonumber(waiting:match('^[^|]*|[^|]*|([^|]*)|')) or 0, least_weight)
 end
 table.sort(victims, function(a, b) return a.rate < b.rate end)
-local own_rate, chosen, excess = rate_of(season) + tonumber(reads_of_it), {}, used - tonumber(max_users)
+local own_rate, chosen, excess = rate(season) + tonumber(reads_of_it), {}, used - tonumber(max_users)
 for _, victim in ipairs(victims) do
     if excess <= 0 then
         break

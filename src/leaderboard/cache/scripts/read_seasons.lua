@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Says whether the cache may be read now, and what has changed in some seasons since the states of the caller's replicas.
 -- As `read.lua` for the board `default`. A cached season is at the snapshot of the state, whenever it last changed.
+-- USES: seasons
 -- KEYS: state, seasons
 -- ARGV: max_age_us, ...
 -- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
@@ -51,10 +52,9 @@ for i = REST, #ARGV, 2 do
     local answer = false
     if entry then
         local load, version, count = entry:match('^([^|]*)|([^|]*)|([^|]*)|')
-        local prefix = '{leaderboard}:load:' .. load
-        count = tonumber(count)
-        if redis.call('ZCARD', prefix .. ':scores') == count and redis.call('HLEN', prefix .. ':metadata') == count then
-            answer = {entry, deltas_between(prefix .. ':deltas', ARGV[i + 1], version)}
+        if is_whole(load, count) then
+            local _, _, deltas = keys_of(load)
+            answer = {entry, deltas_between(deltas, ARGV[i + 1], version)}
         end
     end
     reply[#reply + 1] = answer

@@ -3,6 +3,7 @@
 -- while there was no cache to wait for. The next catching up makes it valid.
 -- The claim is checked, or a slow rebuild would replace a newer state. The other seasons are dropped, because they are not
 -- at this snapshot; they are loaded again when they are read.
+-- USES: seasons
 -- KEYS: scores, metadata, state, deltas, seasons, loading_scores, loading_metadata, claim
 -- ARGV: nonce, count, new_token, epoch, snapshot, asof, floor, total
 -- `cache/scripts.py` makes locals of these names.
@@ -14,8 +15,7 @@ if redis.call('GET', claim) ~= nonce
     return false
 end
 for _, stored in ipairs(redis.call('HVALS', seasons)) do
-    local prefix = '{leaderboard}:load:' .. stored:match('^[^|]*')
-    redis.call('UNLINK', prefix .. ':scores', prefix .. ':metadata', prefix .. ':deltas')
+    redis.call('UNLINK', keys_of(stored:match('^[^|]*')))
 end
 redis.call('DEL', scores, metadata, state, claim, deltas, seasons)
 if count > 0 then

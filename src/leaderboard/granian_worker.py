@@ -10,6 +10,7 @@ Read from Granian 2.8 (2.8.7). When the minor version changes, read again, in Gr
 
 import asyncio
 import contextlib
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -37,10 +38,19 @@ GRANIAN_VERSION = "2.8"
 
 _MAX_UNSENT_BYTES = 256 * 1024
 """Bytes that the kernel takes for one client beyond those that the client has room for."""
+_CLOSE_S = 2
+"""How long a process may take to close its stores after the last answer."""
+_LAST_WORDS_S = 0.5
+"""How long before it would be killed a process that hangs ends itself, and writes where it hangs."""
 _QUIET_S = 0.5
 """When stopping, a process exits after this long without active requests, even if idle connections remain."""
 
 _log = structlog.get_logger(__name__)
+
+
+def longest_stop_s(settings: Settings) -> float:
+    """Return after how many seconds a process that has not stopped is killed."""
+    return (settings.stop_delay_ms + settings.request_timeout_ms) / 1000 + _CLOSE_S
 
 
 def take_signals(interrupt: Callable[[], None], *, stop_on_hangup: bool) -> None:
@@ -111,6 +121,8 @@ class Worker:
             if self._ending is not None:
                 self._ending.cancel()
         watching.cancel()
+        # Everything is closed. The end of Python and of Granian may wait for threads.
+        os._exit(0)
 
     def set_loop_signals(self, loop: asyncio.AbstractEventLoop) -> WorkerSignal:
         """Set the worker's signal handlers; return the signal that stops Granian. Replaces Granian's function.
@@ -140,6 +152,8 @@ class Worker:
         """Report the process as not ready, and close clients' connections after their next answer."""
         if not self._http.stopping:
             self._http.begin_to_stop()
+            # By a thread that needs no lock of Python's.
+            faulthandler.dump_traceback_later(longest_stop_s(self._app.settings) - _LAST_WORDS_S, exit=True)
             _log.info("stopping", pid=os.getpid())
 
     def _stop(self, stop: WorkerSignal) -> None:

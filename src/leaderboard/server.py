@@ -23,8 +23,6 @@ from leaderboard import granian_worker
 from leaderboard.config import FEWEST_CONNECTIONS, Settings
 from leaderboard.http.asgi import AsgiApp
 
-_CLOSE_S = 2
-"""How long a process may take to close its stores after the last answer."""
 _MAX_BUFFER_BYTES = 64 * 1024
 """Bytes that the server buffers for each connection: requests not yet read, and answers not yet sent."""
 _OTHER_FILES = 40
@@ -89,7 +87,7 @@ def serve(
         backlog=min(connections, _MAX_BACKLOG),
         websockets=False,
         respawn_failed_workers=True,
-        workers_kill_timeout=math.ceil((settings.stop_delay_ms + settings.request_timeout_ms) / 1000) + _CLOSE_S,
+        workers_kill_timeout=math.ceil(granian_worker.longest_stop_s(settings)),
         log_level=LogLevels.warning,
         # Granian's log lines go to our handlers.
         log_dictconfig={"formatters": {}, "handlers": {}, "loggers": {"_granian": {"propagate": True}}},

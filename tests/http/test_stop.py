@@ -94,7 +94,7 @@ def test_sigterm_reports_not_ready_then_serves_for_the_delay_then_stops(serve: S
     started = time.monotonic()
     api.process.terminate()
     eventually(lambda: fresh(api, "GET", "/readyz").json()["status"] == "stopping")
-    created_names = 6
+    created_names = 2
     for number in range(created_names):
         ready = fresh(api, "GET", "/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "stopping")
@@ -231,3 +231,25 @@ def test_a_rolling_restart_fails_no_request_and_loses_no_write(settings: Setting
         assert [each.result() for each in sending] == [0] * len(users)
     scores = {row["user_id"]: row["total_score"] for row in sql(settings, "SELECT * FROM users")}
     assert scores == balancer.acknowledged
+
+
+def hanging(settings: Settings, hangs: str) -> ApiProcess:
+    brief = settings.model_copy(update={"request_timeout_ms": 1000, "stop_delay_ms": 0})
+    return ApiProcess(brief, "tests.hanging_stop", HANGS=hangs)
+
+
+def test_a_process_that_hangs_writes_where(settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    """Granian would kill it, which leaves no trace of why."""
+    hanging(settings, "closing").start().stop()
+    log = capfd.readouterr().err
+    assert "tests/hanging_stop.py" in log, "the stack of each thread"
+    assert "Killing worker" not in log
+
+
+def test_a_thread_that_never_ends_does_not_delay_the_end(
+    settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hanging(settings, "thread").start().stop()
+    log = capfd.readouterr().err
+    assert "hanging_stop.py" not in log
+    assert "Killing worker" not in log

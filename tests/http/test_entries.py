@@ -1,11 +1,15 @@
 """Scores of boards over HTTP, one by one and many at once; `Caller` checks each answer with the document."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from leaderboard.config import Settings
+from leaderboard.http import board_bodies
 from leaderboard.http.board_bodies import MAX_ITEMS, MAX_ITEMS_BYTES
 from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN
 from tests.http.boards import named, new_board, new_user, refused_field
@@ -432,3 +436,15 @@ def test_many_faults_do_not_make_a_long_answer(caller: Caller) -> None:
     assert len(answer.fields) < 50
     for body in ({}, {"scores": [{"userId": 1, "score": 1}], "x": 1}):
         refused(caller.post("/boards/default/scores", body), "invalid_field")
+
+
+@given(
+    st.from_regex(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,25})?([eE][+-]?[0-8])?", fullmatch=True),
+    st.sampled_from(["score", "increment"]),
+)
+@example("9007199254740990.6", "score")
+@example("90071992547409914e-1", "increment")
+@example("0.99999999999999999999999", "score")
+def test_a_number_is_read_exactly(text: str, field: str) -> None:
+    change = board_bodies.change(f'{{"{field}": {text}}}'.encode())
+    assert (change.number, change.adds) == (Decimal(text), field == "increment")

@@ -46,6 +46,9 @@ class SeasonChanges:
     added: int
 
 
+_UNCHANGED = SeasonChanges(True, [], [], 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What changed between the snapshot of a view and the present one, at `position`.
@@ -157,18 +160,18 @@ class ChangeLog:
         arguments += [floor_score, season_limit] if seasons else [floor_score]
         row = await one_row(connection, sql, *arguments)
         changed, deleted = users_of(row)
-        found = _season_changes(row) if seasons else []
+        found = _season_changes(row, len(seasons)) if seasons else []
         return Changes(position_of(row), row["reaches"], row["log_valid"], changed, deleted, row["added"], found)
 
 
-def _season_changes(row: asyncpg.Record) -> list[SeasonChanges]:
-    found = [
-        SeasonChanges(reaches, [], [], added)
-        for reaches, added in zip(row["seasons_reach"], row["seasons_added"], strict=True)
-    ]
+def _season_changes(row: asyncpg.Record, seasons: int) -> list[SeasonChanges]:
+    found = [_UNCHANGED] * seasons
+    for n, reaches, added in zip(row["seasons"], row["seasons_reach"], row["seasons_added"], strict=True):
+        found[n - 1] = SeasonChanges(reaches, [], [], added)
     columns = ("entry_seasons", "entry_user_ids", "entry_user_names", "entry_image_urls", "entry_sort_keys")
     for n, user_id, user_name, image_url, sort_key in zip(*[row[name] for name in columns], strict=True):
-        season = found[n - 1]
+        if (season := found[n - 1]) is _UNCHANGED:
+            season = found[n - 1] = SeasonChanges(True, [], [], 0)
         if sort_key is None:
             season.deleted.append(user_id)
         else:

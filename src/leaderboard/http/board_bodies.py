@@ -1,5 +1,7 @@
 """Request bodies of the calls about boards, seasons and entries, and of changes to a user."""
 
+import contextlib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
@@ -39,6 +41,13 @@ class ChangeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     score: NewNumber | UnsetType = UNSET
     increment: NewNumber | UnsetType = UNSET
+
+
+class _ChangeByWhole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """As ChangeEntry, with a whole number."""
+
+    score: int | UnsetType = UNSET
+    increment: int | UnsetType = UNSET
 
 
 class ChangeOneOfMany(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +113,14 @@ PROPERTY_COUNTS: Mapping[type, Mapping[str, int]] = MappingProxyType(
 
 def change(body: bytes) -> Change:
     """Returns what is to be done to an entry. Raises MalformedJson and InvalidField."""
+    if _WITHOUT_EXPONENT.fullmatch(body):
+        # As in `bodies.set_score`. The faster parser is exact only for numbers without an exponent.
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            whole = _decode_whole(body)
+            if whole.score is not UNSET:
+                return Change(whole.score, adds=False)
+            if whole.increment is not UNSET:
+                return Change(whole.increment, adds=True)
     fields = Fields(parse_object(body), _CHANGE_ENTRY)
     found = _change(fields)
     fields.check()
@@ -200,6 +217,8 @@ def _check_int32(value: int) -> int:
     return value
 
 
+_WITHOUT_EXPONENT = re.compile(rb'[^"]*"[^"]*"[^".eE]*')
+_decode_whole = msgspec.json.Decoder(_ChangeByWhole).decode
 _CHANGE_ENTRY, _CHANGE_ONE = required_fields(ChangeEntry), required_fields(ChangeOneOfMany)
 _CHANGE_ENTRIES, _END_SEASON = required_fields(ChangeEntries), required_fields(EndSeason)
 _UPDATE_USER = required_fields(UpdateUser)

@@ -64,10 +64,9 @@ while after <= #ARGV do
     end
     if plan.action == 'set' or plan.action == 'admit' then
         local _, version, count, present, lowest, bytes, rest = stored:match(ENTRY)
-        plan.version, plan.total, plan.floor, plan.bytes, plan.rest = version, tonumber(present), lowest, tonumber(bytes), rest
-        local _, _, deltas_key = keys_of(load)
-        local list = redis.call('TYPE', deltas_key).ok
-        if not is_whole(load, count) or list ~= 'list' and list ~= 'none' then
+        plan.version, plan.count, plan.total, plan.floor = version, tonumber(count), tonumber(present), lowest
+        plan.bytes, plan.rest = tonumber(bytes), rest
+        if not is_whole(load, count) then
             plan.action = plan.action == 'admit' and 'reject' or 'drop'
         end
     end
@@ -101,8 +100,33 @@ if count > keep then
     count = keep
 end
 
+-- Adds a delta to those of a season and removes the oldest, so that they take a tenth of what the users take at most, and
+-- 64 KiB. Returns the bytes that they take now.
+local function add_delta(key, delta, bytes, users)
+    local length = redis.pcall('RPUSH', key, delta)
+    if type(length) ~= 'number' then  -- Another program has written the key.
+        redis.call('DEL', key)
+        return 0
+    end
+    if length == 1 then  -- The others are gone.
+        bytes = 0
+        redis.call('PEXPIRE', key, idle_ms)
+    end
+    bytes = bytes + #delta
+    local most = math.min(65536, math.max(2048, 26 * users))
+    while length > 0 and (bytes > most or length > 200) do
+        -- Several at once: one for each that is added would be one more command in each call.
+        for _, oldest in ipairs(redis.call('LPOP', key, math.ceil(length / 4))) do
+            bytes = bytes - #oldest
+            length = length - 1
+        end
+    end
+    return bytes
+end
+
 local reply = {}
 for _, plan in ipairs(plans) do
+    local entry = ''
     local scores, metadata, deltas_key = keys_of(plan.load)
     if plan.action == 'drop' then
         redis.call('HDEL', seasons, plan.name)
@@ -140,27 +164,22 @@ for _, plan in ipairs(plans) do
             redis.call('DEL', deltas_key)
             plan.bytes = 0
         else
-            -- At most a tenth of what the users take, and 64 KiB.
-            local most = math.min(65536, math.max(2048, 26 * count))
-            local delta = plan.version .. new_token .. plan.delta
-            plan.bytes = plan.bytes + #delta
-            local length = redis.call('RPUSH', deltas_key, delta)
-            if length == 1 then
-                plan.bytes = #delta  -- the others are gone
-            end
-            while length > 0 and (plan.bytes > most or length > 200) do
-                plan.bytes = plan.bytes - #redis.call('LPOP', deltas_key)
-                length = length - 1
-            end
+            plan.bytes = add_delta(deltas_key, plan.version .. new_token .. plan.delta, plan.bytes, count)
         end
-        redis.call('HSET', seasons, plan.name, string.format('%s|%s|%.0f|%.0f|%s|%.0f|%s',
-            plan.load, new_token, count, plan.total + plan.added, plan.floor, plan.bytes, plan.rest))
-        for _, key in ipairs({scores, metadata, deltas_key}) do
-            redis.call('PEXPIRE', key, idle_ms)
+        -- A key that was empty in between has lost its expiry.
+        if plan.action == 'admit' or plan.count <= 1 or plan.ids < plan.rows then
+            redis.call('PEXPIRE', scores, idle_ms)
+            redis.call('PEXPIRE', metadata, idle_ms)
         end
+        entry = string.format('%s|%s|%.0f|%.0f|%s|%.0f|%s',
+            plan.load, new_token, count, plan.total + plan.added, plan.floor, plan.bytes, plan.rest)
+        redis.call('HSET', seasons, plan.name, entry)
+    end
+    if plan.action ~= 'set' and plan.action ~= 'admit' then
+        entry = redis.call('HGET', seasons, plan.name) or ''
     end
     reply[#reply + 1] = plan.name
-    reply[#reply + 1] = redis.call('HGET', seasons, plan.name) or ''
+    reply[#reply + 1] = entry
 end
 
 redis.call('HSET', state, 'token', new_token, 'epoch', epoch, 'snapshot', snapshot, 'asof', asof,

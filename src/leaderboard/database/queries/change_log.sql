@@ -48,8 +48,9 @@ FROM (
 -- season to read. Of each season, parallel arrays: $3 its id, $4 its board, $5 the lowest sort key that the cache holds of
 -- it, NULL for all entries, and $6 the snapshot that its users are from, NULL for P: another one is that of a load to be
 -- admitted. Returns one row.
--- In the order of $3: `seasons_added` and `seasons_reach`, as `added` and `reaches` in `changes_since`. `added` is a sum, so
--- it needs exactly the rows that the snapshot lacks. A season whose board has changed does not reach either.
+-- Returns `added` and `reaches`, as in `changes_since`, of the seasons that have more or fewer entries or do not reach, and all
+-- changed entries; seasons by their place in $3, from 1 on. `added` is a sum, so it needs exactly the rows that the snapshot
+-- lacks. A season whose board has changed does not reach either.
 WITH view AS MATERIALIZED (
     SELECT pg_snapshot_xmax(p) AS xmax, ARRAY(SELECT pg_snapshot_xip(p)) AS xip FROM (SELECT $1::text::pg_snapshot AS p) AS v
 ),
@@ -124,15 +125,20 @@ changed AS (
 )
 SELECT seasons.*, entries.*
 FROM (
-    SELECT coalesce(array_agg(coalesce(r.added, 0) ORDER BY s.n), '{}') AS seasons_added,
-           coalesce(array_agg(coalesce(r.complete, true) AND s.n NOT IN (SELECT o.n FROM other_board AS o)
-                              AND (SELECT count(*) < $2 FROM renamed)
-                              AND (s.since IS NULL OR snapshot_covers(s.since, l.pruned)) ORDER BY s.n), '{}') AS seasons_reach
-    FROM log_state AS l, season AS s
-    LEFT JOIN (
-        SELECT n, count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
-        FROM recent GROUP BY n
-    ) AS r ON r.n = s.n
+    SELECT coalesce(array_agg(n), '{}') AS seasons, coalesce(array_agg(added), '{}') AS seasons_added,
+           coalesce(array_agg(reaches), '{}') AS seasons_reach
+    FROM (
+        SELECT s.n, coalesce(r.added, 0) AS added,
+               coalesce(r.complete, true) AND s.n NOT IN (SELECT o.n FROM other_board AS o)
+               AND (SELECT count(*) < $2 FROM renamed)
+               AND (s.since IS NULL OR snapshot_covers(s.since, l.pruned)) AS reaches
+        FROM log_state AS l, season AS s
+        LEFT JOIN (
+            SELECT n, count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
+            FROM recent GROUP BY n
+        ) AS r ON r.n = s.n
+    ) AS each
+    WHERE added <> 0 OR NOT reaches
 ) AS seasons,
 (SELECT coalesce(array_agg(n), '{}') AS entry_seasons, coalesce(array_agg(user_id), '{}') AS entry_user_ids,
         coalesce(array_agg(user_name), '{}') AS entry_user_names,

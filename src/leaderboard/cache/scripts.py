@@ -172,8 +172,12 @@ class Scripts:
 
     # Of seasons of boards other than `default`
 
-    def read_seasons(self, *, max_age_us: int, versions: Iterable[Argument]) -> Call:
-        return self._scripts["read_seasons"].call(tuple(versions), max_age_us=max_age_us)
+    def read_seasons(
+        self, *, max_age_us: int, known_token: bytes, current: int, versions: Iterable[Argument]
+    ) -> Call:
+        return self._scripts["read_seasons"].call(
+            tuple(versions), max_age_us=max_age_us, known_token=known_token, current=current
+        )
 
     def season_names(self) -> Call:
         return self._scripts["season_names"].call()

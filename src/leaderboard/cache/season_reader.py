@@ -23,7 +23,7 @@ from leaderboard.queries import RankingQuery
 
 _LOADS = 2
 """Replicas that one batch loads. Queries about further seasons go to PostgreSQL: no batch takes long."""
-_FIELDS = 4
+_FIELDS = 5
 """Values in a reply of `read_seasons.lua` before the seasons."""
 
 _log = structlog.get_logger(__name__)
@@ -41,12 +41,13 @@ class SeasonReader:
         self._seasons = seasons
         self._link = store.link(on_connect=self._note_token)
         self._untrusted_token: bytes | None = None
+        self._last_token = b""
         self._replicas = SeasonReplicas(max_users)
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect before the first request, as `CacheReader` does. Raises CacheError."""
-        await self._link.run(self._scripts.read_seasons(max_age_us=0, versions=()))
+        await self._link.run(self._scripts.read_seasons(max_age_us=0, known_token=b"", current=0, versions=()))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -83,37 +84,53 @@ class SeasonReader:
         """Put the results of replicas into `results`; return the seasons that need a replica, epoch and age."""
         max_age_us = -1 if max_age_s is None else int(max_age_s * 1e6)
         replicas = {name: self._replicas.get(name) for name in by_name}
+        # First those that were current at the last token. While it is the token, the script leaves them out.
+        names = sorted(by_name, key=lambda name: not self._is_current(replicas[name]))
+        current = sum(map(self._is_current, replicas.values()))
         versions: list[Argument] = []
-        for name, replica in replicas.items():
+        for name in names:
+            replica = replicas[name]
             versions += (name, b"" if replica is None else replica.token)
-        reply = await self._link.run(self._scripts.read_seasons(max_age_us=max_age_us, versions=versions))
-        if len(reply) < _FIELDS + len(by_name):
+        reply = await self._link.run(
+            self._scripts.read_seasons(
+                max_age_us=max_age_us, known_token=self._last_token, current=current, versions=versions
+            )
+        )
+        if len(reply) < _FIELDS:
             return None
-        now, token, stored_epoch, asof, *found = reply
+        now, token, stored_epoch, asof, left_out, *found = reply
         if max_age_s is not None and token == self._untrusted_token:
             return None
-        missing = []
+        self._last_token = token
         try:
             epoch, age_s = parse_epoch(stored_epoch), (now - int(asof)) / 1e6
         except ValueError as error:
             raise await self._store.drop_damaged(error, token) from error
-        for (name, replica), answer in zip(replicas.items(), found, strict=True):
-            if answer is None:
+        missing = []
+        for name, answer in zip(names[left_out:], found, strict=True):
+            moved = answer is not None and self._move(name, replicas[name], token, *answer)
+            if not moved:
+                replicas[name] = None
                 self._replicas.drop(name)
-            elif replica is not None and self._move(name, replica, *answer):
+                if answer is not None:
+                    missing.append(name)
+        for name, replica in replicas.items():
+            if replica is not None:
                 found_here = results_of([queries[at] for at in by_name[name]], replica)
                 for at, result in zip(by_name[name], found_here, strict=True):
                     results[at] = result
-            else:
-                self._replicas.drop(name)
-                missing.append(name)
         if not epoch:
             return None
         return missing, epoch, age_s
 
-    def _move(self, name: str, replica: SeasonReplica, entry: bytes, deltas: Sequence[bytes] | None) -> bool:
-        """Move a replica to the version of an entry; returns False if it has to be loaded."""
-        if deltas is None:
+    def _is_current(self, replica: SeasonReplica | None) -> bool:
+        return replica is not None and replica.checked_at == self._last_token
+
+    def _move(
+        self, name: str, replica: SeasonReplica | None, token: bytes, entry: bytes, deltas: Sequence[bytes] | None
+    ) -> bool:
+        """Move a replica to the state with `token`; returns False if it has to be loaded."""
+        if replica is None or deltas is None:
             return False
         try:
             season = CachedSeason.parse(entry)
@@ -133,6 +150,7 @@ class SeasonReader:
             return False
         if deltas:
             self._replicas.put(name, replica)
+        replica.checked_at = token
         return True
 
     async def _load_replica(self, name: str) -> bool:

@@ -26,6 +26,8 @@ class SeasonReplica(Replica):
         # Then the sort key is the score, and the rank the position, as on `default`.
         self._plain = (rules.better, rules.ties, rules.ranks, rules.decimals) == ("higher", "id", "unique", 0)
         self.load = season.load
+        self.checked_at = b""
+        """The token of the state of the cache that the users were last found to be of."""
         self.move_to(season)
 
     def move_to(self, season: CachedSeason) -> bool:

@@ -3,17 +3,18 @@
 -- As `read.lua` for the board `default`. A cached season is at the snapshot of the state, whenever it last changed.
 -- USES: seasons
 -- KEYS: state, seasons
--- ARGV: max_age_us, ...
+-- ARGV: max_age_us, known_token, current, ...
 -- `cache/scripts.py` makes locals of these names; REST is the index of the first further argument.
 -- `max_age_us`: the greatest age of the state in microseconds; -1 accepts any age and an invalid state. The rest: name of
--- each season, and the version of the caller's replica of it.
--- Returns the time in microseconds, token, epoch and asof, and nothing more if the state must not be read. Then for each
--- season: nil if it is not cached; otherwise its entry, and the deltas from the replica's version to this one, oldest
--- first, nil if they are not all kept.
+-- each season, and the version of the caller's replica of it. The replicas of the first `current` seasons are those of the
+-- state with `known_token`, so nothing is said of them while it is the state.
+-- Returns the time in microseconds, token, epoch and asof, and nothing more if the state must not be read. Then how many of
+-- the first seasons are left out, and for each of the others: nil if it is not cached; otherwise its entry, and the deltas
+-- from the replica's version to this one, oldest first, nil if they are not all kept.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local current = redis.call('HMGET', state, 'token', 'epoch', 'asof', 'valid')
-local token, epoch, asof = current[1], current[2], current[3]
+local stored = redis.call('HMGET', state, 'token', 'epoch', 'asof', 'valid')
+local token, epoch, asof = stored[1], stored[2], stored[3]
 if not (token and epoch and tonumber(asof or '')) then
     return {now}
 end
@@ -21,7 +22,7 @@ local reply = {now, token, epoch, asof}
 local max_age = tonumber(max_age_us)
 if max_age >= 0 then
     local age = now - tonumber(asof)
-    if current[4] ~= '1' or age < 0 or age > max_age then
+    if stored[4] ~= '1' or age < 0 or age > max_age then
         return reply
     end
 end
@@ -47,7 +48,9 @@ local function deltas_between(key, version, newest)
     return oldest_first
 end
 
-for i = REST, #ARGV, 2 do
+local left_out = token == known_token and tonumber(current) or 0
+reply[#reply + 1] = left_out
+for i = REST + 2 * left_out, #ARGV, 2 do
     local entry = redis.call('HGET', seasons, ARGV[i])
     local answer = false
     if entry then

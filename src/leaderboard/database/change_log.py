@@ -67,6 +67,11 @@ class Changes:
     added: int
     seasons: list[SeasonChanges]
 
+    @classmethod
+    def none(cls, position: SnapshotPosition, seasons: int) -> "Changes":
+        """Return that nothing has changed, and nothing in so many other views."""
+        return cls(position, True, True, [], [], 0, [_UNCHANGED] * seasons)
+
 
 class ChangeLog:
     """Reads and prunes the change log. Triggers write it."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from leaderboard.cache.seasons import SeasonMove
 from leaderboard.cache.state import CacheState
 from leaderboard.cache.store import CacheStore, NotApplied
-from leaderboard.database.change_log import ChangeLog, Changes
+from leaderboard.database.change_log import ChangeLog, Changes, SeasonView
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
 from leaderboard.snapshot import SnapshotPosition
@@ -136,12 +136,8 @@ class CatchUp:
         return await self._catch_up(state) if state.leased else None
 
     async def _catch_up(self, state: CacheState) -> RebuildNeeded | None:
-        floor_score = None if state.floor is None else state.floor.total_score
         seasons = CachedSeasons(state, self._cache.size)
-        # Reading more changes than twice the cache's size takes longer than a rebuild.
-        changes = await self._change_log.changes_since(
-            state.position.snapshot, floor_score, 2 * self._cache.size, seasons.views(), MAX_CHANGES + 1
-        )
+        changes = await self._changes_since(state, seasons.views())
         self._health.note_postgres(changes.position)
         if changes.position.epoch != state.position.epoch:
             return RebuildNeeded("PostgreSQL has been restarted or replaced")
@@ -150,6 +146,19 @@ class CatchUp:
                 await self._change_log.reset()
             return RebuildNeeded("too much changed to catch up")
         return await self._apply(state, changes, seasons.moves(changes))
+
+    async def _changes_since(self, state: CacheState, views: Sequence[SeasonView]) -> Changes:
+        if not self._waiters:
+            # Mostly nothing has changed then, and this is cheaper to ask. Every change has a transaction id, and
+            # the snapshot after it is another one.
+            position = await self._health.ask_postgres()
+            if position == state.position and all(view.since is None for view in views):
+                return Changes.none(state.position, len(views))
+        floor_score = None if state.floor is None else state.floor.total_score
+        # Reading more changes than twice the cache's size takes longer than a rebuild.
+        return await self._change_log.changes_since(
+            state.position.snapshot, floor_score, 2 * self._cache.size, views, MAX_CHANGES + 1
+        )
 
     async def _apply(
         self, state: CacheState, changes: Changes, moves: Sequence[SeasonMove]

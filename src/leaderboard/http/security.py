@@ -16,6 +16,7 @@ _ALWAYS: Mapping[str, str] = {
     # JSON viewers make links of image URLs. The hosts of those do not learn where the link was.
     "Referrer-Policy": "no-referrer",
 }
+RESOURCE_POLICY = b"cross-origin-resource-policy"
 _NOT_A_PAGE = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
 """Opened as a document, in a frame or not, the response loads nothing and runs nothing."""
 

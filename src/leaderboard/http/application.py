@@ -5,8 +5,6 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import chain
 
-import msgspec
-
 from leaderboard.errors import LeaderboardError
 from leaderboard.http import openapi
 from leaderboard.http.access import Access
@@ -17,6 +15,7 @@ from leaderboard.http.deadlines import Deadlines
 from leaderboard.http.endpoint import Endpoint, EndpointContext, RequestLog, error_handler
 from leaderboard.http.handlers import Handlers, WebHandlers
 from leaderboard.http.large_responses import LargeResponses
+from leaderboard.http.read_responses import ReadResponses
 from leaderboard.http.registry_handlers import RegistryHandlers
 from leaderboard.http.response import Response
 from leaderboard.http.route import Handler, Route
@@ -54,6 +53,8 @@ class HttpApplication:
         document = openapi.document(
             ROUTES, status.version, access, settings={"max_top_n": max_top_n}, root_path=root_path
         )
+        # Where reads need a key, a browser keeps no answer: the next person at the machine may have none.
+        responses = ReadResponses(storable=not access.reads_need_key)
         handlers = Handlers(
             service.reads,
             service.writes,
@@ -63,13 +64,15 @@ class HttpApplication:
             self.deadlines,
             # A browser sends no key, so where reads need one it cannot see the home page.
             WebHandlers(pages, document, has_home_page=not access.reads_need_key),
-            openapi=msgspec.json.encode(document),
+            responses,
             max_top_n=max_top_n,
             root_path=root_path,
         )
         self._handlers = (
             handlers,
-            BoardHandlers(service.reads, service.writes, service.boards, service.entries, max_top_n=max_top_n),
+            BoardHandlers(
+                service.reads, service.writes, service.boards, service.entries, responses, max_top_n=max_top_n
+            ),
             RegistryHandlers(service.boards, root_path=root_path),
             UserHandlers(service.users, service.boards, access),
         )

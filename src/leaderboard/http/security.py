@@ -22,6 +22,8 @@ _NOT_A_PAGE = {"Content-Security-Policy": "default-src 'none'; frame-ancestors '
 
 DATA: Mapping[str, str] = {**_ALWAYS, **_NOT_A_PAGE, "Cache-Control": "no-store"}
 """For what is not a page. Not cached, as a cached response shows an older board."""
+STORABLE: Mapping[str, str] = {**DATA, "Cache-Control": "no-cache"}
+"""For data with an ETag. A browser may store them, but has to ask the service before it uses them."""
 ASSET: Mapping[str, str] = {
     **_ALWAYS,
     **_NOT_A_PAGE,

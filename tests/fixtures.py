@@ -50,6 +50,7 @@ SLOW = (
     "tests/http/test_slow_clients.py",
     "tests/http/test_stop.py",
     "tests/web/test_in_the_browser.py",
+    "tests/web/test_other_sites.py",
 )
 """Folders and files whose tests get the marker `slow`. So does a test that starts its own servers."""
 

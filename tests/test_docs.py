@@ -60,6 +60,7 @@ def allowed(name: str) -> str:
         "redis_sslrootcert",
         "page_images",
         "allowed_hosts",
+        "cors_origins",
         "root_path",
         "api_keys",
         "jwt_algorithms",

@@ -28,6 +28,7 @@ from leaderboard.errors import CacheError
 from leaderboard.health import Health
 from leaderboard.http.access import Access, RateLimits
 from leaderboard.http.application import HttpApplication
+from leaderboard.http.hosts import AllowedOrigins
 from leaderboard.http.limits import Limiter
 from leaderboard.http.status import ServiceStatus
 from leaderboard.http.watchdog import Watchdog
@@ -41,7 +42,7 @@ from leaderboard.periodic import Job, Jobs
 from leaderboard.redis_url import parse_redis_url
 from leaderboard.service.cache_reads import CacheReads
 from leaderboard.service.service import Service
-from leaderboard.setting_formats import host_names, networks, rate
+from leaderboard.setting_formats import host_names, networks, origins, rate
 from leaderboard.sync import CacheSync
 from leaderboard.tuning import Tuning
 from leaderboard.web.pages import Pages
@@ -128,6 +129,7 @@ def access(settings: Settings) -> Access:
             trusted_proxies=networks(settings.trusted_proxies),
         ),
         hosts=frozenset(name.encode() for name in host_names(settings.allowed_hosts)),
+        origins=AllowedOrigins(origins(settings.cors_origins)),
     )
 
 

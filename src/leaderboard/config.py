@@ -18,6 +18,7 @@ from leaderboard.setting_formats import (
     JwtAlgorithms,
     Networks,
     OnOff,
+    Origins,
     Rate,
     RootPath,
     Secret,
@@ -120,6 +121,11 @@ class Settings(BaseSettings):
     )
     allowed_hosts: HostNames = Field(
         "", description="hosts allowed in `Host`, with any port, separated by spaces; empty: any"
+    )
+    cors_origins: Origins = Field(
+        "",
+        description="origins of other sites whose pages may call the API, such as `https://game.example`,"
+        " separated by spaces; `*`: all; empty: none; see [Pages of other sites](#pages-of-other-sites)",
     )
     root_path: RootPath = Field(
         "", description="path below which a proxy serves the board, such as `/lb`; empty: the root"

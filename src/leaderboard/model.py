@@ -3,7 +3,9 @@
 `rename` holds the names in JSON, once for the answers, the cache and the OpenAPI document.
 """
 
+from binascii import b2a_base64
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Annotated, Self
 
 import msgspec
@@ -13,6 +15,8 @@ INT32_MAX = 2**31 - 1
 SCORE_MAX = 2**53 - 1
 """JSON and the sorted sets of Redis have doubles as numbers. They keep every integer up to this one exactly."""
 SCORE_MIN = -SCORE_MAX
+_ETAG_BYTES = 15
+"""A multiple of three, so that Base64 needs no padding."""
 NEIGHBOURS = 5
 """How many users a context shows above, and how many below."""
 
@@ -23,6 +27,12 @@ Score = Annotated[int, Meta(ge=SCORE_MIN, le=SCORE_MAX, extra_json_schema={"form
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
 """Returns a value as JSON. Scores of boards with decimals are Decimals, which become numbers."""
+
+
+def etag_of(body: bytes) -> bytes:
+    """Return the ETag of an answer: a hash in quotes. Different answers have different ones."""
+    return b'"%b"' % b2a_base64(blake2b(body, digest_size=_ETAG_BYTES).digest(), newline=False)
+
 
 ScoreNumber = int | Decimal
 """A score of any board: a Decimal if the board has decimals."""
@@ -71,14 +81,16 @@ class Top(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
 
 
 class EncodedTop(msgspec.Struct, frozen=True, gc=False):
-    """A Top as JSON, encoded once while the board does not change."""
+    """A Top as JSON with its ETag, encoded once while the board does not change."""
 
     body: bytes
+    etag: bytes
 
     @classmethod
     def of(cls, top: Top) -> Self:
         """Encode a Top."""
-        return cls(encode_json(top))
+        body = encode_json(top)
+        return cls(body, etag_of(body))
 
     def decode(self) -> Top:
         """Return the Top."""

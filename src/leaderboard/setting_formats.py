@@ -4,7 +4,7 @@ Each function raises ValueError whose message says what is allowed: "empty, or â
 """
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -18,9 +18,12 @@ _RATE = re.compile(r"([1-9]\d{0,4})/(second|minute|hour)", re.ASCII)
 _WINDOW_S = MappingProxyType({"second": 1, "minute": 60, "hour": 3600})
 _IMAGE_SOURCE = re.compile(r"https?:(//[A-Za-z0-9.-]+(:\d+)?/)?")
 _HOST_NAME = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]")
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([1-9]\d{0,4}))?", re.ASCII)
+_DEFAULT_PORTS = MappingProxyType({"http": "80", "https": "443"})
 _ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 _OWN_PATHS = ("assets", "boards", "docs", "leaderboard", "livez", "metrics", "openapi.json", "readyz", "users")
 """The first parts of the service's own paths."""
+_MAX_PORT = 65_535
 _ALGORITHM = re.compile(r"(HS|RS|PS|ES)(256|384|512)|EdDSA")
 _POSTGRES_URL = (
     "empty, or a URL like postgresql://user:<password>@host:5432/database, percent-encoded, with no other"
@@ -64,6 +67,37 @@ def host_names(text: str) -> frozenset[str]:
     if is_blank(text) or not all(_HOST_NAME.fullmatch(name) for name in names):
         raise ValueError("empty, or hosts without a port, like board.example, 127.0.0.1 or [::1]")
     return frozenset(names)
+
+
+def origins(text: str) -> frozenset[str]:
+    """Return the origins of a list separated by spaces, as browsers send them in Origin; `*` alone is any."""
+    names = text.lower().split()
+    if names == ["*"]:
+        return frozenset(names)
+    try:
+        if is_blank(text):
+            raise ValueError
+        return frozenset(map(_origin, names))
+    except ValueError:
+        raise ValueError(
+            "empty, * alone, or origins like https://game.example or http://localhost:8080: a scheme, a host and"
+            " perhaps a port, without a path and without a slash at the end"
+        ) from None
+
+
+def _origin(text: str) -> str:
+    """Return an origin without its scheme's default port, and with an IPv6 address in its short form."""
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        raise ValueError
+    scheme, host, port = match.groups()
+    if host.startswith("["):
+        host = f"[{IPv6Address(host[1:-1]).compressed}]"
+    if port is None or port == _DEFAULT_PORTS.get(scheme):
+        return f"{scheme}://{host}"
+    if int(port) > _MAX_PORT:
+        raise ValueError
+    return f"{scheme}://{host}:{port}"
 
 
 def root_path(path: str) -> str:
@@ -152,6 +186,7 @@ Secret = Annotated[SecretStr, AfterValidator(_secret_not_blank)]
 Rate = Annotated[str, _checked(rate)]
 Networks = Annotated[str, _checked(networks)]
 HostNames = Annotated[str, _checked(host_names)]
+Origins = Annotated[str, _checked(origins)]
 RootPath = Annotated[str, AfterValidator(root_path)]
 ImageSources = Annotated[str, AfterValidator(image_sources)]
 JwtAlgorithms = Annotated[str, AfterValidator(jwt_algorithms)]

@@ -20,7 +20,7 @@ def test_encoded_tops_never_take_more_than_their_limit(requests: list[tuple[int,
         top = tops.get(n)
         assert top == kept.pop(n, None)
         if top is None:
-            top = EncodedTop(b"x" * size)
+            top = EncodedTop(b"x" * size, b"")
             tops.put(n, top)
         kept[n] = top
         while sum(len(each.body) for each in kept.values()) > 100:
@@ -29,7 +29,7 @@ def test_encoded_tops_never_take_more_than_their_limit(requests: list[tuple[int,
 
 def test_a_top_larger_than_the_limit_is_not_kept() -> None:
     tops = EncodedTops(100)
-    tops.put(1, EncodedTop(b"x" * 100))
-    tops.put(2, EncodedTop(b"x" * 101))
+    tops.put(1, EncodedTop(b"x" * 100, b""))
+    tops.put(2, EncodedTop(b"x" * 101, b""))
     assert tops.get(1) is not None
     assert tops.get(2) is None

@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "RATE_LIMIT_PER_ADDRESS": "",
     "TRUSTED_PROXIES": "",
     "ALLOWED_HOSTS": "",
+    "CORS_ORIGINS": "",
     "ROOT_PATH": "",
     "HOST": "0.0.0.0",
     "WORKERS": 1,
@@ -124,6 +125,7 @@ OTHERS = {
     "RATE_LIMIT_PER_ADDRESS": "10000/hour",
     "TRUSTED_PROXIES": "10.0.0.0/8 fd00::1",
     "ALLOWED_HOSTS": "board.example [::1]",
+    "CORS_ORIGINS": "https://game.example http://localhost:8080",
     "ROOT_PATH": "/games/board",
 }
 """Valid values of the texts that have a format."""

@@ -139,6 +139,49 @@ def test_hosts_are_names_without_ports(monkeypatch: pytest.MonkeyPatch) -> None:
         assert line.startswith(f"ALLOWED_HOSTS={bad!r}: must be empty, or hosts without a port")
 
 
+def test_origins_are_as_browsers_send_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " HTTPS://Game.Example:443  http://localhost:8080 http://[0:0::1] capacitor://localhost https://a:80 "
+    assert setting_formats.origins(text) == {
+        *(
+            "https://game.example",
+            "http://localhost:8080",
+            "http://[::1]",
+            "capacitor://localhost",
+            "https://a:80",
+        ),
+    }
+    assert setting_formats.origins("") == frozenset()
+    assert setting_formats.origins(" * ") == {"*"}
+    monkeypatch.setenv("CORS_ORIGINS", text)
+    assert load().cors_origins == text
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("https://a.example/", "https://a.example/path", "https://a.example?x", "https://a.example#x"),
+        *(
+            "a.example",
+            "a.example:80",
+            "//a.example",
+            "://a",
+            "https://",
+            "https:a.example",
+            "null",
+            "file://",
+            "data:",
+        ),
+        *("https://*.example", "*.example", "https://*", "* https://a.example", "https://a.example *", "* *"),
+        *("https://a:0", "https://a:65536", "https://a:080", "https://a:", "https://a:x", "https://::1"),
+        *("https://[1]", "https://[::1", "https://u@a.example", "https://u:p@a.example", "https://\u00fc.example"),
+        *("https://a.example,https://b.example", "https://a.example;", ",", ", ,", '"https://a.example"', "on"),
+    ],
+)
+def test_what_is_no_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, bad: str) -> None:
+    line = error_for(monkeypatch, "CORS_ORIGINS", bad)
+    assert line.startswith(f"CORS_ORIGINS={bad!r}: must be empty, * alone, or origins like https://game.example")
+
+
 @pytest.mark.parametrize(
     "path", ["/lb", "/games/board", "/a.b_c~d-1", "/...", "/games/users", "/usersx", "/Users"]
 )

@@ -139,6 +139,21 @@ def test_the_schema_has_the_bounds_of_the_settings() -> None:
             "PAGE_IMAGES",
             ["", "https:", "https: http://a.example:8080/", "https://a.example", "ftp:", "https:http:"],
         ),
+        (
+            "CORS_ORIGINS",
+            [
+                *("", "*", " * ", "https://game.example", " https://a.example:8443  http://[::1]:80 ", "app://x"),
+                *(
+                    "https://a.example/",
+                    "a.example",
+                    "null",
+                    "*.example",
+                    "https://*.example",
+                    "* https://a.example",
+                ),
+                *("https://a,https://b", "https://a:0", "https://u@a", "https://a?b"),
+            ],
+        ),
         ("TRUSTED_PROXIES", ["", "10.0.0.0/8 fd00::/8", "10.0.0.1", "proxy.example", "10.0.0.0/8,fd00::/8"]),
     ],
 )

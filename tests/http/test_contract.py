@@ -473,6 +473,8 @@ def test_the_document_is_openapi_31(caller: Caller) -> None:
         in_path = [parameter for parameter in parameters if parameter["in"] == "path"]
         assert [parameter["name"] for parameter in in_path] == re.findall(r"\{(\w+)\}", path)
         others = {parameter["name"]: parameter for parameter in parameters if parameter["in"] != "path"}
+        conditional = others.pop("If-None-Match", None)
+        assert ("304" in operation["responses"]) == (conditional is not None)
         if path == "/leaderboard":
             assert list(others) == ["limit", "after", "around_rank", "users"]
         assert ("Idempotency-Key" in others) == ((method, path) in TAKES_A_KEY)
@@ -513,6 +515,7 @@ def test_the_document_tells_every_status_of_each_call(caller: Caller) -> None:
         if route.documented:
             responses = caller.contract.document["paths"][route.path][route.method.lower()]["responses"]
             expected = {route.status, *route.other_responses, *(CODES[code].status for code in route.problems)}
+            expected |= {304} if route.conditional else set()
             assert {int(status) for status in responses} == expected
 
 

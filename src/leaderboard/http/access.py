@@ -13,7 +13,7 @@ from leaderboard.board_rules import DEFAULT_BOARD
 from leaderboard.credentials import KeyRing, Scope
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.asgi import AsgiScope
-from leaderboard.http.hosts import from_own_page, host_name
+from leaderboard.http.hosts import AllowedOrigins, from_own_page, host_name
 from leaderboard.http.limits import Limiter, Network, client_network
 from leaderboard.http.route import Route
 
@@ -46,7 +46,9 @@ class CrossOriginWrite(AccessDenied):
     """A page of another site sends a write, where writes need no key."""
 
     def __init__(self) -> None:
-        super().__init__("without keys, pages of other sites may not write: Origin must be the host in Host")
+        super().__init__(
+            "without keys, pages of other sites may not write: Origin must be the host in Host, or in CORS_ORIGINS"
+        )
 
 
 class RateLimited(AccessDenied):
@@ -78,7 +80,7 @@ class RateLimits:
 class Access:
     """Access policy. Without keys or tokens all routes are public; without limits none is limited.
 
-    A write that a page of another site sends is denied even then.
+    A write that a page of another site sends is denied even then, unless its origin is allowed.
     """
 
     def __init__(
@@ -90,13 +92,18 @@ class Access:
         user_writes: bool = False,
         limits: RateLimits | None = None,
         hosts: Collection[bytes] = (),
+        origins: AllowedOrigins | None = None,
     ) -> None:
-        """`hosts` are those a request may be for, in lower case and without ports; empty: any."""
+        """`hosts` are those a request may be for, in lower case and without ports; empty: any.
+
+        `origins` are those of other sites whose pages may call the API; None: none.
+        """
         self._keys = keys
         self._tokens = tokens
         self._user_writes = user_writes
         self._limits = limits or RateLimits()
         self._hosts = hosts
+        self.origins = origins or AllowedOrigins()
         self.guarded = bool(keys) or tokens is not None
         """Whether there are keys or tokens. Without them anyone may write."""
         self.reads_need_key = self.guarded and reads_need_key
@@ -140,7 +147,7 @@ class Access:
         def check(request: AsgiScope) -> str:
             if hosts and (host := host_name(request)) not in hosts:
                 raise MisdirectedRequest(host)
-            if own_pages_only and not from_own_page(request):
+            if own_pages_only and not (from_own_page(request) or self.origins.allow(request)):
                 raise CrossOriginWrite
             if needs is None and not limited:
                 return ""

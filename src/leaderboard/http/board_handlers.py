@@ -24,7 +24,8 @@ from leaderboard.http.board_queries import (
     season_of,
     with_rank,
 )
-from leaderboard.http.handlers import JSON, once_of, page_response, response_of, user_id_of
+from leaderboard.http.handlers import JSON, once_of, page_response, user_id_of
+from leaderboard.http.read_responses import ReadResponses
 from leaderboard.http.response import NoContent, Response
 from leaderboard.model import EntrySet, encode_json
 from leaderboard.queries import SeasonRef
@@ -44,9 +45,17 @@ class BoardHandlers:
     """The handlers of the paths below `/boards/{board}`; `default` answers as without them."""
 
     def __init__(
-        self, reads: Reads, writes: Writes, boards: BoardService, entries: EntryWrites, *, max_top_n: int
+        self,
+        reads: Reads,
+        writes: Writes,
+        boards: BoardService,
+        entries: EntryWrites,
+        responses: ReadResponses,
+        *,
+        max_top_n: int,
     ) -> None:
         self._reads = reads
+        self._responses = responses
         self._writes = writes
         self._boards = boards
         self._entries = entries
@@ -58,22 +67,23 @@ class BoardHandlers:
         """The best n users of a board"""
         season = _season(scope)
         n = requests.positive("n", scope["path_params"]["n"], self._max_top_n)
-        return response_of(await self._reads.top(n, season))
+        return self._responses.of(scope, await self._reads.top(n, season))
 
     async def get_board_context(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user of a board among the five above and the five below"""
         season = _season(scope)
-        return response_of(await self._reads.context(user_id_of(scope), season))
+        return self._responses.of(scope, await self._reads.context(user_id_of(scope), season))
 
     async def get_entry(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user of a board and its rank"""
         season = _season(scope)
-        return response_of(await self._reads.standing(user_id_of(scope), season))
+        return self._responses.of(scope, await self._reads.standing(user_id_of(scope), season))
 
     async def get_board_page(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A page of a board: from the first user on, after another page, around a rank, or of some users"""
         values = parameters(scope, BoardPageParameters)
-        return await page_response(self._reads, paging.query_of(values, season_of(board_of(scope), values)))
+        query = paging.query_of(values, season_of(board_of(scope), values))
+        return await page_response(self._reads, self._responses, scope, query)
 
     # Changing entries
 

@@ -3,15 +3,13 @@
 The docstring of a handler is the summary of its route in the OpenAPI document.
 """
 
-import math
-from typing import Any
-
 from leaderboard.http import bodies, paging, requests, security
 from leaderboard.http.asgi import AsgiScope, Receive
 from leaderboard.http.deadlines import Deadlines
 from leaderboard.http.endpoint import CALLER
 from leaderboard.http.negotiation import prefers_html
-from leaderboard.http.response import Headers, Response
+from leaderboard.http.read_responses import ReadResponses, age, age_header
+from leaderboard.http.response import Response
 from leaderboard.http.router import NoSuchPath
 from leaderboard.http.status import ServiceStatus
 from leaderboard.metrics import Metrics
@@ -45,20 +43,19 @@ class Handlers:
         metrics: Metrics,
         deadlines: Deadlines,
         web: "WebHandlers",
+        responses: ReadResponses,
         *,
-        openapi: bytes,
         max_top_n: int,
         root_path: str,
     ) -> None:
-        """`openapi` is the OpenAPI document as JSON."""
         self._reads = reads
+        self._responses = responses
         self._writes = writes
         self._entries = entries
         self._status = status
         self._metrics = metrics
         self._deadlines = deadlines
         self._web = web
-        self._openapi = openapi
         self._max_top_n = max_top_n
         self._root_path = root_path
 
@@ -74,7 +71,7 @@ class Handlers:
 
     async def get_user(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user and its rank"""
-        return response_of(await self._reads.standing(user_id_of(scope)))
+        return self._responses.of(scope, await self._reads.standing(user_id_of(scope)))
 
     async def set_score(self, scope: AsgiScope, receive: Receive) -> Response:
         """Set a user's score"""
@@ -86,15 +83,15 @@ class Handlers:
     async def get_top(self, scope: AsgiScope, _receive: Receive) -> Response:
         """The best n users"""
         n = requests.positive("n", scope["path_params"]["n"], self._max_top_n)
-        return response_of(await self._reads.top(n))
+        return self._responses.of(scope, await self._reads.top(n))
 
     async def get_page(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A page of the board: from the first user on, after another page, around a rank, or of some users"""
-        return await page_response(self._reads, paging.page_query(scope["query_string"]))
+        return await page_response(self._reads, self._responses, scope, paging.page_query(scope["query_string"]))
 
     async def get_context(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user among the five above and the five below"""
-        return response_of(await self._reads.context(user_id_of(scope)))
+        return self._responses.of(scope, await self._reads.context(user_id_of(scope)))
 
     # The process
 
@@ -122,7 +119,7 @@ class Handlers:
 
     async def openapi(self, _scope: AsgiScope, _receive: Receive) -> Response:
         """This document"""
-        return Response(200, JSON, self._openapi)
+        return self._web.openapi
 
     # The web pages
 
@@ -144,6 +141,7 @@ class WebHandlers:
         self._pages = pages
         self._home_headers = security.encode_headers(_HTML, security.page(pages.home_policy))
         docs_headers = security.encode_headers(_HTML, security.page(pages.docs_policy))
+        self.openapi = Response(200, JSON, encode_json(openapi))
         self.docs = Response(200, docs_headers, pages.docs(openapi))
         self._assets = {
             path: Response(200, security.encode_headers(asset.content_type, security.ASSET), asset.content)
@@ -152,8 +150,8 @@ class WebHandlers:
 
     def home(self, reply: Reply[EncodedTop]) -> Response:
         """Returns the home page with the users of `reply`, the answer to a query for the top."""
-        page = self._pages.home(reply.result.decode(), age_seconds=_age(reply))
-        return Response(200, (*self._home_headers, _VARY, *_age_header(reply)), page)
+        page = self._pages.home(reply.result.decode(), age_seconds=age(reply))
+        return Response(200, (*self._home_headers, _VARY, *age_header(reply)), page)
 
     def asset(self, name: str) -> Response:
         """Returns the file. Raises NoSuchPath."""
@@ -175,29 +173,10 @@ def once_of(scope: AsgiScope) -> Once | None:
     return None if key is None else (scope.get(CALLER, ""), key)
 
 
-async def page_response(reads: Reads, query: PageQuery | PageAroundQuery | FriendsQuery) -> Response:
+async def page_response(
+    reads: Reads, responses: ReadResponses, scope: AsgiScope, query: PageQuery | PageAroundQuery | FriendsQuery
+) -> Response:
     """Returns the response to a query for a page, or for some users of the board."""
     if isinstance(query, FriendsQuery):
-        return response_of(await reads.friends(query.user_ids, query.season))
-    reply = await reads.page(query)
-    return Response(200, JSON, _encode(paging.page_answer(reply.result)))
-
-
-def response_of(reply: Reply[Any]) -> Response:
-    """Returns the response with the result of `reply`, encoded once."""
-    response: Response | None = reply.response
-    if response is None:
-        answer = reply.result
-        body = answer.body if isinstance(answer, EncodedTop) else _encode(answer)
-        headers = JSON if reply.age_s is None else (*JSON, *_age_header(reply))
-        response = reply.response = Response(200, headers, body)
-    return response
-
-
-def _age(reply: Reply[Any]) -> int | None:
-    return None if reply.age_s is None else math.ceil(reply.age_s)
-
-
-def _age_header(reply: Reply[Any]) -> Headers:
-    age = _age(reply)
-    return () if age is None else ((b"age", str(age).encode()),)
+        return responses.of(scope, await reads.friends(query.user_ids, query.season))
+    return responses.page(scope, (await reads.page(query)).result)

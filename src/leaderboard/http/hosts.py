@@ -5,6 +5,7 @@ refused (RFC 9112, section 3.2). Browsers set Origin, and no page can change it;
 """
 
 import re
+from collections.abc import Collection
 from types import MappingProxyType
 
 from leaderboard.errors import LeaderboardError
@@ -52,13 +53,37 @@ class HostCheck:
         return True
 
 
+class AllowedOrigins:
+    """The origins of other sites whose pages may call the API. False if there are none."""
+
+    __slots__ = ("_origins", "any")
+
+    def __init__(self, origins: Collection[str] = ()) -> None:
+        """`origins` are as browsers send them; `*` alone is every origin."""
+        self.any = "*" in origins
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    def __bool__(self) -> bool:
+        return bool(self._origins)
+
+    def allow(self, scope: AsgiScope) -> bytes | None:
+        """Returns the value of Access-Control-Allow-Origin for the answer; None if it must not have one.
+
+        With `*` that is `*` for every request. Otherwise it is the one Origin of the request, if it is allowed.
+        """
+        if self.any:
+            return b"*"
+        origins = _origins(scope)
+        return origins[0] if len(origins) == 1 and origins[0] in self._origins else None
+
+
 def from_own_page(scope: AsgiScope) -> bool:
     """Returns False for a request from a page of another site: Origin is present and differs from Host.
 
     The scheme is not compared, as a proxy may terminate TLS. The Origin `null`, which a sandboxed frame or a local
     file sends, matches no host.
     """
-    origins: list[bytes] = [value for name, value in scope["headers"] if name == b"origin"]
+    origins = _origins(scope)
     if not origins:
         return True
     scheme, _, site = origins[0].lower().partition(b"://")
@@ -72,6 +97,10 @@ def host_name(scope: AsgiScope) -> bytes:
     """Returns the Host without its port, in lower case; empty if there is none."""
     match = _match(_host(scope))
     return b"" if match is None else match[1]
+
+
+def _origins(scope: AsgiScope) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name == b"origin"]
 
 
 def _host(scope: AsgiScope) -> bytes:

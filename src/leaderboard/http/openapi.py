@@ -15,6 +15,10 @@ _AGE = {
     "description": "Seconds. Present only while PostgreSQL is unreachable: the answer may be as old as that.",
     "schema": {"type": "integer", "minimum": 1},
 }
+_ETAG = {
+    "description": "Names this answer. Missing only in an answer with `Age`.",
+    "schema": {"type": "string", "pattern": '^"[^"]+"$'},
+}
 _RETRY_AFTER = {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
 _LOCATION = {"description": "Path of what was created", "schema": {"type": "string"}}
 
@@ -24,6 +28,13 @@ _IDEMPOTENCY_KEY = {
     "description": "A name for this request, such as a random UUID. Sent again with the same body within 24 hours,"
     " the request is not done again and gets the first answer.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The `ETag` of the last answer. While the answer is the same, it is 304 without a body.",
+    "schema": {"type": "string"},
 }
 
 _SECURITY_SCHEMES = {
@@ -92,6 +103,8 @@ def _operation(
         parameters += _query_parameters(route.query)
     if route.takes_key:
         parameters.append(_IDEMPOTENCY_KEY)
+    if route.conditional:
+        parameters.append(_IF_NONE_MATCH)
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
@@ -152,11 +165,17 @@ def _responses(route: Route, references: Mapping[Any, Any]) -> dict[str, dict[st
         content = {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
     content |= {media_type: {"schema": {"type": "string"}} for media_type in route.media_types}
     success: dict[str, Any] = {"description": route.summary, "content": content}
+    headers: dict[str, Any] = {}
     if route.status == 201:
-        success["headers"] = {"Location": _LOCATION}
-    elif route.may_be_stale:
-        success["headers"] = {"Age": _AGE}
+        headers["Location"] = _LOCATION
+    if route.may_be_stale:
+        headers["Age"] = _AGE
     others: dict[str, dict[str, Any]] = {}
+    if route.conditional:
+        headers["ETag"] = _ETAG
+        others["304"] = {"description": "The client has this answer already", "headers": {"ETag": _ETAG}}
+    if headers:
+        success["headers"] = headers
     for status, struct in route.other_responses.items():
         content = {"application/json": {"schema": references[struct]}}
         others[str(status)] = {"description": HTTPStatus(status).phrase, "content": content}

@@ -48,6 +48,7 @@ class Route:
         query: the struct of the query parameters, None if there are none.
         other_responses: the struct of each further status that is not a problem.
         media_types: further media types of a successful response.
+        conditional: a successful response has an `ETag`, and `If-None-Match` is answered with 304.
         may_be_stale: while PostgreSQL is unreachable, an older answer with `Age` is sent.
         on_default: it is about the board `default`. A route with neither this nor `{board}` in its path is about
             all boards or users, and no key that is limited to boards may use it.
@@ -70,6 +71,7 @@ class Route:
     other_answers: tuple[type, ...] = ()
     other_responses: Mapping[int, type] = field(default_factory=dict)
     media_types: tuple[str, ...] = ()
+    conditional: bool = False
     may_be_stale: bool = False
     on_default: bool = False
     own_user_only: bool = False

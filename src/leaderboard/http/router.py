@@ -25,6 +25,11 @@ class MethodNotAllowed(LeaderboardError):
         super().__init__(f"allow: {allowed}")
 
 
+def methods_of(method: str) -> tuple[str, ...]:
+    """Returns the methods that a route of this method serves: GET serves HEAD as well."""
+    return ("GET", "HEAD") if method == "GET" else (method,)
+
+
 def strip_root_path(root_path: str, app: AsgiApp) -> AsgiApp:
     """Returns `app` behind `root_path`, which is removed from the paths that begin with it.
 
@@ -97,7 +102,7 @@ class Router:
             node = self._root
             for segment in path.split("/"):
                 node = node.child(segment)
-            node.apps.update(dict.fromkeys(("GET", "HEAD") if method == "GET" else (method,), app))
+            node.apps.update(dict.fromkeys(methods_of(method), app))
             if path != "/":
                 node.child("").apps = node.apps
 

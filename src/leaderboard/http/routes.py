@@ -75,9 +75,10 @@ USER_ID = Parameter("id", example=1)
 BOARD = TextParameter("board", example="default", pattern=BOARD_NAME_PATTERN)
 
 _public = partial(Route, "GET")
-_read = partial(Route, "GET", needs="read", may_be_stale=True)
+_read = partial(Route, "GET", needs="read", may_be_stale=True, conditional=True)
 _read_season = partial(_read, query=SeasonParameters)
 _list = partial(Route, "GET", needs="read")
+_list_ranked = partial(_list, conditional=True)
 _write = partial(Route, "POST", needs="write")
 _write_once = partial(_write, takes_key=True)
 _admin = partial(Route, needs="admin")
@@ -102,7 +103,7 @@ ROUTES: tuple[Route, ...] = (
     *_on_default(
         _read("/leaderboard/top/{n}", Handlers.get_top, Top, READ_BY_NUMBER, (TOP_N,)),
         _read("/leaderboard/user/{id}/context", Handlers.get_context, Context, READ_USER, (USER_ID,)),
-        _list("/leaderboard", Handlers.get_page, PageAnswer, READ_BY_NUMBER, query=PageParameters),
+        _list_ranked("/leaderboard", Handlers.get_page, PageAnswer, READ_BY_NUMBER, query=PageParameters),
         _write_once(
             "/users/{id}/score",
             Handlers.set_score,
@@ -163,7 +164,9 @@ ROUTES: tuple[Route, ...] = (
                 READ_ENTRY,
                 (USER_ID,),
             ),
-            _list("/leaderboard", BoardHandlers.get_board_page, BoardPage, READ_SEASON, query=BoardPageParameters),
+            _list_ranked(
+                "/leaderboard", BoardHandlers.get_board_page, BoardPage, READ_SEASON, query=BoardPageParameters
+            ),
             _read_season("/users/{id}", BoardHandlers.get_entry, BoardStanding, READ_ENTRY, (USER_ID,)),
             _delete(
                 "/users/{id}",

@@ -16,11 +16,14 @@ _ALWAYS: Mapping[str, str] = {
     # JSON viewers make links of image URLs. The hosts of those do not learn where the link was.
     "Referrer-Policy": "no-referrer",
 }
+RESOURCE_POLICY = b"cross-origin-resource-policy"
 _NOT_A_PAGE = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"}
 """Opened as a document, in a frame or not, the response loads nothing and runs nothing."""
 
 DATA: Mapping[str, str] = {**_ALWAYS, **_NOT_A_PAGE, "Cache-Control": "no-store"}
 """For what is not a page. Not cached, as a cached response shows an older board."""
+STORABLE: Mapping[str, str] = {**DATA, "Cache-Control": "no-cache"}
+"""For data with an ETag. A browser may store them, but has to ask the service before it uses them."""
 ASSET: Mapping[str, str] = {
     **_ALWAYS,
     **_NOT_A_PAGE,

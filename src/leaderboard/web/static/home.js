@@ -40,7 +40,7 @@ function row(user, changed) {
 }
 
 async function ask(path) {
-  const options = { headers: { accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) };
+  const options = { headers: { accept: "application/json" }, cache: "no-cache", signal: AbortSignal.timeout(TIMEOUT_MS) };
   const response = await fetch(path, options);
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Error(answer.detail ?? answer.title ?? `status ${response.status}`);

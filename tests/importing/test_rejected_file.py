@@ -8,14 +8,17 @@ import pytest
 
 from leaderboard.importing import ImportReport, Rejected, UnusableFile
 from leaderboard.importing.rejected_file import RejectedFile
-from tests.importing.rows import read
+from leaderboard.importing.understanding import Options, understand
+from tests.importing.rows import HEADER, read
+
+UNDERSTOOD = understand(HEADER.decode(), "csv", Options())
 
 
 def test_rejected_rows_are_written_as_they_were_read(tmp_path: Path) -> None:
     reported: list[Rejected] = []
     row = Rejected(3, 'why, "really"', "b\udce9\nb", "5.0", "")
     path = tmp_path / "in.csv"
-    with RejectedFile(str(path), reported.append) as rejects:
+    with RejectedFile(str(path), reported.append, UNDERSTOOD) as rejects:
         assert rejects.report(0).rejected_path is None
         assert list(tmp_path.iterdir()) == []
         rejects.add(row)
@@ -31,13 +34,13 @@ def test_rejected_rows_go_to_the_current_folder_when_the_folder_of_the_file_is_r
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for path, expected in {"/proc/in.csv": "in.csv.rejected.csv", "-": "stdin.rejected.csv"}.items():
-        with RejectedFile(path, lambda _: None) as rejects:
+        with RejectedFile(path, lambda _: None, UNDERSTOOD) as rejects:
             rejects.add(Rejected(2, "x"))
         assert rejects.report(1).rejected_path == Path(expected)
         assert (tmp_path / expected).exists()
     (tmp_path / "blocked.csv.rejected.csv").mkdir()
     with (
-        RejectedFile("/proc/blocked.csv", lambda _: None) as rejects,
+        RejectedFile("/proc/blocked.csv", lambda _: None, UNDERSTOOD) as rejects,
         pytest.raises(UnusableFile, match=r"cannot write rejected rows to blocked\.csv\.rejected\.csv: it is not"),
     ):
         rejects.add(Rejected(2, "x"))
@@ -75,7 +78,7 @@ def test_links_pipes_and_folders_in_the_place_of_the_file_are_left_alone(
     beside = tmp_path / "in.csv.rejected.csv"
     put(kind, beside, other)
     mode = beside.lstat().st_mode
-    with RejectedFile(str(tmp_path / "in.csv"), lambda _: None) as rejects:
+    with RejectedFile(str(tmp_path / "in.csv"), lambda _: None, UNDERSTOOD) as rejects:
         rejects.add(Rejected(2, "x"))
     assert rejects.report(1).rejected_path == Path("in.csv.rejected.csv")
     assert (current / "in.csv.rejected.csv").read_text().endswith("2,x,,,\n")
@@ -85,7 +88,7 @@ def test_links_pipes_and_folders_in_the_place_of_the_file_are_left_alone(
     put(kind, current / "in.csv.rejected.csv", other)
     why = "a symbolic link" if "symlink" in kind else "not a regular file"
     with (
-        RejectedFile(str(tmp_path / "in.csv"), lambda _: None) as rejects,
+        RejectedFile(str(tmp_path / "in.csv"), lambda _: None, UNDERSTOOD) as rejects,
         pytest.raises(UnusableFile, match=rf"cannot write rejected rows to in\.csv\.rejected\.csv: it is {why}"),
     ):
         rejects.add(Rejected(2, "x"))
@@ -101,7 +104,7 @@ def test_rejected_rows_replace_an_older_file_and_are_readable_by_their_owner_onl
     other, place = tmp_path / "other", tmp_path / "in.csv.rejected.csv"
     other.write_text("other")
     put(kind, place, other)
-    with place.open() as older, RejectedFile(str(tmp_path / "in.csv"), lambda _: None) as rejects:
+    with place.open() as older, RejectedFile(str(tmp_path / "in.csv"), lambda _: None, UNDERSTOOD) as rejects:
         rejects.add(Rejected(2, "x"))
         assert older.read() == ("other" if kind == "hard link" else "older")
     assert place.read_text().endswith("2,x,,,\n")

@@ -20,7 +20,7 @@ from tests.importing.boards import board
 from tests.system import environment, sql
 
 Command = Callable[..., tuple[int, list[str]]]
-DOCS = Path("docs/csv.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "csv.md").read_text("utf-8")
 
 
 @pytest.fixture

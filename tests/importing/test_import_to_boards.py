@@ -407,8 +407,13 @@ async def test_a_season_past_its_end_is_ended_first(settings: Settings, tmp_path
     path = write_csv(tmp_path / "in.csv", [("amy", 5, "")])
     with pytest.raises(BoardChanged):
         await run(settings, path, SKIP, board=board)
+    add_entries(settings, board.season_id, {"amy": 4})
+    # A dry run does not end it, and knows that the next season has no entries.
+    status, line = import_to(settings, path, "--board", "laps", "--dry-run")
+    assert (status, line.partition(": ")[2]) == (0, "1 read, 1 imported, 0 updated, 0 skipped, 0 rejected")
+    assert sql(settings, "SELECT FROM boards WHERE name = 'laps' AND season_ends_at < now()")
     assert import_to(settings, path, "--board", "laps")[0] == 0
-    (season,) = sql(settings, "SELECT number FROM scores JOIN seasons USING (season_id)")
+    (season,) = sql(settings, "SELECT number FROM scores JOIN seasons USING (season_id) WHERE sort_key = 5")
     assert season["number"] == 2
 
 

@@ -5,11 +5,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from leaderboard.importing import ImportReport, Rejected, UnusableFile
+from leaderboard.importing import ColumnOptions, ImportReport, Rejected, UnusableFile
 from leaderboard.importing.rejected_file import RejectedFile
 from leaderboard.importing.understanding import Options, understand
-from tests.importing.rows import HEADER, read
+from tests.importing.rows import HEADER, read, rows_of
 
 UNDERSTOOD = understand(HEADER.decode(), "csv", Options())
 
@@ -27,6 +29,35 @@ def test_rejected_rows_are_written_as_they_were_read(tmp_path: Path) -> None:
     written = (tmp_path / "in.csv.rejected.csv").read_bytes()
     assert written == b'line,reason,username,score,imageUrl\r\n3,"why, ""really""","b\xe9\nb",5.0,\r\n'
     assert [row.user_name for row in read(written) if isinstance(row, Rejected)] == ["b\udce9\nb"]
+
+
+CELLS = st.lists(st.sampled_from([*"=+-@'\"aü€,;\t\r\n |"])).map("".join)
+
+
+@given(
+    st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=5),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "windows-1252"]),
+    st.sampled_from([",", ";", "\t", "|"]),
+    st.sampled_from(["username{}score{}imageUrl", "Bild{}'=Name{}-Wert"]),
+)
+def test_rejected_rows_are_read_with_the_same_options_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory,
+    cells: list[tuple[str, str, str]],
+    encoding: str,
+    separator: str,
+    header: str,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "in.csv"
+    columns = ColumnOptions.parse("username==Name,score=-Wert,imageUrl=Bild" if "Bild" in header else "")
+    options = Options(encoding=encoding, separator=separator, columns=columns)
+    understood = understand(header.format(separator, separator), "csv", options)
+    with RejectedFile(str(path), lambda _: None, understood, encoding) as rejects:
+        for name, score, image in cells:
+            rejects.add(Rejected(2, "why", name, f"{score}x", image))
+    read = rows_of(path.with_name("in.csv.rejected.csv"), options)
+    assert [(row.user_name, row.score, row.image_url) for row in read if isinstance(row, Rejected)] == [
+        (name, f"{score}x", image) for name, score, image in cells
+    ]
 
 
 def test_rejected_rows_go_to_the_current_folder_when_the_folder_of_the_file_is_read_only(

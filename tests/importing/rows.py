@@ -30,7 +30,8 @@ def rows_of(path: Path, options: Options | None = None, rules: BoardRules | None
     options, rules = options or Options(), rules or BoardRules()
     with open_source(str(path), options.encoding) as source:
         understood = understand(source.beginning, format_of(str(path), options), options)
+        said = options.encoding is not None
         if understood.format == "jsonl":
-            return list(JsonUsers(source.text, understood, rules))
-        scores, said = CsvScores(rules, options.numbers), options.encoding is not None
+            return list(JsonUsers(source.text, understood, rules, encoding_is_said=said))
+        scores = CsvScores(rules, options.numbers)
         return list(CsvUsers(source.text, understood, scores, encoding_is_said=said))

@@ -76,6 +76,11 @@ def test_lines(tmp_path: Path, line: str, row: tuple[str, int, str | None] | str
         (b"\n{\n", Options(), "line 2 is not a JSON object on one line"),
         (b"username,score\n", Options(), "line 1 is not a JSON object on one line"),
         (b'{"id": 1}\n', Options(), "line 1: no column is known as username"),
+        (
+            BOB + '{"username": "Jürgen", "score": 5}'.encode("cp1252"),
+            Options(),
+            "line 2 is not UTF-8: byte 0xFC; give",
+        ),
         (BOB, Options(separator=";"), "--separator, --decimal and --thousands are for CSV"),
         (BOB, Options(numbers=NumberOptions(",")), "--separator, --decimal and --thousands are for CSV"),
     ],
@@ -86,6 +91,13 @@ def test_a_file_that_is_refused(tmp_path: Path, data: bytes, options: Options, m
     with pytest.raises(UnusableFile) as error:
         rows_of(path, options)
     assert str(error.value).startswith(message)
+
+
+def test_an_encoding_can_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(BOB + '{"username": "Jürgen", "score": 5}'.encode("cp1252"))
+    assert rows_of(path, Options(encoding="cp1252")) == [(1, "bob", 5, None), (2, "Jürgen", 5, None)]
+    assert [isinstance(row, Rejected) for row in rows_of(path, Options(encoding="utf-8"))] == [False, True]
 
 
 def test_keys_are_found_in_the_first_object(tmp_path: Path) -> None:

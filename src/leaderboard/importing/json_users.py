@@ -12,6 +12,7 @@ from leaderboard.importing.columns import COLUMNS
 from leaderboard.importing.csv_users import Rejected, reason_of
 from leaderboard.importing.json_objects import JsonNumber, parse_object
 from leaderboard.importing.lines import Lines
+from leaderboard.importing.source import not_decoded, not_utf8
 from leaderboard.importing.understanding import Understood
 from leaderboard.number_formats import NumberOptions
 from leaderboard.rules import clean_image_url, clean_username
@@ -20,10 +21,14 @@ from leaderboard.rules import clean_image_url, clean_username
 class JsonUsers:
     """Iterates over the objects of a text; blank lines are skipped.
 
-    Raises UnusableFile when reading fails. `has_images` is True once an object has had an image URL, be it null.
+    Raises UnusableFile when reading fails and, unless `encoding_is_said`, for a line that is not UTF-8.
+    `has_images` is True once an object has had an image URL, be it null.
     """
 
-    def __init__(self, text: TextIO, understood: Understood, rules: BoardRules) -> None:
+    def __init__(
+        self, text: TextIO, understood: Understood, rules: BoardRules, *, encoding_is_said: bool = False
+    ) -> None:
+        self._encoding_is_said = encoding_is_said
         self._lines = Lines(text)
         named = understood.columns.named()
         self._keys = tuple(named.get(column) for column in COLUMNS)
@@ -42,6 +47,8 @@ class JsonUsers:
                 continue
             if text is None:
                 return
+            if not self._encoding_is_said and not_decoded(text):
+                raise not_utf8(f"line {lines.number}", text)
             if text.strip():
                 yield self._read(lines.number, text)
 

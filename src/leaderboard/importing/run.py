@@ -103,12 +103,12 @@ async def _read(
 ) -> _Read:
     """Read all rows into the temporary table. Reject those that are not valid, or repeat a username."""
     scores = CsvScores(importer.rules, options.numbers)
+    said = options.encoding is not None
     users: CsvUsers | JsonUsers
     if understood.format == "jsonl":
         scores = CsvScores(importer.rules)
-        users = JsonUsers(source.text, understood, importer.rules)
+        users = JsonUsers(source.text, understood, importer.rules, encoding_is_said=said)
     else:
-        said = options.encoding is not None
         users = CsvUsers(source.text, understood, scores, encoding_is_said=said)
     listener.understood(understood.describe(source.encoding_name, scores.example))
     result = _Read(ImportReport(), has_images=False)

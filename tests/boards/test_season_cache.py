@@ -106,6 +106,21 @@ async def test_a_write_is_seen_by_the_next_read_of_another_process(
         assert answers(other, "postgres") == asked
 
 
+async def test_the_timer_catches_up_with_other_programs(settings: Settings, db: asyncpg.Connection) -> None:
+    await add_users(db, USERS)
+    async with serving(settings) as app:
+        season = await board_with(app, db, "changed elsewhere")
+        await read_until_cached(app, season)
+        asked = answers(app, "postgres")
+        await db.execute("UPDATE scores SET sort_key = 100 WHERE user_id = 7")
+
+        async def shows_the_change() -> bool:
+            return (await app.service.reads.top(1, season)).result.decode().users[0].total_score == 100
+
+        await until(shows_the_change, "the cache shows what another program has changed")
+        assert answers(app, "postgres") == asked
+
+
 async def test_a_season_below_its_floor_is_answered_by_postgres(
     settings: Settings, db: asyncpg.Connection
 ) -> None:

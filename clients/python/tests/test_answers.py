@@ -234,7 +234,13 @@ def test_seasons_are_ended_listed_and_read(lb: Leaderboard, board: Board, new_na
     assert listed[1] == ended
     assert list(board.seasons(before=2)) == [ended]
     assert len(board.top()) == 1
-    assert board.top(season=1) == board.top(season="previous")
+    archive = tuple(board.top(season=1))
+    assert [each.user_id for each in archive] == ids
+    assert tuple(board.top(season="previous")) == archive
+    assert board.page(season=1).standings == board.page_around(1, season=1).standings == archive
+    assert board.standings_of(ids, season=1) == archive
+    assert board.standing(ids[1], season=1) == archive[1]
+    assert board.context(ids[1], season=1).above == archive[:1]
     assert [each.user_id for each in board.standings(season="previous", page_size=2)] == ids
     assert isinstance(listed[0], Season)
 

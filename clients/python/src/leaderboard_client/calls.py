@@ -1,6 +1,6 @@
-"""The calls of the API as values: what to send, how to read the answer, and whether to send it again. No I/O.
+"""The calls of the API as values: what to send, how to read the answer, whether to send it again.
 
-A call without a board is about `default`, by the short paths where these can do it.
+There is no I/O here. A call without a board is about `default`, by the short paths where these can do it.
 """
 
 import uuid
@@ -103,7 +103,7 @@ def _get(path: str, read: Callable[[httpx.Response], T], **query: str | int | No
 def _post_once(
     path: str, members: Mapping[str, Any], read: Callable[[httpx.Response], T], key: IdempotencyKey
 ) -> Call[T]:
-    """Returns a call that the service does once for each idempotency key. Without a key it is not repeatable."""
+    """Returns a call that the service does once for each key. Without a key it is not repeatable."""
     used = new_key(key)
     return Call(
         method="POST",

@@ -1,4 +1,7 @@
-"""What the service answers, and the rules of a board. Members that this version does not know are ignored."""
+"""What the service answers, and the rules of a board.
+
+Members of answers that this version does not know are ignored.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,9 +83,9 @@ class Top(Sequence[Standing]):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A user with up to five above and five below, each best first, and the number of all users on the board.
+    """A user with up to five above and five below, each best first.
 
-    `age_s` is as in Standing.
+    `total` is the number of all users on the board, `age_s` is as in Standing.
     """
 
     user: Standing

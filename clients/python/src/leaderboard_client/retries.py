@@ -1,4 +1,7 @@
-"""Decides whether and when a call is sent again. No I/O: the clients send, wait and report what happened."""
+"""Decides whether and when a call is sent again.
+
+There is no I/O here: the clients send, wait and report what happened.
+"""
 
 import random
 import time

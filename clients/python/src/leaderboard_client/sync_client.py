@@ -48,9 +48,10 @@ class Sender:
 
 
 class BoardCalls:
-    """The calls about one board. `season` is the number of a season, or "previous"; by default the current one.
+    """The calls about one board.
 
-    All of them raise LeaderboardError. `idempotency_key` is explained in the README.
+    `season` is the number of a season, or "previous"; by default the current one. All of them raise
+    LeaderboardError. `idempotency_key` is explained in the README.
     """
 
     def __init__(self, sender: Sender, board: str | None) -> None:

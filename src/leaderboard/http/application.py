@@ -56,6 +56,7 @@ class HttpApplication:
             service.writes,
             service.entries,
             status,
+            access,
             metrics,
             self.deadlines,
             # A browser sends no key, so where reads need one it cannot see the home page.
@@ -66,9 +67,11 @@ class HttpApplication:
         )
         self._handlers = (
             handlers,
-            BoardHandlers(service.reads, service.writes, service.boards, service.entries, max_top_n=max_top_n),
+            BoardHandlers(
+                service.reads, service.writes, service.boards, service.entries, access, max_top_n=max_top_n
+            ),
             RegistryHandlers(service.boards, root_path=root_path),
-            UserHandlers(service.users, service.boards, access),
+            UserHandlers(service.users, service.boards, access, root_path=root_path),
         )
 
     def asgi(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> AsgiApp:

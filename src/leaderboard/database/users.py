@@ -243,7 +243,7 @@ def _created(item: NewUser, tried: NewUser | None, row: asyncpg.Record | None) -
 
 
 def _refused(cause: BaseException | None) -> NotWritten | None:
-    """Return what PostgreSQL's refusal of a change of a user means, None for a constraint of an operator's."""
+    """Return what it means that PostgreSQL refused to change a user, None for another constraint."""
     if isinstance(cause, asyncpg.CheckViolationError) and cause.constraint_name == "users_external_id_fixed":
         return NotWritten.ID_FIXED
     if not isinstance(cause, asyncpg.UniqueViolationError):

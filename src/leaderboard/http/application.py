@@ -63,7 +63,6 @@ class HttpApplication:
             WebHandlers(pages, document, has_home_page=not access.reads_need_key),
             openapi=msgspec.json.encode(document),
             max_top_n=max_top_n,
-            root_path=root_path,
         )
         self._handlers = (
             handlers,
@@ -71,7 +70,7 @@ class HttpApplication:
                 service.reads, service.writes, service.boards, service.entries, access, max_top_n=max_top_n
             ),
             RegistryHandlers(service.boards, root_path=root_path),
-            UserHandlers(service.users, service.boards, access, root_path=root_path),
+            UserHandlers(service.users, service.writes, service.boards, access, root_path=root_path),
         )
 
     def asgi(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> AsgiApp:

@@ -39,7 +39,7 @@ SeasonNumber = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 
 
 class Change(NamedTuple):
-    """A score to set, or a number to add to one; `user_name` is that of the user to create if it is unknown."""
+    """A score to set, or a number to add to one; `user_name` is for a user who does not exist yet."""
 
     number: Number
     adds: bool

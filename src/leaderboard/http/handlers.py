@@ -52,7 +52,6 @@ class Handlers:
         *,
         openapi: bytes,
         max_top_n: int,
-        root_path: str,
     ) -> None:
         """`openapi` is the OpenAPI document as JSON."""
         self._reads = reads
@@ -65,17 +64,8 @@ class Handlers:
         self._web = web
         self._openapi = openapi
         self._max_top_n = max_top_n
-        self._root_path = root_path
 
     # The leaderboard
-
-    async def create_user(self, scope: AsgiScope, receive: Receive) -> Response:
-        """Create a user"""
-        body = await requests.read_json(scope["headers"], receive)
-        name, score, image_url, external_id = bodies.create_user(body)
-        user = await self._writes.create_user(name, image_url, score, once_of(scope), external_id)
-        location = f"{self._root_path}/users/{user.user_id}"
-        return Response(201, (*JSON, (b"location", location.encode())), _encode(user))
 
     async def get_user(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user and its rank"""

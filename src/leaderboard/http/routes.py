@@ -115,7 +115,7 @@ ROUTES: tuple[Route, ...] = (
             body=SetScore,
             own_user_only=True,
         ),
-        _write_once("/users", Handlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
+        _write_once("/users", UserHandlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
         _list(
             "/users",
             UserHandlers.find_users,

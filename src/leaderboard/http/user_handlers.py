@@ -1,4 +1,4 @@
-"""The handlers of users as such: find, put, change and erase them, and list their boards."""
+"""The handlers of users as such: create, find, change and erase them, and list their boards."""
 
 from collections.abc import Mapping
 
@@ -15,18 +15,22 @@ from leaderboard.http.board_queries import (
     limit_of,
     parameters,
 )
-from leaderboard.http.handlers import JSON, user_of
+from leaderboard.http.handlers import JSON, once_of, user_of
 from leaderboard.http.response import Response
-from leaderboard.model import encode_json
+from leaderboard.model import User, encode_json
 from leaderboard.service.boards import BoardService
 from leaderboard.service.users import UserService
+from leaderboard.service.writes import Writes
 
 
 class UserHandlers:
     """The handlers of users, whether or not they are on a board."""
 
-    def __init__(self, users: UserService, boards: BoardService, access: Access, *, root_path: str) -> None:
+    def __init__(
+        self, users: UserService, writes: Writes, boards: BoardService, access: Access, *, root_path: str
+    ) -> None:
         self._users = users
+        self._writes = writes
         self._boards = boards
         self._access = access
         self._root_path = root_path
@@ -66,6 +70,13 @@ class UserHandlers:
         users = list(found[:limit])
         return board_answers.FoundUsers(users, users[-1].user_name if len(found) > limit else None)
 
+    async def create_user(self, scope: AsgiScope, receive: Receive) -> Response:
+        """Create a user"""
+        body = await requests.read_json(scope["headers"], receive)
+        name, score, image_url, external_id = bodies.create_user(body)
+        user = await self._writes.create_user(name, image_url, score, once_of(scope), external_id)
+        return self._created(user)
+
     async def put_user(self, scope: AsgiScope, receive: Receive) -> Response:
         """Create the user with an external id, or set its name and image"""
         body = await requests.read_json(scope["headers"], receive)
@@ -73,11 +84,11 @@ class UserHandlers:
         if isinstance(external_id, int):
             raise InvalidParameter("id", str(external_id), "@ and an external id; PATCH changes any user")
         user, created = await self._users.put(external_id, *bodies.put_user(body))
-        answer = encode_json(user)
-        if not created:
-            return Response(200, JSON, answer)
+        return self._created(user) if created else Response(200, JSON, encode_json(user))
+
+    def _created(self, user: User) -> Response:
         location = f"{self._root_path}/users/{user.user_id}"
-        return Response(201, (*JSON, (b"location", location.encode())), answer)
+        return Response(201, (*JSON, (b"location", location.encode())), encode_json(user))
 
     async def update_user(self, scope: AsgiScope, receive: Receive) -> Response:
         """Rename, hide or show a user, or change its image"""

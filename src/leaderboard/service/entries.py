@@ -100,7 +100,10 @@ class EntryWrites:
     async def add(
         self, board: str, user: UserRef, increment: Number, once: Once | None = None, user_name: str | None = None
     ) -> EntrySet:
-        """Add to a score; a user without an entry begins with the increment. Creates and raises as `set_score`."""
+        """Add to a score; a user without an entry begins with the increment.
+
+        Creates users and raises as `set_score` does.
+        """
         return await self._write_once(user, _Change(board, increment, adds=True), once, user_name)
 
     async def remove(self, name: str, user: UserRef) -> None:

@@ -78,9 +78,11 @@ class Reads:
         self._health = health
         self._metrics = metrics
         self._stale_reads = stale_reads
-        self._cache_queue = self._queue_of_cache("cache", limits)
-        # Its batches may load replicas, which the board `default` does not wait for.
-        self._season_queue = self._queue_of_cache("seasons", limits)
+        # By whether they are about `default`, which does not wait for the loading of other seasons' replicas.
+        self._cache_queues = {
+            True: self._queue_of_cache("cache", limits),
+            False: self._queue_of_cache("seasons", limits),
+        }
         rank_concurrency = min(_RANK_CONCURRENCY, connections - 2)
         self._rank_queue: Batcher[StandingQuery | ContextQuery, Standing | Context] = Batcher(
             "ranks", self._read_ranks, limits, BatchLimits(_RANK_BATCH, rank_concurrency), deduplicate=True
@@ -143,13 +145,7 @@ class Reads:
 
     def queues(self) -> Sequence[Batcher[Any, Any]]:
         """Return the queues."""
-        return (
-            self._user_ids.lookups,
-            self._cache_queue,
-            self._season_queue,
-            self._rank_queue,
-            self._database_queue,
-        )
+        return (self._user_ids.lookups, *self._cache_queues.values(), self._rank_queue, self._database_queue)
 
     async def close(self) -> None:
         """Finish what was begun."""
@@ -159,7 +155,7 @@ class Reads:
     # From where an answer comes
 
     async def _answer(self, query: RankingQuery[R]) -> Reply[R]:
-        queue = self._cache_queue if query.season is None else self._season_queue
+        queue = self._cache_queues[query.season is None]
         try:
             reply = await queue.ask(query)
         except (UserNotFound, NotOnBoard):

@@ -22,6 +22,9 @@ from leaderboard_client import (
     BoardInUse,
     BoardNotFound,
     ConnectFailed,
+    ExternalId,
+    ExternalIdFixed,
+    ExternalIdTaken,
     Forbidden,
     InvalidField,
     InvalidParameter,
@@ -83,6 +86,39 @@ def test_users_are_found_by_prefix_over_several_pages(lb: Leaderboard, new_name:
         lb.create_user(name)
     assert [user.username for user in lb.find_users(prefix + " ", page_size=2)] == names
     assert [user.username for user in lb.find_users(prefix + " ", after=names[2], page_size=2)] == names[3:]
+
+
+def test_users_are_named_by_external_ids(lb: Leaderboard, new_name: NewName) -> None:
+    name, other = new_name(), new_name()
+    ada, bob, new = ExternalId(f"a/b, c@%2F,,ä{name}"), ExternalId(f".{name}"), ExternalId(f"..{name}")
+    user = lb.put_user(ada, name, image_url="https://example.com/a.png")
+    assert (user.username, user.external_id) == (name, ada.value)
+    assert lb.put_user(ada, name) == replace(user, image_url=None)
+    assert lb.create_user(other, external_id=bob).external_id == bob.value
+    assert lb.set_score(ada, 5).user_id == lb.standing(ada).user_id == lb.context(ada).user.user_id == user.user_id
+    assert {each.external_id for each in lb.standings_of([ada, bob])} == {ada.value, bob.value}
+    board = lb.board(new_name())
+    board.put(Rules(keeps="sum"))
+    with pytest.raises(UserNotFound):
+        board.add_score(new, 1)
+    assert board.add_score(new, 1, username=f"{name} new").username == f"{name} new"
+    late = ExternalId(f"late {name}")
+    results = board.add_scores([(ada, 1), (late, 2, f"{name} late"), (ExternalId(f"none {name}"), 3), (ada, 4)])
+    assert [result.external_id for result in results] == [ada.value, late.value, f"none {name}", ada.value]
+    assert isinstance(results[2], RefusedScore)
+    assert (results[2].user_id, results[2].code) == (None, "user_not_found")
+    assert board.standing(ada).score == 5
+    assert list(lb.user_boards(late)) == sorted([board.name, "default"])
+    with pytest.raises(ExternalIdTaken):
+        lb.create_user(new_name(), external_id=ada)
+    with pytest.raises(ExternalIdFixed):
+        lb.update_user(ada, external_id=new)
+    plain = lb.create_user(new_name()).user_id
+    assert lb.update_user(plain, external_id=ExternalId(f"p {name}")).external_id == f"p {name}"
+    board.remove(ada)
+    lb.erase_user(ada)
+    with pytest.raises(UserNotFound):
+        lb.standing(ada)
 
 
 # Scores

@@ -16,6 +16,7 @@ from leaderboard_client import (
     Board,
     BoardNotFound,
     ConnectionLost,
+    ExternalId,
     Leaderboard,
     NotOnBoard,
     Retry,
@@ -147,6 +148,7 @@ async def test_reads_and_what_sets_the_same_again_are_repeated(
             lambda: client.update_user(user_id, username=name),
             lambda: board.put(Rules(keeps="sum", title="A title")),
             lambda: board.end_season(1),
+            lambda: client.put_user(ExternalId(name), f"{name} put"),
             lambda: client.erase_user(user_id),
         ]
         for call in calls:

@@ -11,7 +11,7 @@ from leaderboard_client.calls import UNCHANGED, Call, Changes, IdempotencyKey, U
 from leaderboard_client.model import Number, SeasonRef
 from leaderboard_client.retries import Attempts, Retry
 from leaderboard_client.service import Service
-from leaderboard_client.users import UserRef
+from leaderboard_client.users import ExternalId, UserRef
 
 T = TypeVar("T")
 
@@ -72,10 +72,10 @@ class AsyncBoardCalls:
         return await self._sender.send(calls.context(self._board, user, season))
 
     async def standings_of(
-        self, user_ids: Iterable[int], *, season: SeasonRef | None = None
+        self, users: Iterable[UserRef], *, season: SeasonRef | None = None
     ) -> tuple[model.Standing, ...]:
         """Returns those of up to 100 users that are on the board, best first, with their ranks among all."""
-        return await self._sender.send(calls.standings_of(self._board, user_ids, season))
+        return await self._sender.send(calls.standings_of(self._board, users, season))
 
     async def page(
         self, *, limit: int = 100, after: str | None = None, season: SeasonRef | None = None
@@ -109,24 +109,42 @@ class AsyncBoardCalls:
             after = page.next
 
     async def set_score(
-        self, user: UserRef, score: Number, *, rank: bool = False, idempotency_key: IdempotencyKey = None
+        self,
+        user: UserRef,
+        score: Number,
+        *,
+        username: str | None = None,
+        rank: bool = False,
+        idempotency_key: IdempotencyKey = None,
     ) -> model.ScoreChange:
         """Sets a score. With `rank`, the result has the rank as well.
 
+        With `username`, the user of an external id that no user has is created with that name.
         Raises UserNotFound, and InvalidField on a board that adds up scores.
         """
         change = {"score": score}
-        return await self._sender.send(calls.change_score(self._board, user, change, idempotency_key, rank=rank))
+        return await self._sender.send(
+            calls.change_score(self._board, user, change, username, idempotency_key, rank=rank)
+        )
 
     async def add_score(
-        self, user: UserRef, increment: Number, *, rank: bool = False, idempotency_key: IdempotencyKey = None
+        self,
+        user: UserRef,
+        increment: Number,
+        *,
+        username: str | None = None,
+        rank: bool = False,
+        idempotency_key: IdempotencyKey = None,
     ) -> model.ScoreChange:
         """Adds to a score, once for each call. With `rank`, the result has the rank as well.
 
+        With `username`, the user of an external id that no user has is created with that name.
         Raises UserNotFound, and InvalidField on `default` and on a board that keeps the best score.
         """
         change = {"increment": increment}
-        return await self._sender.send(calls.change_score(self._board, user, change, idempotency_key, rank=rank))
+        return await self._sender.send(
+            calls.change_score(self._board, user, change, username, idempotency_key, rank=rank)
+        )
 
     async def set_scores(
         self,
@@ -270,10 +288,16 @@ class AsyncLeaderboard(AsyncBoardCalls):
         *,
         score: int = 0,
         image_url: str | None = None,
+        external_id: ExternalId | None = None,
         idempotency_key: IdempotencyKey = None,
     ) -> model.User:
-        """Creates a user. Raises UsernameTaken, InvalidField."""
-        return await self._sender.send(calls.create_user(username, score, image_url, idempotency_key))
+        """Creates a user. Raises UsernameTaken, ExternalIdTaken, InvalidField."""
+        call = calls.create_user(username, score, image_url, external_id, idempotency_key)
+        return await self._sender.send(call)
+
+    async def put_user(self, user: ExternalId, username: str, *, image_url: str | None = None) -> model.User:
+        """Creates the user of an external id, or sets its name and image. Raises UsernameTaken."""
+        return await self._sender.send(calls.put_user(user, username, image_url))
 
     async def find_user(self, username: str) -> model.Account:
         """Returns the user of a name. Raises UserNotFound. Hidden users are found with the admin scope only."""
@@ -297,12 +321,14 @@ class AsyncLeaderboard(AsyncBoardCalls):
         username: str | Unchanged = UNCHANGED,
         image_url: str | Unchanged | None = UNCHANGED,
         hidden: bool | Unchanged = UNCHANGED,
+        external_id: ExternalId | Unchanged = UNCHANGED,
     ) -> model.Account:
         """Renames a user, changes its image (None: removes it), hides or shows it. Needs the admin scope.
 
-        Raises UserNotFound, UsernameTaken, InvalidField.
+        `external_id` is for a user who has none. Raises UserNotFound, UsernameTaken, ExternalIdTaken,
+        ExternalIdFixed, InvalidField.
         """
-        return await self._sender.send(calls.update_user(user, username, image_url, hidden))
+        return await self._sender.send(calls.update_user(user, username, image_url, hidden, external_id))
 
     async def erase_user(self, user: UserRef) -> None:
         """Erases a user from all boards. Needs the admin scope. Raises UserNotFound."""

@@ -30,9 +30,12 @@ Changes = (
     Mapping[int, Number]
     | Mapping[ExternalId, Number]
     | Mapping[UserRef, Number]
-    | Iterable[tuple[UserRef, Number]]
+    | Iterable[tuple[UserRef, Number] | tuple[ExternalId, Number, str]]
 )
-"""Users with a number each. Three mappings, because the type of a mapping's keys is invariant."""
+"""Users with a number each, and perhaps with the name for a user who has to be created.
+
+Three mappings, because the type of a mapping's keys is invariant.
+"""
 
 Change = Mapping[str, Any]
 """One of many changes, as it is sent."""
@@ -167,7 +170,7 @@ def page(
 
 
 def standings_of(
-    board: str | None, user_ids: Iterable[int], season: SeasonRef | None
+    board: str | None, of: Iterable[UserRef], season: SeasonRef | None
 ) -> Call[tuple[model.Standing, ...]]:
     """The standings of some users."""
 
@@ -175,17 +178,18 @@ def standings_of(
         found: list[model.Members] = _members(response)["users"]
         return model.standings(found)
 
-    ids = ",".join(users.in_path(each) for each in user_ids)
+    ids = ",".join(map(users.in_list, of))
     return _get(f"{_below(board, long=season is not None)}/leaderboard", read, users=ids, season=season)
 
 
 def change_score(
-    board: str | None, user: UserRef, change: Change, key: IdempotencyKey, *, rank: bool
+    board: str | None, user: UserRef, change: Change, username: str | None, key: IdempotencyKey, *, rank: bool
 ) -> Call[model.ScoreChange]:
-    """Sets a score, or adds to it."""
+    """Sets a score, or adds to it. `username` is the name of the user if it has to be created."""
     below = _below(board, long=rank or "increment" in change)
     path = f"{below}/users/{users.in_path(user)}/score{'?rank=true' if rank else ''}"
-    return _post_once(path, change, _reads(model.score_change), key)
+    members = change if username is None else {**change, "username": username}
+    return _post_once(path, members, _reads(model.score_change), key)
 
 
 def change_scores(
@@ -242,8 +246,9 @@ def batches(member: Literal["score", "increment"], changes: Changes) -> Iterator
     in_batch: set[UserRef] = set()
     size = 0
     pairs: Any = changes.items() if isinstance(changes, Mapping) else changes
-    for user, number in pairs:
-        encoded = exact_json.encode({**users.in_body(user), member: number})
+    for user, number, *name in pairs:
+        members = {**users.in_body(user), member: number, **({"username": name[0]} if name else {})}
+        encoded = exact_json.encode(members)
         # With the comma.
         length = len(encoded) + 1
         if batch and (len(batch) >= MAX_ITEMS or size + length > _MAX_CHANGES_BYTES or user in in_batch):
@@ -316,12 +321,26 @@ def seasons(board: str | None, before: int | None, limit: int) -> Call[tuple[Seq
 # Users
 
 
-def create_user(username: str, score: int, image_url: str | None, key: IdempotencyKey) -> Call[model.User]:
+def create_user(
+    username: str, score: int, image_url: str | None, external_id: ExternalId | None, key: IdempotencyKey
+) -> Call[model.User]:
     """Creates a user."""
-    members = {"username": username, "score": score}
+    members: dict[str, str | int] = {"username": username, "score": score}
     if image_url is not None:
         members["imageUrl"] = image_url
+    if external_id is not None:
+        members |= users.in_body(external_id)
     return _post_once("/users", members, _reads(model.user), key)
+
+
+def put_user(user: ExternalId, username: str, image_url: str | None) -> Call[model.User]:
+    """Creates the user of an external id, or changes it. Repeatable: it sets the same values again."""
+    return Call(
+        method="PUT",
+        path=f"/users/{users.in_path(user)}",
+        read=_reads(model.user),
+        body=exact_json.encode({"username": username, "imageUrl": image_url}),
+    )
 
 
 def find_user(username: str) -> Call[model.Account]:
@@ -339,10 +358,13 @@ def update_user(
     username: str | Unchanged,
     image_url: str | Unchanged | None,
     hidden: bool | Unchanged,
+    external_id: ExternalId | Unchanged,
 ) -> Call[model.Account]:
     """Changes a user. Repeatable: it sets the same values again."""
     given = {"username": username, "imageUrl": image_url, "hidden": hidden}
-    members = {name: value for name, value in given.items() if not isinstance(value, Unchanged)}
+    members: dict[str, object] = {name: value for name, value in given.items() if not isinstance(value, Unchanged)}
+    if not isinstance(external_id, Unchanged):
+        members |= users.in_body(external_id)
     return Call(
         method="PATCH",
         path=f"/users/{users.in_path(user)}",

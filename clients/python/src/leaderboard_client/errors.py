@@ -13,6 +13,8 @@ LeaderboardError
 │   │   └── PathNotFound
 │   ├── Conflict
 │   │   ├── UsernameTaken
+│   │   ├── ExternalIdTaken
+│   │   ├── ExternalIdFixed
 │   │   ├── BoardInUse
 │   │   ├── IdempotencyKeyReused
 │   │   └── IdempotencyKeyInUse
@@ -188,6 +190,14 @@ class UsernameTaken(Conflict):
     """Another user has this name."""
 
 
+class ExternalIdTaken(Conflict):
+    """Another user has this external id."""
+
+
+class ExternalIdFixed(Conflict):
+    """The user has another external id, which cannot be changed."""
+
+
 class BoardInUse(Conflict):
     """The board cannot be changed like this, because of its entries or because it is `default`."""
 
@@ -309,6 +319,8 @@ CODES: Mapping[str, type[ApiError]] = {
     "not_on_board": NotOnBoard,
     "board_in_use": BoardInUse,
     "username_taken": UsernameTaken,
+    "external_id_taken": ExternalIdTaken,
+    "external_id_fixed": ExternalIdFixed,
     "idempotency_key_reused": IdempotencyKeyReused,
     "idempotency_key_in_use": IdempotencyKeyInUse,
     "too_many_idempotency_keys": TooManyIdempotencyKeys,

@@ -11,7 +11,7 @@ from leaderboard_client.calls import UNCHANGED, Call, Changes, IdempotencyKey, U
 from leaderboard_client.model import Number, SeasonRef
 from leaderboard_client.retries import Attempts, Retry
 from leaderboard_client.service import Service
-from leaderboard_client.users import UserRef
+from leaderboard_client.users import ExternalId, UserRef
 
 T = TypeVar("T")
 
@@ -72,10 +72,10 @@ class BoardCalls:
         return self._sender.send(calls.context(self._board, user, season))
 
     def standings_of(
-        self, user_ids: Iterable[int], *, season: SeasonRef | None = None
+        self, users: Iterable[UserRef], *, season: SeasonRef | None = None
     ) -> tuple[model.Standing, ...]:
         """Returns those of up to 100 users that are on the board, best first, with their ranks among all."""
-        return self._sender.send(calls.standings_of(self._board, user_ids, season))
+        return self._sender.send(calls.standings_of(self._board, users, season))
 
     def page(self, *, limit: int = 100, after: str | None = None, season: SeasonRef | None = None) -> model.Page:
         """Returns the first page of up to `limit` users, or the one after the page whose `next` is `after`."""
@@ -105,24 +105,42 @@ class BoardCalls:
             after = page.next
 
     def set_score(
-        self, user: UserRef, score: Number, *, rank: bool = False, idempotency_key: IdempotencyKey = None
+        self,
+        user: UserRef,
+        score: Number,
+        *,
+        username: str | None = None,
+        rank: bool = False,
+        idempotency_key: IdempotencyKey = None,
     ) -> model.ScoreChange:
         """Sets a score. With `rank`, the result has the rank as well.
 
+        With `username`, the user of an external id that no user has is created with that name.
         Raises UserNotFound, and InvalidField on a board that adds up scores.
         """
         change = {"score": score}
-        return self._sender.send(calls.change_score(self._board, user, change, idempotency_key, rank=rank))
+        return self._sender.send(
+            calls.change_score(self._board, user, change, username, idempotency_key, rank=rank)
+        )
 
     def add_score(
-        self, user: UserRef, increment: Number, *, rank: bool = False, idempotency_key: IdempotencyKey = None
+        self,
+        user: UserRef,
+        increment: Number,
+        *,
+        username: str | None = None,
+        rank: bool = False,
+        idempotency_key: IdempotencyKey = None,
     ) -> model.ScoreChange:
         """Adds to a score, once for each call. With `rank`, the result has the rank as well.
 
+        With `username`, the user of an external id that no user has is created with that name.
         Raises UserNotFound, and InvalidField on `default` and on a board that keeps the best score.
         """
         change = {"increment": increment}
-        return self._sender.send(calls.change_score(self._board, user, change, idempotency_key, rank=rank))
+        return self._sender.send(
+            calls.change_score(self._board, user, change, username, idempotency_key, rank=rank)
+        )
 
     def set_scores(
         self,
@@ -266,10 +284,16 @@ class Leaderboard(BoardCalls):
         *,
         score: int = 0,
         image_url: str | None = None,
+        external_id: ExternalId | None = None,
         idempotency_key: IdempotencyKey = None,
     ) -> model.User:
-        """Creates a user. Raises UsernameTaken, InvalidField."""
-        return self._sender.send(calls.create_user(username, score, image_url, idempotency_key))
+        """Creates a user. Raises UsernameTaken, ExternalIdTaken, InvalidField."""
+        call = calls.create_user(username, score, image_url, external_id, idempotency_key)
+        return self._sender.send(call)
+
+    def put_user(self, user: ExternalId, username: str, *, image_url: str | None = None) -> model.User:
+        """Creates the user of an external id, or sets its name and image. Raises UsernameTaken."""
+        return self._sender.send(calls.put_user(user, username, image_url))
 
     def find_user(self, username: str) -> model.Account:
         """Returns the user of a name. Raises UserNotFound. Hidden users are found with the admin scope only."""
@@ -293,12 +317,14 @@ class Leaderboard(BoardCalls):
         username: str | Unchanged = UNCHANGED,
         image_url: str | Unchanged | None = UNCHANGED,
         hidden: bool | Unchanged = UNCHANGED,
+        external_id: ExternalId | Unchanged = UNCHANGED,
     ) -> model.Account:
         """Renames a user, changes its image (None: removes it), hides or shows it. Needs the admin scope.
 
-        Raises UserNotFound, UsernameTaken, InvalidField.
+        `external_id` is for a user who has none. Raises UserNotFound, UsernameTaken, ExternalIdTaken,
+        ExternalIdFixed, InvalidField.
         """
-        return self._sender.send(calls.update_user(user, username, image_url, hidden))
+        return self._sender.send(calls.update_user(user, username, image_url, hidden, external_id))
 
     def erase_user(self, user: UserRef) -> None:
         """Erases a user from all boards. Needs the admin scope. Raises UserNotFound."""

@@ -30,6 +30,13 @@ def in_body(user: UserRef) -> Mapping[str, int | str]:
     return {"userId": _number(user)}
 
 
+def in_list(user: UserRef) -> str:
+    """Returns the user as a part of a list in a query string, where a comma of an external id is doubled."""
+    if isinstance(user, ExternalId):
+        return f"@{user.value.replace(',', ',,')}"
+    return str(_number(user))
+
+
 def _number(user: object) -> int:
     # A name in place of a number would otherwise be part of the path.
     if isinstance(user, int) and not isinstance(user, bool):

@@ -4,18 +4,18 @@ BIN := .venv/bin
 # The name of a Secret of Kubernetes, and the password of the trial.
 NO_SECRETS := --exclude-lines '(secret|secretName): "?[a-z-]+"?}?$$' --exclude-secrets b25seS1mb3ItYS10cmlhbA==
 
-.PHONY: help setup dev test test-all chaos explore mutants bench bench-quick bench-growth bench-boards manifests deploy-check aws-setup aws-check aws-cost lint format lock image-digests clean
+.PHONY: help setup dev test test-all chaos explore mutants bench bench-quick bench-growth bench-boards manifests deploy-check aws-setup aws-check aws-cost client lint format lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: .venv/.installed  ## create .venv with the pinned requirements
 
-.venv/.installed: requirements-dev.txt pyproject.toml
+.venv/.installed: requirements-dev.txt pyproject.toml clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e clients/python
 	@touch $@
 
 dev: setup  ## start PostgreSQL, Valkey and the service, with example data
@@ -86,12 +86,15 @@ lint: setup  ## style, types, import rules, what is unsafe, what is secret
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src clients/python/src
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(NO_SECRETS)
 
 format: setup  ## put the code into its one style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+client: setup  ## make the synchronous client for Python from the one for asyncio
+	$(BIN)/python clients/python/make_sync.py
 
 lock:  ## pin the requirements again (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.txt

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "leaderboard"
+CLIENT = ROOT / "clients" / "python" / "src" / "leaderboard_client"
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
 MAX_FIRST_LINE = 100
@@ -25,7 +26,7 @@ OTHER_WORDS = re.compile(
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in SOURCE.rglob("*.py"))
+    return sorted(path for folder in (SOURCE, CLIENT) for path in folder.rglob("*.py"))
 
 
 def docstrings(path: Path) -> Iterator[tuple[str, str]]:
@@ -37,7 +38,7 @@ def docstrings(path: Path) -> Iterator[tuple[str, str]]:
                 yield getattr(node, "name", path.name), text
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_first_line_of_a_docstring_is_a_short_sentence(path: Path) -> None:
     for name, text in docstrings(path):
         first, *rest = text.split("\n")
@@ -56,6 +57,7 @@ def test_the_first_line_of_a_docstring_is_a_short_sentence(path: Path) -> None:
         *sorted(SOURCE.rglob("*.lua")),
         *sorted((ROOT / "docs").rglob("*.md")),
         *sorted(ROOT.glob("*.md")),
+        *sorted((ROOT / "clients").glob("*/*.md")),
     ],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
@@ -82,7 +84,7 @@ def attributes(node: ast.ClassDef) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_class_has_few_attributes(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ClassDef) and node.name not in STRUCTS:

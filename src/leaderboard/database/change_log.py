@@ -173,12 +173,13 @@ def _season_changes(row: asyncpg.Record, seasons: int) -> list[SeasonChanges]:
     found = [_UNCHANGED] * seasons
     for n, reaches, added in zip(row["seasons"], row["seasons_reach"], row["seasons_added"], strict=True):
         found[n - 1] = SeasonChanges(reaches, [], [], added)
-    columns = ("entry_seasons", "entry_user_ids", "entry_user_names", "entry_image_urls", "entry_sort_keys")
-    for n, user_id, user_name, image_url, sort_key in zip(*[row[name] for name in columns], strict=True):
+    columns = ("seasons", "user_ids", "user_names", "image_urls", "sort_keys", "external_ids")
+    entries = zip(*[row[f"entry_{name}"] for name in columns], strict=True)
+    for n, user_id, user_name, image_url, sort_key, external_id in entries:
         if (season := found[n - 1]) is _UNCHANGED:
             season = found[n - 1] = SeasonChanges(True, [], [], 0)
         if sort_key is None:
             season.deleted.append(user_id)
         else:
-            season.changed.append(User(user_id, user_name, image_url, sort_key))
+            season.changed.append(User(user_id, user_name, image_url, sort_key, external_id))
     return found

@@ -1,0 +1,1 @@
+"""Tests of the client for Python, against the real service."""

@@ -10,6 +10,8 @@ const ATTEMPT_TIMEOUT_MS = 10_000;
 const RETRIES = 4;
 const FIRST_DELAY_MS = 200;
 const LONGEST_DELAY_MS = 5_000;
+/** A longer timer would fire at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 const TRY_AGAIN_STATUS = new Set([408, 429, 502, 503, 504]);
 const TRY_AGAIN_CODES = new Set([
@@ -337,13 +339,13 @@ class Transport {
 
 /** Returns the response and its text. Throws what the caller's signal gives as its reason. */
 async function receive(url, init, { fetch = globalThis.fetch, key, signal }, timeout, request) {
-  signal?.throwIfAborted();
   const credential = typeof key === "function" ? await key() : key;
+  signal?.throwIfAborted();
   const headers = new Headers(init.headers);
   if (credential) headers.set("authorization", `Bearer ${credential}`);
   const controller = new AbortController();
   const abort = () => controller.abort();
-  const timer = setTimeout(abort, Math.max(timeout, 0));
+  const timer = setTimeout(abort, Math.min(Math.max(timeout, 0), LONGEST_TIMER_MS));
   signal?.addEventListener("abort", abort);
   try {
     // A redirect would make a POST a GET, and would lose the key.
@@ -408,8 +410,9 @@ function invalidArgument(detail) {
 }
 
 function leavesOutcomeUnknown({ code, status }) {
+  if (code !== "unexpected_response") return UNKNOWN_OUTCOME.has(code);
   // A proxy's 5xx, or an answer that cannot be read, says nothing about the write.
-  return UNKNOWN_OUTCOME.has(code) || (code === "unexpected_response" && (status >= 500 || status < 300));
+  return status >= 500 || (status >= 200 && status < 300);
 }
 
 /** Returns seconds, or null. The header is a number, or a date from a proxy. */
@@ -423,7 +426,7 @@ function retryAfterOf(response) {
 /** Returns milliseconds: full jitter, after the time that the server asks for. */
 function delayBefore(attempt, retryAfter) {
   const jitter = Math.random() * Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** (attempt - 1));
-  return (retryAfter ?? 0) * 1000 + jitter;
+  return Math.min((retryAfter ?? 0) * 1000 + jitter, LONGEST_TIMER_MS);
 }
 
 function sleep(ms, signal) {

@@ -361,7 +361,8 @@ export const cases = {
     const page = env.client([{ status: 200, headers: { "content-type": "text/html" }, body: "<h1>Log in</h1>" }]);
     await rejects(page.lb.top(1), { code: "unexpected_response", attempts: 1 });
     const moved = env.client([{ status: 307, headers: { location: "/livez" }, body: "" }]);
-    const redirected = await rejects(moved.lb.top(1), { code: "unexpected_response", attempts: 1 });
+    const expected = { code: "unexpected_response", attempts: 1, outcomeUnknown: false };
+    const redirected = await rejects(moved.lb.createUser({ username: env.name() }), expected);
     equal(redirected.detail.includes("redirects"), true);
   },
 
@@ -394,6 +395,9 @@ export const cases = {
     const reason = new Error("the page was left");
     const never = env.client();
     await same(never.lb.top(1, { signal: AbortSignal.abort(reason) }), reason);
+    const during = new AbortController();
+    const key = async () => during.abort(reason);
+    await same(env.client([], { key }).lb.top(1, { signal: during.signal }), reason);
     equal(never.sent.length, 0);
 
     const endless = { timeout: 1e9, attemptTimeout: 1e9 };
@@ -415,6 +419,8 @@ export const cases = {
   async "a call that is not answered in time is ended"(env) {
     const { lb } = env.client([HANG], { timeout: 300 });
     await rejects(lb.top(1), { code: "timeout", status: 0 });
+    const unlimited = { timeout: Infinity, attemptTimeout: Infinity };
+    equal(await env.lb.live(unlimited), { status: "alive" });
   },
 
   async "the headers of an answer can be read"(env) {

@@ -249,10 +249,10 @@ export const cases = {
       const before = (await board.increment(user, 1)).score;
       // However slow the machine is, an attempt succeeds in the end.
       const limits = fault.hang ? { attemptTimeout: 300, retries: 100 } : {};
-      const { lb, sent } = env.client([fault, fault], limits);
+      const { lb, sent } = env.client([fault], limits);
       const { score, previousScore } = await lb.board(board.name).increment(user, 10);
       equal([score, previousScore, (await board.standing(user)).score], [before + 10, before, before + 10]);
-      equal(sent.length >= 3, true);
+      equal(sent.length >= 2, true);
       equal(new Set(sent.map(({ headers }) => headers.get("idempotency-key"))).size, 1);
     }
   },

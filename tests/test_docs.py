@@ -222,6 +222,8 @@ def _example(kind: problems.Kind) -> Exception:
             "the board 'weekly' has entries, which depend on decimals; make another board, or delete this one"
         ),
         "username_taken": errors.UsernameTaken("ada"),
+        "external_id_taken": errors.ExternalIdTaken("steam:7656"),
+        "external_id_fixed": errors.ExternalIdFixed("the user has another external id, which cannot be changed"),
         "idempotency_key_reused": errors.IdempotencyKeyReused(
             "this idempotency key came with another request before"
         ),

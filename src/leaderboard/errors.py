@@ -8,8 +8,11 @@ LeaderboardError
 │   ├── InvalidField
 │   └── InvalidParameter
 ├── UserNotFound
-│   └── UsernameNotFound
+│   ├── UsernameNotFound
+│   └── ExternalIdNotFound
 ├── UsernameTaken
+├── ExternalIdTaken
+├── ExternalIdFixed
 ├── BoardNotFound
 ├── SeasonNotFound
 ├── NotOnBoard
@@ -87,12 +90,30 @@ class UsernameNotFound(UserNotFound):
         LeaderboardError.__init__(self, f"no user has the username {user_name!r}")
 
 
+class ExternalIdNotFound(UserNotFound):
+    """No user has this external id, or one that is hidden from the caller."""
+
+    def __init__(self, external_id: str) -> None:
+        LeaderboardError.__init__(self, f"no user has the external id {external_id!r}")
+
+
 class UsernameTaken(LeaderboardError):
     """Another user has this username."""
 
     def __init__(self, user_name: str) -> None:
         super().__init__(f"the username {user_name!r} is taken")
         self.user_name = user_name
+
+
+class ExternalIdTaken(LeaderboardError):
+    """Another user has this external id."""
+
+    def __init__(self, external_id: str) -> None:
+        super().__init__(f"another user has the external id {external_id!r}")
+
+
+class ExternalIdFixed(LeaderboardError):
+    """The user has another external id, which cannot be changed."""
 
 
 class BoardNotFound(LeaderboardError):
@@ -116,9 +137,9 @@ class SeasonNotFound(LeaderboardError):
 class NotOnBoard(LeaderboardError):
     """The user has no entry in this season, or does not exist."""
 
-    def __init__(self, user_id: int, board: str) -> None:
-        super().__init__(f"the user {user_id} is not on the board {board!r}")
-        self.user_id = user_id
+    def __init__(self, user: int | str, board: str) -> None:
+        """`user` is the id of the user, or `@` with its external id."""
+        super().__init__(f"the user {user} is not on the board {board!r}")
         self.board = board
 
 

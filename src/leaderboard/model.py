@@ -4,7 +4,7 @@
 """
 
 from decimal import Decimal
-from typing import Annotated, Self
+from typing import Annotated, NewType, Self
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,13 @@ NEIGHBOURS = 5
 Rank = Annotated[int, Meta(ge=1, description="1-based position by (score descending, userId ascending)")]
 Total = Annotated[int, Meta(ge=0, description="how many users there are on the board")]
 UserId = Annotated[int, Meta(ge=1, le=INT32_MAX)]
+ExternalId = NewType("ExternalId", str)
+"""The caller's own id for a user: any text of 1 to 128 bytes without control characters."""
+UserRef = int | ExternalId
+"""Which user a caller means. `service/user_ids.py` finds the number of an external id."""
+ShownExternalId = Annotated[
+    str | None, Meta(description="the caller's own id for the user; missing where it has none")
+]
 Score = Annotated[int, Meta(ge=SCORE_MIN, le=SCORE_MAX, extra_json_schema={"format": "int64"})]
 
 encode_json = msgspec.json.Encoder(decimal_format="number").encode
@@ -31,21 +38,23 @@ _SPELLING = {
     "user_id": "userId",
     "user_name": "username",
     "image_url": "imageUrl",
+    "external_id": "externalId",
     "total_score": "score",
     "previous_score": "previousScore",
 }
 
 
-class User(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
+class User(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=_SPELLING):
     """A user as it is stored."""
 
     user_id: UserId
     user_name: str
     image_url: str | None
     total_score: Score
+    external_id: ShownExternalId = None
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
+class Standing(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=_SPELLING):
     """A user with its rank."""
 
     rank: Rank
@@ -53,6 +62,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     user_name: str
     image_url: str | None
     total_score: Score
+    external_id: ShownExternalId = None
 
 
 class Context(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
@@ -96,7 +106,7 @@ class Page(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     end: tuple[int, int] | None = None
 
 
-class ScoreSet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
+class ScoreSet(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=_SPELLING):
     """What setting a score did."""
 
     user_id: UserId
@@ -104,9 +114,10 @@ class ScoreSet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     image_url: str | None
     total_score: Score
     previous_score: Score
+    external_id: ShownExternalId = None
 
 
-class EntrySet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
+class EntrySet(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=_SPELLING):
     """What setting a score on a board other than `default` did.
 
     `score` and `previousScore` are as the board keeps them; `previousScore` is null for a new entry. `improved`:
@@ -120,9 +131,10 @@ class EntrySet(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     previous_score: ScoreNumber | None
     improved: bool
     season: int
+    external_id: ShownExternalId = None
 
 
-class Account(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
+class Account(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=_SPELLING):
     """A user as operators see it, whether hidden or not. `score` is that on the board `default`."""
 
     user_id: UserId
@@ -130,11 +142,12 @@ class Account(msgspec.Struct, frozen=True, gc=False, rename=_SPELLING):
     image_url: str | None
     total_score: Score
     hidden: bool
+    external_id: ShownExternalId = None
 
 
 def ranked(rank: int, user: User) -> Standing:
     """Return the standing of `user` at `rank`."""
-    return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
+    return Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score, user.external_id)
 
 
 Result = EncodedTop | Standing | Context | Page | Top

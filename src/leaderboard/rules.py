@@ -1,4 +1,4 @@
-"""The rules for usernames, titles, scores and image URLs, for HTTP and for imports.
+"""The rules for usernames, titles, external ids, scores and image URLs, for HTTP and for imports.
 
 Each function returns the value to store, or raises ValueError whose message says what is wrong and what is
 allowed. A username or title is rejected if it would damage the text around it or in storage. Look-alikes,
@@ -9,12 +9,16 @@ import re
 from ipaddress import IPv6Address
 from unicodedata import category, normalize
 
-from leaderboard.model import SCORE_MAX, SCORE_MIN
+from leaderboard.model import SCORE_MAX, SCORE_MIN, ExternalId
 
 MAX_NAME = 128
 """Most characters (code points) of a username."""
 MAX_TITLE = 200
 """Most characters (code points) of the title of a board."""
+MAX_EXTERNAL_ID = 128
+"""Most bytes of an external id in UTF-8."""
+EXTERNAL_ID_PATTERN = rf"[^\u0000-\u001f\u007f-\u009f]{{1,{MAX_EXTERNAL_ID}}}"
+"""What an external id matches in JSON Schema, which counts characters and not bytes."""
 MAX_URL = 2048
 """Most characters of an image URL."""
 
@@ -32,6 +36,7 @@ _REJECTED = {
     "Zl": "a line break",
     "Zp": "a line break",
 }
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 # Invisible, but not of the category Cf (format): a joiner, fillers, variation selectors, the empty Braille cell.
 _BLANK = re.compile(
@@ -71,6 +76,20 @@ def clean_prefix(text: str) -> str:
 def clean_title(text: str) -> str:
     """Return the title of a board, trimmed and in Unicode's normal form C. Raises ValueError."""
     return _clean(text, MAX_TITLE, "a title")
+
+
+def check_external_id(text: str) -> ExternalId:
+    """Return `text`, unchanged, if it can be an external id. Raises ValueError."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError("contains half of a surrogate pair; none is allowed") from None
+    if not 1 <= size <= MAX_EXTERNAL_ID:
+        problem = f"is {size} bytes long in UTF-8" if size else "is empty"
+        raise ValueError(f"{problem}; 1 to {MAX_EXTERNAL_ID} bytes are allowed")
+    if control := _CONTROL.search(text):
+        raise ValueError(f"contains {_code(control[0])}, a control character; none is allowed")
+    return ExternalId(text)
 
 
 def check_score(value: int) -> int:

@@ -12,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from jwt.algorithms import get_default_algorithms
 
 from leaderboard.model import INT32_MAX
+from leaderboard.rules import check_external_id
 
 LEEWAY_S = 10
 """Seconds by which the issuer's clock and ours may differ."""
@@ -40,7 +41,11 @@ class UserTokens:
         self._issuer = issuer or None
 
     def user_id(self, token: bytes) -> str | None:
-        """Return the id of the token's user as a decimal string, or None if the token is not valid."""
+        """Return the token's user as a path names it, or None if the token is not valid.
+
+        That is the id as a decimal string, or `@` and the external id. They are not compared with each other: a
+        token that names a user by one of them is not for the paths with the other.
+        """
         if len(token) > _MAX_TOKEN:
             return None
         try:
@@ -58,8 +63,18 @@ class UserTokens:
         if self._audience is None and "aud" in claims:
             # PyJWT accepts an empty or null audience if none is expected.
             return None
-        subject = claims["sub"]
-        return subject if _USER_ID.fullmatch(subject) and int(subject) <= INT32_MAX else None
+        return _user(claims["sub"])
+
+
+def _user(subject: str) -> str | None:
+    """Return the subject of a token if it names a user."""
+    if subject.startswith("@"):
+        try:
+            check_external_id(subject[1:])
+        except ValueError:
+            return None
+        return subject
+    return subject if _USER_ID.fullmatch(subject) and int(subject) <= INT32_MAX else None
 
 
 def _prepared(algorithms: Sequence[str], key: str) -> Any:

@@ -122,3 +122,5 @@ class Tuning:
     log: LogTuning = field(default_factory=LogTuning)
     ranks: RankIndexTuning = field(default_factory=RankIndexTuning)
     keys: KeyTuning = field(default_factory=KeyTuning)
+    remembered_ids: int = 50_000
+    """Of how many users a process remembers the external id, which takes some 10 MB."""

@@ -305,12 +305,12 @@ class World:
 
     async def _truth(self) -> Truth:
         users = await self.db.fetch(
-            "SELECT user_id, user_name, image_url, total_score FROM users WHERE NOT hidden"
+            "SELECT user_id, user_name, image_url, total_score, external_id FROM users WHERE NOT hidden"
             " ORDER BY total_score DESC, user_id"
         )
         rows = await self.db.fetch(
             "SELECT b.name, s.number, s.season_id = b.season_id AS current, s.ended_at, b.rules::text, b.tie_bits,"
-            " coalesce(json_agg(json_build_array(e.user_id, u.user_name, u.image_url, e.sort_key)"
+            " coalesce(json_agg(json_build_array(e.user_id, u.user_name, u.image_url, e.sort_key, u.external_id)"
             " ORDER BY e.sort_key DESC, e.user_id) FILTER (WHERE e.user_id IS NOT NULL), '[]')::text AS entries"
             " FROM boards AS b JOIN seasons AS s USING (board_id)"
             " LEFT JOIN scores AS e ON e.season_id = s.season_id AND NOT e.hidden"
@@ -375,7 +375,7 @@ class World:
             )
             rank = standings[-1].rank if shares else index + 1
             score: Any = unscale(rules, score_of(rules, user.total_score))
-            standings.append(Standing(rank, user.user_id, user.user_name, user.image_url, score))
+            standings.append(Standing(rank, user.user_id, user.user_name, user.image_url, score, user.external_id))
         if isinstance(query, TopQuery):
             return json.loads(EncodedTop.of(Top(standings[: query.n])).body)
         assert isinstance(query, StandingQuery | ContextQuery)
@@ -434,6 +434,11 @@ class World:
                     "UPDATE users SET user_name = $2 WHERE user_id = $1",
                     user_id,
                     f"user {user_id}.{rng.randrange(4)}",
+                ),
+                (
+                    "UPDATE users SET external_id = $2 WHERE user_id = $1 AND external_id IS NULL",
+                    user_id,
+                    f"id of {user_id}",
                 ),
                 *[("UPDATE users SET hidden = NOT hidden WHERE user_id = $1", user_id)] * 2,
                 ("DELETE FROM users WHERE user_id = $1", user_id),

@@ -227,7 +227,7 @@ def test_replicas_that_grow_drop_others() -> None:
     replicas.put("growing", growing)
     assert replicas.get("other") is other
     replicas.get("growing")
-    growing.apply(Delta(1000, [], [(n, f"user {n}", None, n) for n in range(11, 201)]))
+    growing.apply(Delta(1000, [], [(n, f"user {n}", None, n, None) for n in range(11, 201)]))
     replicas.put("growing", growing)
     assert replicas.get("other") is None
     assert replicas.get("growing") is growing

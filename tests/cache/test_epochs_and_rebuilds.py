@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_cache_of_another_epoch_is_rebuilt_and_not_caught_up(one: App) -> None:
     await make_valid(one)
     # With this snapshot the cache could be caught up if its epoch were the present one.
-    change_epoch(one, "4|another/database/of/all", str((await one.database.now()).snapshot))
+    change_epoch(one, "5|another/database/of/all", str((await one.database.now()).snapshot))
     best = (await one.database.users.top(KEPT)).value
 
     async def is_valid() -> bool:
@@ -46,7 +46,7 @@ async def test_a_cache_of_another_epoch_is_rebuilt_and_not_caught_up(one: App) -
 
 async def test_a_cache_of_another_epoch_is_not_read(one: App) -> None:
     await make_valid(one)
-    change_epoch(one, "4|another/database/of/all")
+    change_epoch(one, "5|another/database/of/all")
     assert await top(one, 1) == [(1, 1000)]
 
 
@@ -58,9 +58,9 @@ async def test_without_postgres_only_a_cache_of_its_own_database_is_read(one: Ap
     change_epoch(
         one,
         {
-            "another epoch": f"4|{cluster}/{database}/0/0",
-            "another database": f"4|{cluster}/{database}0/0/0",
-            "another cluster": f"4|{cluster}0/{database}/0/0",
+            "another epoch": f"5|{cluster}/{database}/0/0",
+            "another database": f"5|{cluster}/{database}0/0/0",
+            "another cluster": f"5|{cluster}0/{database}/0/0",
         }[which],
     )
     one.health.postgres_up = False

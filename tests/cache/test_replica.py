@@ -9,8 +9,9 @@ from leaderboard.model import SCORE_MAX, SCORE_MIN, Context, EncodedTop, Top, Us
 
 ids = st.integers(1, 30)
 scores = st.integers(-2, 2) | st.sampled_from([SCORE_MIN, SCORE_MIN + 1, SCORE_MAX - 1, SCORE_MAX])
-rows = st.tuples(ids, st.sampled_from(["a", "b"]), st.none(), scores)
-users = st.builds(User, ids, st.sampled_from(["a", "b"]), st.none(), scores)
+external_ids = st.sampled_from([None, "x"])
+rows = st.tuples(ids, st.sampled_from(["a", "b"]), st.none(), scores, external_ids)
+users = st.builds(User, ids, st.sampled_from(["a", "b"]), st.none(), scores, external_ids)
 deltas = st.builds(Delta, st.sampled_from([5, 12, 40]), st.lists(ids, max_size=4), st.lists(rows, max_size=6))
 
 
@@ -54,7 +55,7 @@ def test_a_top_is_encoded_once_until_a_delta() -> None:
     replica.set_state(b"token", 2, complete=True)
     top = replica.top(2)
     assert replica.top(2) is top
-    replica.apply(Delta(10, [], [(1, "a", None, 3)]))
+    replica.apply(Delta(10, [], [(1, "a", None, 3, None)]))
     changed = replica.top(2)
     assert changed is not None
     assert [standing.user_id for standing in changed.decode().users] == [1, 2]

@@ -124,9 +124,9 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(named=st.lists(st.tuples(NAMES, st.none() | NAMES), max_size=15))
-async def test_any_name_is_cached_unchanged(cache: Cache, named: list[tuple[str, str | None]]) -> None:
-    board = [User(n, name, image, -n) for n, (name, image) in enumerate(named, 1)]
+@given(named=st.lists(st.tuples(NAMES, st.none() | NAMES, st.none() | NAMES), max_size=15))
+async def test_any_name_is_cached_unchanged(cache: Cache, named: list[tuple[str, str | None, str | None]]) -> None:
+    board = [User(n, name, image, -n, external_id) for n, (name, image, external_id) in enumerate(named, 1)]
     half = len(board) // 2
     await install(cache, board[:half])
     assert await catch_up(cache, board[half:], added=len(board) - half) == len(board)

@@ -159,7 +159,7 @@ async def test_a_malformed_change_writes_nothing(cache: Cache, server: Redis) ->
                     nonce="one",
                     expected_token=state.token,
                     new_token="new token",
-                    epoch="4|e",
+                    epoch="5|e",
                     snapshot="9:9:",
                     asof=state.now,
                     total=5,

@@ -176,7 +176,7 @@ async def test_an_interrupted_index_is_built_again(empty: Settings, db: asyncpg.
 
     assert await database_from(empty).migrate(lambda _line: None) == len(ALL_STEPS) - 1
     assert await index_is_valid(db)
-    assert await db.fetchval("SELECT count(*) FROM pg_index WHERE indrelid = 'users'::regclass") == 3
+    assert await db.fetchval("SELECT count(*) FROM pg_index WHERE indrelid = 'users'::regclass") == 4
 
 
 async def test_an_index_that_was_built_but_not_recorded_is_kept(empty: Settings, db: asyncpg.Connection) -> None:

@@ -79,9 +79,7 @@ class Contract:
     def check(self, method: str, path: str, answer: Answer) -> None:
         """Fail unless this is an answer to that request as documented."""
         said = f"{method} {path}: {answer}"
-        path = path.partition("?")[0]
-        # An encoded slash is part of a segment, and no route has such a segment.
-        path = "/a/segment/of/no/route" if "%2f" in path.lower() else unquote(path)
+        path = _decoded(path.partition("?")[0])
         # A path with a slash at its end is another spelling of the one without.
         if path != "/" and not path.endswith("//"):
             path = path.removesuffix("/")
@@ -166,6 +164,14 @@ class Contract:
         for step in reference.removeprefix("#/").split("/"):
             node = node[step]
         return node
+
+
+def _decoded(path: str) -> str:
+    """The path with each segment decoded. A segment with an encoded slash has to be an external id."""
+    segments = [unquote(segment) for segment in path.split("/")]
+    if any("/" in segment and not segment.startswith("@") for segment in segments):
+        return "/a/segment/of/no/route"
+    return "/".join(segment.replace("/", "-") for segment in segments)
 
 
 def _out_of_bounds(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[str]:

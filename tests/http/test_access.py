@@ -35,6 +35,7 @@ NEEDS = {
     ("GET", "/users/{id}"): "read",
     ("POST", "/users/{id}/score"): "own score",
     ("POST", "/users"): "write",
+    ("PUT", "/users/{id}"): "write",
     ("GET", "/users"): "read",
     ("PATCH", "/users/{id}"): "admin",
     ("DELETE", "/users/{id}"): "admin",
@@ -68,6 +69,7 @@ ON_DEFAULT = {
     ("GET", "/users/{id}"),
     ("POST", "/users/{id}/score"),
     ("POST", "/users"),
+    ("PUT", "/users/{id}"),
     ("GET", "/users"),
 }
 """The calls about `default`. Those with neither this nor a board in their path are about all boards or users."""
@@ -93,6 +95,7 @@ KEYS = (
 PRIVATE, PUBLIC = pem(rsa.generate_private_key(65537, 2048))
 STRANGER, _ = pem(rsa.generate_private_key(65537, 2048))
 USER, ANOTHER = 1, 2
+EXTERNAL_ID = "steam:7656"
 ASSET = next(iter(Pages.load().assets))
 
 
@@ -193,6 +196,7 @@ class Board:
     open: Caller
     score: int = 0
     entry: int = 0
+    put: str = "put"
 
     def call(self, caller: Caller, method: str, route: Route, credential: Credential) -> Answer:
         """Makes a valid call, and records what it must do if it succeeds."""
@@ -205,6 +209,8 @@ class Board:
                 self.names.add(f"erased {number}")
             case "delete_board":
                 self.open.call("PUT", "/boards/deleted", {})
+            case "put_user":
+                values["id"] = f"@{EXTERNAL_ID}"
             case "remove_entry":
                 self.open.post(f"/boards/left/users/{USER}/score", {"score": 1})
         path = ASSET if route.path == "/assets/{name}" else path_of(route, **values)
@@ -216,6 +222,9 @@ class Board:
                     self.score = number
                 case "change_entry" | "change_entries":
                     self.entry = number
+                case "put_user":
+                    self.names ^= {self.put, f"name {number}"}
+                    self.put = f"name {number}"
                 case "create_user":
                     self.names.add(f"name {number}")
                 case "erase_user":
@@ -233,6 +242,7 @@ def body_of(route: Route, number: int) -> object:
     """Returns a valid body."""
     return {
         "create_user": {"username": f"name {number}"},
+        "put_user": {"username": f"name {number}"},
         "set_score": {"score": number},
         "change_entry": {"score": number},
         "change_entries": {"scores": [{"userId": USER, "score": number}]},
@@ -245,11 +255,12 @@ def body_of(route: Route, number: int) -> object:
 @pytest.fixture(scope="module")
 def board(module_settings: Settings, start: Callable[..., Caller]) -> Board:
     sql(module_settings, "INSERT INTO users (user_name) VALUES ('ada'), ('another')")
+    sql(module_settings, "INSERT INTO users (user_name, external_id) VALUES ('put', $1)", EXTERNAL_ID)
     caller = start()
     for name in ("games", "left", "ended"):
         assert caller.call("PUT", f"/boards/{name}", {}).status == 201
     assert caller.post(f"/boards/games/users/{USER}/score", {"score": 0}).status == 200
-    return Board(module_settings, start, {"ada", "another"}, caller)
+    return Board(module_settings, start, {"ada", "another", "put"}, caller)
 
 
 def test_this_table_has_every_route() -> None:

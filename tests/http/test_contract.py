@@ -225,7 +225,7 @@ def test_all_bad_fields_are_named_at_once(caller: Caller) -> None:
     answer = caller.post("/users", {"scores": 5})
     assert answer.fields == {
         "username": "is required",
-        "scores": "unknown field; there are imageUrl, score, username",
+        "scores": "unknown field; there are externalId, imageUrl, score, username",
     }
 
 

@@ -42,7 +42,7 @@ def api(settings: Settings) -> Iterator[ApiProcess]:
         api.client.close()
 
 
-@pytest.mark.parametrize("title", ["The API by example", "Boards and seasons"])
+@pytest.mark.parametrize("title", ["The API by example", "Boards and seasons", "Your own ids"])
 def test_the_commands_get_the_answers_that_are_shown(api: ApiProcess, title: str) -> None:
     for command, answer in chapter(title):
         script = command.replace("localhost:3000", api.url.removeprefix("http://"))

@@ -19,7 +19,7 @@ import msgspec
 from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, User
 from leaderboard.snapshot import SnapshotPosition
 
-_FORMAT = "4"
+_FORMAT = "5"
 """Stands before the epoch. A program with another layout of the keys does not know such an epoch."""
 
 _MEMBER = re.compile(rb"[0-9]{10}")
@@ -36,12 +36,16 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
     keep: int
     deleted: list[int]
-    changed: list[tuple[int, str, str | None, int]]
+    changed: list[tuple[int, str, str | None, int, str | None]]
 
 
-class _Metadata(msgspec.Struct, frozen=True, rename={"user_name": "username", "image_url": "imageUrl"}):
+_SPELLING = {"user_name": "username", "image_url": "imageUrl", "external_id": "externalId"}
+
+
+class _Metadata(msgspec.Struct, frozen=True, omit_defaults=True, rename=_SPELLING):
     user_name: str
     image_url: str | None
+    external_id: str | None = None
 
 
 def encode_delta(keep: int, deleted: Sequence[int], changed: Sequence[User]) -> bytes:
@@ -101,7 +105,7 @@ def parse_users(scores: Sequence[bytes], metadata: Sequence[bytes], tie_bits: in
             names = _decode_metadata(stored[prefix_length(tie_bits) :])
         except ValueError as error:
             raise ValueError(f"the metadata of {stored_id!r} are malformed: {error}") from error
-        users.append(User(user_id, names.user_name, names.image_url, key))
+        users.append(User(user_id, names.user_name, names.image_url, key, names.external_id))
     for stored_id in named:
         raise ValueError(f"{stored_id!r} has metadata and no score")
     return users
@@ -146,7 +150,7 @@ def _row_with_time(user: User, tie_bits: int) -> tuple[str | int | bytes, ...]:
 
 
 def _metadata(user: User) -> bytes:
-    return msgspec.json.encode(_Metadata(user.user_name, user.image_url))
+    return msgspec.json.encode(_Metadata(user.user_name, user.image_url, user.external_id))
 
 
 def _pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:

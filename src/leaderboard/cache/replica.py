@@ -104,7 +104,7 @@ class Replica:
     def _standings(self, first: int, end: int) -> list[Standing]:
         return [
             # Not by `ranked`: eleven calls of it would be a good part of what a context costs.
-            Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score)
+            Standing(rank, user.user_id, user.user_name, user.image_url, user.total_score, user.external_id)
             for rank, user in enumerate(self._users[first:end], first + 1)
         ]
 

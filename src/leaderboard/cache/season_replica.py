@@ -56,7 +56,7 @@ class SeasonReplica(Replica):
             if rules.ranks == "shared":
                 shares = standings and standings[-1].total_score == score
                 rank = standings[-1].rank if shares else self._shared_rank(index, user)
-            standings.append(Standing(rank, user.user_id, user.user_name, user.image_url, score))
+            standings.append(Standing(rank, user.user_id, user.user_name, user.image_url, score, user.external_id))
         return standings
 
 

@@ -166,11 +166,12 @@ def _season_changes(row: asyncpg.Record) -> list[SeasonChanges]:
         SeasonChanges(reaches, [], [], added)
         for reaches, added in zip(row["seasons_reach"], row["seasons_added"], strict=True)
     ]
-    columns = ("entry_seasons", "entry_user_ids", "entry_user_names", "entry_image_urls", "entry_sort_keys")
-    for n, user_id, user_name, image_url, sort_key in zip(*[row[name] for name in columns], strict=True):
+    columns = ("seasons", "user_ids", "user_names", "image_urls", "sort_keys", "external_ids")
+    entries = zip(*[row[f"entry_{name}"] for name in columns], strict=True)
+    for n, user_id, user_name, image_url, sort_key, external_id in entries:
         season = found[n - 1]
         if sort_key is None:
             season.deleted.append(user_id)
         else:
-            season.changed.append(User(user_id, user_name, image_url, sort_key))
+            season.changed.append(User(user_id, user_name, image_url, sort_key, external_id))
     return found

@@ -30,10 +30,10 @@ class IdempotencyKey:
 class FirstWrite:
     """What the first write with an idempotency key did.
 
-    `same`: it had the same fingerprint. `previous_score` is None if it created a user, or a new entry. `user_name`
-    and `image_url` are the present ones; `user_name` is None if the user was deleted. `sort_key`, `season_number`
-    and `rules` are given for an entry of a board other than `default`, and then `previous_score` is a sort key;
-    `rules` is None if the season was deleted.
+    `same`: it had the same fingerprint. `previous_score` is None if it created a user, or a new entry.
+    `user_name`, `image_url` and `external_id` are the present ones; `user_name` is None if the user was deleted.
+    `sort_key`, `season_number` and `rules` are given for an entry of a board other than `default`, and then
+    `previous_score` is a sort key; `rules` is None if the season was deleted.
     """
 
     same: bool
@@ -41,6 +41,7 @@ class FirstWrite:
     previous_score: int | None
     user_name: str | None
     image_url: str | None
+    external_id: str | None = None
     sort_key: int | None = None
     season_number: int | None = None
     rules: BoardRules | None = None
@@ -95,6 +96,7 @@ def _first_write(row: asyncpg.Record) -> FirstWrite:
         row["previous_score"],
         row["user_name"],
         row["image_url"],
+        row["external_id"],
         row["sort_key"],
         row["season_number"],
         row["rules"] and parse_stored(row["rules"]),

@@ -73,23 +73,23 @@ def rules_of(row: asyncpg.Record, season: SeasonRef | None) -> BoardRules | None
 
 
 def users_of(row: asyncpg.Record, rules: BoardRules | None = None) -> tuple[list[User], list[int]]:
-    """Return the users of four parallel arrays, and the ids that have no user.
+    """Return the users of five parallel arrays, and the ids that have no user.
 
     With `rules`, a score is as clients of that board see it: a Decimal if the board has decimals.
     """
     users, deleted = [], []
-    columns = (row["user_ids"], row["user_names"], row["image_urls"], row["sort_keys"])
-    for user_id, user_name, image_url, sort_key in zip(*columns, strict=True):
+    columns = (row["user_ids"], row["user_names"], row["image_urls"], row["sort_keys"], row["external_ids"])
+    for user_id, user_name, image_url, sort_key, external_id in zip(*columns, strict=True):
         if sort_key is None:
             deleted.append(user_id)
         else:
             score: Any = sort_key if rules is None else unscale(rules, score_of(rules, sort_key))
-            users.append(User(user_id, user_name, image_url, score))
+            users.append(User(user_id, user_name, image_url, score, external_id))
     return users, deleted
 
 
 def standings_of(row: asyncpg.Record, first_rank: int, rules: BoardRules | None) -> list[Standing]:
-    """Return the users of four parallel arrays with ranks; `first_rank` is the first one's position.
+    """Return the users of five parallel arrays with ranks; `first_rank` is the first one's position.
 
     Where ranks are shared, `shared_rank` of the row is the first one's, and the others with its score have it too.
     """

@@ -68,7 +68,14 @@ def _results(batch: Sequence[NewScore], rows: Sequence[asyncpg.Record]) -> list[
             results.append(NotWritten.LOCKED if row["known"] else NotWritten.UNKNOWN_USER)
             continue
         results.append(
-            ScoreSet(item.user_id, row["user_name"], row["image_url"], item.total_score, previous[item.user_id])
+            ScoreSet(
+                item.user_id,
+                row["user_name"],
+                row["image_url"],
+                item.total_score,
+                previous[item.user_id],
+                row["external_id"],
+            )
         )
         previous[item.user_id] = item.total_score
     return results

@@ -22,7 +22,7 @@ from leaderboard.database.rows import (
 from leaderboard.database.sql import load_queries
 from leaderboard.database.writing import NotWritten, write
 from leaderboard.errors import DatabaseRefused
-from leaderboard.model import Account, Standing, User
+from leaderboard.model import Account, ExternalId, Standing, User
 from leaderboard.ordering import place
 from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
@@ -38,6 +38,7 @@ class NewUser(msgspec.Struct, frozen=True):
     image_url: str | None
     total_score: int
     key: IdempotencyKey | None = None
+    external_id: ExternalId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,13 @@ class Users:
             row = await one_row(connection, self._sql["find_user"], user_name)
             return AtSnapshot(_account(row), position_of(row))
 
+    async def find_external_ids(self, external_ids: Sequence[str]) -> AtSnapshot[dict[str, Account]]:
+        """Return the users that have one of these external ids, hidden or not, by external id."""
+        async with self._connections.acquire() as connection:
+            rows = await connection.fetch(self._sql["find_external_ids"], external_ids)
+        found = {row["external_id"]: account for row in rows if (account := _account(row)) is not None}
+        return AtSnapshot(found, position_of(rows[0]))
+
     async def with_prefix(
         self, prefix: str, after: str, limit: int, *, hidden: bool
     ) -> AtSnapshot[Sequence[Account]]:
@@ -120,11 +128,17 @@ class Users:
         return AtSnapshot(accounts, position_of(rows[0]))
 
     async def update(
-        self, user_id: int, user_name: str | None, image_url: str | UnsetType | None, hidden: bool | None
+        self,
+        user_id: int,
+        user_name: str | None,
+        image_url: str | UnsetType | None,
+        hidden: bool | None,
+        external_id: str | None = None,
     ) -> Committed[Account | NotWritten | None]:
-        """Rename, hide or show a user, or set its image; returns it, None if there is none, or NAME_TAKEN.
+        """Rename, hide or show a user, set its image or its external id; returns it, None if there is none.
 
-        None changes neither the name nor whether the user is hidden. Raises what `write` raises.
+        Returns NAME_TAKEN, ID_TAKEN or ID_FIXED where that is not possible. None changes nothing but the image.
+        Raises what `write` raises.
         """
         try:
             rows = await write(
@@ -137,13 +151,15 @@ class Users:
                 None if image_url is UNSET else image_url,
                 hidden,
                 f"{self._tuning.writes.row_wait_s:g}s",
+                external_id,
             )
         except DatabaseRefused as error:
-            if not isinstance(error.__cause__, asyncpg.UniqueViolationError):
+            refused = _refused(error.__cause__)
+            if refused is None:
                 raise
             async with self._connections.acquire() as connection:
                 position = position_of(await one_row(connection, self._now))
-            return Committed([NotWritten.NAME_TAKEN], position)
+            return Committed([refused], position)
         return Committed([_account(rows[0])], committed_position(rows))
 
     async def erase(self, user_id: int) -> Committed[bool]:
@@ -158,34 +174,34 @@ class Users:
         return Committed([rows[0]["erased"]], committed_position(rows))
 
     async def create(self, batch: Sequence[NewUser]) -> Committed[User | NotWritten]:
-        """Create users in one transaction; a result is the User, or NAME_TAKEN.
+        """Create users in one transaction; a result is the User, NAME_TAKEN, ID_TAKEN, or AGAIN.
 
-        Raises IdempotencyKeyInUse if an item's key exists already or is being inserted, and what `write` raises.
+        AGAIN is only for users with an external id, or with the name of one. Raises IdempotencyKeyInUse if an
+        item's key exists already or is being inserted, and what `write` raises.
         """
-        first: dict[str, NewUser] = {}
+        tried: dict[str, NewUser] = {}
+        external_ids: set[str] = set()
         for item in batch:
-            first.setdefault(item.user_name, item)
-        keys = [item.key for item in first.values()]
+            if item.user_name not in tried and item.external_id not in external_ids:
+                tried[item.user_name] = item
+                if item.external_id is not None:
+                    external_ids.add(item.external_id)
+        keys = [item.key for item in tried.values()]
         rows = await write(
             self._connections,
             self._tuning.writes.attempts,
             self._sql["create_users"],
-            list(first),
-            [item.image_url for item in first.values()],
-            [item.total_score for item in first.values()],
+            list(tried),
+            [item.image_url for item in tried.values()],
+            [item.total_score for item in tried.values()],
             f"{self._tuning.writes.unique_wait_ms}ms",
             [key and key.key for key in keys],
             [key and key.caller for key in keys],
             [key and key.fingerprint for key in keys],
+            [item.external_id for item in tried.values()],
         )
-        ids = {row["user_name"]: row["user_id"] for row in rows if row["user_id"] is not None}
-        results: list[User | NotWritten] = []
-        for item in batch:
-            # Only the first of several with one name can have got it.
-            if first[item.user_name] is item and item.user_name in ids:
-                results.append(User(ids[item.user_name], item.user_name, item.image_url, item.total_score))
-            else:
-                results.append(NotWritten.NAME_TAKEN)
+        found = {row["user_name"]: row for row in rows}
+        results = [_created(item, tried.get(item.user_name), found.get(item.user_name)) for item in batch]
         position = committed_position(rows)
         if isinstance(position, SnapshotPosition) and batch:
             # A name can be taken by a user that is newer than the statement's snapshot.
@@ -206,7 +222,33 @@ def _end_of_prefix(prefix: str) -> str:
 def _account(row: asyncpg.Record) -> Account | None:
     if row["user_id"] is None:
         return None
-    return Account(row["user_id"], row["user_name"], row["image_url"], row["total_score"], row["hidden"])
+    names = row["user_name"], row["image_url"]
+    return Account(row["user_id"], *names, row["total_score"], row["hidden"], row["external_id"])
+
+
+def _created(item: NewUser, tried: NewUser | None, row: asyncpg.Record | None) -> User | NotWritten:
+    """Return what became of an item; `tried` is the one of its name in the statement, with its row."""
+    if tried is None or row is None:
+        return NotWritten.AGAIN
+    if tried is item:
+        if row["user_id"] is not None:
+            return User(row["user_id"], item.user_name, item.image_url, item.total_score, item.external_id)
+        if item.external_id is None:
+            return NotWritten.NAME_TAKEN
+        taken = NotWritten.ID_TAKEN if row["id_taken"] else NotWritten.NAME_TAKEN
+        return taken if row["id_taken"] or row["name_taken"] else NotWritten.AGAIN
+    # Only the first of several with one name can have got it.
+    got_it = row["user_id"] is not None or tried.external_id is None
+    return NotWritten.NAME_TAKEN if got_it and item.external_id is None else NotWritten.AGAIN
+
+
+def _refused(cause: BaseException | None) -> NotWritten | None:
+    """Return what it means that PostgreSQL refused to change a user, None for another constraint."""
+    if isinstance(cause, asyncpg.CheckViolationError) and cause.constraint_name == "users_external_id_fixed":
+        return NotWritten.ID_FIXED
+    if not isinstance(cause, asyncpg.UniqueViolationError):
+        return None
+    return NotWritten.ID_TAKEN if cause.constraint_name == "users_external_id" else NotWritten.NAME_TAKEN
 
 
 def best_of_season(row: asyncpg.Record, season: SeasonRef) -> BestOfSeason:

@@ -27,6 +27,9 @@ class NotWritten(Enum):
     UNKNOWN_USER = "unknown user"
     LOCKED = "another transaction has locked the row"
     NAME_TAKEN = "name taken"
+    ID_TAKEN = "external id taken"
+    ID_FIXED = "the user has another external id"
+    AGAIN = "another write was in the way, which the next try will see"
 
 
 async def write(connections: Connections, attempts: int, sql: str, *arguments: Any) -> list[asyncpg.Record]:

@@ -107,15 +107,15 @@ class Access:
             return None
         return route.needs
 
-    def has_scope(self, scope: Scope, request: AsgiScope) -> bool:
-        """Returns True if the caller may do what needs the scope on all boards.
+    def has_scope(self, scope: Scope, request: AsgiScope, board: str | None = None) -> bool:
+        """Returns True if the caller has a key for what needs the scope on all boards, or on `board`.
 
         Without keys everyone may do everything.
         """
         if not self.guarded:
             return True
         key = self._keys.find(_bearer(request))
-        return key is not None and scope in key.scopes and key.boards is None
+        return key is not None and scope in key.scopes and (key.boards is None or board in key.boards)
 
     def accepts_user_tokens(self, route: Route) -> bool:
         """Returns True if a user's token allows the route, perhaps only for that user."""

@@ -56,19 +56,21 @@ class HttpApplication:
             service.writes,
             service.entries,
             status,
+            access,
             metrics,
             self.deadlines,
             # A browser sends no key, so where reads need one it cannot see the home page.
             WebHandlers(pages, document, has_home_page=not access.reads_need_key),
             openapi=msgspec.json.encode(document),
             max_top_n=max_top_n,
-            root_path=root_path,
         )
         self._handlers = (
             handlers,
-            BoardHandlers(service.reads, service.writes, service.boards, service.entries, max_top_n=max_top_n),
+            BoardHandlers(
+                service.reads, service.writes, service.boards, service.entries, access, max_top_n=max_top_n
+            ),
             RegistryHandlers(service.boards, root_path=root_path),
-            UserHandlers(service.users, service.boards, access),
+            UserHandlers(service.users, service.writes, service.boards, access, root_path=root_path),
         )
 
     def asgi(self, lifespan: Callable[[], AbstractAsyncContextManager[None]]) -> AsgiApp:

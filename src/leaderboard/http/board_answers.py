@@ -28,6 +28,7 @@ class BoardStanding(msgspec.Struct, frozen=True):
     username: str
     imageUrl: str | None  # noqa: N815
     score: BoardScore
+    externalId: str | UnsetType = UNSET  # noqa: N815
 
 
 class BoardContext(msgspec.Struct, frozen=True):
@@ -77,18 +78,20 @@ class ChangedEntry(msgspec.Struct, frozen=True):
         Annotated[Rank | None, Meta(description="with `rank=true`; null if it could not be read after the write")]
         | UnsetType
     ) = UNSET
+    externalId: str | UnsetType = UNSET  # noqa: N815
 
 
 class EntryResult(msgspec.Struct, frozen=True):
-    """What was done to one of many entries: the members of a changed entry, or `error`."""
+    """What was done to one of many entries: the members of a changed entry, or the id as sent and `error`."""
 
-    userId: UserId  # noqa: N815
+    userId: UserId | UnsetType = UNSET  # noqa: N815
     username: str | UnsetType = UNSET
     imageUrl: str | UnsetType | None = UNSET  # noqa: N815
     score: BoardScore | UnsetType = UNSET
     previousScore: BoardScore | UnsetType | None = UNSET  # noqa: N815
     improved: bool | UnsetType = UNSET
     season: int | UnsetType = UNSET
+    externalId: str | UnsetType = UNSET  # noqa: N815
     error: EntryError | UnsetType = UNSET
 
 
@@ -98,10 +101,11 @@ class EntryResults(msgspec.Struct, frozen=True):
     results: list[EntryResult]
 
 
-class RefusedEntry(msgspec.Struct, frozen=True):
+class RefusedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An EntryResult that is an error."""
 
-    userId: int  # noqa: N815
+    userId: int | UnsetType = UNSET  # noqa: N815
+    externalId: str | UnsetType = UNSET  # noqa: N815
     error: EntryError
 
 
@@ -216,15 +220,15 @@ def changed_entry(entry: EntrySet, rank: int | UnsetType | None = UNSET) -> Chan
         entry.improved,
         entry.season,
         rank,
+        UNSET if entry.external_id is None else entry.external_id,
     )
 
 
 def entry_of_default(done: ScoreSet) -> EntrySet:
     """Returns what setting a score on `default` did, in the form of the other boards."""
     improved = done.total_score > done.previous_score
-    return EntrySet(
-        done.user_id, done.user_name, done.image_url, done.total_score, done.previous_score, improved, 1
-    )
+    names = done.user_name, done.image_url
+    return EntrySet(done.user_id, *names, done.total_score, done.previous_score, improved, 1, done.external_id)
 
 
 def _exact(number: Number | None) -> Any:

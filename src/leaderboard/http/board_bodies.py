@@ -10,15 +10,26 @@ from msgspec import UNSET, Meta, UnsetType
 from leaderboard import rules
 from leaderboard.board_rules import MAX_DECIMALS, Better, BoardRules, Keeps, Number, Ranks, Ties, parse_rules
 from leaderboard.errors import InvalidField
-from leaderboard.http.bodies import Fields, ImageUrl, Kind, Username, required_fields
+from leaderboard.http.bodies import (
+    ExternalIdText,
+    Fields,
+    ImageUrl,
+    Kind,
+    NewUsername,
+    Username,
+    required_fields,
+)
 from leaderboard.http.strict_json import json_type, parse_object
-from leaderboard.model import INT32_MAX, UserId
+from leaderboard.model import INT32_MAX, UserId, UserRef
 from leaderboard.schedules import Every
 
 MAX_ITEMS = 1000
 """Most scores of one request."""
-MAX_ITEMS_BYTES = 128 * 1024
-"""Most bytes of a body with many scores. A score takes 60 bytes at most, without blanks."""
+MAX_ITEMS_BYTES = 384 * 1024
+"""Most bytes of a body with many scores.
+
+A score takes 60 bytes at most, without blanks. With an external id and a name in ASCII it takes 360.
+"""
 
 _MAX_ERRORS = 20
 """The error lists about as many faults of items, so that it is not much longer than the request."""
@@ -28,10 +39,11 @@ SeasonNumber = Annotated[int, Meta(ge=1, le=INT32_MAX)]
 
 
 class Change(NamedTuple):
-    """A score to set, or a number to add to one."""
+    """A score to set, or a number to add to one; `user_name` is for a user who does not exist yet."""
 
     number: Number
     adds: bool
+    user_name: str | None
 
 
 class ChangeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,14 +51,17 @@ class ChangeEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     score: NewNumber | UnsetType = UNSET
     increment: NewNumber | UnsetType = UNSET
+    username: NewUsername | UnsetType = UNSET
 
 
 class ChangeOneOfMany(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A user with a score to set or an increment to add: exactly one of the two."""
+    """A user with a score to set or an increment to add: exactly one of the two, and one of the two ids."""
 
-    userId: UserId  # noqa: N815
+    userId: UserId | UnsetType = UNSET  # noqa: N815
+    externalId: ExternalIdText | UnsetType = UNSET  # noqa: N815
     score: NewNumber | UnsetType = UNSET
     increment: NewNumber | UnsetType = UNSET
+    username: NewUsername | UnsetType = UNSET
 
 
 class ChangeEntries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,12 +105,13 @@ class UpdateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     username: Username | UnsetType = UNSET
     imageUrl: ImageUrl | UnsetType | None = UNSET  # noqa: N815
     hidden: bool | UnsetType = UNSET
+    externalId: ExternalIdText | UnsetType = UNSET  # noqa: N815
 
 
 PROPERTY_COUNTS: Mapping[type, Mapping[str, int]] = MappingProxyType(
     {
-        ChangeEntry: {"minProperties": 1, "maxProperties": 1},
-        ChangeOneOfMany: {"minProperties": 2, "maxProperties": 2},
+        ChangeEntry: {"minProperties": 1, "maxProperties": 2},
+        ChangeOneOfMany: {"minProperties": 2, "maxProperties": 3},
         UpdateUser: {"minProperties": 1},
     }
 )
@@ -110,8 +126,8 @@ def change(body: bytes) -> Change:
     return found
 
 
-def changes(body: bytes) -> Mapping[int, Change]:
-    """Returns what is to be done to many entries, by user id and in order.
+def changes(body: bytes) -> Mapping[UserRef, Change]:
+    """Returns what is to be done to many entries, by user and in order.
 
     Raises MalformedJson, and InvalidField if an item is not of the documented form or a user is there twice.
     """
@@ -119,8 +135,8 @@ def changes(body: bytes) -> Mapping[int, Change]:
     items = fields.take("scores", Kind.LIST, _check_count)
     fields.check()
     errors: dict[str, str] = {}
-    first: dict[int, int] = {}
-    found: dict[int, Change] = {}
+    first: dict[UserRef, int] = {}
+    found: dict[UserRef, Change] = {}
     for at, item in enumerate(items):
         if len(errors) >= _MAX_ERRORS:
             break
@@ -129,14 +145,16 @@ def changes(body: bytes) -> Mapping[int, Change]:
             errors[name] = f"must be an object, not {json_type(item)}"
             continue
         member = Fields(item, _CHANGE_ONE)
-        user_id = member.take("userId", Kind.INTEGER, _check_int32)
+        id_field, user = _user(member)
         changed = _change(member)
-        if user_id in first:
-            member.refuse("userId", f"is {user_id} as in scores[{first[user_id]}]; each user may be there once")
+        if id_field == "userId" and member.has("username"):
+            member.refuse("username", "is only for an externalId, whose user is created if it is unknown")
+        if user in first:
+            member.refuse(id_field, f"is {user!r} as in scores[{first[user]}]; each user may be there once")
         errors |= {f"{name}.{field}": error for field, error in member.errors().items()}
-        if user_id is not UNSET:
-            first.setdefault(user_id, at)
-            found[user_id] = changed
+        if user is not UNSET:
+            first.setdefault(user, at)
+            found[user] = changed
     if errors:
         raise InvalidField(errors)
     return found
@@ -164,23 +182,42 @@ def update_user(body: bytes) -> Mapping[str, Any]:
     name = fields.take("username", Kind.TEXT, rules.clean_username)
     url = fields.take("imageUrl", Kind.TEXT, rules.clean_image_url, nullable=True)
     hidden = fields.take("hidden", Kind.BOOLEAN, bool)
+    external_id = fields.take("externalId", Kind.TEXT, rules.check_external_id)
     fields.check()
     return {
         "user_name": None if name is UNSET else name,
         "image_url": url,
         "hidden": None if hidden is UNSET else hidden,
+        "external_id": None if external_id is UNSET else external_id,
     }
 
 
+def _user(fields: Fields) -> tuple[str, Any]:
+    """Takes `userId` or `externalId`; returns which, and its value. Of both or none, it notes the fault."""
+    user_id = fields.take("userId", Kind.INTEGER, _check_int32)
+    external_id = fields.take("externalId", Kind.TEXT, rules.check_external_id)
+    if not fields.has("externalId"):
+        if not fields.has("userId"):
+            fields.refuse("userId", "is required, or externalId instead")
+        return "userId", user_id
+    if fields.has("userId"):
+        fields.refuse("externalId", "is given with userId; exactly one of the two is allowed")
+    return "externalId", external_id
+
+
 def _change(fields: Fields) -> Change:
-    """Takes `score` or `increment`. Of both or none, it notes the fault."""
+    """Takes `score` or `increment`, and `username`. Of both or none of the first two, it notes the fault."""
     score = fields.take("score", Kind.NUMBER, _as_it_is)
     increment = fields.take("increment", Kind.NUMBER, _as_it_is)
     if fields.has("score") and fields.has("increment"):
         fields.refuse("increment", "is given with score; exactly one of the two is allowed")
     elif not fields.has("score") and not fields.has("increment"):
         fields.refuse("score", "is required, or increment instead")
-    return Change(increment, adds=True) if fields.has("increment") else Change(score, adds=False)
+    name = fields.take("username", Kind.TEXT, rules.clean_username)
+    user_name = None if name is UNSET else name
+    if fields.has("increment"):
+        return Change(increment, adds=True, user_name=user_name)
+    return Change(score, adds=False, user_name=user_name)
 
 
 def _as_it_is(number: Number) -> Number:

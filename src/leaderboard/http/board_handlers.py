@@ -13,6 +13,7 @@ from leaderboard.errors import (
     Unavailable,
 )
 from leaderboard.http import board_answers, board_bodies, paging, problems, requests, security
+from leaderboard.http.access import Access
 from leaderboard.http.asgi import AsgiScope, Receive
 from leaderboard.http.board_bodies import Change
 from leaderboard.http.board_queries import (
@@ -24,9 +25,9 @@ from leaderboard.http.board_queries import (
     season_of,
     with_rank,
 )
-from leaderboard.http.handlers import JSON, once_of, page_response, response_of, user_id_of
+from leaderboard.http.handlers import JSON, check_creation, once_of, page_response, response_of, user_of
 from leaderboard.http.response import NoContent, Response
-from leaderboard.model import EntrySet, encode_json
+from leaderboard.model import EntrySet, UserRef, encode_json
 from leaderboard.queries import SeasonRef
 from leaderboard.rules import check_score
 from leaderboard.service.boards import BoardService
@@ -44,12 +45,20 @@ class BoardHandlers:
     """The handlers of the paths below `/boards/{board}`; `default` answers as without them."""
 
     def __init__(
-        self, reads: Reads, writes: Writes, boards: BoardService, entries: EntryWrites, *, max_top_n: int
+        self,
+        reads: Reads,
+        writes: Writes,
+        boards: BoardService,
+        entries: EntryWrites,
+        access: Access,
+        *,
+        max_top_n: int,
     ) -> None:
         self._reads = reads
         self._writes = writes
         self._boards = boards
         self._entries = entries
+        self._access = access
         self._max_top_n = max_top_n
 
     # Reading
@@ -63,27 +72,29 @@ class BoardHandlers:
     async def get_board_context(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user of a board among the five above and the five below"""
         season = _season(scope)
-        return response_of(await self._reads.context(user_id_of(scope), season))
+        return response_of(await self._reads.context(user_of(scope), season))
 
     async def get_entry(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user of a board and its rank"""
         season = _season(scope)
-        return response_of(await self._reads.standing(user_id_of(scope), season))
+        return response_of(await self._reads.standing(user_of(scope), season))
 
     async def get_board_page(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A page of a board: from the first user on, after another page, around a rank, or of some users"""
         values = parameters(scope, BoardPageParameters)
-        return await page_response(self._reads, paging.query_of(values, season_of(board_of(scope), values)))
+        query = paging.query_of(values, scope["query_string"], season_of(board_of(scope), values))
+        return await page_response(self._reads, query)
 
     # Changing entries
 
     async def change_entry(self, scope: AsgiScope, receive: Receive) -> Response:
         """Set a user's score on a board, or add to it"""
         body = await requests.read_json(scope["headers"], receive)
-        board, user_id = board_of(scope), user_id_of(scope)
+        board, user = board_of(scope), user_of(scope)
         shows_rank = with_rank(parameters(scope, RankParameters))
         change = board_bodies.change(body)
-        entry = await self._change(board, user_id, change, once_of(scope))
+        check_creation(self._access, scope, user, change.user_name)
+        entry = await self._change(board, user, change, once_of(scope))
         if not shows_rank:
             return Response(200, JSON, encode_json(board_answers.changed_entry(entry)))
         rank = await self._rank(board, entry)
@@ -96,25 +107,24 @@ class BoardHandlers:
         changes = board_bodies.changes(body)
         if board != DEFAULT_BOARD:
             await self._boards.known(board)
-        writes = [
-            self._change(board, user_id, change, _once_for(user_id, once)) for user_id, change in changes.items()
-        ]
+        for user, change in changes.items():
+            check_creation(self._access, scope, user, change.user_name)
+        writes = [self._change(board, user, change, _once_for(user, once)) for user, change in changes.items()]
         results = await asyncio.gather(*writes, return_exceptions=True)
         return Response(200, JSON, encode_json({"results": _results(changes, results)}))
 
     async def remove_entry(self, scope: AsgiScope, _receive: Receive) -> Response:
         """Remove a user from a board"""
-        await self._entries.remove(board_of(scope), user_id_of(scope))
+        await self._entries.remove(board_of(scope), user_of(scope))
         return NO_CONTENT
 
-    async def _change(self, board: str, user_id: int, change: Change, once: Once | None) -> EntrySet:
+    async def _change(self, board: str, user: UserRef, change: Change, once: Once | None) -> EntrySet:
         if board == DEFAULT_BOARD:
-            return await self._set_default(user_id, change, once)
-        if change.adds:
-            return await self._entries.add(board, user_id, change.number, once)
-        return await self._entries.set_score(board, user_id, change.number, once)
+            return await self._set_default(user, change, once)
+        write = self._entries.add if change.adds else self._entries.set_score
+        return await write(board, user, change.number, once, change.user_name)
 
-    async def _set_default(self, user_id: int, change: Change, once: Once | None) -> EntrySet:
+    async def _set_default(self, user: UserRef, change: Change, once: Once | None) -> EntrySet:
         if change.adds:
             raise InvalidField({"increment": "is refused, because the board 'default' keeps the last score"})
         if not isinstance(change.number, int):
@@ -123,7 +133,8 @@ class BoardHandlers:
             score = check_score(change.number)
         except ValueError as error:
             raise InvalidField({"score": str(error)}) from None
-        return board_answers.entry_of_default(await self._writes.set_score(user_id, score, once))
+        done = await self._writes.set_score(user, score, once, change.user_name)
+        return board_answers.entry_of_default(done)
 
     async def _rank(self, board: str, entry: EntrySet) -> int | None:
         """Returns the rank of an entry that was changed, None if it cannot be read.
@@ -141,20 +152,20 @@ def _season(scope: AsgiScope) -> SeasonRef | None:
     return season_of(board_of(scope), parameters(scope, SeasonParameters))
 
 
-def _once_for(user_id: int, once: Once | None) -> Once | None:
-    """Returns the key of one item of a batch, made from the key of the batch."""
-    return None if once is None else (once[0], f"{once[1]} {user_id}")
+def _once_for(user: UserRef, once: Once | None) -> Once | None:
+    """Returns the key of one item of a batch, made from the key of the batch, which has no blank."""
+    return None if once is None else (once[0], f"{once[1]} {user if isinstance(user, int) else f'@{user}'}")
 
 
 def _results(
-    changes: Mapping[int, Change], results: list[EntrySet | BaseException]
+    changes: Mapping[UserRef, Change], results: list[EntrySet | BaseException]
 ) -> list[EntrySet | board_answers.RefusedEntry]:
     """Returns the results as they are sent. Raises an error that is about no item."""
     failed = [result for result in results if isinstance(result, BaseException)]
     if len(failed) == len(results) and isinstance(failed[0], BoardNotFound | Unavailable):
         raise failed[0]
     sent: list[EntrySet | board_answers.RefusedEntry] = []
-    for user_id, result in zip(changes, results, strict=True):
+    for user, result in zip(changes, results, strict=True):
         if isinstance(result, EntrySet):
             sent.append(result)
             continue
@@ -163,5 +174,8 @@ def _results(
         if problems.kind_of(result) is problems.INTERNAL:
             _log.error("an item of a batch failed", exc_info=result)
         error = board_answers.EntryError(*problems.code_and_detail(result))
-        sent.append(board_answers.RefusedEntry(user_id, error))
+        if isinstance(user, int):
+            sent.append(board_answers.RefusedEntry(userId=user, error=error))
+        else:
+            sent.append(board_answers.RefusedEntry(externalId=user, error=error))
     return sent

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from leaderboard import rules
 from leaderboard.errors import InvalidField
 from leaderboard.http.strict_json import json_type, parse_object
-from leaderboard.model import Score
+from leaderboard.model import ExternalId, Score
 
 _MAX_UNKNOWN_FIELDS = 20
 """The error lists no more unknown fields than these, so that it is not much longer than the request."""
@@ -53,11 +53,35 @@ ImageUrl = Annotated[
 ]
 
 
+ExternalIdText = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=rules.MAX_EXTERNAL_ID,
+        pattern=f"^{rules.EXTERNAL_ID_PATTERN}$",
+        examples=["steam:76561198000000001"],
+        description="the caller's own id for the user: unique, 1 to 128 bytes in UTF-8, no control characters",
+    ),
+]
+NewUsername = Annotated[
+    Username,
+    Meta(description="with an external id that no user has: creates the user with this name and the score"),
+]
+
+
 class CreateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /users`."""
 
     username: Username
     score: Score = 0
+    imageUrl: ImageUrl | None = None  # noqa: N815
+    externalId: ExternalIdText | UnsetType = UNSET  # noqa: N815
+
+
+class PutUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `PUT /users/@{externalId}`. Without an image the user has none."""
+
+    username: Username
     imageUrl: ImageUrl | None = None  # noqa: N815
 
 
@@ -65,28 +89,48 @@ class SetScore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of `POST /users/{id}/score`."""
 
     score: Score
+    username: NewUsername | UnsetType = UNSET
 
 
-def create_user(body: bytes) -> tuple[str, int, str | None]:
-    """Returns the name, score and image URL of the user to create. Raises MalformedJson and InvalidField."""
+def create_user(body: bytes) -> tuple[str, int, str | None, ExternalId | None]:
+    """Returns the name, score, image URL and external id of the user to create.
+
+    Raises MalformedJson and InvalidField.
+    """
     fields = Fields(parse_object(body), _CREATE_USER)
     name = fields.take("username", Kind.TEXT, rules.clean_username)
     score = fields.take("score", Kind.INTEGER, rules.check_score)
     url = fields.take("imageUrl", Kind.TEXT, rules.clean_image_url, nullable=True)
+    external_id = fields.take("externalId", Kind.TEXT, rules.check_external_id)
     fields.check()
-    return name, 0 if score is UNSET else score, None if url is UNSET else url
+    return (
+        name,
+        0 if score is UNSET else score,
+        None if url is UNSET else url,
+        None if external_id is UNSET else external_id,
+    )
 
 
-def set_score(body: bytes) -> int:
-    """Returns the score to set. Raises MalformedJson and InvalidField."""
+def put_user(body: bytes) -> tuple[str, str | None]:
+    """Returns the name and the image URL to set. Raises MalformedJson and InvalidField."""
+    fields = Fields(parse_object(body), _PUT_USER)
+    name = fields.take("username", Kind.TEXT, rules.clean_username)
+    url = fields.take("imageUrl", Kind.TEXT, rules.clean_image_url, nullable=True)
+    fields.check()
+    return name, None if url is UNSET else url
+
+
+def set_score(body: bytes) -> tuple[int, str | None]:
+    """Returns the score to set, and the name of the user to create. Raises MalformedJson and InvalidField."""
     if body.count(b'"') == 2:
         # There is one key at most, so none is repeated: all that the faster parser would not notice.
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            return _decode_set_score(body).score
+            return _decode_set_score(body).score, None
     fields = Fields(parse_object(body), _SET_SCORE)
     score: int = fields.take("score", Kind.INTEGER, rules.check_score)
+    name = fields.take("username", Kind.TEXT, rules.clean_username)
     fields.check()
-    return score
+    return score, None if name is UNSET else name
 
 
 class Fields:
@@ -151,4 +195,5 @@ _KIND_NAMES = MappingProxyType(
     }
 )
 _CREATE_USER, _SET_SCORE = required_fields(CreateUser), required_fields(SetScore)
+_PUT_USER = required_fields(PutUser)
 _decode_set_score = msgspec.json.Decoder(SetScore).decode

@@ -6,7 +6,10 @@ The docstring of a handler is the summary of its route in the OpenAPI document.
 import math
 from typing import Any
 
+from leaderboard.board_rules import DEFAULT_BOARD
+from leaderboard.errors import InvalidField
 from leaderboard.http import bodies, paging, requests, security
+from leaderboard.http.access import Access, Forbidden
 from leaderboard.http.asgi import AsgiScope, Receive
 from leaderboard.http.deadlines import Deadlines
 from leaderboard.http.endpoint import CALLER
@@ -15,8 +18,8 @@ from leaderboard.http.response import Headers, Response
 from leaderboard.http.router import NoSuchPath
 from leaderboard.http.status import ServiceStatus
 from leaderboard.metrics import Metrics
-from leaderboard.model import EncodedTop, encode_json
-from leaderboard.queries import FriendsQuery, PageAroundQuery, PageQuery
+from leaderboard.model import EncodedTop, UserRef, encode_json
+from leaderboard.queries import PageAroundQuery, PageQuery
 from leaderboard.service.cache_reads import Reply
 from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Once
@@ -42,46 +45,39 @@ class Handlers:
         writes: Writes,
         entries: EntryWrites,
         status: ServiceStatus,
+        access: Access,
         metrics: Metrics,
         deadlines: Deadlines,
         web: "WebHandlers",
         *,
         openapi: bytes,
         max_top_n: int,
-        root_path: str,
     ) -> None:
         """`openapi` is the OpenAPI document as JSON."""
         self._reads = reads
         self._writes = writes
         self._entries = entries
         self._status = status
+        self._access = access
         self._metrics = metrics
         self._deadlines = deadlines
         self._web = web
         self._openapi = openapi
         self._max_top_n = max_top_n
-        self._root_path = root_path
 
     # The leaderboard
 
-    async def create_user(self, scope: AsgiScope, receive: Receive) -> Response:
-        """Create a user"""
-        body = await requests.read_json(scope["headers"], receive)
-        name, score, image_url = bodies.create_user(body)
-        user = await self._writes.create_user(name, image_url, score, once_of(scope))
-        location = f"{self._root_path}/users/{user.user_id}"
-        return Response(201, (*JSON, (b"location", location.encode())), _encode(user))
-
     async def get_user(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user and its rank"""
-        return response_of(await self._reads.standing(user_id_of(scope)))
+        return response_of(await self._reads.standing(user_of(scope)))
 
     async def set_score(self, scope: AsgiScope, receive: Receive) -> Response:
         """Set a user's score"""
         body = await requests.read_json(scope["headers"], receive)
-        user_id = user_id_of(scope)
-        score = bodies.set_score(body)
-        return Response(200, JSON, _encode(await self._writes.set_score(user_id, score, once_of(scope))))
+        user = user_of(scope)
+        score, user_name = bodies.set_score(body)
+        check_creation(self._access, scope, user, user_name)
+        return Response(200, JSON, _encode(await self._writes.set_score(user, score, once_of(scope), user_name)))
 
     async def get_top(self, scope: AsgiScope, _receive: Receive) -> Response:
         """The best n users"""
@@ -94,7 +90,7 @@ class Handlers:
 
     async def get_context(self, scope: AsgiScope, _receive: Receive) -> Response:
         """A user among the five above and the five below"""
-        return response_of(await self._reads.context(user_id_of(scope)))
+        return response_of(await self._reads.context(user_of(scope)))
 
     # The process
 
@@ -163,9 +159,22 @@ class WebHandlers:
         return response
 
 
-def user_id_of(scope: AsgiScope) -> int:
-    """Returns the user id in the path. Raises InvalidParameter."""
-    return requests.positive("id", scope["path_params"]["id"])
+def user_of(scope: AsgiScope) -> UserRef:
+    """Returns the user in the path. Raises InvalidParameter."""
+    return requests.user("id", scope["path_params"]["id"], scope.get("raw_path", b""))
+
+
+def check_creation(access: Access, scope: AsgiScope, user: UserRef, user_name: str | None) -> None:
+    """Checks a `username` beside a score, by which a user with an unknown external id is created.
+
+    That needs what `POST /users` needs, whatever board the score is for. Raises InvalidField and Forbidden.
+    """
+    if user_name is None:
+        return
+    if isinstance(user, int):
+        raise InvalidField({"username": "is only for a user of an external id, who is created if unknown"})
+    if not access.has_scope("write", scope, DEFAULT_BOARD):
+        raise Forbidden("creating a user with `username` needs a key for write, on the board default too")
 
 
 def once_of(scope: AsgiScope) -> Once | None:
@@ -175,10 +184,10 @@ def once_of(scope: AsgiScope) -> Once | None:
     return None if key is None else (scope.get(CALLER, ""), key)
 
 
-async def page_response(reads: Reads, query: PageQuery | PageAroundQuery | FriendsQuery) -> Response:
+async def page_response(reads: Reads, query: PageQuery | PageAroundQuery | paging.Friends) -> Response:
     """Returns the response to a query for a page, or for some users of the board."""
-    if isinstance(query, FriendsQuery):
-        return response_of(await reads.friends(query.user_ids, query.season))
+    if isinstance(query, paging.Friends):
+        return response_of(await reads.friends(query.users, query.season))
     reply = await reads.page(query)
     return Response(200, JSON, _encode(paging.page_answer(reply.result)))
 

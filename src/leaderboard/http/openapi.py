@@ -9,7 +9,9 @@ import msgspec
 from leaderboard.http import problems
 from leaderboard.http.access import Access
 from leaderboard.http.board_bodies import PROPERTY_COUNTS
-from leaderboard.http.route import Parameter, Route, TextParameter
+from leaderboard.http.route import Parameter, Route, TextParameter, UserParameter
+from leaderboard.model import INT32_MAX
+from leaderboard.rules import EXTERNAL_ID_PATTERN
 
 _AGE = {
     "description": "Seconds. Present only while PostgreSQL is unreachable: the answer may be as old as that.",
@@ -80,7 +82,16 @@ def _schemas(routes: Iterable[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
     schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     for struct, counts in PROPERTY_COUNTS.items():
         components[struct.__name__] |= counts
+    for component in components.values():
+        _leave_out_null(component)
     return dict(zip(structs, schemas, strict=True)), components
+
+
+def _leave_out_null(component: dict[str, Any]) -> None:
+    """Takes null from the types of an external id, which answers leave out where there is none."""
+    shown = component.get("properties", {}).get("externalId")
+    if shown is not None and "default" in shown:
+        component["properties"]["externalId"] = shown["anyOf"][0] | {"description": shown["description"]}
 
 
 def _operation(
@@ -104,9 +115,14 @@ def _operation(
     return operation
 
 
-def _path_parameter(parameter: Parameter | TextParameter, settings: Mapping[str, int]) -> dict[str, Any]:
+def _path_parameter(
+    parameter: Parameter | UserParameter | TextParameter, settings: Mapping[str, int]
+) -> dict[str, Any]:
     schema: dict[str, Any]
-    if isinstance(parameter, TextParameter):
+    if isinstance(parameter, UserParameter):
+        number = {"type": "integer", "minimum": 1, "maximum": INT32_MAX}
+        schema = {"anyOf": [number, {"type": "string", "pattern": f"^@{EXTERNAL_ID_PATTERN}$"}]}
+    elif isinstance(parameter, TextParameter):
         schema = {"type": "string", "pattern": f"^{parameter.pattern}$"}
     else:
         maximum = parameter.maximum
@@ -188,7 +204,7 @@ def _links(routes: Iterable[Route]) -> dict[str, dict[str, Any]]:
     return {
         route.name: {"operationId": route.name, "parameters": {"id": "$response.body#/userId"}}
         for route in routes
-        if [parameter.name for parameter in route.parameters] == ["id"]
+        if len(route.parameters) == 1 and isinstance(route.parameters[0], UserParameter)
     }
 
 

@@ -7,23 +7,32 @@ id 7 → `AgAAAAAAAABkAAAABw`.
 
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from leaderboard.errors import InvalidParameter
-from leaderboard.http.requests import positive, query_parameters
-from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, Page, Standing, Total
-from leaderboard.queries import FriendsQuery, PageAroundQuery, PageQuery, SeasonRef
+from leaderboard.http.requests import positive, query_parameters, user
+from leaderboard.model import INT32_MAX, SCORE_MAX, SCORE_MIN, Page, Standing, Total, UserRef
+from leaderboard.queries import PageAroundQuery, PageQuery, SeasonRef
+from leaderboard.rules import MAX_EXTERNAL_ID
 
 MAX_PAGE_SIZE = 1000
 MAX_FRIENDS = 100
 
 _CURSOR = struct.Struct(">Bqi")
 _CURSOR_VERSION = 2
-_IDS = f"^[1-9][0-9]{{0,8}}(,[1-9][0-9]{{0,8}}){{0,{MAX_FRIENDS - 1}}}$"
+_USER = rf"([1-9][0-9]{{0,8}}|@([^,\u0000-\u001f\u007f-\u009f]|,,){{1,{MAX_EXTERNAL_ID}}})"
+_USERS = f"^{_USER}(,{_USER}){{0,{MAX_FRIENDS - 1}}}$"
+
+
+class Friends(NamedTuple):
+    """The users whose entries are asked for."""
+
+    users: Sequence[UserRef]
+    season: SeasonRef | None = None
 
 
 class PageParameters(msgspec.Struct, frozen=True):
@@ -38,9 +47,10 @@ class PageParameters(msgspec.Struct, frozen=True):
         Annotated[
             str,
             Meta(
-                pattern=_IDS,
-                description=f"up to {MAX_FRIENDS} user ids, as in `1,5,9`: returns those of them that are on the"
-                " board, best first, with their ranks among all; without `total` and `next`",
+                pattern=_USERS,
+                description=f"up to {MAX_FRIENDS} users, as in `1,5,@abc`: returns those of them that are on the"
+                " board, best first, with their ranks among all; without `total` and `next`. A comma in an"
+                " external id is written twice",
             ),
         ]
         | None
@@ -58,17 +68,19 @@ class PageAnswer(msgspec.Struct, frozen=True):
     next: NextPage | UnsetType = UNSET
 
 
-def page_query(query_string: bytes) -> PageQuery | PageAroundQuery | FriendsQuery:
+def page_query(query_string: bytes) -> PageQuery | PageAroundQuery | Friends:
     """Returns the query that a query string asks about `default`. Raises InvalidParameter."""
-    return query_of(query_parameters(query_string, PageParameters.__struct_fields__), None)
+    return query_of(query_parameters(query_string, PageParameters.__struct_fields__), query_string, None)
 
 
-def query_of(values: Mapping[str, str], season: SeasonRef | None) -> PageQuery | PageAroundQuery | FriendsQuery:
-    """Returns the query that parameters ask about a season. Raises InvalidParameter."""
+def query_of(
+    values: Mapping[str, str], query_string: bytes, season: SeasonRef | None
+) -> PageQuery | PageAroundQuery | Friends:
+    """Returns the query that the parameters of a query string ask about a season. Raises InvalidParameter."""
     if "users" in values:
         if others := [name for name in PageParameters.__struct_fields__ if name in values and name != "users"]:
             raise InvalidParameter("users", values["users"], f"given without `{others[0]}`")
-        return FriendsQuery(_ids(values["users"]), season=season)
+        return Friends(_users(values["users"], query_string), season)
     limit = positive("limit", values["limit"], MAX_PAGE_SIZE) if "limit" in values else PageParameters().limit
     if "around_rank" not in values:
         after = _parse_cursor(values["after"], *_bounds(season)) if "after" in values else None
@@ -83,15 +95,16 @@ def page_answer(page: Page) -> PageAnswer:
     return PageAnswer(page.users, page.total, page.end and _cursor(*page.end))
 
 
-def _ids(text: str) -> tuple[int, ...]:
-    """Returns the user ids of a list like 1,5,9. Raises InvalidParameter."""
-    found = text.split(",", MAX_FRIENDS)
+def _users(text: str, query_string: bytes) -> Sequence[UserRef]:
+    """Returns the users of a list like 1,5,@abc. Raises InvalidParameter."""
+    # A comma of an external id is written twice. No external id has a NUL.
+    found = text.replace(",,", "\0").split(",", MAX_FRIENDS)
     try:
-        if len(found) > MAX_FRIENDS:
+        if len(found) > MAX_FRIENDS or "\0" in text:
             raise InvalidParameter("users", text, "")
-        return tuple(positive("users", each) for each in found)
+        return [user("users", each.replace("\0", ","), query_string) for each in found]
     except InvalidParameter:
-        allowed = f"up to {MAX_FRIENDS} integers from 1 to {INT32_MAX}, as in 1,5,9"
+        allowed = f"up to {MAX_FRIENDS} integers from 1 to {INT32_MAX}, or @ and external ids, as in 1,5,@abc"
         raise InvalidParameter("users", text, allowed) from None
 
 

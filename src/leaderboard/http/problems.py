@@ -52,6 +52,8 @@ TABLE: tuple[tuple[type[Exception], Kind], ...] = (
     (errors.NotOnBoard, Kind("not_on_board", 404, "The user is not on the board")),
     (errors.BoardInUse, Kind("board_in_use", 409, "The board cannot be changed like this")),
     (errors.UsernameTaken, Kind("username_taken", 409, "The username is taken")),
+    (errors.ExternalIdTaken, Kind("external_id_taken", 409, "Another user has the external id")),
+    (errors.ExternalIdFixed, Kind("external_id_fixed", 409, "The user has another external id")),
     (
         errors.IdempotencyKeyReused,
         Kind("idempotency_key_reused", 422, "The idempotency key was used for another request"),

@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import Collection
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from leaderboard.board_rules import BOARD_NAME, check_board_name
 from leaderboard.errors import InvalidParameter, LeaderboardError
 from leaderboard.http.asgi import Receive
-from leaderboard.model import INT32_MAX
+from leaderboard.model import INT32_MAX, UserRef
+from leaderboard.rules import check_external_id
 
 MAX_BODY_BYTES = 16 * 1024
 
@@ -99,6 +100,27 @@ def positive(name: str, text: str, maximum: int = INT32_MAX) -> int:
     if _POSITIVE.fullmatch(text) and (value := int(text)) <= maximum:
         return value
     raise InvalidParameter(name, text, f"an integer from 1 to {maximum}")
+
+
+def user(name: str, text: str, encoded: bytes) -> UserRef:
+    """Returns the parameter `name` as the number of a user, or as the external id after an `@`.
+
+    `encoded` is what the text was decoded from. The server and `query_parameters` decode bytes that are not UTF-8
+    as U+FFFD, and then several texts would be one external id. Raises InvalidParameter.
+    """
+    if _POSITIVE.fullmatch(text) and (value := int(text)) <= INT32_MAX:
+        return value
+    allowed = f"an integer from 1 to {INT32_MAX}, or @ and an external id"
+    if text.startswith("@"):
+        try:
+            if "\ufffd" in text:
+                unquote_to_bytes(encoded).decode()
+            return check_external_id(text[1:])
+        except UnicodeDecodeError:
+            allowed = "UTF-8"
+        except ValueError as error:
+            raise InvalidParameter(name, text, f"@ and an external id; this one {error}") from None
+    raise InvalidParameter(name, text, allowed)
 
 
 def board_name(name: str, text: str) -> str:

@@ -23,6 +23,14 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class UserParameter:
+    """A user in the path: its number, or `@` and its external id."""
+
+    name: str
+    example: int
+
+
+@dataclass(frozen=True, slots=True)
 class TextParameter:
     """A text in the path, which matches a pattern."""
 
@@ -51,7 +59,8 @@ class Route:
         may_be_stale: while PostgreSQL is unreachable, an older answer with `Age` is sent.
         on_default: it is about the board `default`. A route with neither this nor `{board}` in its path is about
             all boards or users, and no key that is limited to boards may use it.
-        own_user_only: where users may write, the token of the user in the path is enough.
+        own_user_only: where users may write, the token of the user in the path is enough. The token must name the
+            user as the path does.
         limited: rate limits and `ALLOWED_HOSTS` apply.
         documented: the OpenAPI document has it.
     """
@@ -61,7 +70,7 @@ class Route:
     handler: Callable[[Any, AsgiScope, Receive], Awaitable[Response]]
     answer: type | str | None
     problems: tuple[str, ...] = ()
-    parameters: tuple[Parameter | TextParameter, ...] = ()
+    parameters: tuple[Parameter | UserParameter | TextParameter, ...] = ()
     needs: Scope | None = None
     status: int = 200
     body: type | None = None

@@ -7,6 +7,7 @@ also to those that do not exist.
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from urllib.parse import unquote
 
 from leaderboard.errors import LeaderboardError
 from leaderboard.http.asgi import AsgiApp, AsgiScope, Receive, Send
@@ -108,21 +109,20 @@ class Router:
         """
         if scope["type"] == "lifespan":
             return self._serve_lifespan(receive, send)
-        # The server has decoded the path. An encoded slash would separate segments here, but perhaps not for a
-        # proxy in front of us, so such a path is never found.
         raw_path = scope.get("raw_path", b"")
         if not self._hosts.has_one(scope):
             app = self._error_app(InvalidHost())
         elif b"%" in raw_path and b"%2f" in raw_path.lower():
-            app = self._error_app(NoSuchPath())
+            segments = _segments(raw_path, scope["path"])
+            app = self._find(scope, segments) if segments else self._error_app(NoSuchPath())
         else:
-            app = self._find(scope)
+            app = self._find(scope, scope["path"].split("/"))
         return app(scope, receive, send)
 
-    def _find(self, scope: AsgiScope) -> AsgiApp:
+    def _find(self, scope: AsgiScope, segments: Iterable[str]) -> AsgiApp:
         node = self._root
         parameters: dict[str, str] = {}
-        for segment in scope["path"].split("/"):
+        for segment in segments:
             child = node.literals.get(segment)
             if child is None:
                 child = node.parameter
@@ -148,3 +148,18 @@ class Router:
             await send({"type": f"lifespan.{phase}.failed", "message": traceback.format_exc()})
             raise
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _segments(raw_path: bytes, path: str) -> list[str]:
+    """Returns the segments of a path with an encoded slash; none if it must not be found.
+
+    The server has decoded `path`, so that the slash would separate segments. It may be in an external id only, in
+    a segment that begins with `@`. Elsewhere the path might mean one thing here and another to a proxy in front.
+    `path` may lack the first segments, those of the root path.
+    """
+    _, *segments = [unquote(segment.decode("latin-1")) for segment in raw_path.split(b"/")]
+    if all("/" not in segment or segment.startswith("@") for segment in segments):
+        for first in range(len(segments)):
+            if path == "".join(f"/{segment}" for segment in segments[first:]):
+                return ["", *segments[first:]]
+    return []

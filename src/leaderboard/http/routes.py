@@ -32,14 +32,15 @@ from leaderboard.http.board_queries import (
     SeasonListParameters,
     SeasonParameters,
 )
-from leaderboard.http.bodies import CreateUser, SetScore
+from leaderboard.http.bodies import CreateUser, PutUser, SetScore
 from leaderboard.http.handlers import Handlers
 from leaderboard.http.paging import PageAnswer, PageParameters
 from leaderboard.http.registry_handlers import RegistryHandlers
-from leaderboard.http.route import Parameter, Route, TextParameter
+from leaderboard.http.route import Parameter, Route, TextParameter, UserParameter
 from leaderboard.http.status import Status
 from leaderboard.http.user_handlers import UserHandlers
 from leaderboard.model import Account, Context, ScoreSet, Standing, Top, User
+from leaderboard.rules import EXTERNAL_ID_PATTERN
 
 # Groups of problem codes.
 LIMITED = ("rate_limited",)
@@ -57,8 +58,9 @@ BODY = (
 CHANGE = ("invalid_parameter", *ACCESS, "cross_origin_write", "overloaded", "unavailable", "outcome_unknown")
 ONCE = ("idempotency_key_reused", "idempotency_key_in_use", "too_many_idempotency_keys", "idempotency_keys_full")
 WRITE = (*BODY, *ONCE, *CHANGE)
-SET_SCORE = ("user_not_found", *WRITE)
-CREATE_USER = ("username_taken", *WRITE)
+SET_SCORE = ("user_not_found", "username_taken", *WRITE)
+CREATE_USER = ("username_taken", "external_id_taken", *WRITE)
+PUT_USER = ("username_taken", *BODY, *CHANGE)
 CHANGE_BOARD = ("board_not_found", *CHANGE)
 CHANGE_ENTRY = ("board_not_found", *SET_SCORE)
 CHANGE_ENTRIES = (*BODY, *ONCE, *CHANGE_BOARD)
@@ -66,12 +68,13 @@ REMOVE_ENTRY = ("not_on_board", "board_in_use", *CHANGE_BOARD)
 PUT_BOARD = ("board_in_use", *BODY, *CHANGE)
 DELETE_BOARD = ("board_in_use", *CHANGE_BOARD)
 END_SEASON = ("season_not_found", *BODY, *DELETE_BOARD)
-UPDATE_USER = ("user_not_found", "username_taken", *BODY, *CHANGE)
+UPDATE_USER = ("user_not_found", "username_taken", "external_id_taken", "external_id_fixed", *BODY, *CHANGE)
 ERASE_USER = ("user_not_found", *CHANGE)
 HOME = (*LIMITED, "overloaded", "unavailable")
 
 TOP_N = Parameter("n", example=10, maximum_setting="max_top_n")
-USER_ID = Parameter("id", example=1)
+USER_ID = UserParameter("id", example=1)
+EXTERNAL_ID = TextParameter("id", example="@steam:76561198000000001", pattern=f"@{EXTERNAL_ID_PATTERN}")
 BOARD = TextParameter("board", example="default", pattern=BOARD_NAME_PATTERN)
 
 _public = partial(Route, "GET")
@@ -112,7 +115,7 @@ ROUTES: tuple[Route, ...] = (
             body=SetScore,
             own_user_only=True,
         ),
-        _write_once("/users", Handlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
+        _write_once("/users", UserHandlers.create_user, User, CREATE_USER, body=CreateUser, status=201),
         _list(
             "/users",
             UserHandlers.find_users,
@@ -122,6 +125,18 @@ ROUTES: tuple[Route, ...] = (
             other_answers=(FoundUsers,),
         ),
         _read("/users/{id}", Handlers.get_user, Standing, READ_USER, (USER_ID,)),
+        # Not only for admins, as PATCH is: it creates a user, and changes only users of the caller's own ids.
+        Route(
+            "PUT",
+            "/users/{id}",
+            UserHandlers.put_user,
+            User,
+            PUT_USER,
+            (EXTERNAL_ID,),
+            needs="write",
+            body=PutUser,
+            other_responses={201: User},
+        ),
     ),
     # Users on all boards.
     _admin("PATCH", "/users/{id}", UserHandlers.update_user, Account, UPDATE_USER, (USER_ID,), body=UpdateUser),

@@ -23,6 +23,8 @@ from leaderboard.database.database import Database
 from leaderboard.database.rows import AtSnapshot, Committed
 from leaderboard.errors import BoardInUse, BoardNotFound, LockedOut, SeasonNotFound, UserNotFound
 from leaderboard.health import Health
+from leaderboard.model import UserRef
+from leaderboard.service.user_ids import UserIds
 from leaderboard.snapshot import Position
 from leaderboard.sync.visibility import Visibility
 
@@ -37,10 +39,11 @@ T = TypeVar("T")
 class BoardService:
     """The boards, as one process among several reads and writes them."""
 
-    def __init__(self, database: Database, visibility: Visibility, health: Health) -> None:
+    def __init__(self, database: Database, visibility: Visibility, health: Health, user_ids: UserIds) -> None:
         self._database = database
         self._visibility = visibility
         self._health = health
+        self._user_ids = user_ids
         self._known: dict[str, Board] = {}
 
     # Reading
@@ -65,8 +68,11 @@ class BoardService:
             raise BoardNotFound(name)
         return seasons
 
-    async def of_user(self, user_id: int, after: str, limit: int) -> Sequence[str]:
+    async def of_user(self, user: UserRef, after: str, limit: int) -> Sequence[str]:
         """Return the names of the boards with an entry of a user, by name. Raises UserNotFound."""
+        return await self._user_ids.with_number(user, partial(self._of_user, after=after, limit=limit))
+
+    async def _of_user(self, user_id: int, after: str, limit: int) -> Sequence[str]:
         names = await self._visible(await self._database.boards.of_user(user_id, after, limit))
         if names is None:
             raise UserNotFound(user_id)

@@ -15,7 +15,7 @@ import msgspec
 from leaderboard.batching import Batch, Batcher, BatchLimits, QueueLimits, cancel_is_safe
 from leaderboard.database.idempotency_keys import FirstWrite, IdempotencyKey, IdempotencyKeys
 from leaderboard.database.rows import AtSnapshot
-from leaderboard.errors import IdempotencyKeyInUse, IdempotencyKeyReused, UsernameTaken
+from leaderboard.errors import ExternalIdTaken, IdempotencyKeyInUse, IdempotencyKeyReused, UsernameTaken
 from leaderboard.health import Health
 from leaderboard.maintenance.idempotency_keys import KeyLimiter
 from leaderboard.sync.visibility import Visibility
@@ -79,7 +79,7 @@ class Idempotency:
             self._limiter.check(key.caller)
             try:
                 return await write()
-            except (IdempotencyKeyInUse, UsernameTaken):
+            except (IdempotencyKeyInUse, UsernameTaken, ExternalIdTaken):
                 # The same request may have come to another process.
                 first = await self._first_write(key)
                 if first is not None:

@@ -25,7 +25,7 @@ from leaderboard.errors import (
 )
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
-from leaderboard.model import Context, EncodedTop, Page, Result, Standing, Top, ranked
+from leaderboard.model import Context, EncodedTop, Page, Result, Standing, Top, UserRef, ranked
 from leaderboard.queries import (
     ContextQuery,
     FriendsQuery,
@@ -38,6 +38,7 @@ from leaderboard.queries import (
     TopQuery,
 )
 from leaderboard.service.cache_reads import CacheReads, Reply
+from leaderboard.service.user_ids import UserIds
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.sync.visibility import Visibility
 
@@ -63,6 +64,7 @@ class Reads:
         visibility: Visibility,
         health: Health,
         metrics: Metrics,
+        user_ids: UserIds,
         limits: QueueLimits,
         *,
         connections: int,
@@ -70,14 +72,17 @@ class Reads:
     ) -> None:
         """`connections` is how many of PostgreSQL's the reads may use at the same time, three at least."""
         self._database = database
+        self._user_ids = user_ids
         self._cache = cache
         self._visibility = visibility
         self._health = health
         self._metrics = metrics
         self._stale_reads = stale_reads
-        self._cache_queue = self._queue_of_cache("cache", limits)
-        # Its batches may load replicas, which the board `default` does not wait for.
-        self._season_queue = self._queue_of_cache("seasons", limits)
+        # By whether they are about `default`, which does not wait for the loading of other seasons' replicas.
+        self._cache_queues = {
+            True: self._queue_of_cache("cache", limits),
+            False: self._queue_of_cache("seasons", limits),
+        }
         rank_concurrency = min(_RANK_CONCURRENCY, connections - 2)
         self._rank_queue: Batcher[StandingQuery | ContextQuery, Standing | Context] = Batcher(
             "ranks", self._read_ranks, limits, BatchLimits(_RANK_BATCH, rank_concurrency), deduplicate=True
@@ -101,25 +106,46 @@ class Reads:
         """Return the best `n` users."""
         return await self._answer(TopQuery(n, season=season))
 
-    async def standing(self, user_id: int, season: SeasonRef | None = None) -> Reply[Standing]:
+    async def standing(self, user: UserRef, season: SeasonRef | None = None) -> Reply[Standing]:
         """Return a user's rank. Raises UserNotFound, or NotOnBoard."""
-        return await self._answer(StandingQuery(user_id, season=season))
+        if isinstance(user, int):
+            return await self._answer(StandingQuery(user, season=season))
+        return await self._user_ids.with_number(
+            user, lambda user_id: self._answer(StandingQuery(user_id, season=season))
+        )
 
-    async def context(self, user_id: int, season: SeasonRef | None = None) -> Reply[Context]:
+    async def context(self, user: UserRef, season: SeasonRef | None = None) -> Reply[Context]:
         """Return a user with its neighbours. Raises UserNotFound, or NotOnBoard."""
-        return await self._answer(ContextQuery(user_id, season=season))
+        if isinstance(user, int):
+            return await self._answer(ContextQuery(user, season=season))
+        return await self._user_ids.with_number(
+            user, lambda user_id: self._answer(ContextQuery(user_id, season=season))
+        )
 
     async def page(self, query: PageQuery | PageAroundQuery) -> Reply[Page]:
         """Return consecutive users."""
         return await self._from_postgres(query)
 
-    async def friends(self, user_ids: Sequence[int], season: SeasonRef | None = None) -> Reply[Top]:
+    async def friends(self, users: Sequence[UserRef], season: SeasonRef | None = None) -> Reply[Top]:
         """Return those of these users that are on the board, best first, with their ranks among all."""
-        return await self._from_postgres(FriendsQuery(tuple(sorted(set(user_ids))), season=season))
+        numbers = [user for user in users if isinstance(user, int)]
+        external_ids = [user for user in users if not isinstance(user, int)]
+        found = await self._user_ids.numbers(external_ids) if external_ids else {}
+        while True:
+            reply = await self._from_postgres(
+                FriendsQuery(tuple(sorted({*numbers, *found.values()})), season=season)
+            )
+            shown = {standing.external_id for standing in reply.result.users}
+            missing = [external_id for external_id in found if external_id not in shown]
+            # A user that is missing must not have been created before this was read.
+            again = await self._user_ids.numbers(missing) if missing else {}
+            if all(found[external_id] == number for external_id, number in again.items()):
+                return reply
+            found = {**found, **again}
 
     def queues(self) -> Sequence[Batcher[Any, Any]]:
         """Return the queues."""
-        return (self._cache_queue, self._season_queue, self._rank_queue, self._database_queue)
+        return (self._user_ids.lookups, *self._cache_queues.values(), self._rank_queue, self._database_queue)
 
     async def close(self) -> None:
         """Finish what was begun."""
@@ -129,7 +155,7 @@ class Reads:
     # From where an answer comes
 
     async def _answer(self, query: RankingQuery[R]) -> Reply[R]:
-        queue = self._cache_queue if query.season is None else self._season_queue
+        queue = self._cache_queues[query.season is None]
         try:
             reply = await queue.ask(query)
         except (UserNotFound, NotOnBoard):

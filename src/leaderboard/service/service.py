@@ -12,6 +12,7 @@ from leaderboard.service.cache_reads import CacheReads
 from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Idempotency
 from leaderboard.service.reads import Reads
+from leaderboard.service.user_ids import UserIds
 from leaderboard.service.users import UserService
 from leaderboard.service.writes import Writes
 from leaderboard.sync.visibility import Visibility
@@ -45,7 +46,9 @@ class Service:
     ) -> "Service":
         """Wire the parts. Reads use `read_connections` of PostgreSQL's at the same time, three at least."""
         idempotency = Idempotency(database.idempotency_keys, visibility, health, key_limiter, limits)
-        boards = BoardService(database, visibility, health)
+        user_ids = UserIds(database, visibility, health, metrics, limits, tuning.remembered_ids)
+        boards = BoardService(database, visibility, health, user_ids)
+        writes = Writes(database, visibility, health, idempotency, user_ids, metrics, limits, tuning.writes)
         return cls(
             Reads(
                 database,
@@ -53,14 +56,17 @@ class Service:
                 visibility,
                 health,
                 metrics,
+                user_ids,
                 limits,
                 connections=read_connections,
                 stale_reads=stale_reads,
             ),
-            Writes(database, visibility, health, idempotency, metrics, limits, tuning.writes),
+            writes,
             boards,
-            EntryWrites(database, boards, visibility, health, idempotency, metrics, limits, tuning.writes),
-            UserService(database, visibility, health),
+            EntryWrites(
+                database, boards, visibility, health, idempotency, user_ids, metrics, limits, tuning.writes
+            ),
+            UserService(database, visibility, health, user_ids, writes),
         )
 
     async def close(self) -> None:

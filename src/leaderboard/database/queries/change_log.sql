@@ -20,16 +20,17 @@ touched AS (
     WHERE user_id IS NOT NULL AND ($3::bigint IS NULL OR season_id = 0 OR old_key >= $3 OR new_key >= $3)
 ),
 changed AS (
-    SELECT t.user_id, u.user_name, u.image_url, u.total_score
+    SELECT t.user_id, u.user_name, u.image_url, u.external_id, u.total_score
     FROM touched AS t
     LEFT JOIN LATERAL (
-        SELECT user_name, image_url, total_score FROM users WHERE users.user_id = t.user_id AND NOT hidden LIMIT 1
+        SELECT user_name, image_url, external_id, total_score
+        FROM users WHERE users.user_id = t.user_id AND NOT hidden LIMIT 1
     ) AS u ON true
 )
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
        state.valid AND state.reaches AND recent_rows.complete AS reaches,
        state.valid AS log_valid, recent_rows.added,
-       users.user_ids, users.user_names, users.image_urls, users.sort_keys
+       users.user_ids, users.user_names, users.image_urls, users.external_ids, users.sort_keys
 FROM (
     SELECT written_here(s.xmin, s.written_by) AS valid,
            -- A snapshot later than the present one is another database's: later commits would never be read.
@@ -40,7 +41,8 @@ FROM (
 (SELECT count(*) < $2 AND count(*) = count(user_id) AS complete, count(new_key) - count(old_key) AS added
  FROM recent) AS recent_rows,
 (SELECT coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
-        coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
+        coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(external_id), '{}') AS external_ids,
+        coalesce(array_agg(total_score), '{}') AS sort_keys
  FROM changed) AS users
 
 -- name: season_changes_since
@@ -103,7 +105,7 @@ renamed AS MATERIALIZED (  -- users with another name or image, since any of the
     ) AS c WHERE s.since IS NOT NULL LIMIT $2)
 ),
 changed AS (
-    SELECT t.n, t.user_id, e.sort_key, u.user_name, u.image_url
+    SELECT t.n, t.user_id, e.sort_key, u.user_name, u.image_url, u.external_id
     FROM (
         SELECT n, user_id FROM recent
         WHERE user_id IS NOT NULL AND (lowest IS NULL OR old_key >= lowest OR new_key >= lowest)
@@ -120,7 +122,7 @@ changed AS (
         SELECT sort_key FROM scores
         WHERE scores.user_id = t.user_id AND scores.season_id = s.season_id AND scores.hidden::integer = 0 LIMIT 1
     ) AS e ON true
-    LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u ON true
+    LEFT JOIN LATERAL (SELECT user_name, image_url, external_id FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u ON true
 )
 SELECT seasons.*, entries.*
 FROM (
@@ -136,7 +138,8 @@ FROM (
 ) AS seasons,
 (SELECT coalesce(array_agg(n), '{}') AS entry_seasons, coalesce(array_agg(user_id), '{}') AS entry_user_ids,
         coalesce(array_agg(user_name), '{}') AS entry_user_names,
-        coalesce(array_agg(image_url), '{}') AS entry_image_urls, coalesce(array_agg(sort_key), '{}') AS entry_sort_keys
+        coalesce(array_agg(image_url), '{}') AS entry_image_urls,
+        coalesce(array_agg(external_id), '{}') AS entry_external_ids, coalesce(array_agg(sort_key), '{}') AS entry_sort_keys
  FROM changed) AS entries
 
 -- name: prune

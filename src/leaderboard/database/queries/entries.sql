@@ -85,12 +85,80 @@ kept AS (
     -- Sorted, or two batches with keys in common could deadlock.
     ORDER BY k.key
 )
-SELECT r.n, r.season_id, r.number, r.outcome, r.previous_key >> r.tie_bits AS previous, r.sort_key >> r.tie_bits AS value,
-       u.user_name, u.image_url,
+SELECT r.n, r.number, r.outcome, r.previous_key >> r.tie_bits AS previous, r.sort_key >> r.tie_bits AS value, r.user_id,
+       u.user_name, u.image_url, u.external_id,
        pg_current_xact_id_if_assigned()::text AS xid, (SELECT pg_current_snapshot()::text) AS snapshot,
        (SELECT database_epoch()) AS epoch
 FROM result AS r
-LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = r.user_id LIMIT 1) AS u ON true
+LEFT JOIN LATERAL (SELECT user_name, image_url, external_id FROM users WHERE users.user_id = r.user_id LIMIT 1) AS u ON true
+ORDER BY r.n
+
+-- name: write_entries_of_new_users
+-- As `write_entries`, for users that do not exist: each is created with its first entry, or not at all. $1: board ids; $2: the
+-- versions of their rules; $3: values; $4: external ids and $5: names, both without repetitions; $6: how long to wait for a
+-- lock; $7 keys, $8 callers, $9 fingerprints. Returns a row for each, with its number from 1 and the new `user_id`. `outcome`
+-- as in `write_entries`, or 'id taken' or 'name taken': another user has it.
+-- Users are inserted by name, as `create_users` does. No other transaction can insert the entry of a user that it cannot see.
+WITH wanted AS MATERIALIZED (
+    SELECT w.n, w.value, w.external_id, w.user_name, b.season_id, b.number, b.tie_bits,
+           b.version = w.version AS current, w.value BETWEEN b.lowest_key AND b.highest_key AS within,
+           -- As in `write_entries`.
+           CASE WHEN b.tie_bits = 0 THEN 0 ELSE
+               2147483647 - least(greatest(extract(epoch FROM clock_timestamp() - b.started_at) * 10, 0), 2147483647)::bigint
+           END AS time_part
+    FROM set_config('synchronous_commit',
+                    CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
+                    true) AS durable,
+         set_config('lock_timeout', $6, true) AS patience,
+         unnest($1::integer[], $2::integer[], $3::bigint[], $4::text[], $5::text[]) WITH ORDINALITY
+             AS w (board_id, version, value, external_id, user_name, n)
+    LEFT JOIN open_seasons($1::integer[]) AS b ON b.board_id = w.board_id
+),
+created AS (
+    INSERT INTO users (user_name, external_id)
+    SELECT w.user_name, w.external_id
+    FROM wanted AS w
+    WHERE w.current AND w.within
+      AND NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = w.user_name)
+      AND NOT EXISTS (SELECT FROM users AS u WHERE u.external_id = w.external_id)
+    ORDER BY w.user_name
+    ON CONFLICT DO NOTHING
+    RETURNING user_id, external_id
+),
+added AS (
+    INSERT INTO scores (season_id, user_id, sort_key)
+    SELECT w.season_id, c.user_id, (w.value << w.tie_bits) | w.time_part
+    FROM created AS c JOIN wanted AS w ON w.external_id = c.external_id
+    ORDER BY c.user_id
+    RETURNING user_id, season_id, sort_key
+),
+result AS MATERIALIZED (
+    SELECT w.n, w.value, w.season_id, w.number, w.external_id, w.user_name, c.user_id, a.sort_key,
+           CASE WHEN a.user_id IS NOT NULL THEN 'written'
+                WHEN w.season_id IS NULL THEN 'no season'
+                WHEN NOT w.current THEN 'other rules'
+                WHEN NOT w.within THEN 'out of bounds'
+                -- Not EXISTS, for which all users might be read and hashed first.
+                WHEN (SELECT true FROM users AS u WHERE u.external_id = w.external_id LIMIT 1) THEN 'id taken'
+                WHEN (SELECT true FROM users AS u WHERE u.user_name = w.user_name LIMIT 1) THEN 'name taken'
+                ELSE 'again' END AS outcome
+    FROM wanted AS w
+    LEFT JOIN created AS c ON c.external_id = w.external_id
+    LEFT JOIN added AS a ON a.user_id = c.user_id
+),
+kept AS (
+    INSERT INTO idempotent_writes (key, caller, fingerprint, user_id, season_id, sort_key)
+    SELECT k.key, k.caller, k.fingerprint, r.user_id, r.season_id, r.sort_key
+    FROM unnest($7::uuid[], $8::text[], $9::uuid[]) WITH ORDINALITY AS k (key, caller, fingerprint, n)
+    JOIN result AS r ON r.n = k.n
+    WHERE k.key IS NOT NULL AND r.outcome = 'written'
+    -- Sorted, or two batches with keys in common could deadlock.
+    ORDER BY k.key
+)
+SELECT r.n, r.number, r.outcome, NULL::bigint AS previous, r.value, r.user_id, r.user_name, NULL::text AS image_url,
+       r.external_id, pg_current_xact_id_if_assigned()::text AS xid, (SELECT pg_current_snapshot()::text) AS snapshot,
+       (SELECT database_epoch()) AS epoch
+FROM result AS r
 ORDER BY r.n
 
 -- name: remove_entry

@@ -8,10 +8,10 @@ SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch, i.*
 FROM (SELECT) AS always
 LEFT JOIN (
     SELECT w.number, i.fingerprint = w.fingerprint AS same, i.user_id, i.previous_score, u.user_name, u.image_url,
-           i.sort_key, s.number AS season_number, b.rules::text AS rules
+           u.external_id, i.sort_key, s.number AS season_number, b.rules::text AS rules
     FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w (key, fingerprint, number)
     JOIN idempotent_writes AS i ON i.key = w.key
-    LEFT JOIN LATERAL (SELECT user_name, image_url FROM users WHERE user_id = i.user_id LIMIT 1) AS u ON true
+    LEFT JOIN LATERAL (SELECT user_name, image_url, external_id FROM users WHERE user_id = i.user_id LIMIT 1) AS u ON true
     LEFT JOIN seasons AS s ON s.season_id = i.season_id
     LEFT JOIN boards AS b ON b.board_id = s.board_id
 ) AS i ON true

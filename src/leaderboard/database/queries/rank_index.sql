@@ -44,6 +44,7 @@ LEFT JOIN LATERAL (
     SELECT array_agg(u.user_id ORDER BY p.sort_key DESC, p.user_id) AS user_ids,
            array_agg(u.user_name ORDER BY p.sort_key DESC, p.user_id) AS user_names,
            array_agg(u.image_url ORDER BY p.sort_key DESC, p.user_id) AS image_urls,
+           array_agg(u.external_id ORDER BY p.sort_key DESC, p.user_id) AS external_ids,
            array_agg(p.sort_key ORDER BY p.sort_key DESC, p.user_id) AS sort_keys
     FROM (
         SELECT sort_key, user_id FROM entries_above(s.season_id, -a.sort_key, a.user_id, a.reach)
@@ -85,6 +86,7 @@ CROSS JOIN (
     SELECT coalesce(array_agg(u.user_id ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_ids,
            coalesce(array_agg(u.user_name ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_names,
            coalesce(array_agg(u.image_url ORDER BY p.sort_key DESC, p.user_id), '{}') AS image_urls,
+           coalesce(array_agg(u.external_id ORDER BY p.sort_key DESC, p.user_id), '{}') AS external_ids,
            coalesce(array_agg(p.sort_key ORDER BY p.sort_key DESC, p.user_id), '{}') AS sort_keys
     FROM page AS p
     CROSS JOIN LATERAL (SELECT * FROM users WHERE users.user_id = p.user_id LIMIT 1) AS u
@@ -129,6 +131,7 @@ CROSS JOIN (
     SELECT coalesce(array_agg(u.user_id ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_ids,
            coalesce(array_agg(u.user_name ORDER BY p.sort_key DESC, p.user_id), '{}') AS user_names,
            coalesce(array_agg(u.image_url ORDER BY p.sort_key DESC, p.user_id), '{}') AS image_urls,
+           coalesce(array_agg(u.external_id ORDER BY p.sort_key DESC, p.user_id), '{}') AS external_ids,
            coalesce(array_agg(p.sort_key ORDER BY p.sort_key DESC, p.user_id), '{}') AS sort_keys
     FROM page AS p
     CROSS JOIN LATERAL (SELECT * FROM users WHERE users.user_id = p.user_id LIMIT 1) AS u

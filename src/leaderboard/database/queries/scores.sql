@@ -26,7 +26,7 @@ changed AS (
     UPDATE users AS u SET total_score = w.total_score
     FROM wanted AS w JOIN locked AS l ON l.user_id = w.user_id
     WHERE u.user_id = l.user_id
-    RETURNING u.user_id, u.user_name, u.image_url, l.previous_score
+    RETURNING u.user_id, u.user_name, u.image_url, u.external_id, l.previous_score
 ),
 kept AS (
     INSERT INTO idempotent_writes (key, caller, fingerprint, user_id, previous_score)
@@ -37,7 +37,7 @@ kept AS (
     -- Sorted, or two batches with keys in common could deadlock.
     ORDER BY k.key
 )
-SELECT w.user_id, c.user_name, c.image_url, c.previous_score,
+SELECT w.user_id, c.user_name, c.image_url, c.external_id, c.previous_score,
        -- Not EXISTS, for which all ids might be read and hashed first.
        c.user_id IS NOT NULL OR (SELECT true FROM users AS u WHERE u.user_id = w.user_id LIMIT 1) IS NOT NULL AS known,
        pg_current_xact_id_if_assigned()::text AS xid, (SELECT pg_current_snapshot()::text) AS snapshot,

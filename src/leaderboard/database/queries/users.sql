@@ -5,9 +5,10 @@
 -- $1: how many. Returns one row of parallel arrays, best first, of the board `default`.
 SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
        coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
-       coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
+       coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(external_id), '{}') AS external_ids,
+       coalesce(array_agg(total_score), '{}') AS sort_keys
 FROM (
-    SELECT user_id, user_name, image_url, total_score
+    SELECT user_id, user_name, image_url, external_id, total_score
     FROM users WHERE NOT hidden ORDER BY total_score DESC, user_id ASC LIMIT $1
 ) AS top
 
@@ -21,6 +22,7 @@ CROSS JOIN (
     SELECT coalesce(array_agg(t.user_id ORDER BY t.n), '{}') AS user_ids,
            coalesce(array_agg(u.user_name ORDER BY t.n), '{}') AS user_names,
            coalesce(array_agg(u.image_url ORDER BY t.n), '{}') AS image_urls,
+           coalesce(array_agg(u.external_id ORDER BY t.n), '{}') AS external_ids,
            coalesce(array_agg(t.sort_key ORDER BY t.n), '{}') AS sort_keys
     FROM (
         SELECT e.user_id, e.sort_key, row_number() OVER () AS n
@@ -29,7 +31,7 @@ CROSS JOIN (
             ORDER BY sort_key DESC, user_id ASC LIMIT $3
         ) AS e
     ) AS t
-    CROSS JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u
+    CROSS JOIN LATERAL (SELECT user_name, image_url, external_id FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u
 ) AS best
 
 -- name: best_of_season
@@ -43,12 +45,13 @@ SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
 FROM season AS s, index AS i
 CROSS JOIN (
     SELECT coalesce(array_agg(t.user_id), '{}') AS user_ids, coalesce(array_agg(u.user_name), '{}') AS user_names,
-           coalesce(array_agg(u.image_url), '{}') AS image_urls, coalesce(array_agg(t.sort_key), '{}') AS sort_keys
+           coalesce(array_agg(u.image_url), '{}') AS image_urls, coalesce(array_agg(u.external_id), '{}') AS external_ids,
+           coalesce(array_agg(t.sort_key), '{}') AS sort_keys
     FROM (
         SELECT user_id, sort_key FROM entries WHERE season_id = (SELECT season_id FROM season) AND NOT hidden
         ORDER BY sort_key DESC, user_id ASC LIMIT $3
     ) AS t
-    CROSS JOIN LATERAL (SELECT user_name, image_url FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u
+    CROSS JOIN LATERAL (SELECT user_name, image_url, external_id FROM users WHERE users.user_id = t.user_id LIMIT 1) AS u
 ) AS best
 
 -- name: top_and_total
@@ -59,19 +62,21 @@ SELECT pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch,
        CASE WHEN i.valid THEN i.total ELSE entries_between(1, first_key(), 0, last_key(), 0) END AS total, top.*
 FROM index AS i, (
     SELECT coalesce(array_agg(user_id), '{}') AS user_ids, coalesce(array_agg(user_name), '{}') AS user_names,
-           coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(total_score), '{}') AS sort_keys
+           coalesce(array_agg(image_url), '{}') AS image_urls, coalesce(array_agg(external_id), '{}') AS external_ids,
+           coalesce(array_agg(total_score), '{}') AS sort_keys
     FROM (
-        SELECT user_id, user_name, image_url, total_score
+        SELECT user_id, user_name, image_url, external_id, total_score
         FROM users WHERE NOT hidden ORDER BY total_score DESC, user_id ASC LIMIT $1
     ) AS ordered
 ) AS top
 
 -- name: create_users
 -- $1: names, without repetitions; $2: image URLs; $3: scores; $4: how long to wait for a name or a key, as text with
--- a unit; $5: idempotency keys, $6: callers and $7: fingerprints, NULL for users without a key. Returns a row for each
--- created user, and always one with the snapshot.
--- Sorted by name, so that two batches lock in the same order and cannot deadlock. Names that exist are left out
--- beforehand, so that they use up no ids. Waiting too long for a name that an open transaction has inserted is error
+-- a unit; $5: idempotency keys, $6: callers and $7: fingerprints, NULL for users without a key; $8: external ids, without
+-- repetitions, NULL for users without one. Returns a row for each name, and always one with the snapshot. `user_id` is NULL
+-- for a user that was not created; then `id_taken` and `name_taken` say what another user had at the snapshot.
+-- Sorted by name, so that two batches lock in the same order and cannot deadlock. Names and external ids that exist are
+-- left out beforehand, so that they use up no ids. Waiting too long for one that an open transaction has inserted is error
 -- 55P03: it would hold up all other users of the batch.
 WITH wanted AS MATERIALIZED (
     SELECT w.*
@@ -79,17 +84,25 @@ WITH wanted AS MATERIALIZED (
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
          set_config('lock_timeout', $4, true) AS patience,
-         unnest($1::text[], $2::text[], $3::bigint[], $5::uuid[], $6::text[], $7::uuid[])
-             AS w (user_name, image_url, total_score, key, caller, fingerprint)
+         unnest($1::text[], $2::text[], $3::bigint[], $5::uuid[], $6::text[], $7::uuid[], $8::text[])
+             AS w (user_name, image_url, total_score, key, caller, fingerprint, external_id)
 ),
 created AS (
-    INSERT INTO users (user_name, image_url, total_score)
-    SELECT w.user_name, w.image_url, w.total_score
+    INSERT INTO users (user_name, image_url, total_score, external_id)
+    SELECT w.user_name, w.image_url, w.total_score, w.external_id
     FROM wanted AS w
     WHERE NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = w.user_name)
+      AND NOT EXISTS (SELECT FROM users AS u WHERE u.external_id = w.external_id)
     ORDER BY w.user_name
-    ON CONFLICT (user_name) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING user_id, user_name
+),
+result AS (
+    SELECT w.user_name, c.user_id,
+           -- Not EXISTS, for which all users might be read and hashed first.
+           c.user_id IS NULL AND (SELECT true FROM users AS u WHERE u.external_id = w.external_id LIMIT 1) AS id_taken,
+           c.user_id IS NULL AND (SELECT true FROM users AS u WHERE u.user_name = w.user_name LIMIT 1) AS name_taken
+    FROM wanted AS w LEFT JOIN created AS c ON c.user_name = w.user_name
 ),
 kept AS (
     INSERT INTO idempotent_writes (key, caller, fingerprint, user_id)
@@ -99,24 +112,25 @@ kept AS (
     -- Sorted, or two batches with keys in common could deadlock.
     ORDER BY w.key
 )
-SELECT c.user_id, c.user_name, pg_current_xact_id_if_assigned()::text AS xid,
+SELECT r.*, pg_current_xact_id_if_assigned()::text AS xid,
        (SELECT pg_current_snapshot()::text) AS snapshot, (SELECT database_epoch()) AS epoch
-FROM (SELECT) AS always LEFT JOIN created AS c ON true
+FROM (SELECT) AS always LEFT JOIN result AS r ON true
 
 -- name: update_user
--- $1: the user id; $2: the new name; $3: whether to set the image, $4: the image; $5: whether to hide the user. NULL in $2 and
--- $5 changes nothing. $6: how long to wait for a lock, as text with a unit. Returns one row, whose `user_id` is NULL if there
--- is no such user. Error 23505: another user has the name. Triggers hide the user's entries on every board.
+-- $1: the user id; $2: the new name; $3: whether to set the image, $4: the image; $5: whether to hide the user; $7: its external
+-- id. NULL in $2, $5 and $7 changes nothing. $6: how long to wait for a lock, as text with a unit. Returns one row, whose
+-- `user_id` is NULL if there is no such user. Error 23505: another user has the name or the external id. Error 23514, of the
+-- constraint `users_external_id_fixed`: the user has another external id. Triggers hide the user's entries on every board.
 WITH updated AS (
     UPDATE users AS u SET
         user_name = coalesce($2, u.user_name), image_url = CASE WHEN $3 THEN $4 ELSE u.image_url END,
-        hidden = coalesce($5, u.hidden)
+        hidden = coalesce($5, u.hidden), external_id = coalesce($7, u.external_id)
     FROM set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
          set_config('lock_timeout', $6, true) AS patience
     WHERE u.user_id = $1
-    RETURNING u.user_id, u.user_name, u.image_url, u.total_score, u.hidden
+    RETURNING u.user_id, u.user_name, u.image_url, u.total_score, u.hidden, u.external_id
 )
 SELECT u.*, pg_current_xact_id_if_assigned()::text AS xid, (SELECT pg_current_snapshot()::text) AS snapshot,
        (SELECT database_epoch()) AS epoch
@@ -140,7 +154,22 @@ SELECT EXISTS (SELECT FROM erased) AS erased, pg_current_xact_id_if_assigned()::
 -- $1: the name. Returns one row, whose `user_id` is NULL if there is no such user.
 SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
 FROM (SELECT) AS always
-LEFT JOIN (SELECT user_id, user_name, image_url, total_score, hidden FROM users WHERE user_name = $1) AS u ON true
+LEFT JOIN (
+    SELECT user_id, user_name, image_url, total_score, hidden, external_id FROM users WHERE user_name = $1
+) AS u ON true
+
+-- name: find_external_ids
+-- $1: external ids. Returns a row for each user that has one of them, and at least one row.
+SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
+FROM (SELECT) AS always
+LEFT JOIN (
+    SELECT u.*
+    FROM unnest($1::text[]) AS w (external_id)
+    CROSS JOIN LATERAL (
+        SELECT user_id, user_name, image_url, total_score, hidden, external_id
+        FROM users WHERE users.external_id = w.external_id LIMIT 1
+    ) AS u
+) AS u ON true
 
 -- name: find_users
 -- $1: the first name, $2: the name before which they end; $3: the name after which to begin, '' for the first; $4: the most
@@ -149,7 +178,7 @@ LEFT JOIN (SELECT user_id, user_name, image_url, total_score, hidden FROM users 
 SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
 FROM (SELECT) AS always
 LEFT JOIN (
-    SELECT user_id, user_name, image_url, total_score, hidden FROM users
+    SELECT user_id, user_name, image_url, total_score, hidden, external_id FROM users
     WHERE user_name >= $1 AND user_name < $2 AND user_name > $3 AND ($5 OR NOT hidden)
     ORDER BY user_name LIMIT $4
 ) AS u ON true

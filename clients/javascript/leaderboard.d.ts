@@ -1,4 +1,4 @@
-/** The id of a user; as text it is the same. */
+/** A user: its id, as a number or as text, or `@` and its external id, such as `@steam:7656`. */
 export type UserRef = number | string;
 
 /** A season: its number, or the last one that ended. */
@@ -34,7 +34,12 @@ export interface SeasonOptions extends CallOptions {
   season?: SeasonRef;
 }
 
-export interface RankOptions extends WriteOptions {
+export interface ScoreOptions extends WriteOptions {
+  /** Creates the user with this name if no user has the external id. */
+  username?: string;
+}
+
+export interface RankOptions extends ScoreOptions {
   /** Whether the answer has the rank, which is read after the write. */
   rank?: boolean;
 }
@@ -111,6 +116,8 @@ export interface User {
   username: string;
   imageUrl: string | null;
   score: number;
+  /** The caller's own id for the user; missing where it has none. */
+  externalId?: string;
 }
 
 export interface Standing extends User {
@@ -164,7 +171,7 @@ export interface EntryError {
 /** What was done to one of many entries, or `error`. */
 export type EntryResult =
   | (Omit<ChangedEntry, "rank"> & { error?: undefined })
-  | { userId: number; error: EntryError };
+  | { userId?: number; externalId?: string; error: EntryError };
 
 export interface EntryResults {
   /** One for each item, in order. */
@@ -175,6 +182,13 @@ export interface NewUser {
   username: string;
   score?: number;
   imageUrl?: string | null;
+  externalId?: string;
+}
+
+/** Without an image the user has none. */
+export interface PutUser {
+  username: string;
+  imageUrl?: string | null;
 }
 
 /** What is missing stays as it is. */
@@ -182,9 +196,14 @@ export interface UserChanges {
   username?: string;
   imageUrl?: string | null;
   hidden?: boolean;
+  /** Cannot be changed once the user has one. */
+  externalId?: string;
 }
 
-export type NewScore = { userId: number } & (
+export type NewScore = (
+  | { userId: number; externalId?: undefined; username?: undefined }
+  | { externalId: string; userId?: undefined; username?: string }
+) & (
   | { score: number; increment?: undefined }
   | { increment: number; score?: undefined }
 );
@@ -296,8 +315,10 @@ export class Leaderboard extends BoardReads<CallOptions, StandingsOptions> {
   /** Returns the calls about a board. Sends nothing. */
   board(name: string): Board;
   /** Sets a score on the board `default`. */
-  setScore(user: UserRef, score: number, options?: WriteOptions): Promise<ScoreSet>;
+  setScore(user: UserRef, score: number, options?: ScoreOptions): Promise<ScoreSet>;
   createUser(user: NewUser, options?: WriteOptions): Promise<User>;
+  /** Creates the user of an external id, or sets its name and image. `user` is `@` and the external id. */
+  putUser(user: `@${string}`, values: PutUser, options?: CallOptions): Promise<User>;
   /** Renames a user, changes its image, hides or shows it on all boards (admin). */
   updateUser(user: UserRef, changes: UserChanges, options?: CallOptions): Promise<Account>;
   /** Erases a user from all boards (admin). */

@@ -69,7 +69,9 @@ class BoardReads {
   }
 
   async friends(users, { season, ...options } = {}) {
-    const query = { users: [...users].join(","), ...this.#season(season) };
+    // In this list, a comma of an external id is written twice.
+    const list = Array.from(users, (user) => String(user).replaceAll(",", ",,")).join(",");
+    const query = { users: list, ...this.#season(season) };
     return this.#send({ path: `${this.#path}/leaderboard`, query }, options);
   }
 
@@ -107,12 +109,18 @@ export class Leaderboard extends BoardReads {
     return new Board(this.#send, name);
   }
 
-  async setScore(user, score, options) {
-    return this.#send({ method: "POST", path: `/users/${segment(user)}/score`, body: { score }, once: true }, options);
+  async setScore(user, score, { username, ...options } = {}) {
+    const path = `/users/${segment(user)}/score`;
+    return this.#send({ method: "POST", path, body: { score, username }, once: true }, options);
   }
 
   async createUser(user, options) {
     return this.#send({ method: "POST", path: "/users", body: user, once: true }, options);
+  }
+
+  /** Creates the user of an external id, or sets its name and image. `user` is "@" and the external id. */
+  async putUser(user, values, options) {
+    return this.#send({ method: "PUT", path: `/users/${segment(user)}`, body: values }, options);
   }
 
   async updateUser(user, changes, options) {
@@ -228,8 +236,9 @@ class Board extends BoardReads {
     return this.#send({ method: "POST", path: `${this.#path}/seasons`, body: { season: number } }, options);
   }
 
-  async #change(user, body, { rank, ...options } = {}) {
+  async #change(user, change, { rank, username, ...options } = {}) {
     const path = `${this.#path}/users/${segment(user)}/score`;
+    const body = { ...change, username };
     return this.#send({ method: "POST", path, query: { rank }, body, once: true }, options);
   }
 }

@@ -167,6 +167,48 @@ export const cases = {
     await rejects(env.lb.eraseUser(user), { code: "user_not_found" });
   },
 
+  async "a user is named by the caller's own id"(env) {
+    const { lb } = env;
+    const externalId = `${env.name()} a/b,c?#@ü%2e`;
+    const [user, username] = [`@${externalId}`, env.name()];
+    const made = await lb.putUser(user, { username });
+    equal([made.externalId, made.username, made.imageUrl], [externalId, username, null]);
+    equal(await lb.putUser(user, { username }), made);
+    equal((await lb.setScore(user, 5)).userId, made.userId);
+    equal((await lb.standing(user)).externalId, externalId);
+    equal((await lb.context(user)).user.userId, made.userId);
+    const board = await env.board({ keeps: "sum" });
+    await rejects(board.increment(`${user}2`, 1), { code: "user_not_found" });
+    const second = await board.increment(`${user}2`, 4, { username: env.name(), rank: true });
+    equal([second.externalId, second.score, second.rank], [`${externalId}2`, 4, 1]);
+    const { results } = await board.setScores([
+      { externalId, increment: 3 },
+      { externalId: `${externalId}3`, username: env.name(), increment: 2 },
+      { externalId: `${externalId}4`, increment: 1 },
+    ]);
+    equal(results.map((result) => result.error?.code ?? result.score), [3, 2, "user_not_found"]);
+    equal(results[2].externalId, `${externalId}4`);
+    const friends = await board.friends([user, second.userId, `${user}3`]);
+    equal(friends.users.map(({ score }) => score), [4, 3, 2]);
+    equal((await board.context(user)).user.rank, 2);
+    equal(await list(lb.boardsOf(user)), [board.name, "default"].sort());
+    await board.remove(user);
+    const taken = lb.createUser({ username: env.name(), externalId });
+    await rejects(taken, { code: "external_id_taken", status: 409 });
+    const fixed = lb.updateUser(user, { externalId: `${externalId}5` });
+    await rejects(fixed, { code: "external_id_fixed", status: 409 });
+    equal((await lb.setScore(`${user}6`, 1, { username: env.name() })).externalId, `${externalId}6`);
+    await lb.eraseUser(user);
+    await rejects(lb.standing(user), { code: "user_not_found" });
+  },
+
+  async "a user who is created by a score that is not answered is created once"(env) {
+    const board = await env.board({ keeps: "sum" });
+    const user = `@${env.name()}`;
+    const { score } = await env.client([CUT]).lb.board(board.name).increment(user, 5, { username: env.name() });
+    equal([score, (await board.standing(user)).score], [5, 5]);
+  },
+
   async "the process tells its state"({ lb }) {
     equal((await lb.status()).service, "leaderboard");
     equal(await lb.live(), { status: "alive" });

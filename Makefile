@@ -87,6 +87,7 @@ lint: setup  ## style, types, import rules, what is unsafe, what is secret
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src clients/python/src
+	@if command -v node >/dev/null; then git ls-files -z 'clients/*.js' | xargs -0 -n 1 node --check; else echo "no Node.js: clients/*.js are not checked"; fi
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook $(NO_SECRETS)
 
 format: setup  ## put the code into its one style

@@ -1,13 +1,16 @@
 """The rules for usernames, titles, external ids, scores and image URLs, for HTTP and for imports.
 
 Each function returns the value to store, or raises ValueError whose message says what is wrong and what is
-allowed. A username or title is rejected if it would damage the text around it or in storage. Look-alikes,
-private-use characters and invisible characters beside visible ones (emoji need them) are allowed.
+allowed. A username or title is rejected if it would damage the text around it or in storage, or if it has an
+invisible character that neither its script nor an emoji needs: two different names would look the same.
+Look-alikes and private-use characters are allowed.
 """
 
 import re
 from ipaddress import IPv6Address
-from unicodedata import category, normalize
+from unicodedata import category, combining, name, normalize
+
+from precis_i18n.unicode import UnicodeData
 
 from leaderboard.model import SCORE_MAX, SCORE_MIN, ExternalId
 
@@ -38,10 +41,26 @@ _REJECTED = {
 }
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
-# Invisible, but not of the category Cf (format): a joiner, fillers, variation selectors, the empty Braille cell.
-_BLANK = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+# What is drawn as nothing or as a blank: Unicode's Default_Ignorable_Code_Point, the marks of annotations, the
+# empty Braille cell, the musical null notehead.
+_INVISIBLE = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
 )
+_NON_JOINER, _JOINER = "\u200c", "\u200d"
+_TEXT_STYLE, _EMOJI_STYLE = "\ufe0e", "\ufe0f"
+_KEYCAP = "\u20e3"
+_SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+# The flag of a region: a black flag, and its code in characters that are not shown.
+_REGION = re.compile("\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f")
+# Invisible characters that `_is_needed` allows at some places.
+_SOMETIMES_NEEDED = re.compile(
+    "[\u200c\u200d\ufe0e\ufe0f\U000e0030-\U000e0039\U000e0061-\U000e007a\U000e007f\U000e0100-\U000e01ef]"
+)
+_VIRAMA = 9
+"""The canonical combining class of viramas, with which Indic scripts join letters."""
+_UNICODE = UnicodeData()
 
 # RFC 3986, with a host name as in DNS. The possessive `++` and `*+` keep the time linear.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -64,12 +83,15 @@ def clean_username(text: str) -> str:
 def clean_prefix(text: str) -> str:
     """Return the beginning of usernames as they are stored: without blanks before it, in normal form C.
 
-    It may be empty. Raises ValueError if no username can begin like this.
+    It may be empty, or end within an emoji. Raises ValueError if no username can begin like this.
     """
     prefix = _normal(text.lstrip(), MAX_NAME)
     if len(prefix) > MAX_NAME:
         raise ValueError(f"is {len(prefix)} characters long; up to {MAX_NAME} characters are allowed")
     _check_characters(prefix, "a username")
+    for found in _INVISIBLE.finditer(prefix):
+        if not _SOMETIMES_NEEDED.match(found[0]):
+            raise ValueError(_invisible(found[0], "a username"))
     return prefix
 
 
@@ -131,8 +153,9 @@ def _clean(text: str, most: int, what: str) -> str:
     if len(cleaned) > most:
         raise ValueError(f"is {len(cleaned)} characters long; 1 to {most} characters are allowed")
     _check_characters(cleaned, what)
-    if all(category(c) == "Cf" or c.isspace() or _BLANK.match(c) for c in cleaned):
-        raise ValueError("is invisible; at least one visible character is needed")
+    for found in _INVISIBLE.finditer(cleaned):
+        if not _is_needed(cleaned, found.start()):
+            raise ValueError(_invisible(found[0], what))
     return cleaned
 
 
@@ -150,6 +173,42 @@ def _check_characters(text: str, what: str) -> None:
             raise ValueError(f"contains {_code(character)}, {rejected}; none is allowed in {what}")
     if override := _BIDI.search(text):
         raise ValueError(f"contains {_code(override[0])}, which reorders the text around it; none is allowed")
+
+
+def _is_needed(text: str, at: int) -> bool:
+    """Return whether the invisible character at this place is a part of an emoji, or its script needs it.
+
+    Joiners in scripts follow RFC 5892, appendix A: after a virama, and a non-joiner between letters that would
+    otherwise be joined.
+    """
+    character, before, after = text[at], text[:at], text[at + 1 :]
+    last = before[-1:]
+    if character in {_TEXT_STYLE, _EMOJI_STYLE}:
+        return _is_symbol(last) or (last != "" and last in "0123456789#*" and after.startswith(_KEYCAP))
+    if character in {_JOINER, _NON_JOINER} and last and combining(last) == _VIRAMA:
+        return True
+    if character == _JOINER:
+        return _is_symbol(before.rstrip(_EMOJI_STYLE + _SKIN_TONES)[-1:]) and _is_symbol(after[:1])
+    if character == _NON_JOINER:
+        return _UNICODE.valid_jointype(text, at)
+    if character >= "\U000e0100":  # a variant of an ideograph, as in names of Japan
+        return last != "" and name(last, "").startswith("CJK UNIFIED IDEOGRAPH")
+    return any(flag.start() < at < flag.end() for flag in _REGION.finditer(text))
+
+
+def _is_symbol(character: str) -> bool:
+    """Return whether this can be an emoji, or a part of one. The empty text cannot."""
+    if not character or character in _SKIN_TONES:
+        return character != ""
+    if character in "\u203c\u2049\u2139\u3030\u303d":
+        return True
+    kind = category(character)
+    return kind == "So" or (kind == "Sm" and character >= "\u2190")
+
+
+def _invisible(character: str, what: str) -> str:
+    where = " where neither its script nor an emoji needs it" if _SOMETIMES_NEEDED.match(character) else ""
+    return f"contains {_code(character)}, an invisible character{where}; none is allowed in {what}"
 
 
 def _url_problem(url: str) -> str:

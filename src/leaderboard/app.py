@@ -69,7 +69,8 @@ def database_from(settings: Settings, tuning: Tuning | None = None) -> Database:
         "ssl": _postgres_tls(settings),
     }
     connector = Connector(arguments, timeout_s, tuning.connections.plan_lifetime_s)
-    return Database(Connections(connector, settings.db_pool_size, timeout_s, tuning.connections), tuning)
+    connections = Connections(connector, settings.db_pool_size, timeout_s, tuning.connections)
+    return Database(connections, tuning, settings.usernames)
 
 
 def _postgres_tls(settings: Settings) -> str | ssl.SSLContext:

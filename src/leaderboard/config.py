@@ -130,6 +130,11 @@ class Settings(BaseSettings):
     root_path: RootPath = Field(
         "", description="path below which a proxy serves the board, such as `/lb`; empty: the root"
     )
+    usernames: Literal["exact", "caseless"] = Field(
+        "exact",
+        description="`caseless`: Bob, bob and BOB are one username; the same for all processes of a database; see"
+        " [Usernames](#usernames)",
+    )
     host: str = Field("0.0.0.0", pattern=_NOT_BLANK, description="address that the API listens on")  # noqa: S104
     workers: int = Field(1, ge=1, le=64, description="API processes that share the port")
     cache_size: int = Field(10_000, ge=10, le=100_000, description="the cache holds at least this many best users")

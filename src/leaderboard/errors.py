@@ -34,6 +34,7 @@ LeaderboardError
 │ An operator has to act.
 │
 ├── DatabaseRefused
+│   └── UsernamesDiffer
 ├── SchemaOutdated
 │
 │ The cache cannot be used. Not sent to callers: reads go to PostgreSQL.
@@ -195,6 +196,10 @@ class OutcomeUnknown(Unavailable):
 
 class DatabaseRefused(LeaderboardError):
     """PostgreSQL refused a statement, for example by a constraint of the operator's. Nothing was changed."""
+
+
+class UsernamesDiffer(DatabaseRefused):
+    """The database compares usernames in another way than USERNAMES says. Nothing was changed."""
 
 
 class SchemaOutdated(LeaderboardError):

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 QUERY_FILES = (
     *("boards", "change_log", "entries", "export", "idempotency_keys", "import", "rank_index", "schema"),
-    *("scores", "server", "users"),
+    *("scores", "server", "username_mode", "users"),
 )
 
 ORIGINAL = (
@@ -176,7 +176,7 @@ async def test_an_interrupted_index_is_built_again(empty: Settings, db: asyncpg.
 
     assert await database_from(empty).migrate(lambda _line: None) == len(ALL_STEPS) - 1
     assert await index_is_valid(db)
-    assert await db.fetchval("SELECT count(*) FROM pg_index WHERE indrelid = 'users'::regclass") == 4
+    assert await db.fetchval("SELECT count(*) FROM pg_index WHERE indrelid = 'users'::regclass") == 5
 
 
 async def test_an_index_that_was_built_but_not_recorded_is_kept(empty: Settings, db: asyncpg.Connection) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from leaderboard.cli import boards, cache, dev, exporting, importing, key, migrate, serve
+from leaderboard.cli import boards, cache, dev, exporting, importing, key, migrate, serve, usernames
 from leaderboard.cli.exits import ExitStatus, fail
 from leaderboard.config import BadSetting
 from leaderboard.errors import LeaderboardError
@@ -31,6 +31,7 @@ cli = typer.Typer(
 )
 cli.command()(serve.serve)
 cli.command()(migrate.migrate)
+cli.command()(usernames.usernames)
 cli.command("import")(importing.import_)
 cli.command()(exporting.export)
 cli.add_typer(boards.commands, name="boards")

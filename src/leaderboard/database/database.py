@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from leaderboard.database import schema
+from leaderboard.database import schema, username_mode
 from leaderboard.database.boards import Board, Boards
 from leaderboard.database.change_log import ChangeLog
 from leaderboard.database.connections import Connections
@@ -20,6 +20,7 @@ from leaderboard.errors import DatabaseReadOnly, DatabaseUnavailable
 from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
+from leaderboard.usernames import Usernames, key_function
 
 
 class Database:
@@ -28,13 +29,16 @@ class Database:
     Each method of it and of its attributes is one statement or one transaction.
     """
 
-    def __init__(self, connections: Connections, tuning: Tuning) -> None:
+    def __init__(self, connections: Connections, tuning: Tuning, usernames: Usernames = "exact") -> None:
+        """`usernames` says how names are compared, which the database has to agree with."""
         self.connections = connections
         self._sql = load_queries("server")
-        self.users = Users(connections, tuning)
+        self._usernames = usernames
+        key_of = key_function(usernames)
+        self.users = Users(connections, tuning, key_of)
         self.scores = Scores(connections, tuning.writes)
         self.boards = Boards(connections, tuning.writes)
-        self.entries = Entries(connections, tuning.writes)
+        self.entries = Entries(connections, tuning.writes, key_of)
         self.idempotency_keys = IdempotencyKeys(connections)
         self.change_log = ChangeLog(connections, tuning.ranks)
         self.rank_index = RankIndex(connections, tuning.ranks)
@@ -59,17 +63,26 @@ class Database:
                 raise DatabaseReadOnly("PostgreSQL takes no writes: its transactions are read-only")
 
     async def migrate(self, report: Callable[[str], None]) -> int:
-        """Bring the schema up to date; see `schema.migrate`."""
+        """Bring the schema up to date; see `schema.migrate`. A database without users takes over USERNAMES.
+
+        Raises UsernamesDiffer, before anything is changed, if the database has users and compares their names in
+        another way.
+        """
         async with self.connections.dedicated() as connection, self.connections.dedicated() as lock:
-            return await schema.migrate(connection, lock, report)
+            await username_mode.check_before_migration(connection, self._usernames)
+            steps = await schema.migrate(connection, lock, report)
+            await username_mode.adopt(connection, self._usernames)
+            return steps
 
     async def check_schema(self) -> int:
         """Return how many connections the server allows to clients that are not superusers.
 
-        Raises SchemaOutdated if the database lacks a migration of this program.
+        Raises SchemaOutdated if the database lacks a migration of this program, and UsernamesDiffer if it compares
+        usernames in another way.
         """
         async with self.connections.dedicated(isolation="READ COMMITTED") as connection:
             await schema.check(connection)
+            await username_mode.check(connection, self._usernames)
             allowed: int = await connection.fetchval(self._sql["connections_allowed"])
         return allowed
 
@@ -84,7 +97,22 @@ class Database:
                 raise DatabaseUnavailable(
                     "an import needs a session, and this is a pooler; point DB_HOST and DB_PORT at PostgreSQL"
                 )
-            yield Importer(connection) if board is None else EntryImporter(connection, board)
+            key_of = key_function(self._usernames)
+            yield Importer(connection, key_of) if board is None else EntryImporter(connection, board, key_of)
+
+    @asynccontextmanager
+    async def changing_usernames(self) -> AsyncIterator[username_mode.UsernameSwitch]:
+        """Lend a switch between the ways of comparing usernames, with its own connection.
+
+        Raises SchemaOutdated, and DatabaseUnavailable behind a pooler.
+        """
+        async with self.connections.dedicated({"statement_timeout": "0"}) as connection:
+            if self.connections.behind_pooler:
+                raise DatabaseUnavailable(
+                    "this needs a session, and this is a pooler; point DB_HOST and DB_PORT at PostgreSQL"
+                )
+            await schema.check(connection)
+            yield username_mode.UsernameSwitch(connection)
 
     @asynccontextmanager
     async def exporting(self, season: SeasonRef | None = None) -> AsyncIterator[Exporter]:

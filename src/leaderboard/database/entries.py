@@ -14,6 +14,7 @@ from leaderboard.database.sql import load_queries
 from leaderboard.database.writing import write
 from leaderboard.model import ExternalId
 from leaderboard.tuning import WriteTuning
+from leaderboard.usernames import KeyOf
 
 
 class NewEntry(msgspec.Struct, frozen=True):
@@ -79,8 +80,9 @@ _NOT_TRIED = EntryWritten(Outcome.AGAIN, None, None, None, None, None, None, Non
 class Entries:
     """Writes the table `scores`."""
 
-    def __init__(self, connections: Connections, tuning: WriteTuning) -> None:
+    def __init__(self, connections: Connections, tuning: WriteTuning, key_of: KeyOf) -> None:
         self._connections = connections
+        self._key_of = key_of
         self._tuning = tuning
         self._sql = load_queries("entries")
 
@@ -118,11 +120,15 @@ class Entries:
         items: list[NewUsersEntry] = []
         external_ids: set[str] = set()
         names: set[str] = set()
+        name_keys: list[str | None] = []
         for item in batch:
-            if item.external_id not in external_ids and item.user_name not in names:
+            name_key = self._key_of(item.user_name)
+            name = item.user_name if name_key is None else name_key
+            if item.external_id not in external_ids and name not in names:
                 items.append(item)
+                name_keys.append(name_key)
                 external_ids.add(item.external_id)
-                names.add(item.user_name)
+                names.add(name)
         rows = await write(
             self._connections,
             self._tuning.attempts,
@@ -134,6 +140,7 @@ class Entries:
             [item.user_name for item in items],
             f"{self._tuning.unique_wait_ms}ms",
             *_key_columns([item.key for item in items]),
+            name_keys,
         )
         written = {id(item): _written(row) for item, row in zip(items, rows, strict=True)}
         return Committed([written.get(id(item), _NOT_TRIED) for item in batch], committed_position(rows))

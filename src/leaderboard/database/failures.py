@@ -5,6 +5,7 @@
 | LOST, NOT_NOW, TimeoutError | DatabaseUnavailable |
 | ReadOnlySQLTransactionError | DatabaseReadOnly |
 | CONFLICTS | stays as it is: the caller can try again |
+| CheckViolationError of `users_name_key_mode` | UsernamesDiffer |
 | any other PostgresError | DatabaseRefused |
 """
 
@@ -13,7 +14,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 
-from leaderboard.errors import DatabaseReadOnly, DatabaseRefused, DatabaseUnavailable
+from leaderboard.errors import DatabaseReadOnly, DatabaseRefused, DatabaseUnavailable, UsernamesDiffer
+
+_MODE_CONSTRAINT = "users_name_key_mode"
 
 LOST = (
     OSError,
@@ -64,4 +67,8 @@ async def while_using() -> AsyncIterator[None]:
     except CONFLICTS:
         raise
     except asyncpg.PostgresError as error:
+        if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name == _MODE_CONSTRAINT:
+            raise UsernamesDiffer(
+                "the database compares usernames in the other way; restart this process with its USERNAMES"
+            ) from error
         raise DatabaseRefused(f"PostgreSQL refused: {error}") from error

@@ -4,7 +4,7 @@ The first step finds every error of the input before anything is written. The se
 transaction each, so that neither locks nor the change log grow with the file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +16,7 @@ from leaderboard.board_rules import BoardRules, key_rules
 from leaderboard.database.boards import Board
 from leaderboard.database.sql import load_queries
 from leaderboard.errors import InvalidInput
+from leaderboard.usernames import KeyOf
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ Row = tuple[int, str, int, str | None]
 CHUNK = 10_000
 """Rows that one statement writes. Above 20,000 the change log would write a barrier."""
 _TRIES = 5
+_LAST_LINE = 2**63 - 1
 _NAMED = 5
 
 
@@ -85,8 +87,10 @@ class Importer:
     temporary tables.
     """
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
+    def __init__(self, connection: asyncpg.Connection, key_of: KeyOf) -> None:
         self._connection = connection
+        self._key_of = key_of
+        self._has_keys = key_of("") is not None
         self._sql = load_queries("import")
         self.rules = BoardRules()
         self.rows = 0
@@ -98,12 +102,19 @@ class Importer:
 
     async def load(self, rows: Sequence[Row]) -> None:
         """Add rows, with ascending line numbers."""
-        columns = ("line", "user_name", "value", "image_url")
-        await self._connection.copy_records_to_table("incoming", records=rows, columns=columns)
+        columns = ["line", "user_name", "value", "image_url"]
+        records: Iterable[tuple[object, ...]] = rows
+        if self._has_keys:
+            columns.append("name_key")
+            records = ((*row, self._key_of(row[1])) for row in rows)
+        await self._connection.copy_records_to_table("incoming", records=records, columns=columns)
         self.rows += len(rows)
 
     async def drop_repeated(self, dropped: Callable[[Repeated], None]) -> None:
-        """Drop all but the first row of each username, and call `dropped` for each. To be called after `load`."""
+        """Drop all but the first row of each username, as names are compared; call `dropped` for each.
+
+        To be called after `load`.
+        """
         for step in ("index_incoming", "analyze_incoming", "find_repeated"):
             await self._connection.execute(self._sql[step])
         async with self._connection.transaction():
@@ -144,6 +155,8 @@ class Importer:
         """
         if on_conflict is OnConflict.FAIL:
             await self._raise_if_taken()
+        else:
+            await self._find_by_key()
         taken = await self._taken()
         return taken[0]["in_all"] if taken else 0
 
@@ -152,6 +165,7 @@ class Importer:
         for attempt in range(1, _TRIES + 1):
             try:
                 async with self._transaction():
+                    await self._find_by_key(line, last)
                     if on_conflict is OnConflict.UPDATE:
                         return await self._add_and_update(line, last, has_images)
                     return await self._add(line, last)
@@ -181,9 +195,15 @@ class Importer:
                 return
 
     async def _raise_if_taken(self) -> None:
+        await self._find_by_key()
         taken = await self._taken()
         if taken:
             raise NamesTaken({row["line"]: row["user_name"] for row in taken}, taken[0]["in_all"], self._are)
+
+    async def _find_by_key(self, line: int = -1, last: int = _LAST_LINE) -> None:
+        """Give the rows of these lines the names that users with their keys have. Rows without keys stay."""
+        if self._has_keys:
+            await self._connection.execute(self._sql["find_by_key"], line, last)
 
     async def _next_chunk(self, line: int) -> tuple[int, int]:
         """Return the last line of the chunk after `line`, and how many rows it has."""
@@ -216,6 +236,8 @@ class Importer:
 
     async def _add_users(self, line: int, last: int, *, with_scores: bool) -> int:
         added: int = await self._connection.fetchval(self._sql["add_users"], line, last, with_scores)
+        # Another transaction may have created a user of the same key since.
+        await self._find_by_key(line, last)
         return added
 
 
@@ -224,8 +246,8 @@ class EntryImporter(Importer):
 
     _are = "are on the board"
 
-    def __init__(self, connection: asyncpg.Connection, board: Board) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: asyncpg.Connection, board: Board, key_of: KeyOf) -> None:
+        super().__init__(connection, key_of)
         self._board = board
         self._tie_bits = key_rules(board.rules).tie_bits
         self.rules = board.rules

@@ -27,6 +27,7 @@ from leaderboard.ordering import place
 from leaderboard.queries import SeasonRef
 from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
+from leaderboard.usernames import KeyOf, no_key, prefix_key
 
 _LAST_CHARACTER = chr(0x10FFFF)
 
@@ -67,8 +68,9 @@ class BestOfSeason:
 class Users:
     """Reads and writes the table `users`."""
 
-    def __init__(self, connections: Connections, tuning: Tuning) -> None:
+    def __init__(self, connections: Connections, tuning: Tuning, key_of: KeyOf = no_key) -> None:
         self._connections = connections
+        self._key_of = key_of
         self._tuning = tuning
         self._sql = load_queries("users")
         self._now = load_queries("server")["now"]
@@ -103,8 +105,12 @@ class Users:
 
     async def find(self, user_name: str) -> AtSnapshot[Account | None]:
         """Return the user of that name, hidden or not, None if there is none."""
+        key = self._key_of(user_name)
         async with self._connections.acquire() as connection:
-            row = await one_row(connection, self._sql["find_user"], user_name)
+            if key is None:
+                row = await one_row(connection, self._sql["find_user"], user_name)
+            else:
+                row = await one_row(connection, self._sql["find_user_by_key"], key)
             return AtSnapshot(_account(row), position_of(row))
 
     async def find_external_ids(self, external_ids: Sequence[str]) -> AtSnapshot[dict[str, Account]]:
@@ -119,11 +125,15 @@ class Users:
     ) -> AtSnapshot[Sequence[Account]]:
         """Return the users whose names begin with `prefix` and are after `after`, `limit` at most, by name.
 
-        Names are in the order of code points. Hidden users are among them only with `hidden`.
+        Names, or their keys where they have some, are in the order of code points. Hidden users are among them
+        only with `hidden`.
         """
+        statement, after_key = "find_users", self._key_of(after)
+        if after_key is not None:
+            statement, prefix, after = "find_users_by_key", prefix_key(prefix), after_key
         arguments = prefix, _end_of_prefix(prefix), after, limit, hidden
         async with self._connections.acquire() as connection:
-            rows = await connection.fetch(self._sql["find_users"], *arguments)
+            rows = await connection.fetch(self._sql[statement], *arguments)
         accounts = [account for row in rows if (account := _account(row)) is not None]
         return AtSnapshot(accounts, position_of(rows[0]))
 
@@ -152,6 +162,7 @@ class Users:
                 hidden,
                 f"{self._tuning.writes.row_wait_s:g}s",
                 external_id,
+                None if user_name is None else self._key_of(user_name),
             )
         except DatabaseRefused as error:
             refused = _refused(error.__cause__)
@@ -179,11 +190,18 @@ class Users:
         AGAIN is only for users with an external id, or with the name of one. Raises IdempotencyKeyInUse if an
         item's key exists already or is being inserted, and what `write` raises.
         """
+        # Names by which the users are compared: their keys, if they have some.
+        names: list[str] = []
         tried: dict[str, NewUser] = {}
+        name_keys: list[str | None] = []
         external_ids: set[str] = set()
         for item in batch:
-            if item.user_name not in tried and item.external_id not in external_ids:
-                tried[item.user_name] = item
+            name_key = self._key_of(item.user_name)
+            name = item.user_name if name_key is None else name_key
+            names.append(name)
+            if name not in tried and item.external_id not in external_ids:
+                tried[name] = item
+                name_keys.append(name_key)
                 if item.external_id is not None:
                     external_ids.add(item.external_id)
         keys = [item.key for item in tried.values()]
@@ -191,7 +209,7 @@ class Users:
             self._connections,
             self._tuning.writes.attempts,
             self._sql["create_users"],
-            list(tried),
+            [item.user_name for item in tried.values()],
             [item.image_url for item in tried.values()],
             [item.total_score for item in tried.values()],
             f"{self._tuning.writes.unique_wait_ms}ms",
@@ -199,9 +217,13 @@ class Users:
             [key and key.caller for key in keys],
             [key and key.fingerprint for key in keys],
             [item.external_id for item in tried.values()],
+            name_keys,
         )
         found = {row["user_name"]: row for row in rows}
-        results = [_created(item, tried.get(item.user_name), found.get(item.user_name)) for item in batch]
+        results = []
+        for item, name in zip(batch, names, strict=True):
+            first = tried.get(name)
+            results.append(_created(item, first, None if first is None else found.get(first.user_name)))
         position = committed_position(rows)
         if isinstance(position, SnapshotPosition) and batch:
             # A name can be taken by a user that is newer than the statement's snapshot.

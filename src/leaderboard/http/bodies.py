@@ -39,7 +39,8 @@ Username = Annotated[
         max_length=128,
         pattern=r"\S",
         examples=["ada"],
-        description="unique; trimmed, in Unicode NFC; no control, bidi-override or unassigned characters",
+        description="unique, with USERNAMES=caseless whatever the case and width of letters; trimmed, in Unicode"
+        " NFC; no control, invisible, bidi-override or unassigned characters",
     ),
 ]
 ImageUrl = Annotated[

@@ -96,11 +96,11 @@ ORDER BY r.n
 -- name: write_entries_of_new_users
 -- As `write_entries`, for users that do not exist: each is created with its first entry, or not at all. $1: board ids; $2: the
 -- versions of their rules; $3: values; $4: external ids and $5: names, both without repetitions; $6: how long to wait for a
--- lock; $7 keys, $8 callers, $9 fingerprints. Returns a row for each, with its number from 1 and the new `user_id`. `outcome`
+-- lock; $7 keys, $8 callers, $9 fingerprints; $10: the keys of the names, without repetitions, or NULLs. Returns a row for each, with its number from 1 and the new `user_id`. `outcome`
 -- as in `write_entries`, or 'id taken' or 'name taken': another user has it.
--- Users are inserted by name, as `create_users` does. No other transaction can insert the entry of a user that it cannot see.
+-- Users are inserted in the order of names, as `create_users` does. No other transaction can insert the entry of a user that it cannot see.
 WITH wanted AS MATERIALIZED (
-    SELECT w.n, w.value, w.external_id, w.user_name, b.season_id, b.number, b.tie_bits,
+    SELECT w.n, w.value, w.external_id, w.user_name, w.name_key, b.season_id, b.number, b.tie_bits,
            b.version = w.version AS current, w.value BETWEEN b.lowest_key AND b.highest_key AS within,
            -- As in `write_entries`.
            CASE WHEN b.tie_bits = 0 THEN 0 ELSE
@@ -110,18 +110,19 @@ WITH wanted AS MATERIALIZED (
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
          set_config('lock_timeout', $6, true) AS patience,
-         unnest($1::integer[], $2::integer[], $3::bigint[], $4::text[], $5::text[]) WITH ORDINALITY
-             AS w (board_id, version, value, external_id, user_name, n)
+         unnest($1::integer[], $2::integer[], $3::bigint[], $4::text[], $5::text[], $10::text[]) WITH ORDINALITY
+             AS w (board_id, version, value, external_id, user_name, name_key, n)
     LEFT JOIN open_seasons($1::integer[]) AS b ON b.board_id = w.board_id
 ),
 created AS (
-    INSERT INTO users (user_name, external_id)
-    SELECT w.user_name, w.external_id
+    INSERT INTO users (user_name, external_id, name_key)
+    SELECT w.user_name, w.external_id, w.name_key
     FROM wanted AS w
     WHERE w.current AND w.within
       AND NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = w.user_name)
       AND NOT EXISTS (SELECT FROM users AS u WHERE u.external_id = w.external_id)
-    ORDER BY w.user_name
+      AND NOT EXISTS (SELECT FROM users AS u WHERE u.name_key = w.name_key)
+    ORDER BY w.name_key, w.user_name
     ON CONFLICT DO NOTHING
     RETURNING user_id, external_id
 ),
@@ -141,6 +142,7 @@ result AS MATERIALIZED (
                 -- Not EXISTS, for which all users might be read and hashed first.
                 WHEN (SELECT true FROM users AS u WHERE u.external_id = w.external_id LIMIT 1) THEN 'id taken'
                 WHEN (SELECT true FROM users AS u WHERE u.user_name = w.user_name LIMIT 1) THEN 'name taken'
+                WHEN (SELECT true FROM users AS u WHERE u.name_key = w.name_key LIMIT 1) THEN 'name taken'
                 ELSE 'again' END AS outcome
     FROM wanted AS w
     LEFT JOIN created AS c ON c.external_id = w.external_id

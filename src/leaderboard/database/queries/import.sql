@@ -6,7 +6,8 @@ CREATE TEMP TABLE incoming (
     line      bigint NOT NULL,
     user_name text   NOT NULL,
     value     bigint NOT NULL,  -- the score; on boards other than `default`, the one of which more is better
-    image_url text
+    image_url text,
+    name_key  text COLLATE "C"  -- NULL where names are compared as they are
 )
 
 -- name: index_incoming
@@ -20,8 +21,10 @@ ANALYZE incoming
 -- Grouping hashes the names, which is several times faster than sorting.
 CREATE TEMP TABLE repeated AS
 SELECT i.line, f.first_line
-FROM (SELECT user_name, min(line) AS first_line FROM incoming GROUP BY user_name HAVING count(*) > 1) AS f
-JOIN incoming AS i ON i.user_name = f.user_name AND i.line > f.first_line
+FROM (
+    SELECT coalesce(name_key, user_name) AS name, min(line) AS first_line FROM incoming GROUP BY 1 HAVING count(*) > 1
+) AS f
+JOIN incoming AS i ON coalesce(i.name_key, i.user_name) = f.name AND i.line > f.first_line
 
 -- name: repeated
 SELECT r.line, r.first_line, i.user_name, i.value, i.image_url
@@ -54,6 +57,13 @@ SELECT pg_advisory_xact_lock(2109811245645)
 
 -- Users
 
+-- name: find_by_key
+-- $1, $2: after which line, up to which line. Gives rows the names of the users who have their keys: all other statements find
+-- users by name.
+UPDATE incoming AS i SET user_name = u.user_name
+FROM users AS u
+WHERE i.line > $1 AND i.line <= $2 AND u.name_key = i.name_key AND u.user_name <> i.user_name
+
 -- name: taken_names
 -- $1: how many to return. Returns the first lines whose name exists, each with the number of all such lines.
 SELECT i.line, i.user_name, count(*) OVER () AS in_all
@@ -62,22 +72,23 @@ ORDER BY i.line LIMIT $1
 
 -- name: add_users
 -- $1, $2: after which line, up to which line; $3: whether new users get the scores, otherwise 0. Returns how many are new.
--- They get their ids in the order of the lines, which is then the order of users with one score. They are inserted by
--- name, so that two writers lock in the same order and cannot deadlock. Names that exist are left out beforehand, so that
+-- They get their ids in the order of the lines, which is then the order of users with one score. They are inserted in the
+-- order of `create_users`, so that two writers lock in the same order and cannot deadlock. Names that exist are left out beforehand, so that
 -- they use up no ids.
 WITH missing AS MATERIALIZED (
-    SELECT i.user_name, i.image_url, i.value
+    SELECT i.user_name, i.name_key, i.image_url, i.value
     FROM incoming AS i
     WHERE i.line > $1 AND i.line <= $2 AND NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = i.user_name)
     ORDER BY i.line
 ),
 numbered AS MATERIALIZED (
-    SELECT nextval(pg_get_serial_sequence('users', 'user_id')) AS user_id, user_name, image_url, value FROM missing
+    SELECT nextval(pg_get_serial_sequence('users', 'user_id')) AS user_id, user_name, name_key, image_url, value FROM missing
 ),
 added AS (
-    INSERT INTO users (user_id, user_name, image_url, total_score)
-    SELECT user_id, user_name, image_url, CASE WHEN $3 THEN value ELSE 0 END FROM numbered ORDER BY user_name
-    ON CONFLICT (user_name) DO NOTHING
+    INSERT INTO users (user_id, user_name, name_key, image_url, total_score)
+    SELECT user_id, user_name, name_key, image_url, CASE WHEN $3 THEN value ELSE 0 END
+    FROM numbered ORDER BY name_key, user_name
+    ON CONFLICT DO NOTHING
     RETURNING 1
 )
 SELECT count(*) FROM added
@@ -86,10 +97,10 @@ SELECT count(*) FROM added
 -- $1, $2: after which line, up to which line. A name that exists is an error (23505). The order is that of `add_users`.
 WITH numbered AS MATERIALIZED (
     SELECT nextval(pg_get_serial_sequence('users', 'user_id')) AS user_id, i.*
-    FROM (SELECT user_name, image_url, value FROM incoming WHERE line > $1 AND line <= $2 ORDER BY line) AS i
+    FROM (SELECT user_name, name_key, image_url, value FROM incoming WHERE line > $1 AND line <= $2 ORDER BY line) AS i
 )
-INSERT INTO users (user_id, user_name, image_url, total_score)
-SELECT user_id, user_name, image_url, value FROM numbered ORDER BY user_name
+INSERT INTO users (user_id, user_name, name_key, image_url, total_score)
+SELECT user_id, user_name, name_key, image_url, value FROM numbered ORDER BY name_key, user_name
 
 -- name: update_users
 -- $1, $2: after which line, up to which line; $3: whether to set images; $4: whether to set scores. Runs after `add_users`,

@@ -73,9 +73,9 @@ FROM index AS i, (
 -- name: create_users
 -- $1: names, without repetitions; $2: image URLs; $3: scores; $4: how long to wait for a name or a key, as text with
 -- a unit; $5: idempotency keys, $6: callers and $7: fingerprints, NULL for users without a key; $8: external ids, without
--- repetitions, NULL for users without one. Returns a row for each name, and always one with the snapshot. `user_id` is NULL
+-- repetitions, NULL for users without one; $9: the keys of the names, without repetitions, or NULLs. Returns a row for each name, and always one with the snapshot. `user_id` is NULL
 -- for a user that was not created; then `id_taken` and `name_taken` say what another user had at the snapshot.
--- Sorted by name, so that two batches lock in the same order and cannot deadlock. Names and external ids that exist are
+-- Sorted by the key of the name, or by name, so that two batches lock in the same order and cannot deadlock. Names and external ids that exist are
 -- left out beforehand, so that they use up no ids. Waiting too long for one that an open transaction has inserted is error
 -- 55P03: it would hold up all other users of the batch.
 WITH wanted AS MATERIALIZED (
@@ -84,16 +84,17 @@ WITH wanted AS MATERIALIZED (
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
          set_config('lock_timeout', $4, true) AS patience,
-         unnest($1::text[], $2::text[], $3::bigint[], $5::uuid[], $6::text[], $7::uuid[], $8::text[])
-             AS w (user_name, image_url, total_score, key, caller, fingerprint, external_id)
+         unnest($1::text[], $2::text[], $3::bigint[], $5::uuid[], $6::text[], $7::uuid[], $8::text[], $9::text[])
+             AS w (user_name, image_url, total_score, key, caller, fingerprint, external_id, name_key)
 ),
 created AS (
-    INSERT INTO users (user_name, image_url, total_score, external_id)
-    SELECT w.user_name, w.image_url, w.total_score, w.external_id
+    INSERT INTO users (user_name, image_url, total_score, external_id, name_key)
+    SELECT w.user_name, w.image_url, w.total_score, w.external_id, w.name_key
     FROM wanted AS w
     WHERE NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = w.user_name)
       AND NOT EXISTS (SELECT FROM users AS u WHERE u.external_id = w.external_id)
-    ORDER BY w.user_name
+      AND NOT EXISTS (SELECT FROM users AS u WHERE u.name_key = w.name_key)
+    ORDER BY w.name_key, w.user_name
     ON CONFLICT DO NOTHING
     RETURNING user_id, user_name
 ),
@@ -101,7 +102,10 @@ result AS (
     SELECT w.user_name, c.user_id,
            -- Not EXISTS, for which all users might be read and hashed first.
            c.user_id IS NULL AND (SELECT true FROM users AS u WHERE u.external_id = w.external_id LIMIT 1) AS id_taken,
-           c.user_id IS NULL AND (SELECT true FROM users AS u WHERE u.user_name = w.user_name LIMIT 1) AS name_taken
+           c.user_id IS NULL AND coalesce(
+               (SELECT true FROM users AS u WHERE u.user_name = w.user_name LIMIT 1),
+               (SELECT true FROM users AS u WHERE u.name_key = w.name_key LIMIT 1)
+           ) AS name_taken
     FROM wanted AS w LEFT JOIN created AS c ON c.user_name = w.user_name
 ),
 kept AS (
@@ -124,7 +128,8 @@ FROM (SELECT) AS always LEFT JOIN result AS r ON true
 WITH updated AS (
     UPDATE users AS u SET
         user_name = coalesce($2, u.user_name), image_url = CASE WHEN $3 THEN $4 ELSE u.image_url END,
-        hidden = coalesce($5, u.hidden), external_id = coalesce($7, u.external_id)
+        hidden = coalesce($5, u.hidden), external_id = coalesce($7, u.external_id),
+        name_key = CASE WHEN $2::text IS NULL THEN u.name_key ELSE $8 END
     FROM set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
                     true) AS durable,
@@ -158,6 +163,14 @@ LEFT JOIN (
     SELECT user_id, user_name, image_url, total_score, hidden, external_id FROM users WHERE user_name = $1
 ) AS u ON true
 
+-- name: find_user_by_key
+-- As `find_user`; $1: the key of the name.
+SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
+FROM (SELECT) AS always
+LEFT JOIN (
+    SELECT user_id, user_name, image_url, total_score, hidden, external_id FROM users WHERE name_key = $1
+) AS u ON true
+
 -- name: find_external_ids
 -- $1: external ids. Returns a row for each user that has one of them, and at least one row.
 SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
@@ -183,3 +196,14 @@ LEFT JOIN (
     ORDER BY user_name LIMIT $4
 ) AS u ON true
 ORDER BY u.user_name
+
+-- name: find_users_by_key
+-- As `find_users`, by the keys of the names; $1, $2 and $3 are keys.
+SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
+FROM (SELECT) AS always
+LEFT JOIN (
+    SELECT user_id, user_name, name_key, image_url, total_score, hidden, external_id FROM users
+    WHERE name_key >= $1 AND name_key < $2 AND name_key > $3 AND ($5 OR NOT hidden)
+    ORDER BY name_key LIMIT $4
+) AS u ON true
+ORDER BY u.name_key

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from leaderboard.csv_scores import CsvScores
 from leaderboard.database.exporter import Exporter
-from leaderboard.importing.csv_users import COLUMNS
+from leaderboard.importing.columns import COLUMNS
+from leaderboard.spreadsheet import neutral
 
 
 class Text(Protocol):
@@ -15,12 +16,15 @@ class Text(Protocol):
 
 
 async def export_csv(exporter: Exporter, file: Text) -> int:
-    """Write the entries, best first; returns how many there are."""
+    """Write the entries, best first; returns how many there are.
+
+    Names that a spreadsheet would run as formulas are neutral.
+    """
     scores = CsvScores(exporter.rules)
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(COLUMNS)
     count = 0
     async for user_name, value, image_url in exporter.entries():
-        rows.writerow((user_name, scores.format(value), image_url or ""))
+        rows.writerow((neutral(user_name), scores.format(value), image_url or ""))
         count += 1
     return count

@@ -49,7 +49,7 @@ def test_import_escapes_the_name_of_the_file(settings: Settings, tmp_path: Path,
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("username,score\nada,1\nada,2\n")
     status, lines = command(settings, "import", name, folder=tmp_path, PYTHONIOENCODING=encoding)
     shown = r"\udcff" + (r"\u65e5\u672c" if encoding == "ascii" else "日本") + SHOWN + r"\n.csv"
-    assert (status, lines[0].rpartition(": ")[2]) == (1, f"see {shown}.rejected.csv")
+    assert (status, lines[1].rpartition(": ")[2]) == (1, f"see {shown}.rejected.csv")
 
     status, lines = command(settings, "import", name + b"\n2026 forged", folder=tmp_path)
     assert (status, lines[0].startswith("leaderboard: cannot read")) == (3, True)

@@ -309,7 +309,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _import(self, path: str, on_conflict: OnConflict) -> importing.ImportReport:
         async with app.database_from(self.settings).importing() as importer:
-            return await importing.import_file(path, importer, on_conflict, lambda _progress: None)
+            return await importing.import_file(path, importer, on_conflict, importing.Listener())
 
     @rule(number=numbers, score=scores, question=questions)
     def update_score_by_sql(self, number: int, score: int, question: Question | None) -> None:

@@ -81,7 +81,7 @@ def is_username(text: str) -> bool:
         return False
 
 
-SPELLINGS = (*"aBé日😀", ",", '"', "'", ";", "=", "-", "\\", " ", "\\.", "NULL", "#", "\u200d")
+SPELLINGS = (*"aBé日😀", ",", '"', "'", "''", ";", "=", "-", "+", "@", "\\", " ", "\\.", "NULL", "#", "\u200d")
 NAMES = st.lists(st.sampled_from(SPELLINGS), min_size=1, max_size=6).map("".join).filter(is_username)
 IMAGES = st.none() | st.sampled_from(["https://example.com/a,b", "http://x/'%20;"])
 
@@ -246,6 +246,14 @@ def test_what_cannot_be_exported_is_one_error(
     settings: Settings, options: tuple[str, ...], status: int, error: str
 ) -> None:
     assert export(settings, *options) == (status, b"", f"leaderboard: {error}\n")
+
+
+async def test_names_that_a_spreadsheet_would_run_are_text_and_scores_stay_numbers(settings: Settings) -> None:
+    names = ["=1+1", "+a", "-b", "@c", "'=d", "'tis"]
+    sql(settings, "INSERT INTO users (user_name, total_score) SELECT unnest($1::text[]), -5", names)
+    assert export(settings)[1].decode().splitlines()[1:] == [
+        *("'=1+1,-5,", "'+a,-5,", "'-b,-5,", "'@c,-5,", "''=d,-5,", "'tis,-5,")
+    ]
 
 
 async def test_all_is_of_one_snapshot(settings: Settings) -> None:

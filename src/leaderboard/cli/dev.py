@@ -109,7 +109,7 @@ def _step(name: str) -> Iterator[None]:
 
 def _import_example(settings: Settings) -> None:
     with resources.as_file(resources.files("leaderboard") / "example.csv") as example:
-        import_users(str(example), DEFAULT_BOARD, importing.OnConflict.SKIP, settings)
+        import_users(str(example), DEFAULT_BOARD, importing.OnConflict.SKIP, settings=settings)
 
 
 async def _is_empty(settings: Settings) -> bool:

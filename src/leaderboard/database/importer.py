@@ -137,6 +137,16 @@ class Importer:
             else:
                 report(WriteProgress(rows, imported, skipped=existing))
 
+    async def count_existing(self, on_conflict: OnConflict) -> int:
+        """Return for how many rows the user is on the board. Raises NamesTaken if that stops the import.
+
+        To be called after `drop_repeated`.
+        """
+        if on_conflict is OnConflict.FAIL:
+            await self._raise_if_taken()
+        taken = await self._taken()
+        return taken[0]["in_all"] if taken else 0
+
     async def _commit_chunk(self, line: int, last: int, on_conflict: OnConflict, has_images: bool) -> int:
         """Write one chunk; returns how many entries are new."""
         for attempt in range(1, _TRIES + 1):

@@ -1,26 +1,22 @@
 """Reads users from a CSV text: each row is good, or rejected with a reason."""
 
 import csv
-import gzip
-import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TextIO
+from itertools import islice
+from typing import TextIO, TypeVar
 
 from leaderboard.csv_scores import CsvScores
 from leaderboard.database.importer import Row
 from leaderboard.errors import InvalidField
-from leaderboard.importing.source import UnusableFile
+from leaderboard.importing.columns import COLUMNS, clean_header
+from leaderboard.importing.lines import Lines
+from leaderboard.importing.source import UnusableFile, not_decoded, not_utf8
+from leaderboard.importing.understanding import Understood, is_filled
 from leaderboard.rules import clean_image_url, clean_username
+from leaderboard.spreadsheet import original
 
-COLUMNS = ("username", "score", "imageUrl")
-REPORT_COLUMNS = ("line", "reason")
-"""The columns that a file of rejected rows has too. They are allowed, so that it can be corrected and imported."""
-
-# Far more than three fields need. Python's csv limits the size of a field, but not the number of fields.
-_MAX_ROW_CHARACTERS = 2**20
-_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+_Cell = TypeVar("_Cell")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +31,35 @@ class Rejected:
 
 
 class CsvUsers:
-    """Iterates over the rows of a CSV text with a header line; blank lines are skipped.
+    """Iterates over the rows of a CSV text. Blank lines, and rows of blank cells, are skipped.
 
-    `text` must be opened with `newline=""` and `errors="surrogateescape"`, and `scores` reads its scores. Raises
-    UnusableFile when the header is wrong, or later, when reading fails.
+    `text` must be opened with `newline=""` and `errors="surrogateescape"`, `understood` is what its beginning was
+    taken for, and `scores` reads its scores. Raises UnusableFile when reading fails. It is also raised for a score
+    that needs an option, and, unless `encoding_is_said`, for a cell that is not UTF-8: other rows would be read
+    wrongly or be rejected for the same reason.
     """
 
-    def __init__(self, text: TextIO, scores: CsvScores) -> None:
+    def __init__(
+        self, text: TextIO, understood: Understood, scores: CsvScores, *, encoding_is_said: bool = False
+    ) -> None:
+        self._columns = understood.columns
         self._scores = scores
-        self._lines = _Lines(text)
-        self._reader = csv.reader(self._lines, strict=True)
-        self._header = _read_header(self._reader)
-        self.has_images = "imageUrl" in self._header
+        self._encoding_is_said = encoding_is_said
+        self._lines = Lines(text)
+        self._reader = csv.reader(self._lines, delimiter=understood.separator, strict=True)
+        try:
+            header = next(islice(self._reader, understood.before, None), [])
+        except csv.Error as error:
+            raise UnusableFile(f"line 1 is not valid CSV: {error}") from error
+        if clean_header(header) != understood.columns.header:
+            raise UnusableFile("line 1 is longer than 64 KB")
+        self.has_images = understood.columns.image_at is not None
 
     def __iter__(self) -> Iterator[Row | Rejected]:
-        lines, reader, header, parse_score = self._lines, self._reader, self._header, self._scores.parse
-        name_at, score_at = header.index("username"), header.index("score")
-        image_at = header.index("imageUrl") if self.has_images else None
+        lines, reader, parse_score = self._lines, self._reader, self._scores.parse
+        columns = self._columns
+        width = len(columns.header)
+        name_at, score_at, image_at = columns.username_at, columns.score_at, columns.image_at
         while True:
             line = lines.number + 1
             lines.start_row()
@@ -63,98 +71,84 @@ class CsvUsers:
                 continue
             if fields is None:
                 return
-            if not fields:
-                continue
-            if len(fields) != len(header):
-                cells = dict(zip(header, fields, strict=False))
-                reason = f"has {len(fields)} fields, the header has {len(header)}"
-                yield Rejected(line, reason, *(cells.get(column, "") for column in COLUMNS))
+            if len(fields) != width:
+                if is_filled(fields):
+                    yield self._misshapen(line, fields)
                 continue
             name, score = fields[name_at], fields[score_at]
             image_url = fields[image_at] if image_at is not None else ""
+            if name.startswith("'"):
+                name = original(name)
             try:
                 yield line, clean_username(name), parse_score(score), _parse_image_url(image_url)
             except ValueError:
-                reason = rejection_reason(self._scores, name, score, image_url)
-                yield Rejected(line, reason, name, score, image_url)
+                if is_filled(fields):
+                    yield self._without_apostrophes(line, name, score, image_url)
+
+    def _without_apostrophes(self, line: int, name: str, score: str, image_url: str) -> Row | Rejected:
+        """Read again a row that is not valid, without the apostrophes of `spreadsheet.neutral`."""
+        score, image_url = original(score), original(image_url)
+        try:
+            return line, clean_username(name), self._scores.parse(score), _parse_image_url(image_url)
+        except ValueError:
+            self._check_file(line, name, score, image_url)
+            return Rejected(line, rejection_reason(self._scores, name, score, image_url), name, score, image_url)
+
+    def _check_file(self, line: int, *cells: str) -> None:
+        """Raise UnusableFile if the file needs an option that it has not got."""
+        for column, cell in zip(COLUMNS, cells, strict=True):
+            if not_decoded(cell) and not self._encoding_is_said:
+                raise not_utf8(f"line {line}: the {column}", cell)
+        needs = self._scores.needs_option(cells[1])
+        if needs:
+            raise UnusableFile(
+                f"line {line}: the score {cells[1].strip()!r} needs an option: it is {needs};"
+                " --decimal . --thousands none rejects such rows alone"
+            )
+
+    def _misshapen(self, line: int, fields: list[str]) -> Rejected:
+        columns = self._columns
+        cells = dict(enumerate(fields[: len(columns.header)]))
+        reason = f"has {len(fields)} fields, the header has {len(columns.header)}"
+        if fields[len(columns.header) :] == [""]:
+            reason += "; if all rows end with a separator, write one at the end of the header too"
+        positions = (columns.username_at, columns.score_at, columns.image_at)
+        return Rejected(
+            line, reason, *(original(cells.get(position, "")) for position in positions if position is not None)
+        )
 
 
 def rejection_reason(scores: CsvScores, name: str, score: str, image_url: str) -> str:
     """Return all that is wrong with a row's cells, by column, in the words that HTTP uses."""
-    problems = {}
     checks: tuple[Callable[[str], object], ...] = (clean_username, scores.parse, _parse_image_url)
-    for column, check, cell in zip(COLUMNS, checks, (name, score, image_url), strict=True):
+    return reason_of(zip(COLUMNS, map(_decoded, checks), (name, score, image_url), strict=True))
+
+
+def reason_of(cells: Iterable[tuple[str, Callable[[_Cell], object], _Cell]]) -> str:
+    """Return what the checks of the cells say, by column."""
+    problems = {}
+    for column, check, cell in cells:
         try:
             check(cell)
         except ValueError as error:
-            problems[column] = _not_utf8(cell) or str(error)
+            problems[column] = str(error)
     return str(InvalidField(problems))
 
 
-class _Lines:
-    """Counts the physical lines of a text, and limits the characters of one row."""
+def _decoded(check: Callable[[str], object]) -> Callable[[str], object]:
+    """Return a check that says first if a cell that is not valid is not in the encoding of the file."""
 
-    def __init__(self, text: TextIO) -> None:
-        self._text = text
-        self._room = _MAX_ROW_CHARACTERS
-        self.number = 0
-
-    def start_row(self) -> None:
-        self._room = _MAX_ROW_CHARACTERS
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._read()
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self._room -= len(line)
-        if self._room <= 0:
-            while line and not line.endswith(("\n", "\r")):
-                line = self._read()
-            raise csv.Error(f"more than {_MAX_ROW_CHARACTERS} characters")
-        return line
-
-    def _read(self) -> str:
+    def decoded(cell: str) -> object:
         try:
-            return self._text.readline(_MAX_ROW_CHARACTERS)
-        except EOFError:
-            raise UnusableFile(f"the compressed data are cut short somewhere after line {self.number}") from None
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise UnusableFile(f"the compressed data are damaged after line {self.number}: {error}") from error
-        except OSError as error:
-            raise UnusableFile(f"reading failed after line {self.number}: {error}") from error
+            return check(cell)
+        except ValueError:
+            if byte := not_decoded(cell):
+                raise ValueError(f"not in the encoding of the file: {byte}") from None
+            raise
 
-
-def _read_header(reader: Iterator[list[str]]) -> list[str]:
-    try:
-        header = [name.strip(" ") for name in next(reader, [])]
-    except csv.Error as error:
-        raise UnusableFile(f"line 1 is not valid CSV: {error}") from error
-    wanted = f"it must name the columns {', '.join(COLUMNS)} (the last may be left out)"
-    if not header:
-        raise UnusableFile(f"line 1 is empty; {wanted}")
-    if problem := _not_utf8(",".join(header)):
-        raise UnusableFile(f"line 1 is {problem}")
-    shown = ascii(",".join(header)[:80])
-    for column in ("username", "score"):
-        if column not in header:
-            raise UnusableFile(f"line 1 has no column {column}: {shown}; {wanted}")
-    if unknown := set(header).difference(COLUMNS, REPORT_COLUMNS):
-        raise UnusableFile(f"line 1 has an unknown column {ascii(min(unknown))[:80]}; {wanted}")
-    if len(set(header)) < len(header):
-        raise UnusableFile(f"line 1 names a column twice: {shown}; {wanted}")
-    return header
+    return decoded
 
 
 def _parse_image_url(cell: str) -> str | None:
     url = cell.strip(" ")
     return clean_image_url(url) if url else None
-
-
-def _not_utf8(text: str) -> str | None:
-    """Return the first byte that is not UTF-8. `surrogateescape` has decoded it to a lone surrogate."""
-    found = _ESCAPED_BYTE.search(text)
-    return f"not UTF-8: byte 0x{ord(found[0]) - 0xDC00:02X}" if found else None

@@ -25,6 +25,14 @@ class ImportReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """What an import would do, and its first good rows: line, username, score and image URL."""
+
+    report: ImportReport
+    first: list[tuple[int, str, str, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far an import is. It has two stages; `rows` and `done` start at 0 in each.
 

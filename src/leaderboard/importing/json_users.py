@@ -1,0 +1,88 @@
+"""Reads users from JSON Lines: one object on each line, which is good or rejected with a reason."""
+
+import csv
+import json
+from collections.abc import Iterator
+from typing import TextIO
+
+from leaderboard.board_rules import BoardRules
+from leaderboard.csv_scores import CsvScores
+from leaderboard.database.importer import Row
+from leaderboard.importing.columns import COLUMNS
+from leaderboard.importing.csv_users import Rejected, reason_of
+from leaderboard.importing.json_objects import JsonNumber, parse_object
+from leaderboard.importing.lines import Lines
+from leaderboard.importing.understanding import Understood
+from leaderboard.number_formats import NumberOptions
+from leaderboard.rules import clean_image_url, clean_username
+
+
+class JsonUsers:
+    """Iterates over the objects of a text; blank lines are skipped.
+
+    Raises UnusableFile when reading fails. `has_images` is True once an object has had an image URL, be it null.
+    """
+
+    def __init__(self, text: TextIO, understood: Understood, rules: BoardRules) -> None:
+        self._lines = Lines(text)
+        named = understood.columns.named()
+        self._keys = tuple(named.get(column) for column in COLUMNS)
+        # In JSON, 1.000 is 1.
+        self._scores = CsvScores(rules, NumberOptions(".", ""))
+        self.has_images = False
+
+    def __iter__(self) -> Iterator[Row | Rejected]:
+        lines = self._lines
+        while True:
+            lines.start_row()
+            try:
+                text = next(lines, None)
+            except csv.Error as error:
+                yield Rejected(lines.number, f"not a JSON object on one line: {error}")
+                continue
+            if text is None:
+                return
+            if text.strip():
+                yield self._read(lines.number, text)
+
+    def _read(self, line: int, text: str) -> Row | Rejected:
+        try:
+            members = parse_object(text)
+        except ValueError as error:
+            return Rejected(line, f"not a JSON object on one line: {error}")
+        self.has_images = self.has_images or self._keys[2] in members
+        name, score, image_url = (members.get(key) if key else None for key in self._keys)
+        try:
+            return line, _parse_username(name), self._parse_score(score), _parse_image_url(image_url)
+        except ValueError:
+            checks = (_parse_username, self._parse_score, _parse_image_url)
+            reason = reason_of(zip(COLUMNS, checks, (name, score, image_url), strict=True))
+            return Rejected(line, reason, *map(_cell, (name, score, image_url)))
+
+    def _parse_score(self, value: object) -> int:
+        if value is None:
+            value = ""  # Its error says what is allowed.
+        elif not isinstance(value, JsonNumber):
+            raise ValueError("must be a number, not in quotes")
+        return self._scores.parse(str(value))
+
+
+def _parse_username(value: object) -> str:
+    if isinstance(value, str) and not isinstance(value, JsonNumber):
+        return clean_username(value)
+    raise ValueError("is missing" if value is None else "must be a string")
+
+
+def _parse_image_url(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and not isinstance(value, JsonNumber):
+        return clean_image_url(value)
+    raise ValueError("must be a string or null")
+
+
+def _cell(value: object) -> str:
+    """Return a value as a cell of CSV."""
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

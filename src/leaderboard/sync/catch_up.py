@@ -91,8 +91,6 @@ class CatchUp:
         self._lease_ms = tuning.lease_ms
         self._nonce = secrets.token_hex(8)
         self.own_state = OwnState(tuning.reuse_own_state_s)
-        self._log_epoch: str | None = None
-        """The epoch in which the log was read and was valid: one that is not has to be reset first."""
         self.state: CacheState | None = None
         """The newest state of the cache that this process has seen or made."""
 
@@ -150,7 +148,7 @@ class CatchUp:
         return await self._apply(state, changes, seasons.moves(changes))
 
     async def _changes_since(self, state: CacheState, views: Sequence[SeasonView]) -> Changes:
-        if not self._waiters and self._log_epoch == state.position.epoch:
+        if not self._waiters and self._change_log.valid_in == state.position.epoch:
             # Mostly nothing has changed then, and this is cheaper to ask. Every change has a transaction id, and
             # the snapshot after it is another one.
             position = await self._health.ask_postgres()
@@ -158,11 +156,9 @@ class CatchUp:
                 return Changes.none(state.position, len(views))
         floor_score = None if state.floor is None else state.floor.total_score
         # Reading more changes than twice the cache's size takes longer than a rebuild.
-        changes = await self._change_log.changes_since(
+        return await self._change_log.changes_since(
             state.position.snapshot, floor_score, 2 * self._cache.size, views, MAX_CHANGES + 1
         )
-        self._log_epoch = changes.position.epoch if changes.log_valid else None
-        return changes
 
     async def _apply(
         self, state: CacheState, changes: Changes, moves: Sequence[SeasonMove]

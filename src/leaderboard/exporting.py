@@ -18,13 +18,17 @@ class Text(Protocol):
 async def export_csv(exporter: Exporter, file: Text) -> int:
     """Write the entries, best first; returns how many there are.
 
-    Names that a spreadsheet would run as formulas are neutral.
+    Names that a spreadsheet would run as formulas are neutral. There is a column of external ids if any user has
+    one.
     """
     scores = CsvScores(exporter.rules)
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(COLUMNS)
+    *columns, _ = COLUMNS
+    has_ids = await exporter.has_external_ids()
+    rows.writerow((*columns, "external_id") if has_ids else columns)
     count = 0
-    async for user_name, value, image_url in exporter.entries():
-        rows.writerow((neutral(user_name), scores.format(value), image_url or ""))
+    async for user_name, value, image_url, external_id in exporter.entries():
+        cells = neutral(user_name), scores.format(value), image_url or ""
+        rows.writerow((*cells, neutral(external_id or "")) if has_ids else cells)
         count += 1
     return count

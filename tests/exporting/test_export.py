@@ -269,7 +269,7 @@ async def test_all_is_of_one_snapshot(settings: Settings) -> None:
         sql(settings, "UPDATE scores SET sort_key = 1")
         sql(settings, "UPDATE users SET user_name = 'new ' || user_id")
         read += [row async for row in rows]
-    assert sorted(read) == sorted((name, 5, None) for name in names)
+    assert sorted(read) == sorted((name, 5, None, None) for name in names)
 
 
 # Where to

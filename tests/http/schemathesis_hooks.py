@@ -17,7 +17,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from leaderboard.errors import InvalidField, InvalidParameter
 from leaderboard.http import board_bodies
 from leaderboard.http.paging import page_query
-from leaderboard.rules import clean_image_url, clean_prefix, clean_username
+from leaderboard.rules import check_external_id, clean_image_url, clean_prefix, clean_username
 
 _numbers = count()
 _CURSOR = "AgAAAAAAAAAFAAAAAQ"
@@ -57,6 +57,8 @@ def _unsayable(label: str, body: dict[str, Any]) -> set[str]:
         "username": _refused(clean_username, body.get("username")),
         # A complete pattern, with ports and IPv6, would be unreadable.
         "imageUrl": _refused(clean_image_url, body.get("imageUrl")),
+        # A pattern counts characters and not bytes.
+        "externalId": _refused(check_external_id, body.get("externalId")),
     }
     return {name for name, refused in fields.items() if refused}
 
@@ -79,6 +81,9 @@ def _no_query(label: str, query: dict[str, Any]) -> bool:
     # The schema of one parameter cannot mention another.
     if "users" in query and {"limit", "after", "around_rank"} & set(query):
         return True
+    if "users" in query:
+        # An external id may have more than 128 bytes.
+        return any(_refused(check_external_id, user[1:]) for user in str(query["users"]).split(",") if user[1:])
     if "after" not in query:
         return False
     try:
@@ -93,9 +98,14 @@ def _no_query(label: str, query: dict[str, Any]) -> bool:
 def before_call(_context: object, case: Any, _kwargs: dict[str, Any]) -> None:
     """Makes most valid requests acceptable, with new names: otherwise hardly any would succeed."""
     number = next(_numbers)
-    if case.meta is None or not case.meta.generation.mode.is_positive or number % 4 == 0:
+    if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     label = case.operation.label
+    if label.endswith("/score") and not str(case.path_parameters["id"]).startswith("@"):
+        # A name is for external ids.
+        case.body = {name: value for name, value in case.body.items() if name != "username"}
+    if number % 4 == 0:
+        return
     if case.headers and "Idempotency-Key" in case.headers:
         # It generates few keys and many bodies.
         case.headers["Idempotency-Key"] = f"key-{number}"
@@ -107,12 +117,15 @@ def before_call(_context: object, case: Any, _kwargs: dict[str, Any]) -> None:
     if label == _REMOVE_ENTRY:
         case.path_parameters = {"board": "left", "id": next(_leavers, 1)}
     if label == _CHANGE_ENTRY:
-        case.path_parameters = {**case.path_parameters, "board": "default"}
+        # The first hundred users exist; few texts are external ids of users.
+        case.path_parameters = {"board": "default", "id": number % 100 + 1}
         case.body = {"score": number}
     elif isinstance(case.body, dict):
         unsayable = _unsayable(label, case.body)
-        acceptable = {"username": f"user {number}", "imageUrl": None}
+        acceptable = {"username": f"user {number}", "imageUrl": None, "externalId": f"id {number}"}
         new = {"username": f"{case.body['username'][:100]} {number}"} if "username" in case.body else {}
+        if "externalId" in case.body:
+            new["externalId"] = f"id {number}"
         case.body = case.body | new | {name: acceptable.get(name) for name in unsayable if "[" not in name}
 
 
@@ -125,6 +138,10 @@ def filter_failure(_context: object, failure: Exception, case: Any, response: An
         return "Idempotency-Key" not in case.headers
     label = case.operation.label
     named = {error["field"] for error in response.json().get("errors", ())}
+    user = str(case.path_parameters.get("id", ""))
     if not named:
-        return not _no_query(label, case.query or {})
+        return not (_no_query(label, case.query or {}) or (user and _refused(check_external_id, user[1:])))
+    if named == {"username"} and label.endswith("/score"):
+        # It is for external ids.
+        return user.startswith("@")
     return named != _unsayable(label, case.body)

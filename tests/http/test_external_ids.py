@@ -575,6 +575,25 @@ def test_an_id_that_was_freed_is_the_new_user_for_every_process(caller: Caller, 
             assert each.post(f"/users/{path}/score", {"score": 2}).code == "user_not_found"
 
 
+@pytest.mark.parametrize("path", ["/users/{}", "/leaderboard/user/{}/context", "/users/{}/score"])
+def test_a_process_that_remembers_an_erased_user_finds_the_next_one(
+    caller: Caller, other: Caller, path: str
+) -> None:
+    external_id = new_id()
+
+    def ask() -> Answer:
+        found = path.format(at(external_id))
+        return other.post(found, {"score": 1}) if path.endswith("/score") else other.get(found)
+
+    made(caller, external_id)
+    assert ask().status == 200
+    assert caller.call("DELETE", f"/users/{at(external_id)}").status == 204
+    user_id = made(caller, external_id)
+    answer = ask()
+    assert answer.status == 200, answer
+    assert answer.json().get("user", answer.json())["userId"] == user_id
+
+
 # Who may do it
 
 WRITER, POINTS, ADMIN = "a-key-that-writes", "a-key-that-writes-points", "a-key-of-operators"

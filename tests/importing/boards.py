@@ -56,10 +56,12 @@ def counts(report: ImportReport) -> tuple[int, int, int, int, int]:
     return report.read, report.imported, report.updated, report.skipped, report.rejected
 
 
-def rejected(report: ImportReport) -> list[list[str]]:
+def rejected(report: ImportReport, *columns: str) -> list[list[str]]:
+    """The rows of the file of rejected rows; `columns` are those after the score."""
     assert report.rejected_path is not None
     with report.rejected_path.open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header in [["line", "reason", "username", "score"], ["line", "reason", "username", "score", "imageUrl"]]
+    expected = [columns] if columns else [(), ("imageUrl",)]
+    assert header in [["line", "reason", "username", "score", *others] for others in expected]
     assert len(rows) == report.rejected
     return rows

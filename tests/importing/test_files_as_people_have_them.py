@@ -211,9 +211,9 @@ def test_a_dry_run_shows_what_an_import_would_do_and_changes_nothing(
         (
             "--columns",
             "user=Name",
-        ): "'user=Name' must be one of username, score, imageUrl, then = and a name in the file",
+        ): "'user=Name' must be one of username, score, imageUrl, externalId, then = and a name in the file",
         ("--columns", "username=a,username=b"): "username is given twice",
-        ("--columns", "score="): "score has no column; only imageUrl may be left out",
+        ("--columns", "score="): "score has no column; only imageUrl and externalId may be left out",
         ("--format", "xlsx"): "is not one of 'csv', 'jsonl'",
     }.items(),
 )

@@ -48,14 +48,14 @@ def test_any_text_is_understood_or_refused(text: str, file_format: str) -> None:
     assert understood.describe("UTF-8", "1234")
 
 
-@given(st.lists(st.sampled_from(["a", "b, c", 'd"', "e=f", " g"]), min_size=3, max_size=3, unique=True))
+@given(st.lists(st.sampled_from(["a", "b, c", 'd"', "e=f", " g"]), min_size=4, max_size=4, unique=True))
 def test_columns_can_be_named(header: list[str]) -> None:
     names = dict(zip(NAMES, header, strict=True))
     options = Options(
         columns=ColumnOptions.parse(written([f"{column}={name}" for column, name in names.items()], ",").strip())
     )
     found = understand(written(header, ","), "csv", options).columns
-    assert (found.username_at, found.score_at, found.image_at) == (0, 1, 2)
+    assert (found.username_at, found.score_at, found.image_at, found.id_at) == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(

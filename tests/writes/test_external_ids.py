@@ -106,6 +106,33 @@ async def test_nothing_is_remembered_from_another_epoch(leaderboard: App, db: as
     assert (await leaderboard.service.writes.set_score(known, 5)).user_id == 7
 
 
+async def exchange_numbers(app: App, db: asyncpg.Connection) -> None:
+    """Lets the process remember two users, and exchanges their numbers by SQL."""
+    await add_users(db, 2)
+    for external_id in ids(2):
+        await app.service.reads.standing(external_id)
+    await db.execute("TRUNCATE users RESTART IDENTITY CASCADE")
+    await db.execute("INSERT INTO users (user_name, external_id) VALUES ('b', 'id 2'), ('a', 'id 1')")
+    await app.sync.synchronizer.catch_up_now()
+
+
+async def test_a_read_is_about_the_user_with_the_id_if_sql_gives_numbers_again(
+    leaderboard: App, db: asyncpg.Connection
+) -> None:
+    await exchange_numbers(leaderboard, db)
+    for n, external_id in enumerate(ids(2), 1):
+        assert (await leaderboard.service.reads.standing(external_id)).result.user_id == 3 - n
+        assert (await leaderboard.service.reads.context(external_id)).result.user.user_id == 3 - n
+
+
+async def test_the_user_with_the_id_is_erased_if_sql_gives_numbers_again(
+    leaderboard: App, db: asyncpg.Connection
+) -> None:
+    await exchange_numbers(leaderboard, db)
+    await leaderboard.service.users.erase(ids(2)[0])
+    assert await db.fetchval("SELECT external_id FROM users") == "id 2"
+
+
 # Users that another transaction creates meanwhile
 
 

@@ -83,6 +83,13 @@ def import_(
             help="The names of columns, as in username=Player,score=Points; default: common names.",
         ),
     ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The column with external ids, which users are found by; default: externalId or external_id.",
+        ),
+    ] = None,
     separator: Annotated[
         str | None,
         typer.Option(
@@ -118,7 +125,10 @@ def import_(
         numbers = NumberOptions(decimal, thousands)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    options = importing.Options(format_, encoding, separator, columns or importing.ColumnOptions(), numbers)
+    named = columns or importing.ColumnOptions()
+    if id_column is not None:
+        named = importing.ColumnOptions({**named.names, "externalId": id_column.strip()})
+    options = importing.Options(format_, encoding, separator, named, numbers)
     if dry_run:
         report = _preview(file, board, on_conflict, options)
     else:

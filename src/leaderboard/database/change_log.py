@@ -85,6 +85,8 @@ class ChangeLog:
         others = self._sql["season_changes_since"].replace("$2", "$8")
         self._with_seasons = f"SELECT * FROM ({default}) AS a CROSS JOIN ({others}) AS b"  # noqa: S608 # nosec B608
         users = load_queries("users")
+        self.valid_in: str | None = None
+        """The epoch in which the log was read last, None if it was not valid and has to be reset."""
         self._top_and_total, self._best_of_season = users["top_and_total"], users["best_of_season"]
 
     async def changes_since(
@@ -166,7 +168,9 @@ class ChangeLog:
         row = await one_row(connection, sql, *arguments)
         changed, deleted = users_of(row)
         found = _season_changes(row, len(seasons)) if seasons else []
-        return Changes(position_of(row), row["reaches"], row["log_valid"], changed, deleted, row["added"], found)
+        position = position_of(row)
+        self.valid_in = position.epoch if row["log_valid"] else None
+        return Changes(position, row["reaches"], row["log_valid"], changed, deleted, row["added"], found)
 
 
 def _season_changes(row: asyncpg.Record, seasons: int) -> list[SeasonChanges]:

@@ -8,8 +8,8 @@ from leaderboard.database.rows import one_row, rules_of
 from leaderboard.database.sql import load_queries
 from leaderboard.queries import SeasonRef
 
-Entry = tuple[str, int, str | None]
-"""user_name, value, image_url. The value is the score; on boards, the one of which more is better."""
+Entry = tuple[str, int, str | None, str | None]
+"""user_name, value, image_url, external_id. The value is the score; on boards, the one of which more is better."""
 
 _AT_ONCE = 1000
 
@@ -37,7 +37,11 @@ class Exporter:
         rules = rules_of(row, season) or BoardRules()
         return cls(connection, row["season_number"], rules, queries["entries"], row["season_id"], row["tie_bits"])
 
+    async def has_external_ids(self) -> bool:
+        """Return whether any user has an external id."""
+        return bool(await self._connection.fetchval(load_queries("export")["has_external_ids"]))
+
     async def entries(self) -> AsyncIterator[Entry]:
         """Yield the entries that are not hidden."""
         async for row in self._connection.cursor(self._sql, *self._arguments, prefetch=_AT_ONCE):
-            yield row["user_name"], row["value"], row["image_url"]
+            yield row["user_name"], row["value"], row["image_url"], row["external_id"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -21,8 +21,12 @@ from leaderboard.usernames import KeyOf
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-Row = tuple[int, str, int, str | None]
-"""Line number, user_name, value, image_url. The value is the score; on boards, the one of which more is better."""
+Row = tuple[int, str, int, str | None] | tuple[int, str, int, str | None, str | None]
+"""Line number, user_name, value, image_url, and the external id if the input has external ids.
+
+The value is the score; on boards, the one of which more is better.
+"""
+_COLUMNS = ("line", "user_name", "value", "image_url", "external_id")
 
 CHUNK = 10_000
 """Rows that one statement writes. Above 20,000 the change log would write a barrier."""
@@ -64,10 +68,14 @@ class BoardChanged(InvalidInput):
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """A row that is not imported, because line `first_line` of the same input has its username."""
+    """A row that is not imported, because line `first_line` of the input has its username or external id.
+
+    `same` is which of the two. Without `first_line`, another user has the username.
+    """
 
     row: Row
-    first_line: int
+    first_line: int | None
+    same: str = "username"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,7 @@ class Importer:
         self._key_of = key_of
         self._has_keys = key_of("") is not None
         self._sql = load_queries("import")
+        self._width = 4
         self.rules = BoardRules()
         self.rows = 0
         """How many rows there are to write."""
@@ -102,7 +111,9 @@ class Importer:
 
     async def load(self, rows: Sequence[Row]) -> None:
         """Add rows, with ascending line numbers."""
-        columns = ["line", "user_name", "value", "image_url"]
+        if rows:
+            self._width = len(rows[0])
+        columns = list(_COLUMNS[: self._width])
         records: Iterable[tuple[object, ...]] = rows
         if self._has_keys:
             columns.append("name_key")
@@ -111,16 +122,22 @@ class Importer:
         self.rows += len(rows)
 
     async def drop_repeated(self, dropped: Callable[[Repeated], None]) -> None:
-        """Drop all but the first row of each username, as names are compared; call `dropped` for each.
+        """Drop all but the first row of each user, as names are compared; call `dropped` for each.
 
-        To be called after `load`.
+        A user with an external id that no user has, but with the name of one, is dropped too. To be called after
+        `load`.
         """
-        for step in ("index_incoming", "analyze_incoming", "find_repeated"):
+        has_ids = self._width == len(_COLUMNS)
+        find_taken = "find_taken_keys" if self._has_keys else "find_taken_names"
+        before, after = (("name_external_ids", find_taken), ("find_repeated_ids",)) if has_ids else ((), ())
+        steps = ("index_incoming", "analyze_incoming", "create_repeated", *before, "find_repeated", *after)
+        for step in steps:
             await self._connection.execute(self._sql[step])
         async with self._connection.transaction():
             async for found in self._connection.cursor(self._sql["repeated"], prefetch=1000):
-                line, first_line, user_name, value, image_url = found
-                dropped(Repeated((line, user_name, value, image_url), first_line))
+                line, first_line, same, *cells = found
+                row: Any = (line, *cells)[: self._width]
+                dropped(Repeated(row, first_line, same))
                 self.rows -= 1
         await self._connection.execute(self._sql["delete_repeated"])
 

@@ -117,14 +117,21 @@ class UpdateUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     externalId: ExternalIdText | UnsetType = UNSET  # noqa: N815
 
 
-PROPERTY_COUNTS: Mapping[type, Mapping[str, int]] = MappingProxyType(
+def _one_of(*names: str) -> Mapping[str, Any]:
+    return {"oneOf": [{"required": [name]} for name in names]}
+
+
+GIVEN_MEMBERS: Mapping[type, Mapping[str, Any]] = MappingProxyType(
     {
-        ChangeEntry: {"minProperties": 1, "maxProperties": 2},
-        ChangeOneOfMany: {"minProperties": 2, "maxProperties": 3},
+        ChangeEntry: _one_of("score", "increment"),
+        ChangeOneOfMany: {
+            "allOf": [_one_of("score", "increment"), _one_of("userId", "externalId")],
+            "dependentRequired": {"username": ["externalId"]},
+        },
         UpdateUser: {"minProperties": 1},
     }
 )
-"""How many members a body may have, in JSON Schema: a struct cannot say that one of two must be given."""
+"""Which members a body must have, in JSON Schema: a struct cannot say that one of two must be given."""
 
 
 def change(body: bytes) -> Change:

@@ -8,7 +8,7 @@ import msgspec
 
 from leaderboard.http import problems
 from leaderboard.http.access import Access
-from leaderboard.http.board_bodies import PROPERTY_COUNTS
+from leaderboard.http.board_bodies import GIVEN_MEMBERS
 from leaderboard.http.route import Parameter, Route, TextParameter, UserParameter
 from leaderboard.model import INT32_MAX
 from leaderboard.rules import EXTERNAL_ID_PATTERN
@@ -91,8 +91,8 @@ def _schemas(routes: Iterable[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
         types = (route.answer, *route.other_answers, route.body)
         structs.update({type_: None for type_ in types if isinstance(type_, type)})
     schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    for struct, counts in PROPERTY_COUNTS.items():
-        components[struct.__name__] |= counts
+    for struct, keywords in GIVEN_MEMBERS.items():
+        components[struct.__name__] |= keywords
     for component in components.values():
         _leave_out_null(component)
     return dict(zip(structs, schemas, strict=True)), components

@@ -1,4 +1,4 @@
-"""Which columns of a file are the username, the score and the image URL."""
+"""Which columns of a file are the username, the score, the image URL and the external id."""
 
 import csv
 import re
@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from leaderboard.spreadsheet import original
 
-COLUMNS = ("username", "score", "imageUrl")
+COLUMNS = ("username", "score", "imageUrl", "externalId")
+_OPTIONAL = ("imageUrl", "externalId")
 NAMES = MappingProxyType(
     {
         "username": (
@@ -24,6 +25,7 @@ NAMES = MappingProxyType(
         ),
         "score": ("score", "points", "totalscore", "totalpoints", "total", "value", "highscore", "pts"),
         "imageUrl": ("imageurl", "image", "avatar", "avatarurl", "picture", "pictureurl", "photo", "photourl"),
+        "externalId": ("externalid",),
     }
 )
 """The names that each column is found by, without regard to case, blanks, `_` and `-`."""
@@ -33,21 +35,22 @@ _MAX_SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """A header, and the positions of its columns. `image_at` is None if there are no images."""
+    """A header, and the positions of its columns; of images and external ids None if there are none."""
 
     header: tuple[str, ...]
     username_at: int
     score_at: int
     image_at: int | None = None
+    id_at: int | None = None
 
     def named(self) -> dict[str, str]:
         """Return the name in the file of each column that is read."""
-        at = zip(COLUMNS, (self.username_at, self.score_at, self.image_at), strict=True)
+        at = zip(COLUMNS, (self.username_at, self.score_at, self.image_at, self.id_at), strict=True)
         return {column: self.header[position] for column, position in at if position is not None}
 
     def ignored(self) -> list[str]:
         """Return the names of the other columns."""
-        read = {self.username_at, self.score_at, self.image_at}
+        read = {self.username_at, self.score_at, self.image_at, self.id_at}
         return [name for position, name in enumerate(self.header) if position not in read]
 
 
@@ -74,8 +77,8 @@ class ColumnOptions:
                 raise ValueError(f"{part!r} must be one of {', '.join(COLUMNS)}, then = and a name in the file")
             if found in names:
                 raise ValueError(f"{found} is given twice")
-            if not name.strip() and found != "imageUrl":
-                raise ValueError(f"{found} has no column; only imageUrl may be left out")
+            if not name.strip() and found not in _OPTIONAL:
+                raise ValueError(f"{found} has no column; only {' and '.join(_OPTIONAL)} may be left out")
             names[found] = name.strip()
         return cls(names)
 
@@ -93,14 +96,14 @@ class ColumnOptions:
                 problems.append(_several(column, [header[position] for position in positions]))
             elif said:
                 problems.append(f"no column has the name {said!r}, which --columns gives for {column}")
-            elif column != "imageUrl":
+            elif column not in _OPTIONAL:
                 problems.append(f"no column is known as {column}: give its name, as in --columns {column}=NAME")
         if problems:
             raise ValueError(f"{'; '.join(problems)}. The columns are {shown(header)}")
         taken = [self.names.get(column) for column in found]
         if len(set(found.values())) < len(found):
             raise ValueError(f"--columns gives one column twice: {', '.join(name for name in taken if name)}")
-        return Columns(header, found["username"], found["score"], found.get("imageUrl"))
+        return Columns(header, found["username"], found["score"], found.get("imageUrl"), found.get("externalId"))
 
 
 def clean_header(cells: Sequence[str]) -> tuple[str, ...]:

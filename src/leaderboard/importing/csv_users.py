@@ -13,7 +13,7 @@ from leaderboard.importing.columns import COLUMNS, clean_header
 from leaderboard.importing.lines import Lines
 from leaderboard.importing.source import UnusableFile, not_decoded, not_utf8
 from leaderboard.importing.understanding import Understood, is_filled
-from leaderboard.rules import clean_image_url, clean_username
+from leaderboard.rules import check_external_id, clean_image_url, clean_username
 from leaderboard.spreadsheet import original
 
 _Cell = TypeVar("_Cell")
@@ -28,6 +28,7 @@ class Rejected:
     user_name: str = ""
     score: str = ""
     image_url: str = ""
+    external_id: str = ""
 
 
 class CsvUsers:
@@ -60,6 +61,7 @@ class CsvUsers:
         columns = self._columns
         width = len(columns.header)
         name_at, score_at, image_at = columns.username_at, columns.score_at, columns.image_at
+        id_at = columns.id_at
         while True:
             line = lines.number + 1
             lines.start_row()
@@ -79,20 +81,26 @@ class CsvUsers:
             image_url = fields[image_at] if image_at is not None else ""
             if name.startswith("'"):
                 name = original(name)
+            external_id = "" if id_at is None else original(fields[id_at])
             try:
-                yield line, clean_username(name), parse_score(score), _parse_image_url(image_url)
+                row = line, clean_username(name), parse_score(score), _parse_image_url(image_url)
+                yield row if id_at is None else (*row, _parse_external_id(external_id))
             except ValueError:
                 if is_filled(fields):
-                    yield self._without_apostrophes(line, name, score, image_url)
+                    yield self._without_apostrophes(line, name, score, image_url, external_id)
 
-    def _without_apostrophes(self, line: int, name: str, score: str, image_url: str) -> Row | Rejected:
+    def _without_apostrophes(
+        self, line: int, name: str, score: str, image_url: str, external_id: str
+    ) -> Row | Rejected:
         """Read again a row that is not valid, without the apostrophes of `spreadsheet.neutral`."""
         score, image_url = original(score), original(image_url)
         try:
-            return line, clean_username(name), self._scores.parse(score), _parse_image_url(image_url)
+            row = line, clean_username(name), self._scores.parse(score), _parse_image_url(image_url)
+            return row if self._columns.id_at is None else (*row, _parse_external_id(external_id))
         except ValueError:
-            self._check_file(line, name, score, image_url)
-            return Rejected(line, rejection_reason(self._scores, name, score, image_url), name, score, image_url)
+            self._check_file(line, name, score, image_url, external_id)
+            cells = name, score, image_url, external_id
+            return Rejected(line, rejection_reason(self._scores, *cells), *cells)
 
     def _check_file(self, line: int, *cells: str) -> None:
         """Raise UnusableFile if the file needs an option that it has not got."""
@@ -112,16 +120,16 @@ class CsvUsers:
         reason = f"has {len(fields)} fields, the header has {len(columns.header)}"
         if fields[len(columns.header) :] == [""]:
             reason += "; if all rows end with a separator, write one at the end of the header too"
-        positions = (columns.username_at, columns.score_at, columns.image_at)
+        positions = (columns.username_at, columns.score_at, columns.image_at, columns.id_at)
         return Rejected(
-            line, reason, *(original(cells.get(position, "")) for position in positions if position is not None)
+            line, reason, *("" if each is None else original(cells.get(each, "")) for each in positions)
         )
 
 
-def rejection_reason(scores: CsvScores, name: str, score: str, image_url: str) -> str:
+def rejection_reason(scores: CsvScores, name: str, score: str, image_url: str, external_id: str = "") -> str:
     """Return all that is wrong with a row's cells, by column, in the words that HTTP uses."""
-    checks: tuple[Callable[[str], object], ...] = (clean_username, scores.parse, _parse_image_url)
-    return reason_of(zip(COLUMNS, map(_decoded, checks), (name, score, image_url), strict=True))
+    checks = (clean_username, scores.parse, _parse_image_url, _parse_external_id)
+    return reason_of(zip(COLUMNS, map(_decoded, checks), (name, score, image_url, external_id), strict=True))
 
 
 def reason_of(cells: Iterable[tuple[str, Callable[[_Cell], object], _Cell]]) -> str:
@@ -147,6 +155,10 @@ def _decoded(check: Callable[[str], object]) -> Callable[[str], object]:
             raise
 
     return decoded
+
+
+def _parse_external_id(cell: str) -> str | None:
+    return check_external_id(cell) if cell else None
 
 
 def _parse_image_url(cell: str) -> str | None:

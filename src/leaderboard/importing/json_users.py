@@ -15,7 +15,7 @@ from leaderboard.importing.lines import Lines
 from leaderboard.importing.source import not_decoded, not_utf8
 from leaderboard.importing.understanding import Understood
 from leaderboard.number_formats import NumberOptions
-from leaderboard.rules import clean_image_url, clean_username
+from leaderboard.rules import check_external_id, clean_image_url, clean_username
 
 
 class JsonUsers:
@@ -58,13 +58,15 @@ class JsonUsers:
         except ValueError as error:
             return Rejected(line, f"not a JSON object on one line: {error}")
         self.has_images = self.has_images or self._keys[2] in members
-        name, score, image_url = (members.get(key) if key else None for key in self._keys)
+        cells = [members.get(key) if key else None for key in self._keys]
+        name, score, image_url, external_id = cells
         try:
-            return line, _parse_username(name), self._parse_score(score), _parse_image_url(image_url)
+            row = line, _parse_username(name), self._parse_score(score), _parse_image_url(image_url)
+            return (*row, _parse_external_id(external_id)) if self._keys[3] else row
         except ValueError:
-            checks = (_parse_username, self._parse_score, _parse_image_url)
-            reason = reason_of(zip(COLUMNS, checks, (name, score, image_url), strict=True))
-            return Rejected(line, reason, *map(_cell, (name, score, image_url)))
+            checks = (_parse_username, self._parse_score, _parse_image_url, _parse_external_id)
+            reason = reason_of(zip(COLUMNS, checks, cells, strict=True))
+            return Rejected(line, reason, *map(_cell, cells))
 
     def _parse_score(self, value: object) -> int:
         if value is None:
@@ -85,6 +87,14 @@ def _parse_image_url(value: object) -> str | None:
         return None
     if isinstance(value, str) and not isinstance(value, JsonNumber):
         return clean_image_url(value)
+    raise ValueError("must be a string or null")
+
+
+def _parse_external_id(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and not isinstance(value, JsonNumber):
+        return check_external_id(value)
     raise ValueError("must be a string or null")
 
 

@@ -36,10 +36,13 @@ class RejectedRows:
         self._on_rejected(row)
 
     def add_repeated(self, repeated: Repeated, scores: CsvScores) -> None:
-        """Add a row whose username an earlier line of the file has."""
-        line, user_name, value, image_url = repeated.row
-        reason = f"username: duplicate of line {repeated.first_line}"
-        self.add(Rejected(line, reason, user_name, scores.format(value), image_url or ""))
+        """Add a row that was dropped."""
+        line, user_name, value, *others = repeated.row
+        if repeated.first_line is None:
+            reason = "username: another user has it, and no user has the externalId"
+        else:
+            reason = f"{repeated.same}: duplicate of line {repeated.first_line}"
+        self.add(Rejected(line, reason, user_name, scores.format(value), *(cell or "" for cell in others)))
 
     def report(self, read: int) -> ImportReport:
         """Return the report when `read` rows have been read and none written."""
@@ -87,7 +90,12 @@ class RejectedFile(RejectedRows):
             self._file, self._path = self._create()
             self._write(self._file, *REPORT_COLUMNS, *map(neutral, self._columns.values()))
         score = row.score if _NUMBER.fullmatch(row.score) else neutral(row.score)
-        cells = {"username": neutral(row.user_name), "score": score, "imageUrl": neutral(row.image_url)}
+        cells = {
+            "username": neutral(row.user_name),
+            "score": score,
+            "imageUrl": neutral(row.image_url),
+            "externalId": neutral(row.external_id),
+        }
         self._write(self._file, str(row.line), row.reason, *(cells[column] for column in self._columns))
         super().add(row)
 

@@ -83,7 +83,7 @@ async def preview_file(
     existing = await importer.count_existing(on_conflict)
     updates = on_conflict is OnConflict.UPDATE
     scores = CsvScores(importer.rules)
-    first = [(line, name, scores.format(value), url) for line, name, value, url in read.first]
+    first = [(row[0], row[1], scores.format(row[2]), row[3]) for row in read.first]
     report = replace(
         read.report,
         imported=importer.rows - existing,
@@ -136,8 +136,7 @@ async def _read(
 
         def repeated(found: Repeated) -> None:
             rejects.add_repeated(found, scores)
-            if found.row in result.first:
-                result.first.remove(found.row)
+            result.first = [row for row in result.first if row[0] != found.row[0]]
 
         await importer.drop_repeated(repeated)
         progress()

@@ -56,7 +56,9 @@ class Understood:
 
         As in this file, so that the same options find them.
         """
-        return dict(zip(COLUMNS, COLUMNS, strict=True)) if self.format == "jsonl" else self.columns.named()
+        if self.format == "csv":
+            return self.columns.named()
+        return {name: name for name in COLUMNS if name != "externalId" or self.columns.id_at is not None}
 
     def describe(self, encoding: str, number: str) -> list[str]:
         """Return one line that says all of it, and one with the columns that are ignored, if there are any."""

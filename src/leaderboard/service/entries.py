@@ -114,7 +114,7 @@ class EntryWrites:
         self._health.check_writable()
         if name == DEFAULT_BOARD:
             raise BoardInUse("a user cannot leave the board 'default'; hide or delete the user")
-        await self._user_ids.with_number(user, partial(self._remove, name))
+        await self._user_ids.with_number(user, partial(self._remove, name), by_memory=False)
 
     async def _remove(self, name: str, user_id: int) -> None:
         for _ in range(2):

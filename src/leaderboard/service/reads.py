@@ -25,7 +25,7 @@ from leaderboard.errors import (
 )
 from leaderboard.health import Health
 from leaderboard.metrics import Metrics
-from leaderboard.model import Context, EncodedTop, Page, Result, Standing, Top, UserRef, ranked
+from leaderboard.model import Context, EncodedTop, ExternalId, Page, Result, Standing, Top, UserRef, ranked
 from leaderboard.queries import (
     ContextQuery,
     FriendsQuery,
@@ -110,17 +110,25 @@ class Reads:
         """Return a user's rank. Raises UserNotFound, or NotOnBoard."""
         if isinstance(user, int):
             return await self._answer(StandingQuery(user, season=season))
-        return await self._user_ids.with_number(
-            user, lambda user_id: self._answer(StandingQuery(user_id, season=season))
-        )
+
+        async def standing(user_id: int) -> Reply[Standing]:
+            reply = await self._answer(StandingQuery(user_id, season=season))
+            _check_user(user, reply.result)
+            return reply
+
+        return await self._user_ids.with_number(user, standing)
 
     async def context(self, user: UserRef, season: SeasonRef | None = None) -> Reply[Context]:
         """Return a user with its neighbours. Raises UserNotFound, or NotOnBoard."""
         if isinstance(user, int):
             return await self._answer(ContextQuery(user, season=season))
-        return await self._user_ids.with_number(
-            user, lambda user_id: self._answer(ContextQuery(user_id, season=season))
-        )
+
+        async def context(user_id: int) -> Reply[Context]:
+            reply = await self._answer(ContextQuery(user_id, season=season))
+            _check_user(user, reply.result.user)
+            return reply
+
+        return await self._user_ids.with_number(user, context)
 
     async def page(self, query: PageQuery | PageAroundQuery) -> Reply[Page]:
         """Return consecutive users."""
@@ -273,3 +281,9 @@ class Reads:
 
 def _rank_and_id(standing: Standing) -> tuple[int, int]:
     return standing.rank, standing.user_id
+
+
+def _check_user(external_id: ExternalId, found: Standing) -> None:
+    """Raise UserNotFound for another user than was asked for: SQL by hand may have given a number again."""
+    if found.external_id != external_id:
+        raise UserNotFound(found.user_id)

@@ -76,17 +76,19 @@ class UserIds:
         user: UserRef,
         act: Callable[[int], Awaitable[Answer]],
         create: Callable[[], Awaitable[Answer | None]] | None = None,
+        *,
+        by_memory: bool = True,
     ) -> Answer:
         """Return what `act` returns for the number of a user.
 
         Without a user of an external id, returns what `create` returns, which is None if another caller has
         created it meanwhile. Raises what `act` raises. What it says of an unknown user names the external id, and
-        so does not tell whether a hidden user has it.
+        so does not tell whether a hidden user has it. Without `by_memory` PostgreSQL is asked first.
         """
         if isinstance(user, int):
             return await act(user)
         external_id = user
-        number = self._remembered(external_id)
+        number = self._remembered(external_id) if by_memory else None
         if number is not None:
             try:
                 return await act(number)

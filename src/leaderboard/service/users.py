@@ -84,7 +84,7 @@ class UserService:
         change = partial(
             self._update, user_name=user_name, image_url=image_url, hidden=hidden, external_id=external_id
         )
-        return await self._user_ids.with_number(user, change)
+        return await self._user_ids.with_number(user, change, by_memory=False)
 
     async def _update(
         self,
@@ -111,7 +111,7 @@ class UserService:
     async def erase(self, user: UserRef) -> None:
         """Delete a user with its entries on all boards. Raises UserNotFound, and LockedOut as `update` does."""
         self._health.check_writable()
-        await self._user_ids.with_number(user, self._erase)
+        await self._user_ids.with_number(user, self._erase, by_memory=False)
 
     async def _erase(self, user_id: int) -> None:
         committed = await self._database.users.erase(user_id)

@@ -148,7 +148,7 @@ class CatchUp:
         return await self._apply(state, changes, seasons.moves(changes))
 
     async def _changes_since(self, state: CacheState, views: Sequence[SeasonView]) -> Changes:
-        if not self._waiters:
+        if not self._waiters and self._change_log.valid_in == state.position.epoch:
             # Mostly nothing has changed then, and this is cheaper to ask. Every change has a transaction id, and
             # the snapshot after it is another one.
             position = await self._health.ask_postgres()

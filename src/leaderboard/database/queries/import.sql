@@ -7,8 +7,16 @@ CREATE TEMP TABLE incoming (
     user_name text   NOT NULL,
     value     bigint NOT NULL,  -- the score; on boards other than `default`, the one of which more is better
     image_url text,
+    external_id text COLLATE "C",  -- NULL: the user is found by its name
     name_key  text COLLATE "C"  -- NULL where names are compared as they are
 )
+
+-- name: name_external_ids
+-- Gives rows the present names of the users with their external ids. From here on all rows are found by name. A user that is
+-- renamed meanwhile is not found, and another user who takes the name has another external id.
+UPDATE incoming AS i SET user_name = u.user_name, name_key = u.name_key
+FROM users AS u
+WHERE u.external_id = i.external_id AND u.user_name <> i.user_name
 
 -- name: index_incoming
 CREATE UNIQUE INDEX incoming_line ON incoming (line)
@@ -17,17 +25,47 @@ CREATE UNIQUE INDEX incoming_line ON incoming (line)
 -- The planner has no statistics of a temporary table, because autovacuum cannot see it.
 ANALYZE incoming
 
+-- name: create_repeated
+-- The rows that are not imported, because an earlier line has the same username or external id.
+CREATE TEMP TABLE repeated (line bigint NOT NULL, first_line bigint, same text NOT NULL)
+
+-- name: find_taken_names
+-- A user cannot be created with the name of another one. Before the others, which such a row does not count for.
+INSERT INTO repeated (line, same)
+SELECT i.line, 'username'
+FROM incoming AS i JOIN users AS u ON u.user_name = i.user_name
+WHERE i.external_id IS NOT NULL AND u.external_id IS DISTINCT FROM i.external_id
+
+-- name: find_taken_keys
+-- As `find_taken_names`, where names are compared by their keys.
+INSERT INTO repeated (line, same)
+SELECT i.line, 'username'
+FROM incoming AS i JOIN users AS u ON u.name_key = i.name_key
+WHERE i.external_id IS NOT NULL AND u.external_id IS DISTINCT FROM i.external_id
+
 -- name: find_repeated
 -- Grouping hashes the names, which is several times faster than sorting.
-CREATE TEMP TABLE repeated AS
-SELECT i.line, f.first_line
+INSERT INTO repeated
+SELECT i.line, f.first_line, 'username'
 FROM (
-    SELECT coalesce(name_key, user_name) AS name, min(line) AS first_line FROM incoming GROUP BY 1 HAVING count(*) > 1
+    SELECT coalesce(name_key, user_name) AS name, min(line) AS first_line FROM incoming
+    WHERE line NOT IN (SELECT line FROM repeated) GROUP BY 1 HAVING count(*) > 1
 ) AS f
 JOIN incoming AS i ON coalesce(i.name_key, i.user_name) = f.name AND i.line > f.first_line
+WHERE i.line NOT IN (SELECT line FROM repeated)
+
+-- name: find_repeated_ids
+INSERT INTO repeated
+SELECT i.line, f.first_line, 'externalId'
+FROM (
+    SELECT external_id, min(line) AS first_line FROM incoming
+    WHERE external_id IS NOT NULL AND line NOT IN (SELECT line FROM repeated) GROUP BY external_id HAVING count(*) > 1
+) AS f
+JOIN incoming AS i ON i.external_id = f.external_id AND i.line > f.first_line
+WHERE i.line NOT IN (SELECT line FROM repeated)
 
 -- name: repeated
-SELECT r.line, r.first_line, i.user_name, i.value, i.image_url
+SELECT r.line, r.first_line, r.same, i.user_name, i.value, i.image_url, i.external_id
 FROM repeated AS r JOIN incoming AS i ON i.line = r.line
 ORDER BY r.line
 
@@ -68,25 +106,28 @@ WHERE i.line > $1 AND i.line <= $2 AND u.name_key = i.name_key AND u.user_name <
 -- $1: how many to return. Returns the first lines whose name exists, each with the number of all such lines.
 SELECT i.line, i.user_name, count(*) OVER () AS in_all
 FROM incoming AS i JOIN users AS u ON u.user_name = i.user_name
+WHERE (i.external_id IS NULL OR u.external_id = i.external_id)
 ORDER BY i.line LIMIT $1
 
 -- name: add_users
 -- $1, $2: after which line, up to which line; $3: whether new users get the scores, otherwise 0. Returns how many are new.
 -- They get their ids in the order of the lines, which is then the order of users with one score. They are inserted in the
--- order of `create_users`, so that two writers lock in the same order and cannot deadlock. Names that exist are left out beforehand, so that
--- they use up no ids.
+-- order of `create_users`, so that two writers lock in the same order and cannot deadlock. Names that exist are left out
+-- beforehand, so that they use up no ids.
 WITH missing AS MATERIALIZED (
-    SELECT i.user_name, i.name_key, i.image_url, i.value
+    SELECT i.user_name, i.name_key, i.image_url, i.value, i.external_id
     FROM incoming AS i
     WHERE i.line > $1 AND i.line <= $2 AND NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = i.user_name)
+      AND NOT EXISTS (SELECT FROM users AS u WHERE u.external_id = i.external_id)
     ORDER BY i.line
 ),
 numbered AS MATERIALIZED (
-    SELECT nextval(pg_get_serial_sequence('users', 'user_id')) AS user_id, user_name, name_key, image_url, value FROM missing
+    SELECT nextval(pg_get_serial_sequence('users', 'user_id')) AS user_id, user_name, name_key, image_url, value, external_id
+    FROM missing
 ),
 added AS (
-    INSERT INTO users (user_id, user_name, name_key, image_url, total_score)
-    SELECT user_id, user_name, name_key, image_url, CASE WHEN $3 THEN value ELSE 0 END
+    INSERT INTO users (user_id, user_name, name_key, image_url, total_score, external_id)
+    SELECT user_id, user_name, name_key, image_url, CASE WHEN $3 THEN value ELSE 0 END, external_id
     FROM numbered ORDER BY name_key, user_name
     ON CONFLICT DO NOTHING
     RETURNING 1
@@ -97,10 +138,12 @@ SELECT count(*) FROM added
 -- $1, $2: after which line, up to which line. A name that exists is an error (23505). The order is that of `add_users`.
 WITH numbered AS MATERIALIZED (
     SELECT nextval(pg_get_serial_sequence('users', 'user_id')) AS user_id, i.*
-    FROM (SELECT user_name, name_key, image_url, value FROM incoming WHERE line > $1 AND line <= $2 ORDER BY line) AS i
+    FROM (
+        SELECT user_name, name_key, image_url, value, external_id FROM incoming WHERE line > $1 AND line <= $2 ORDER BY line
+    ) AS i
 )
-INSERT INTO users (user_id, user_name, name_key, image_url, total_score)
-SELECT user_id, user_name, name_key, image_url, value FROM numbered ORDER BY name_key, user_name
+INSERT INTO users (user_id, user_name, name_key, image_url, total_score, external_id)
+SELECT user_id, user_name, name_key, image_url, value, external_id FROM numbered ORDER BY name_key, user_name
 
 -- name: update_users
 -- $1, $2: after which line, up to which line; $3: whether to set images; $4: whether to set scores. Runs after `add_users`,
@@ -108,7 +151,7 @@ SELECT user_id, user_name, name_key, image_url, value FROM numbered ORDER BY nam
 WITH other AS MATERIALIZED (
     SELECT u.user_id, i.value, i.image_url
     FROM incoming AS i JOIN users AS u ON u.user_name = i.user_name
-    WHERE i.line > $1 AND i.line <= $2
+    WHERE i.line > $1 AND i.line <= $2 AND (i.external_id IS NULL OR u.external_id = i.external_id)
       AND (($4 AND u.total_score <> i.value) OR ($3 AND u.image_url IS DISTINCT FROM i.image_url))
     ORDER BY i.user_name
     FOR NO KEY UPDATE OF u
@@ -133,6 +176,7 @@ SELECT i.line, i.user_name, count(*) OVER () AS in_all
 FROM incoming AS i
 JOIN users AS u ON u.user_name = i.user_name
 JOIN scores AS s ON s.season_id = $2 AND s.user_id = u.user_id
+WHERE (i.external_id IS NULL OR u.external_id = i.external_id)
 ORDER BY i.line LIMIT $1
 
 -- name: create_placed
@@ -158,7 +202,7 @@ WITH wanted AS MATERIALIZED (
     FROM incoming AS i
     JOIN users AS u ON u.user_name = i.user_name
     LEFT JOIN scores AS s ON s.season_id = $3 AND s.user_id = u.user_id
-    WHERE i.line > $1 AND i.line <= $2
+    WHERE i.line > $1 AND i.line <= $2 AND (i.external_id IS NULL OR u.external_id = i.external_id)
       AND (s.user_id IS NULL OR $6)
     FOR KEY SHARE OF u
 ),

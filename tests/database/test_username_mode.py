@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -240,8 +241,12 @@ def command(
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.argv", ["leaderboard", "usernames", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     printed = capsys.readouterr()
     return int(end.value.code or 0), printed.out, printed.err
 

@@ -158,6 +158,28 @@ def test_an_import_to_a_board_finds_users_in_any_form(caller: Caller, caseless: 
     assert [(each["username"], each["score"]) for each in found] == [("IB ANN", 6), ("Ib Bob", 5)]
 
 
+def test_an_import_by_external_ids_compares_names_as_the_service_does(
+    caller: Caller, caseless: Settings, tmp_path: Path
+) -> None:
+    assert caller.call("PUT", "/users/@ie1", {"username": "Ie Bob"}).status == 201
+    caller.create("Ie Ann", 1)
+    rows = [
+        ("Ie whatever", 5, "ie1"),  # Ie Bob
+        ("IE BOB", 6, "ie2"),  # the name of Ie Bob
+        ("IE ANN", 7, "ie3"),
+        ("ie ann", 8, ""),  # Ie Ann
+        ("Ie New", 9, "ie4"),
+        ("IE NEW", 10, "ie5"),
+    ]
+    path = write_csv(tmp_path / "in.csv", rows, "username,score,external_id")
+    report = asyncio.run(run(caseless, path, UPDATE))
+    assert counts(report) == (6, 1, 2, 0, 3)
+    assert names(caseless, "ie ") == {"Ie Bob": 5, "Ie Ann": 8, "Ie New": 9}
+    assert {
+        row["user_name"]: row["name_key"] for row in sql(caseless, "SELECT * FROM users WHERE external_id = 'ie4'")
+    } == {"Ie New": "ie new"}
+
+
 @pytest.mark.parametrize("on_conflict", [SKIP, UPDATE])
 def test_a_name_that_is_created_while_an_import_runs(
     caseless: Settings, tmp_path: Path, on_conflict: OnConflict

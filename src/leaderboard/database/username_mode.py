@@ -83,9 +83,9 @@ class UsernameSwitch:
         return mode
 
     async def find_twins(self, listed: int, progress: Callable[[int], None] = lambda _: None) -> Twins:
-        """Return the users whose names would be one with `caseless`, of `listed` names at most. Changes nothing.
+        """Return the users whose names would be one with `caseless`. Changes nothing.
 
-        `progress` is called with how many users have been read.
+        Those of `listed` names are returned, at most. `progress` is called with how many users have been read.
         """
         await self._connection.execute(self._sql["create_keys"])
         await self._connection.execute(self._sql["empty_keys"])

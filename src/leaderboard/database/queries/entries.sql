@@ -122,7 +122,7 @@ created AS (
       AND NOT EXISTS (SELECT FROM users AS u WHERE u.user_name = w.user_name)
       AND NOT EXISTS (SELECT FROM users AS u WHERE u.external_id = w.external_id)
       AND (w.name_key IS NULL OR (SELECT true FROM users AS u WHERE u.name_key = w.name_key LIMIT 1) IS NULL)
-    ORDER BY w.name_key, w.user_name
+    ORDER BY coalesce(w.name_key, w.user_name)
     ON CONFLICT DO NOTHING
     RETURNING user_id, external_id
 ),

@@ -8,7 +8,7 @@ CREATE TEMP TABLE incoming (
     value     bigint NOT NULL,  -- the score; on boards other than `default`, the one of which more is better
     image_url text,
     external_id text COLLATE "C",  -- NULL: the user is found by its name
-    name_key  text COLLATE "C"  -- NULL where names are compared as they are
+    name_key  text  -- NULL where names are compared as they are
 )
 
 -- name: name_external_ids
@@ -128,7 +128,7 @@ numbered AS MATERIALIZED (
 added AS (
     INSERT INTO users (user_id, user_name, name_key, image_url, total_score, external_id)
     SELECT user_id, user_name, name_key, image_url, CASE WHEN $3 THEN value ELSE 0 END, external_id
-    FROM numbered ORDER BY name_key, user_name
+    FROM numbered ORDER BY coalesce(name_key, user_name)
     ON CONFLICT DO NOTHING
     RETURNING 1
 )
@@ -143,7 +143,7 @@ WITH numbered AS MATERIALIZED (
     ) AS i
 )
 INSERT INTO users (user_id, user_name, name_key, image_url, total_score, external_id)
-SELECT user_id, user_name, name_key, image_url, value, external_id FROM numbered ORDER BY name_key, user_name
+SELECT user_id, user_name, name_key, image_url, value, external_id FROM numbered ORDER BY coalesce(name_key, user_name)
 
 -- name: update_users
 -- $1, $2: after which line, up to which line; $3: whether to set images; $4: whether to set scores. Runs after `add_users`,

@@ -53,13 +53,13 @@ class Mutant:
             frozenset(fields.get("With", "AssertionError").split(", ")),
         )
 
-    def apply(self, root: Path) -> None:
-        """Apply the patch to the files below `root`, which may lie outside a repository.
+    def apply(self, root: Path, *options: str) -> None:
+        """Apply the patch to the files below `root`, which may lie outside a repository; `options` are git's.
 
         One line of context is enough, so that an edit beside the patched lines does no harm. Raises BadPatch.
         """
         done = subprocess.run(
-            ["git", "apply", "-C1", "--whitespace=nowarn", str(self.path)],
+            ["git", "apply", "-C1", "--whitespace=nowarn", *options, str(self.path)],
             cwd=root,
             # Otherwise a repository that `root` lies in would be taken for its own.
             env=os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)},

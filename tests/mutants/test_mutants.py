@@ -36,10 +36,10 @@ def test_a_mutant_names_tests_that_exist(mutant: Mutant) -> None:
 
 def test_every_mutant_applies() -> None:
     wrong = []
-    for mutant in mutants():
-        with copy_of_source() as root:
+    with copy_of_source() as root:
+        for mutant in mutants():
             try:
-                mutant.apply(root)
+                mutant.apply(root, "--check")
             except BadPatch as error:
                 wrong.append(str(error))
     assert not wrong, "\n".join(wrong)

@@ -430,8 +430,8 @@ def test_status_says_what_each_mode_knows(service: ApiProcess, run: Run) -> None
     assert (process["connections"], process["logRows"], process["cache"]["ageSeconds"]) == (None, None, None)
 
     # Without a terminal, a live view is one look.
-    for options in (("--watch",), ("--watch", "--url", service.url, "--key", ADMIN)):
-        status, output, _ = run("status", *options)
+    for more in ([], ["--url", service.url, "--key", ADMIN]):
+        status, output, _ = run("status", "--watch", *more)
         assert (status, output.count("rank index")) == (0, 1)
     assert run("status", "--watch", "--json")[0] == 2
 

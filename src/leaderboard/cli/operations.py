@@ -1,4 +1,4 @@
-"""What the commands for operators do, whether with PostgreSQL and Redis or by the API of a running service.
+"""What the commands for operators do, with PostgreSQL and Redis or by the API of a running service.
 
 All answers are those of the API, so that a command prints the same in both modes. `stores.py` and `service.py`
 implement the protocol.

@@ -30,7 +30,10 @@ class ServiceError(LeaderboardError):
 
 @asynccontextmanager
 async def service_at(url: str, key: str | None) -> AsyncIterator["ServiceOperations"]:
-    """Lend the operations of a service. The errors of its client become ours: InvalidInput and ServiceError."""
+    """Lend the operations of a service.
+
+    The errors of its client become ours: InvalidInput and ServiceError.
+    """
     try:
         service = AsyncLeaderboard(url, key=key, retry=_RETRY)
     except (ValueError, InvalidURL) as error:

@@ -1,4 +1,4 @@
-"""The operations with PostgreSQL and Redis themselves: a process of the service that runs for one command.
+"""The operations with PostgreSQL and Redis, as a process of the service that runs for one command.
 
 A write goes through the same classes as one by HTTP: it is logged and durable, and visible to all processes when
 the command ends.
@@ -138,8 +138,8 @@ class StoreOperations:
 
 def _standing(members: Mapping[str, Any]) -> Standing:
     """Return a standing of the JSON of a top, whose score is a Decimal on a board with decimals."""
-    names = (members[name] for name in ("rank", "userId", "username", "imageUrl", "score"))
-    return Standing(*names, external_id=members.get("externalId"))
+    names = members["userId"], members["username"], members["imageUrl"]
+    return Standing(members["rank"], *names, members["score"], members.get("externalId"))
 
 
 @dataclass

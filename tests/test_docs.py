@@ -5,14 +5,15 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 import typer
 from prometheus_client import Counter, Gauge, Histogram
 
 from leaderboard import errors
-from leaderboard.cli import cli
+from leaderboard.cli import cli, operations
 from leaderboard.config import BadSetting, Settings, allowed_values, load
 from leaderboard.http import access, bodies, hosts, problems, requests
 from leaderboard.http.asgi import Message
@@ -26,6 +27,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 ERRORS = (ROOT / "docs" / "errors.md").read_text("utf-8")
 METRICS = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+COMMANDS = (ROOT / "docs" / "cli.md").read_text("utf-8")
 
 
 def tables(text: str) -> Iterator[list[list[str]]]:
@@ -311,6 +313,31 @@ def test_the_commands_of_the_readme_are_those_there_are() -> None:
     assert {line[0].split()[1] for line in lines} == set(commands())
     for line, _, comment in lines:
         assert set(re.findall(r"--[a-z-]+", comment)) <= commands()[line.split()[1]]
+
+
+def test_the_page_of_the_commands_has_each_with_its_help() -> None:
+    group: Any = typer.main.get_command(cli)
+    expected = set()
+    for name, command in group.commands.items():
+        for below, each in getattr(command, "commands", {"": command}).items():
+            help_text = each.help.partition("\n\n")[0].replace("\n", " ")
+            expected.add((f"`leaderboard {name} {below}".rstrip() + "`", help_text))
+    found = [tuple(row) for row in next(tables(COMMANDS))]
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+def test_the_page_of_the_commands_has_every_member_of_a_status() -> None:
+    def members(kind: Any, before: str = "") -> Iterator[str]:
+        for each in msgspec.structs.fields(kind):
+            inner = next((arg for arg in get_args(each.type) if arg in nested), None)
+            if inner is None:
+                yield f"`{before}{each.encode_name}`"
+            else:
+                yield from members(inner, f"{each.encode_name}.")
+
+    nested = {operations.CacheSummary, operations.IndexSummary}
+    assert [row[0] for row in table(COMMANDS, "member")] == list(members(operations.Summary))
 
 
 def test_a_command_or_option_that_is_mentioned_exists() -> None:

@@ -21,7 +21,10 @@ def test_only_the_dev_command_imports_the_development_servers() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["serve"], ["migrate"], ["sync"], ["verify"], ["import", "-"], ["export"], ["boards", "list"], ["dev"]],
+    [
+        *(["serve"], ["migrate"], ["sync"], ["verify"], ["import", "-"], ["export"], ["boards", "list"], ["dev"]),
+        *(["top"], ["show", "1"], ["set", "1", "2"], ["hide", "1"], ["unhide", "1"], ["status"]),
+    ],
 )
 def test_every_command_stops_with_the_error(command: list[str], tmp_path: Path) -> None:
     done = subprocess.run(

@@ -13,7 +13,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from leaderboard.cli import boards, cache, dev, exporting, importing, key, migrate, serve, usernames
+from leaderboard.cli import boards, cache, dev, exporting, importing, key, migrate, operators, serve, status, usernames
 from leaderboard.cli.exits import ExitStatus, fail
 from leaderboard.config import BadSetting
 from leaderboard.errors import LeaderboardError
@@ -26,7 +26,6 @@ cli = typer.Typer(
     name="leaderboard",
     help="A leaderboard service that is never wrong about a rank. Settings come from the environment and `.env`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 cli.command()(serve.serve)
@@ -35,6 +34,13 @@ cli.command()(usernames.usernames)
 cli.command("import")(importing.import_)
 cli.command()(exporting.export)
 cli.add_typer(boards.commands, name="boards")
+cli.command()(operators.top)
+cli.command()(operators.show)
+# A negative score is no option.
+cli.command("set", context_settings={"ignore_unknown_options": True})(operators.set_)
+cli.command()(operators.hide)
+cli.command()(operators.unhide)
+cli.command()(status.status)
 cli.command()(cache.sync)
 cli.command()(cache.verify)
 cli.command()(dev.dev)

@@ -16,32 +16,24 @@ import typer
 
 from leaderboard.app import App
 from leaderboard.board_rules import DEFAULT_BOARD
-from leaderboard.cli.exits import ExitStatus, fail
+from leaderboard.cli.operating import BoardOption
+from leaderboard.cli.options import SeasonOption, season_ref
 from leaderboard.cli.process import with_app
-from leaderboard.errors import LeaderboardError, SeasonNotFound
+from leaderboard.errors import LeaderboardError
 from leaderboard.exporting import export_csv
-from leaderboard.model import INT32_MAX
 from leaderboard.printable import printable
-from leaderboard.queries import SeasonRef
-
-_PREVIOUS = "previous"
 
 
 def export(
-    board: Annotated[str, typer.Option(help="The board.")] = DEFAULT_BOARD,
-    season: Annotated[
-        str | None,
-        typer.Option(
-            help=f"The number of a season, or {_PREVIOUS} for the last that ended; default: the current."
-        ),
-    ] = None,
+    board: BoardOption = DEFAULT_BOARD,
+    season: SeasonOption = None,
     output: Annotated[
         str | None,
         typer.Option(help="The file to write, gzipped if its name ends with .gz; default: standard output."),
     ] = None,
 ) -> None:
     """Export the entries of a board as CSV, best first; `leaderboard import` reads it."""
-    wanted = _season(board, season)
+    wanted = season_ref(board, season)
 
     async def work(app: App) -> str:
         async with app.database.exporting(wanted) as exporter:
@@ -55,23 +47,6 @@ def export(
 
 class CannotWrite(LeaderboardError):
     """The output cannot be written."""
-
-
-def _season(board: str, text: str | None) -> SeasonRef | None:
-    """Return the season, None for `default`. Raises SeasonNotFound."""
-    number = None
-    if text == _PREVIOUS:
-        number = 0
-    elif text is not None:
-        number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else 0
-        if not 1 <= number <= INT32_MAX:
-            allowed = f"an integer from 1 to {INT32_MAX}, or {_PREVIOUS}"
-            fail(f"--season is {text!r}, must be {allowed}", ExitStatus.USAGE)
-    if board != DEFAULT_BOARD:
-        return SeasonRef(board, number)
-    if number not in {None, 1}:
-        raise SeasonNotFound(board, number or 0)
-    return None
 
 
 class _Output:

@@ -11,6 +11,7 @@ from leaderboard import importing
 from leaderboard.app import App
 from leaderboard.board_rules import DEFAULT_BOARD
 from leaderboard.cli.exits import ExitStatus, fail
+from leaderboard.cli.operating import complete_board
 from leaderboard.cli.process import with_app
 from leaderboard.cli.progress import progress_display
 from leaderboard.config import Settings
@@ -67,7 +68,11 @@ def import_(
         ),
     ],
     board: Annotated[
-        str, typer.Option(help="The board; its current season gets the entries, and its rules hold.")
+        str,
+        typer.Option(
+            help="The board; its current season gets the entries, and its rules hold.",
+            autocompletion=complete_board,
+        ),
     ] = DEFAULT_BOARD,
     on_conflict: Annotated[
         importing.OnConflict, typer.Option(help="What to do with a user who is on the board already.")

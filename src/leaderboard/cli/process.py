@@ -11,10 +11,12 @@ from leaderboard.config import Settings
 _T = TypeVar("_T")
 
 
-def with_app(work: Callable[[App], Coroutine[Any, Any, _T]], settings: Settings | None = None) -> _T:
+def with_app(
+    work: Callable[[App], Coroutine[Any, Any, _T]], settings: Settings | None = None, *, check_schema: bool = True
+) -> _T:
     """Return what `work` returns when it is called with the parts of a process.
 
-    The settings are those of the environment by default.
+    The settings are those of the environment by default. Without `check_schema`, PostgreSQL is not asked before.
 
     Raises BadSetting, SchemaOutdated, and what `work` raises.
     """
@@ -23,7 +25,8 @@ def with_app(work: Callable[[App], Coroutine[Any, Any, _T]], settings: Settings 
         app = App(settings or settings_with())
         await app.database.open()
         try:
-            await app.database.check_schema()
+            if check_schema:
+                await app.database.check_schema()
             return await work(app)
         finally:
             await app.close()

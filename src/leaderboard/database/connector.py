@@ -21,6 +21,8 @@ from leaderboard.errors import DatabaseReadOnly
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "REPEATABLE READ, READ ONLY"]
 
+APPLICATION_NAME = "leaderboard"
+"""The name of the connections in `pg_stat_activity`."""
 SESSION_SETTINGS = MappingProxyType({"jit": "off", "default_transaction_isolation": "'read committed'"})
 
 _CACHED_STATEMENTS = 100
@@ -91,7 +93,7 @@ class Connector:
                     asyncpg.connect(
                         **self._arguments,
                         **options,
-                        server_settings={"application_name": "leaderboard"},
+                        server_settings={"application_name": APPLICATION_NAME},
                         timeout=self._timeout_s,
                         statement_cache_size=0 if behind_pooler else _CACHED_STATEMENTS,
                         max_cached_statement_lifetime=self._plan_lifetime_s,

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from leaderboard.database import schema, username_mode
 from leaderboard.database.boards import Board, Boards
 from leaderboard.database.change_log import ChangeLog
 from leaderboard.database.connections import Connections
+from leaderboard.database.connector import APPLICATION_NAME
 from leaderboard.database.entries import Entries
 from leaderboard.database.exporter import Exporter
 from leaderboard.database.idempotency_keys import IdempotencyKeys
@@ -22,6 +24,25 @@ from leaderboard.snapshot import SnapshotPosition
 from leaderboard.tuning import Tuning
 from leaderboard.usernames import Usernames, key_function
 
+MAX_LOG_ROWS = 1_000_000
+"""A summary counts no more rows of the change log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSummary:
+    """What PostgreSQL says about itself and the processes that use it.
+
+    `connections`: how many of all processes are open, except this one's. `log_rows` are those of the change log,
+    up to MAX_LOG_ROWS. `index_valid` and `index_pending`, the log rows that were not applied, are those of the
+    rank index of the board `default`.
+    """
+
+    read_only: bool
+    connections: int
+    log_rows: int
+    index_valid: bool
+    index_pending: int
+
 
 class Database:
     """The source of truth.
@@ -34,6 +55,7 @@ class Database:
         self.connections = connections
         self._sql = load_queries("server")
         self._usernames = usernames
+        self._max_pending = tuning.ranks.max_pending
         key_of = key_function(usernames)
         self.users = Users(connections, tuning, key_of)
         self.scores = Scores(connections, tuning.writes)
@@ -61,6 +83,14 @@ class Database:
         async with self.connections.acquire() as connection:
             if await connection.fetchval(self._sql["read_only"]):
                 raise DatabaseReadOnly("PostgreSQL takes no writes: its transactions are read-only")
+
+    async def summary(self) -> ServerSummary:
+        """Return what operators look at."""
+        async with self.connections.acquire() as connection:
+            row = await one_row(
+                connection, self._sql["summary"], MAX_LOG_ROWS, self._max_pending, APPLICATION_NAME
+            )
+        return ServerSummary(**row)
 
     async def migrate(self, report: Callable[[str], None]) -> int:
         """Bring the schema up to date; see `schema.migrate`. A database without users takes over USERNAMES.

@@ -113,6 +113,12 @@ class Users:
                 row = await one_row(connection, self._sql["find_user_by_key"], key)
             return AtSnapshot(_account(row), position_of(row))
 
+    async def find_number(self, user_id: int) -> AtSnapshot[Account | None]:
+        """Return the user of that id, hidden or not, None if there is none."""
+        async with self._connections.acquire() as connection:
+            row = await one_row(connection, self._sql["find_number"], user_id)
+            return AtSnapshot(_account(row), position_of(row))
+
     async def find_external_ids(self, external_ids: Sequence[str]) -> AtSnapshot[dict[str, Account]]:
         """Return the users that have one of these external ids, hidden or not, by external id."""
         async with self._connections.acquire() as connection:

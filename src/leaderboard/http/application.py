@@ -72,7 +72,7 @@ class HttpApplication:
             handlers,
             BoardHandlers(
                 service.reads,
-                service.writes,
+                service.scores,
                 service.boards,
                 service.entries,
                 responses,

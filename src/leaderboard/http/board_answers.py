@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from leaderboard.board_rules import Better, BoardRules, Keeps, Number, Ranks, Ties
 from leaderboard.database.boards import Board, Season
 from leaderboard.http.paging import NextPage
-from leaderboard.model import Account, EntrySet, Rank, ScoreSet, Total, UserId
+from leaderboard.model import Account, EntrySet, Rank, Total, UserId
 from leaderboard.schedules import Every
 
 BoardScore = Annotated[float, Meta(description="with as many decimals as the board has")]
@@ -222,13 +222,6 @@ def changed_entry(entry: EntrySet, rank: int | UnsetType | None = UNSET) -> Chan
         rank,
         UNSET if entry.external_id is None else entry.external_id,
     )
-
-
-def entry_of_default(done: ScoreSet) -> EntrySet:
-    """Returns what setting a score on `default` did, in the form of the other boards."""
-    improved = done.total_score > done.previous_score
-    names = done.user_name, done.image_url
-    return EntrySet(done.user_id, *names, done.total_score, done.previous_score, improved, 1, done.external_id)
 
 
 def _exact(number: Number | None) -> Any:

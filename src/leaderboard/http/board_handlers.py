@@ -6,12 +6,7 @@ from collections.abc import Mapping
 import structlog
 
 from leaderboard.board_rules import DEFAULT_BOARD
-from leaderboard.errors import (
-    BoardNotFound,
-    InvalidField,
-    LeaderboardError,
-    Unavailable,
-)
+from leaderboard.errors import BoardNotFound, Unavailable
 from leaderboard.http import board_answers, board_bodies, paging, problems, requests, security
 from leaderboard.http.access import Access
 from leaderboard.http.asgi import AsgiScope, Receive
@@ -30,12 +25,11 @@ from leaderboard.http.read_responses import ReadResponses
 from leaderboard.http.response import NoContent, Response
 from leaderboard.model import EntrySet, UserRef, encode_json
 from leaderboard.queries import SeasonRef
-from leaderboard.rules import check_score
 from leaderboard.service.boards import BoardService
 from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Once
 from leaderboard.service.reads import Reads
-from leaderboard.service.writes import Writes
+from leaderboard.service.scores import Scores
 
 NO_CONTENT = NoContent(security.encode_headers(None))
 
@@ -48,7 +42,7 @@ class BoardHandlers:
     def __init__(
         self,
         reads: Reads,
-        writes: Writes,
+        scores: Scores,
         boards: BoardService,
         entries: EntryWrites,
         responses: ReadResponses,
@@ -58,7 +52,7 @@ class BoardHandlers:
     ) -> None:
         self._reads = reads
         self._responses = responses
-        self._writes = writes
+        self._scores = scores
         self._boards = boards
         self._entries = entries
         self._access = access
@@ -97,10 +91,12 @@ class BoardHandlers:
         shows_rank = with_rank(parameters(scope, RankParameters))
         change = board_bodies.change(body)
         check_creation(self._access, scope, user, change.user_name)
-        entry = await self._change(board, user, change, once_of(scope))
+        entry = await self._scores.change(
+            board, user, change.number, adds=change.adds, once=once_of(scope), user_name=change.user_name
+        )
         if not shows_rank:
             return Response(200, JSON, encode_json(board_answers.changed_entry(entry)))
-        rank = await self._rank(board, entry)
+        rank = await self._scores.rank(board, entry)
         return Response(200, JSON, encode_json(board_answers.changed_entry(entry, rank)))
 
     async def change_entries(self, scope: AsgiScope, receive: Receive) -> Response:
@@ -112,7 +108,17 @@ class BoardHandlers:
             await self._boards.known(board)
         for user, change in changes.items():
             check_creation(self._access, scope, user, change.user_name)
-        writes = [self._change(board, user, change, _once_for(user, once)) for user, change in changes.items()]
+        writes = [
+            self._scores.change(
+                board,
+                user,
+                change.number,
+                adds=change.adds,
+                once=_once_for(user, once),
+                user_name=change.user_name,
+            )
+            for user, change in changes.items()
+        ]
         results = await asyncio.gather(*writes, return_exceptions=True)
         return Response(200, JSON, encode_json({"results": _results(changes, results)}))
 
@@ -120,35 +126,6 @@ class BoardHandlers:
         """Remove a user from a board"""
         await self._entries.remove(board_of(scope), user_of(scope))
         return NO_CONTENT
-
-    async def _change(self, board: str, user: UserRef, change: Change, once: Once | None) -> EntrySet:
-        if board == DEFAULT_BOARD:
-            return await self._set_default(user, change, once)
-        write = self._entries.add if change.adds else self._entries.set_score
-        return await write(board, user, change.number, once, change.user_name)
-
-    async def _set_default(self, user: UserRef, change: Change, once: Once | None) -> EntrySet:
-        if change.adds:
-            raise InvalidField({"increment": "is refused, because the board 'default' keeps the last score"})
-        if not isinstance(change.number, int):
-            raise InvalidField({"score": "must be an integer, not a number with a fraction"})
-        try:
-            score = check_score(change.number)
-        except ValueError as error:
-            raise InvalidField({"score": str(error)}) from None
-        done = await self._writes.set_score(user, score, once, change.user_name)
-        return board_answers.entry_of_default(done)
-
-    async def _rank(self, board: str, entry: EntrySet) -> int | None:
-        """Returns the rank of an entry that was changed, None if it cannot be read.
-
-        An error would read as if the write had failed, and an increment would be sent again.
-        """
-        season = None if board == DEFAULT_BOARD else SeasonRef(board, entry.season)
-        try:
-            return (await self._reads.standing(entry.user_id, season)).result.rank
-        except LeaderboardError:
-            return None
 
 
 def _season(scope: AsgiScope) -> SeasonRef | None:

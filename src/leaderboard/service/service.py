@@ -12,6 +12,7 @@ from leaderboard.service.cache_reads import CacheReads
 from leaderboard.service.entries import EntryWrites
 from leaderboard.service.idempotency import Idempotency
 from leaderboard.service.reads import Reads
+from leaderboard.service.scores import Scores
 from leaderboard.service.user_ids import UserIds
 from leaderboard.service.users import UserService
 from leaderboard.service.writes import Writes
@@ -27,6 +28,7 @@ class Service:
     writes: Writes
     boards: BoardService
     entries: EntryWrites
+    scores: Scores
     users: UserService
 
     @classmethod
@@ -49,25 +51,22 @@ class Service:
         user_ids = UserIds(database, visibility, health, metrics, limits, tuning.remembered_ids)
         boards = BoardService(database, visibility, health, user_ids)
         writes = Writes(database, visibility, health, idempotency, user_ids, metrics, limits, tuning.writes)
-        return cls(
-            Reads(
-                database,
-                cache,
-                visibility,
-                health,
-                metrics,
-                user_ids,
-                limits,
-                connections=read_connections,
-                stale_reads=stale_reads,
-            ),
-            writes,
-            boards,
-            EntryWrites(
-                database, boards, visibility, health, idempotency, user_ids, metrics, limits, tuning.writes
-            ),
-            UserService(database, visibility, health, user_ids, writes),
+        reads = Reads(
+            database,
+            cache,
+            visibility,
+            health,
+            metrics,
+            user_ids,
+            limits,
+            connections=read_connections,
+            stale_reads=stale_reads,
         )
+        entries = EntryWrites(
+            database, boards, visibility, health, idempotency, user_ids, metrics, limits, tuning.writes
+        )
+        users = UserService(database, visibility, health, user_ids, writes)
+        return cls(reads, writes, boards, entries, Scores(reads, writes, entries), users)
 
     async def close(self) -> None:
         """Finish what was begun."""

@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from leaderboard.database.database import Database
 from leaderboard.database.writing import NotWritten
-from leaderboard.errors import ExternalIdFixed, ExternalIdTaken, UsernameTaken, UserNotFound
+from leaderboard.errors import ExternalIdFixed, ExternalIdNotFound, ExternalIdTaken, UsernameTaken, UserNotFound
 from leaderboard.health import Health
 from leaderboard.model import Account, ExternalId, User, UserRef
 from leaderboard.service.user_ids import UserIds
@@ -32,6 +32,19 @@ class UserService:
         """Return the user of that name, hidden or not, None if there is none."""
         found = await self._database.users.find(user_name)
         await self._publish(found.position)
+        return found.value
+
+    async def get(self, user: UserRef) -> Account:
+        """Return a user, hidden or not. Raises UserNotFound."""
+        if not isinstance(user, int):
+            account = await self._user_ids.account(user)
+            if account is None:
+                raise ExternalIdNotFound(user)
+            return account
+        found = await self._database.users.find_number(user)
+        await self._publish(found.position)
+        if found.value is None:
+            raise UserNotFound(user)
         return found.value
 
     async def with_prefix(self, prefix: str, after: str, limit: int, *, hidden: bool) -> Sequence[Account]:

@@ -171,6 +171,14 @@ LEFT JOIN (
     SELECT user_id, user_name, image_url, total_score, hidden, external_id FROM users WHERE name_key = $1
 ) AS u ON true
 
+-- name: find_number
+-- $1: the user id. Returns one row, whose `user_id` is NULL if there is no such user.
+SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch
+FROM (SELECT) AS always
+LEFT JOIN (
+    SELECT user_id, user_name, image_url, total_score, hidden, external_id FROM users WHERE user_id = $1
+) AS u ON true
+
 -- name: find_external_ids
 -- $1: external ids. Returns a row for each user that has one of them, and at least one row.
 SELECT u.*, pg_current_snapshot()::text AS snapshot, database_epoch() AS epoch

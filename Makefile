@@ -100,7 +100,8 @@ client: setup  ## make the synchronous client for Python from the one for asynci
 docs: setup .venv/.docs  ## build the documentation's site in build/site; a broken link fails
 	$(BIN)/python docs/site/http_api.py docs/http-api.md
 	$(BIN)/typer leaderboard.cli utils docs --name leaderboard --title "Command line" --output docs/command-line.md
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --conf-dir docs/site --doctree-dir build/doctrees . build/site
+	rm -rf build/site
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet --conf-dir docs/site --doctree-dir build/doctrees . build/site
 	@echo "the site is in build/site; make docs-serve shows it"
 
 docs-serve: docs  ## show the site on http://localhost:$(or $(PORT),8008)

@@ -3,14 +3,13 @@
 The pages are the Markdown files of the repository, where they are, so that their links also work in a clone.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from sphinx.builders.html import StandaloneHTMLBuilder
 
 if TYPE_CHECKING:
-    from docutils.nodes import Element
     from sphinx.application import Sphinx
-    from sphinx.environment import BuildEnvironment
 
 project = "Leaderboard"
 html_title = "Leaderboard"
@@ -48,13 +47,17 @@ class SiteBuilder(StandaloneHTMLBuilder):
         return self.outdir / self.get_target_uri(page_name)
 
 
-def show_folder(_app: "Sphinx", env: "BuildEnvironment", node: "Element", text: "Element") -> "Element | None":
-    """Returns the text of a link to a folder of the repository, which is no page. Other links stay broken."""
-    folder = (env.srcdir / node["refdoc"]).parent / node["reftarget"]
-    return text if folder.is_dir() else None
+def unlink_folders(app: "Sphinx", docname: str, source: list[str]) -> None:
+    """Replaces links to folders of the repository, which are no pages, by their text."""
+    folder = (app.srcdir / docname).parent
+
+    def text_of(link: re.Match[str]) -> str:
+        return link[1] if (folder / link[2]).is_dir() else link[0]
+
+    source[0] = re.sub(r"\[([^\]]+)\]\(([^()\s:#]+)\)", text_of, source[0])
 
 
 def setup(app: "Sphinx") -> None:
-    """Registers the builder."""
+    """Registers the builder and what is done to the pages."""
     app.add_builder(SiteBuilder, override=True)
-    app.connect("missing-reference", show_folder)
+    app.connect("source-read", unlink_folders)

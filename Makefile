@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The name of a Secret of Kubernetes, and the password of the trial.
 NO_SECRETS := --exclude-lines '(secret|secretName): "?[a-z-]+"?}?$$' --exclude-secrets b25seS1mb3ItYS10cmlhbA==
 
-.PHONY: help setup dev test test-all chaos explore mutants bench bench-quick bench-growth bench-boards manifests deploy-check aws-setup aws-check aws-cost client lint format lock image-digests clean
+.PHONY: help setup dev test test-all chaos explore mutants bench bench-quick bench-growth bench-boards manifests deploy-check aws-setup aws-check aws-cost client lint format docs docs-serve lock image-digests clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -97,10 +97,25 @@ format: setup  ## put the code into its one style
 client: setup  ## make the synchronous client for Python from the one for asyncio
 	$(BIN)/python clients/python/make_sync.py
 
+docs: setup .venv/.docs  ## build the documentation's site in build/site; a broken link fails
+	$(BIN)/python docs/site/http_api.py docs/http-api.md
+	$(BIN)/typer leaderboard.cli utils docs --name leaderboard --title "Command line" --output docs/command-line.md
+	rm -rf build/site
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet --conf-dir docs/site --doctree-dir build/doctrees . build/site
+	@echo "the site is in build/site; make docs-serve shows it"
+
+docs-serve: docs  ## show the site on http://localhost:$(or $(PORT),8008)
+	$(BIN)/python -m http.server $(or $(PORT),8008) --bind 127.0.0.1 --directory build/site
+
+.venv/.docs: requirements-docs.txt .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.txt
+	@touch $@
+
 lock:  ## pin the requirements again (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.txt
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-dev.txt
 	uv pip compile --group bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-bench.txt
+	uv pip compile --group docs --constraints requirements-dev.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-docs.txt
 	uv pip compile --group deploy --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-deploy.txt
 	uv pip compile --group aws --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o deploy/aws/requirements.txt
 	echo hatchling | uv pip compile - --constraints requirements-dev.txt --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet -o requirements-build.txt
@@ -109,4 +124,4 @@ image-digests:  ## print the lines for .env that pin the images of the Compose f
 	@deploy/image-digests.sh
 
 clean:  ## remove what was installed and the development data
-	rm -rf .venv .venv-deploy deploy/aws/.venv deploy/aws/cdk.out .data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-deploy build docs/http-api.md docs/command-line.md deploy/aws/.venv deploy/aws/cdk.out .data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

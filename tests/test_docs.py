@@ -3,10 +3,12 @@
 import asyncio
 import json
 import re
+import runpy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import jsonschema_rs
 import msgspec
 import pytest
 import typer
@@ -368,3 +370,33 @@ def test_every_metric_is_documented_as_it_is() -> None:
         expected.append([f"`{name}{'_total' if kind == 'counter' else ''}`", kind, labels, documentation])
     assert len(expected) > 5
     assert table(METRICS, "metric") == expected
+
+
+# The pages that are made when the site is built
+
+
+def test_the_page_about_the_api_has_every_call_with_its_problems() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "site" / "http_api.py"))
+    page = made["page"](made["document"]())
+    found = dict(re.findall(r"^### ([A-Z]+ /\S*)\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL))
+    routes = {f"{route.method} {route.path}": route for route in ROUTES if route.documented}
+    assert list(found) == sorted(routes, key=list(found).index)
+    for name, text in found.items():
+        assert set(re.findall(r"errors\.md#(\w+?)--", text)) == set(routes[name].problems), name
+        (example,) = re.findall(r"```sh\n(curl .*)\n```", text)
+        assert ("-d '" in example) == (routes[name].body is not None)
+        for parameter in routes[name].parameters:
+            assert f"| `{parameter.name}` | path |" in text
+    links = set(re.findall(r"\(#(\w+)\)", page))
+    assert links <= {title.lower() for title in re.findall(r"^### (\w+)$", page, re.MULTILINE)}
+
+
+def test_the_examples_of_the_page_about_the_api_have_bodies_that_are_allowed() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "site" / "http_api.py"))
+    document = made["document"]()
+    for item in document["paths"].values():
+        for operation in item.values():
+            if "requestBody" in operation:
+                schema = operation["requestBody"]["content"]["application/json"]["schema"]
+                validator = jsonschema_rs.validator_for(schema | {"components": document["components"]})
+                validator.validate(made["BODIES"][operation["operationId"]])

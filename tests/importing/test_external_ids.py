@@ -112,6 +112,21 @@ async def test_json_lines_have_ids_too(settings: Settings, tmp_path: Path) -> No
     ]
 
 
+async def test_json_lines_may_have_the_first_id_in_any_object(settings: Settings, tmp_path: Path) -> None:
+    sql(settings, "INSERT INTO users (user_name, external_id) VALUES ('renamed', 'x')")
+    file = tmp_path / "users.jsonl"
+    file.write_text(
+        '{"username": "bob", "score": 6}\n{"username": "ada", "score": 5, "externalId": "x"}\n'
+        '{"username": "eve", "score": "7", "externalId": "e"}\n'
+    )
+    report = await to_default(settings, file, UPDATE)
+    assert users(settings) == {"bob": (None, 6), "renamed": ("x", 5)}
+    assert [row[-1] for row in rejected(report, "imageUrl", "externalId")] == ["e"]
+    options = Options(columns=ColumnOptions({"externalId": ""}))
+    await run(settings, file, UPDATE, options=options)
+    assert users(settings)["ada"] == (None, 5)
+
+
 async def exported(settings: Settings, season: SeasonRef | None, path: Path) -> Path:
     async with app.database_from(settings).exporting(season) as exporter:
         with path.open("w", newline="") as file:

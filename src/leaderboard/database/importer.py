@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 Row = tuple[int, str, int, str | None] | tuple[int, str, int, str | None, str | None]
-"""Line number, user_name, value, image_url, and the external id if the input has external ids.
+"""Line number, user_name, value, image_url, and the external id. Rows may lack the last one.
 
 The value is the score; on boards, the one of which more is better.
 """
@@ -107,10 +107,13 @@ class Importer:
 
     async def load(self, rows: Sequence[Row]) -> None:
         """Add rows, with ascending line numbers."""
-        if rows:
-            self._width = len(rows[0])
+        widths = {self._width, *map(len, rows)}
+        self._width = max(widths)
+        records: Sequence[tuple[Any, ...]] = rows
+        if len(widths) > 1:
+            records = [row if len(row) == self._width else (*row, None) for row in rows]
         columns = _COLUMNS[: self._width]
-        await self._connection.copy_records_to_table("incoming", records=rows, columns=columns)
+        await self._connection.copy_records_to_table("incoming", records=records, columns=columns)
         self.rows += len(rows)
 
     async def drop_repeated(self, dropped: Callable[[Repeated], None]) -> None:

@@ -81,6 +81,16 @@ async def test_a_row_that_cannot_be_a_user_is_rejected_and_can_be_mended(
     assert users(settings)["robert"] == ("not b", 2)
 
 
+async def test_a_rejected_row_has_its_name_in_the_file(settings: Settings, tmp_path: Path) -> None:
+    sql(settings, "INSERT INTO users (user_name, external_id) VALUES ('renamed', 'x')")
+    rows = ("ada", 1, "x"), ("eve", 2, "x"), ("renamed", 3, "")
+    report = await to_default(settings, write(tmp_path, *rows), UPDATE)
+    assert [row[1:3] for row in rejected(report, "external_id")] == [
+        ["externalId: duplicate of line 2", "eve"],
+        ["username: duplicate of line 2", "renamed"],
+    ]
+
+
 async def test_with_fail_nothing_is_imported_if_an_id_exists(settings: Settings, tmp_path: Path) -> None:
     sql(settings, "INSERT INTO users (user_name, external_id) VALUES ('renamed', 'x')")
     with pytest.raises(Exception, match="renamed"):
@@ -110,6 +120,21 @@ async def test_json_lines_have_ids_too(settings: Settings, tmp_path: Path) -> No
     assert [row[1] for row in rejected(report, "imageUrl", "externalId")] == [
         "externalId: must be a string or null"
     ]
+
+
+async def test_json_lines_may_have_the_first_id_in_any_object(settings: Settings, tmp_path: Path) -> None:
+    sql(settings, "INSERT INTO users (user_name, external_id) VALUES ('renamed', 'x')")
+    file = tmp_path / "users.jsonl"
+    file.write_text(
+        '{"username": "bob", "score": 6}\n{"username": "ada", "score": 5, "externalId": "x"}\n'
+        '{"username": "eve", "score": "7", "externalId": "e"}\n'
+    )
+    report = await to_default(settings, file, UPDATE)
+    assert users(settings) == {"bob": (None, 6), "renamed": ("x", 5)}
+    assert [row[-1] for row in rejected(report, "imageUrl", "externalId")] == ["e"]
+    options = Options(columns=ColumnOptions({"externalId": ""}))
+    await run(settings, file, UPDATE, options=options)
+    assert users(settings)["ada"] == (None, 5)
 
 
 async def exported(settings: Settings, season: SeasonRef | None, path: Path) -> Path:

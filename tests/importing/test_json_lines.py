@@ -134,8 +134,8 @@ async def test_rejected_objects_can_be_mended_and_imported(settings: Settings, t
     assert report.rejected_path is not None
     text = report.rejected_path.read_text()
     header, *lines = text.splitlines()
-    assert header == "line,reason,username,score,imageUrl"
-    assert [line.split(",")[-3:] for line in lines] == [["'=amy", "6", ""], ["", "1", ""], ["bob", "7", ""]]
+    assert header == "line,reason,username,score,imageUrl,externalId"
+    assert [line.split(",")[-4:-1] for line in lines] == [["'=amy", "6", ""], ["", "1", ""], ["bob", "7", ""]]
     report.rejected_path.write_text(text.replace(",,1,", ",zoe,1,"))
     assert counts(await run(settings, report.rejected_path, UPDATE)) == (3, 2, 1, 0, 0)
     assert board(settings) == {"bob": (7, None), "=amy": (6, None), "zoe": (1, None)}

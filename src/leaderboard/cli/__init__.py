@@ -13,7 +13,19 @@ from typing import Annotated
 import structlog
 import typer
 
-from leaderboard.cli import boards, cache, dev, exporting, importing, key, migrate, operators, serve, status, usernames
+from leaderboard.cli import (
+    boards,
+    cache,
+    dev,
+    exporting,
+    importing,
+    key,
+    migrate,
+    operators,
+    serve,
+    status,
+    usernames,
+)
 from leaderboard.cli.exits import ExitStatus, fail
 from leaderboard.config import BadSetting
 from leaderboard.errors import LeaderboardError

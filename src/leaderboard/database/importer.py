@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 Row = tuple[int, str, int, str | None] | tuple[int, str, int, str | None, str | None]
-"""Line number, user_name, value, image_url, and the external id if the input has external ids.
+"""Line number, user_name, value, image_url, and the external id. Rows may lack the last one.
 
 The value is the score; on boards, the one of which more is better.
 """
@@ -111,13 +111,15 @@ class Importer:
 
     async def load(self, rows: Sequence[Row]) -> None:
         """Add rows, with ascending line numbers."""
-        if rows:
-            self._width = len(rows[0])
-        columns = list(_COLUMNS[: self._width])
+        widths = {self._width, *map(len, rows)}
+        self._width = max(widths)
         records: Iterable[tuple[object, ...]] = rows
+        if len(widths) > 1:
+            records = [row if len(row) == self._width else (*row, None) for row in rows]
+        columns = list(_COLUMNS[: self._width])
         if self._has_keys:
             columns.append("name_key")
-            records = ((*row, self._key_of(row[1])) for row in rows)
+            records = [(*record, self._key_of(row[1])) for record, row in zip(records, rows, strict=True)]
         await self._connection.copy_records_to_table("incoming", records=records, columns=columns)
         self.rows += len(rows)
 

@@ -62,7 +62,8 @@ class JsonUsers:
         name, score, image_url, external_id = cells
         try:
             row = line, _parse_username(name), self._parse_score(score), _parse_image_url(image_url)
-            return (*row, _parse_external_id(external_id)) if self._keys[3] else row
+            found_by = _parse_external_id(external_id)
+            return row if found_by is None else (*row, found_by)
         except ValueError:
             checks = (_parse_username, self._parse_score, _parse_image_url, _parse_external_id)
             reason = reason_of(zip(COLUMNS, checks, cells, strict=True))

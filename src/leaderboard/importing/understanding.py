@@ -159,10 +159,9 @@ def _understand_json(beginning: str, options: Options) -> Understood:
     except ValueError as error:
         raise UnusableFile(f"line {number} is not a JSON object on one line: {error}") from None
     try:
-        columns = options.columns.find(keys)
-        if columns.image_at is None and "imageUrl" not in options.columns.names:
-            # Other objects may have one.
-            columns = options.columns.find([*keys, "imageUrl"])
-        return Understood(columns)
+        found = options.columns.find(keys).named()
+        # Other objects may have them.
+        others = [column for column in COLUMNS if column not in found and column not in options.columns.names]
+        return Understood(options.columns.find([*keys, *others]))
     except ValueError as error:
         raise UnusableFile(f"line {number}: {error}") from None

@@ -8,13 +8,14 @@ CREATE TEMP TABLE incoming (
     value     bigint NOT NULL,  -- the score; on boards other than `default`, the one of which more is better
     image_url text,
     external_id text COLLATE "C",  -- NULL: the user is found by its name
-    name_key  text  -- NULL where names are compared as they are
+    name_key  text,  -- NULL where names are compared as they are
+    name_in_file text  -- where `user_name` is another one
 )
 
 -- name: name_external_ids
 -- Gives rows the present names of the users with their external ids. From here on all rows are found by name. A user that is
 -- renamed meanwhile is not found, and another user who takes the name has another external id.
-UPDATE incoming AS i SET user_name = u.user_name, name_key = u.name_key
+UPDATE incoming AS i SET user_name = u.user_name, name_key = u.name_key, name_in_file = i.user_name
 FROM users AS u
 WHERE u.external_id = i.external_id AND u.user_name <> i.user_name
 
@@ -46,11 +47,12 @@ WHERE i.external_id IS NOT NULL AND u.external_id IS DISTINCT FROM i.external_id
 -- name: find_repeated
 -- Grouping hashes the names, which is several times faster than sorting.
 INSERT INTO repeated
-SELECT i.line, f.first_line, 'username'
+SELECT i.line, f.first_line, CASE WHEN i.external_id = o.external_id THEN 'externalId' ELSE 'username' END
 FROM (
     SELECT coalesce(name_key, user_name) AS name, min(line) AS first_line FROM incoming
     WHERE line NOT IN (SELECT line FROM repeated) GROUP BY 1 HAVING count(*) > 1
 ) AS f
+JOIN incoming AS o ON o.line = f.first_line
 JOIN incoming AS i ON coalesce(i.name_key, i.user_name) = f.name AND i.line > f.first_line
 WHERE i.line NOT IN (SELECT line FROM repeated)
 
@@ -65,7 +67,7 @@ JOIN incoming AS i ON i.external_id = f.external_id AND i.line > f.first_line
 WHERE i.line NOT IN (SELECT line FROM repeated)
 
 -- name: repeated
-SELECT r.line, r.first_line, r.same, i.user_name, i.value, i.image_url, i.external_id
+SELECT r.line, r.first_line, r.same, coalesce(i.name_in_file, i.user_name) AS user_name, i.value, i.image_url, i.external_id
 FROM repeated AS r JOIN incoming AS i ON i.line = r.line
 ORDER BY r.line
 

@@ -38,9 +38,9 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 KEYWORDS = {
-    *("$ref", "anyOf", "type", "properties", "required", "additionalProperties", "items"),
+    *("$ref", "anyOf", "oneOf", "allOf", "type", "properties", "required", "additionalProperties", "items"),
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum", "pattern"),
-    *("minProperties", "maxProperties"),
+    *("minProperties", "maxProperties", "dependentRequired"),
     *("title", "description", "default", "examples", "format"),
 }
 
@@ -134,8 +134,15 @@ class Contract:
         assert set(schema) <= KEYWORDS, f"{where}: unknown keywords {set(schema) - KEYWORDS}"
         if "$ref" in schema:
             yield from self.complaints(self.resolve(schema["$ref"]), value, where)
+        for each in schema.get("allOf", ()):
+            yield from self.complaints(each, value, where)
         if "anyOf" in schema and all(list(self.complaints(each, value, where)) for each in schema["anyOf"]):
             yield f"{where}: {value!r} fits none of {schema['anyOf']}"
+        if (
+            "oneOf" in schema
+            and sum(not list(self.complaints(each, value, where)) for each in schema["oneOf"]) != 1
+        ):
+            yield f"{where}: {value!r} does not fit exactly one of {schema['oneOf']}"
         if "enum" in schema and value not in schema["enum"]:
             yield f"{where}: {value!r} is none of {schema['enum']}"
         if schema.get("format") == "date-time" and not re.fullmatch(r"[\d-]{10}T[\d:.]+Z", str(value)):
@@ -146,10 +153,14 @@ class Contract:
         if "pattern" in schema and not re.search(schema["pattern"], value):
             yield f"{where}: {value!r} does not match {schema['pattern']}"
         yield from _out_of_bounds(schema, value, where)
-        if isinstance(value, dict) and "properties" in schema:
+        if isinstance(value, dict):
             for name in schema.get("required", ()):
                 if name not in value:
                     yield f"{where}: {name} is missing"
+            for name, needed in schema.get("dependentRequired", {}).items():
+                if name in value and not set(needed) <= set(value):
+                    yield f"{where}: {name} is given without {needed}"
+        if isinstance(value, dict) and "properties" in schema:
             for name, member in value.items():
                 if name in schema["properties"]:
                     yield from self.complaints(schema["properties"][name], member, f"{where}.{name}")

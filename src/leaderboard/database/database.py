@@ -55,7 +55,6 @@ class Database:
         self.connections = connections
         self._sql = load_queries("server")
         self._usernames = usernames
-        self._max_pending = tuning.ranks.max_pending
         key_of = key_function(usernames)
         self.users = Users(connections, tuning, key_of)
         self.scores = Scores(connections, tuning.writes)
@@ -88,7 +87,7 @@ class Database:
         """Return what operators look at."""
         async with self.connections.acquire() as connection:
             row = await one_row(
-                connection, self._sql["summary"], MAX_LOG_ROWS, self._max_pending, APPLICATION_NAME
+                connection, self._sql["summary"], MAX_LOG_ROWS, self.rank_index.max_pending, APPLICATION_NAME
             )
         return ServerSummary(**row)
 

@@ -91,6 +91,11 @@ class RankIndex:
         self._rebalancing: set[int] = set()
         """The seasons whose checkpoints another turn shall add or remove."""
 
+    @property
+    def max_pending(self) -> int:
+        """The most log rows that a rank reads which the index lacks; with more, all better users are counted."""
+        return self._tuning.max_pending
+
     # Reading
 
     async def standings(

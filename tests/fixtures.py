@@ -1,6 +1,7 @@
 """Real servers for the tests, started once per process, with fresh databases for each test."""
 
 import asyncio
+import logging
 import tempfile
 import uuid
 from collections import deque
@@ -11,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import hypothesis
 import pytest
+import structlog
 from pydantic import SecretStr
 
 from leaderboard import app
@@ -36,6 +38,18 @@ REDIS_DATABASES = range(16, 80)
 
 Smaller numbers are for programs that choose a number themselves, as the benchmarks do.
 """
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undoes the settings of logs that a command has made in this process, whose standard error is closed then."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
 
 SLOW = (
     "bench/tests",

@@ -39,6 +39,7 @@ REDIS_DATABASES = range(16, 80)
 Smaller numbers are for programs that choose a number themselves, as the benchmarks do.
 """
 
+
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
     """Undoes the settings of logs that a command has made in this process, whose standard error is closed then."""

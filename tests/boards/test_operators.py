@@ -146,15 +146,19 @@ async def read(app: App, world: World) -> None:
         board, user_id = rng.choice(world.boards), rng.randint(1, USERS)
         season = SeasonRef(board.name)
         start = time.monotonic()
+        age_s = None
         try:
             match rng.choice(("user", "context", "top", "page")):
                 case "user":
-                    users = [(await reads.standing(user_id, season)).result]
+                    standing = await reads.standing(user_id, season)
+                    users, age_s = [standing.result], standing.age_s
                 case "context":
-                    context = (await reads.context(user_id, season)).result
-                    users = [*context.above, context.user, *context.below]
+                    context = await reads.context(user_id, season)
+                    users = [*context.result.above, context.result.user, *context.result.below]
+                    age_s = context.age_s
                 case "top":
-                    users = (await reads.top(10, season)).result.decode().users
+                    top = await reads.top(10, season)
+                    users, age_s = top.result.decode().users, top.age_s
                 case _:
                     users = (await reads.page(PageQuery(10, season=season))).result.users
         except NotOnBoard:
@@ -163,6 +167,8 @@ async def read(app: App, world: World) -> None:
             await asyncio.sleep(0.005)
             continue
         else:
+            if age_s is not None:
+                continue  # It says that it may be stale.
             places = tuple(
                 Place(user.rank, user.user_id, user.user_name, better(board.rules, user.total_score))
                 for user in users

@@ -197,9 +197,9 @@ def test_without_postgres_writes_are_rejected_and_reads_have_an_age(
     context = api.client.get(f"/leaderboard/user/{user_id}/context")
     assert (context.status_code, context.json()["user"]["userId"]) == (200, user_id)
     assert "age" in context.headers
-    # Pages never come from the cache, so there are no stale ones.
-    for page in ("/leaderboard", "/leaderboard?around_rank=1"):
-        refused = api.client.get(page)
+    # Pages never come from the cache, so there are no stale ones. A 404 has no Age, and the user may exist by now.
+    for path in ("/leaderboard", "/leaderboard?around_rank=1", "/users/999", "/leaderboard/user/999/context"):
+        refused = api.client.get(path)
         assert (refused.status_code, refused.json()["code"], "age" in refused.headers) == (
             503,
             "unavailable",

@@ -183,7 +183,11 @@ class Reads:
         else:
             self._cache.note_read(query.season, cached=False)
             return reply
-        reply = await queue.ask(msgspec.structs.replace(query, stale=True))
+        try:
+            reply = await queue.ask(msgspec.structs.replace(query, stale=True))
+        except (UserNotFound, NotOnBoard):
+            # An error has no Age. The user may have been created, or come to the board, since.
+            reply = None
         if reply is None:
             raise DatabaseUnavailable("PostgreSQL is unreachable, and the cache cannot answer this")
         self._metrics.answers.inc("stale cache")

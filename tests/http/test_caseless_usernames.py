@@ -49,7 +49,7 @@ def test_a_name_is_taken_in_every_form_and_shown_as_it_was_given(caller: Caller)
     for name in ("bob smith", "BOB  SMITH", "Ｂｏｂ　Ｓｍｉｔｈ", "Bob Smith"):
         taken = caller.post("/users", {"username": name})
         refused(taken, "username_taken")
-        # Nothing about the other user is told.
+        # The answer says nothing about the other user.
         assert taken.json()["detail"] == f"the username {' '.join(name.split(' '))!r} is taken"
         assert find(caller, name).json()["userId"] == user
         assert find(caller, name).json()["username"] == "Bob Smith"

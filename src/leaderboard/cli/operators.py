@@ -39,10 +39,7 @@ def top(
     """Show the best users of a board."""
     wanted = season_ref(checked_board(board), season)
     found = run(lambda operations: operations.top(n, board, wanted), url, key)
-    if as_json:
-        tables.print_json(found)
-    else:
-        tables.print_table(tables.standings_table(found.users))
+    tables.print_answer(found, [tables.standings_table(found.users)], as_json=as_json)
 
 
 def show(
@@ -67,11 +64,7 @@ def show(
         return Found(account, context, boards)
 
     found = run(work, url, key)
-    if as_json:
-        tables.print_json(found)
-        return
-    for table in tables.found_tables(found, board):
-        tables.print_table(table)
+    tables.print_answer(found, tables.found_tables(found, board), as_json=as_json)
 
 
 def set_(
@@ -93,10 +86,7 @@ def set_(
         return await operations.change_score(await user_of(operations, named), board, number, adds=increment)
 
     changed = run(work, url, key)
-    if as_json:
-        tables.print_json(changed)
-    else:
-        tables.print_table(tables.changed_table(changed, board))
+    tables.print_answer(changed, [tables.changed_table(changed, board)], as_json=as_json)
 
 
 def hide(
@@ -128,10 +118,7 @@ def _set_hidden(user: str, name: bool, url: str | None, key: str | None, as_json
         return await operations.set_hidden(await user_of(operations, named), hidden=hidden)
 
     account = run(work, url, key)
-    if as_json:
-        tables.print_json(account)
-    else:
-        tables.print_table(tables.account_table(account))
+    tables.print_answer(account, [tables.account_table(account)], as_json=as_json)
 
 
 def _number(text: str) -> Number:

@@ -33,10 +33,7 @@ def status(
         _watch(of, interval, url, key)
         return
     summary = run(lambda operations: operations.summary(), url, key, check_schema=False)
-    if as_json:
-        tables.print_json(summary)
-    else:
-        tables.print_table(tables.summary_table(summary, of))
+    tables.print_answer(summary, [tables.summary_table(summary, of)], as_json=as_json)
     if not summary.health.is_ready:
         raise typer.Exit(ExitStatus.NO)
 

@@ -37,6 +37,15 @@ def print_table(table: Table) -> None:
     Console().print(table)
 
 
+def print_answer(answer: object, as_tables: Sequence[Table], *, as_json: bool) -> None:
+    """Print an answer as JSON, or as these tables."""
+    if as_json:
+        print_json(answer)
+        return
+    for table in as_tables:
+        print_table(table)
+
+
 def standings_table(standings: Iterable[Standing], marked: int | None = None) -> Table:
     """Return users with their ranks; the one with the number `marked` is bold."""
     standings = list(standings)

@@ -150,22 +150,24 @@ class EntryWrites:
         self, user: UserRef, change: _Change, key: IdempotencyKey | None, user_name: str | None
     ) -> EntrySet:
         """Do a change; a user of an external id who does not exist is created with `user_name`."""
-
-        async def write(user_id: int) -> EntrySet:
-            return await self._submit(change, lambda board, value: self._send(board, user_id, value, change, key))
-
-        async def create(external_id: ExternalId, name: str) -> EntrySet | None:
-            try:
-                return await self._submit(
-                    change, lambda board, value: self._send_with_user(board, external_id, name, value, key)
-                )
-            except _CreatedMeanwhile:
-                return None
-
         if isinstance(user, int):
-            return await write(user)
-        creating = None if user_name is None else partial(create, user, user_name)
-        return await self._user_ids.with_number(user, write, creating)
+            return await self._write_entry(change, key, user)
+        create = None if user_name is None else partial(self._create_with_user, change, key, user, user_name)
+        return await self._user_ids.with_number(user, partial(self._write_entry, change, key), create)
+
+    async def _write_entry(self, change: _Change, key: IdempotencyKey | None, user_id: int) -> EntrySet:
+        return await self._submit(change, lambda board, value: self._send(board, user_id, value, change, key))
+
+    async def _create_with_user(
+        self, change: _Change, key: IdempotencyKey | None, external_id: ExternalId, name: str
+    ) -> EntrySet | None:
+        """Create a user with its entry; None if another caller has created the user meanwhile."""
+        try:
+            return await self._submit(
+                change, lambda board, value: self._send_with_user(board, external_id, name, value, key)
+            )
+        except _CreatedMeanwhile:
+            return None
 
     async def _send(
         self, board: Board, user_id: int, value: int, change: _Change, key: IdempotencyKey | None
